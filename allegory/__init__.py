@@ -1,0 +1,31 @@
+"""Variational autoencoders of any depth, in nats.
+
+A conditional distribution is a module whose call returns a `torch.distributions.Distribution`. A VAE is three of
+them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace scores them all.
+"""
+
+from allegory import architectures, families
+from allegory.checkpoint import load
+from allegory.conditional import Conditional, StandardNormal
+from allegory.evaluate import evaluate, log_likelihood
+from allegory.model import VAE, Trace
+from allegory.objectives import elbo, iwae
+from allegory.train import Record, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VAE",
+    "Conditional",
+    "Record",
+    "StandardNormal",
+    "Trace",
+    "architectures",
+    "elbo",
+    "evaluate",
+    "families",
+    "fit",
+    "iwae",
+    "load",
+    "log_likelihood",
+]

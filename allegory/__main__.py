@@ -1,0 +1,8 @@
+"""`python -m allegory` is the command `allegory`."""
+
+import sys
+
+from allegory.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

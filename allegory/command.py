@@ -1,0 +1,549 @@
+r"""The command `allegory`: train, evaluate, sample, reconstruct, encode, datasets, demo.
+
+Results go to standard output, progress and remarks to standard error. Exit 0; 2 with one line that says what came,
+what was wanted and what to do; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+__all__ = ["main"]
+
+EPOCHS = 100
+FIT = (
+    "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "weight_decay", "ema", "patience",
+    "seed", "checkpoint_seconds",
+)  # fmt: skip
+DEFAULTS: dict[str, Any] = dict(
+    likelihood="auto", objective="elbo", hidden=(300, 300), activation="SiLU", dropout=0.0, dynamic=False,
+    epochs=None, minutes=None, samples=1, batch_size=128, lr=1e-3, lr_warmup=100, kl_warmup=None, weight_decay=0.0,
+    ema=0.999, patience=50, seed=0, checkpoint_seconds=10.0,
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command with the given arguments, sys.argv's by default, and returns its exit code."""
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
+    warnings.showwarning = _show_warning
+    try:
+        globals()[command](**options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("allegory: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, FloatingPointError) as error:
+        print(f"allegory: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
+    """Trains a model on DATA and writes a run directory."""
+    import torch
+
+    from allegory import architectures, checkpoint, elbo, fit, iwae
+    from allegory.data import binarize
+
+    where = _device(device)
+    stored = checkpoint.read_config(out)["command"] if resume and (Path(out) / checkpoint.CONFIG).exists() else {}
+    options = _settings(stored, {key: value for key, value in flags.items() if value is not None})
+    examples, about = _load(data, options["dynamic"], options["seed"], options["likelihood"])
+    torch.manual_seed(options["seed"])
+    model = architectures.mlp(
+        examples.event_shape,
+        about["likelihood"],
+        categories=about["categories"],
+        data=examples.train,
+        **{key: options[key] for key in ("latent", "hidden", "activation", "dropout")},
+    ).to(where)
+    if options["kl_warmup"] is None:
+        steps = math.ceil(len(examples.train) / options["batch_size"]) * (options["epochs"] or EPOCHS)
+        options["kl_warmup"] = 0 if model.levels == 1 else min(2000, steps // 10)
+    _say(f"{model.extra_repr()}: {sum(p.numel() for p in model.parameters()):,} parameters, on {where}")
+    try:
+        record = fit(
+            model,
+            examples.train,
+            valid=examples.valid,
+            objective={"elbo": elbo, "iwae": iwae}[options["objective"]],
+            transform=binarize if examples.dynamic else None,
+            out=out,
+            resume=resume,
+            about={"data": about, "command": options},
+            progress=True,
+            **{key: options[key] for key in FIT},
+        )
+    except KeyboardInterrupt:
+        if (Path(out) / checkpoint.LAST).exists():
+            _say(f"stopped; a checkpoint is in {out}; go on with: allegory train {data} --out {out} --resume")
+        raise
+    _pictures(model, examples, Path(out))
+    print(f"{out}: {record.epoch} epochs, {record.seconds:.0f} s, stopped by {record.stopped}")
+    if record.best_bound is None:
+        print("the warm-up had not ended, so these are the last weights; train longer")
+    else:
+        print(f"validation bound {record.best_bound:.2f} nats an example, in epoch {record.best_epoch}")
+    print(f"next: allegory evaluate {out}")
+
+
+def _settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What was said on the command line, else what the run says that is resumed, else the default."""
+    options = {**DEFAULTS, **stored, **given}
+    if "latent" not in given and "levels" not in given and stored:
+        given = stored
+    options["latent"] = _latent(given.get("levels"), given.get("latent"))
+    options["levels"] = len(options["latent"])
+    if options["epochs"] is None and options["minutes"] is None:
+        options["epochs"] = EPOCHS
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+
+
+def evaluate(run: str, split: str, importance_samples: int, as_json: bool, device: str) -> None:
+    """Prints the likelihood of a split, with its error, and its parts."""
+    import torch
+
+    import allegory
+
+    where = _device(device)
+    model, examples, _ = _open_run(run)
+    torch.manual_seed(0)
+    result = allegory.evaluate(model.to(where), getattr(examples, split).to(where), samples=importance_samples)
+    values = {"split": split, **result.as_dict()}
+    if as_json:
+        print(json.dumps(values))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{run}, {split}, {result.examples:,} examples, nats an example")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("standard error", justify="right")
+    k = importance_samples
+    table.add_row(f"negative log-likelihood, -L_{k}", f"{result.nll:.3f}", f"{result.nll_stderr:.3f}")
+    table.add_row("ELBO", f"{result.elbo:.3f}", f"{result.elbo_stderr:.3f}")
+    table.add_row("  reconstruction", f"{result.reconstruction:.3f}", "")
+    for t, (rate, active) in enumerate(zip(result.kl_per_level, result.active_units, strict=True), start=1):
+        table.add_row(f"  rate of level {t}", f"{rate:.3f}", "")
+        table.add_row(f"  active units of level {t}", str(active), "")
+    table.add_row("bits a dimension", f"{result.bits_per_dim:.4f}", "")
+    table.add_row(f"effective sample size of {k}", f"{result.effective_sample_size:.1f}", "")
+    Console().print(table)
+
+
+def sample(run: str, count: int, out: str, device: str, seed: int) -> None:
+    """Draws examples from the model: `samples`, and the means of p(x | z_1) they were drawn from."""
+    import torch
+
+    from allegory import load
+    from allegory.figures import expected
+
+    _check_out(out)
+    if count < 1:
+        raise ValueError(f"--count {count}: wanted at least 1")
+    about = _about(run)
+    model = load(run).to(_device(device))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        law = model.generate(count)
+        mean = expected(law)
+        _write(out, {"samples": law.sample(), "means": mean}, mean, about, columns=max(1, math.isqrt(count)))
+    print(f"{out}: {count} samples")
+
+
+def reconstruct(run: str, out: str, split: str, count: int, device: str, seed: int) -> None:
+    """Writes `originals` beside `reconstructions`, the means of p(x | z_1) with z_1 ~ q(z_1 | x)."""
+    import torch
+
+    from allegory.figures import expected
+
+    _check_out(out)
+    if count < 1:
+        raise ValueError(f"--count {count}: wanted at least 1")
+    where = _device(device)
+    model, examples, about = _open_run(run)
+    order = torch.randperm(len(getattr(examples, split)), generator=torch.Generator().manual_seed(seed))[:count]
+    x = getattr(examples, split)[order]
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        again = expected(model.to(where).reconstruct(x.to(where))).cpu()
+    pairs = torch.stack([x, again], 1).flatten(0, 1)
+    _write(out, {"originals": x, "reconstructions": again, "rows": order}, pairs, about, columns=8)
+    print(f"{out}: {len(x)} pairs of {split}, original and reconstruction")
+
+
+def encode(run: str, data: str, out: str, device: str, seed: int) -> None:
+    """Writes mean and standard deviation of the latents of every example of DATA, in its order."""
+    import torch
+
+    from allegory import load
+    from allegory.data import read, to_binary
+    from allegory.evaluate import posterior_moments
+
+    if Path(out).suffix != ".npz":
+        raise ValueError(f"--out {out}: wanted a name that ends in .npz")
+    about = _about(run)
+    where = _device(device)
+    x = read(data, dynamic=about["dynamic"] and data == about["source"])
+    if tuple(x.shape[1:]) != tuple(about["event_shape"]):
+        raise ValueError(f"{data} has examples of shape {tuple(x.shape[1:])}, {run} was trained on "
+                         f"{tuple(about['event_shape'])}")  # fmt: skip
+    if about["two_values"]:
+        x = to_binary(x, tuple(about["two_values"]))
+    torch.manual_seed(seed)
+    arrays: dict[str, torch.Tensor] = {}
+    for t, (mean, spread) in enumerate(posterior_moments(load(run).to(where), x.to(where)), start=1):
+        arrays |= {f"z{t}_mean": mean, f"z{t}_std": spread}
+    _write(out, arrays, None, about, columns=1)
+    print(f"{out}: {len(x)} examples; {', '.join(f'{key} {tuple(value.shape)}' for key, value in arrays.items())}")
+
+
+def datasets() -> None:
+    """Lists what is built in."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from allegory.data import BUILTIN, cached
+
+    table = Table(title="built-in data sets")
+    for column in ("name", "shape", "train / valid / test", "download", "cached", "licence", "source"):
+        table.add_column(column, overflow="fold")
+    for row in BUILTIN:
+        size = "embedded" if row.embedded else f"{row.size / 1e6:.1f} MB"
+        table.add_row(
+            row.name, "x".join(map(str, row.shape)), " / ".join(f"{n:,}" for n in row.splits), size,
+            "yes" if cached(row.name) else "no", row.licence, row.source,
+        )  # fmt: skip
+    Console().print(table)
+
+
+def demo(out: str | None) -> None:
+    """Trains a hierarchical VAE on embedded data and shows what it is worth."""
+    from allegory.demo import run
+
+    run(out)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [flag for action in self._flags(options.command) for flag in action.option_strings]
+            self.error(f"unknown argument {unknown[0]!r}{_nearest(unknown[0], known)}")
+        return options
+
+    def _flags(self, command: str) -> list[argparse.Action]:
+        return self._subparsers._group_actions[0].choices[command]._actions  # type: ignore[union-attr, index]
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            wanted = ", ".join(names)
+            raise argparse.ArgumentError(action, f"got {value!r}{_nearest(str(value), names)}; wanted one of {wanted}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {match[0]!r}?" if match else ""
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="allegory", description="Variational autoencoders of any depth, in nats.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(command: Any, **extra: Any) -> argparse.ArgumentParser:
+        summary = command.__doc__.split("\n")[0]
+        return commands.add_parser(command.__name__, help=summary, description=summary, allow_abbrev=False, **extra)
+
+    p = add(train)
+    p.add_argument("data", metavar="DATA", help="a built-in name (see datasets), .npy, .npz, or a folder of images")
+    p.add_argument("--out", required=True, metavar="RUN", help="the run directory to write")
+    p.add_argument("--levels", type=_natural, metavar="T", help="levels of latents (default: as --latent has, or 1)")
+    p.add_argument("--latent", type=_widths, metavar="D1,D2,..", help="width of z_1,..,z_T (default: 40, halved)")
+    p.add_argument("--hidden", type=_widths, metavar="H1,H2,..", help="hidden layers of each network (default 300,300)")
+    p.add_argument("--likelihood", choices=_likelihoods(), help="of p(x | z_1) (default auto: by the values)")
+    p.add_argument("--objective", choices=("elbo", "iwae"), help="what to maximise (default elbo)")
+    p.add_argument("--samples", type=_natural, metavar="S", help="particles an example (default 1)")
+    p.add_argument("--epochs", type=_natural, metavar="N", help=f"passes through the data (default {EPOCHS})")
+    p.add_argument("--minutes", type=_above_zero, metavar="M", help="wall-clock budget, instead or as well")
+    p.add_argument("--batch-size", type=_natural, metavar="B", help="examples a step (default 128)")
+    p.add_argument("--seed", type=int, help="of the split, the weights and the noise (default 0)")
+    p.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint, with its settings")
+    p.add_argument("--dynamic", action="store_const", const=True, help="binarise anew at each draw (mnist, omniglot)")
+    p.add_argument("--lr", type=_above_zero, help="learning rate, annealed to 0 by a cosine (default 0.001)")
+    p.add_argument("--lr-warmup", type=_whole, metavar="STEPS", help="steps to reach it (default 100)")
+    p.add_argument("--kl-warmup", type=_whole, metavar="STEPS", help="steps until beta = 1 (default 0; T > 1: <= 2000)")
+    p.add_argument("--weight-decay", type=float, metavar="W", help="of AdamW (default 0)")
+    p.add_argument("--dropout", type=_fraction, metavar="P", help="in every hidden layer (default 0)")
+    p.add_argument("--activation", metavar="NAME", help="a class of torch.nn (default SiLU)")
+    p.add_argument("--ema", type=_fraction, metavar="E", help="memory of the averaged weights (default 0.999)")
+    p.add_argument("--patience", type=_natural, metavar="N", help="epochs without progress until it stops (default 50)")
+    p.add_argument("--checkpoint-seconds", type=float, metavar="S", help="between checkpoints (default 10)")
+    _add_device(p)
+
+    p = add(evaluate)
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("--split", choices=("train", "valid", "test"), default="test")
+    p.add_argument("--importance-samples", type=_natural, default=1000, metavar="K", help="of L_K (default 1000)")
+    p.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    _add_device(p)
+
+    p = add(sample)
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("--count", type=int, default=64, metavar="N", help="default 64")
+    p.add_argument("--out", required=True, metavar="FILE", help=".npz (samples, means) or .png (means)")
+    p.add_argument("--seed", type=int, default=0)
+    _add_device(p)
+
+    p = add(reconstruct)
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("--out", required=True, metavar="FILE", help=".npz (originals, reconstructions) or .png")
+    p.add_argument("--split", choices=("train", "valid", "test"), default="test")
+    p.add_argument("--count", type=int, default=32, metavar="N", help="examples, drawn at random (default 32)")
+    p.add_argument("--seed", type=int, default=0)
+    _add_device(p)
+
+    p = add(encode)
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("data", metavar="DATA", help="a path, all of it; or a built-in name, its test split")
+    p.add_argument("--out", required=True, metavar="FILE.npz", help="z1_mean, z1_std, ... of every level")
+    p.add_argument("--seed", type=int, default=0)
+    _add_device(p)
+
+    add(datasets)
+    p = add(demo)
+    p.add_argument("--out", metavar="DIR", help="where to write (default: a new folder allegory-demo)")
+    return parser
+
+
+def _add_device(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+
+
+def _version() -> str:
+    from allegory import __version__
+
+    return __version__
+
+
+def _likelihoods() -> tuple[str, ...]:
+    from allegory.architectures import LIKELIHOODS
+
+    return ("auto", *LIKELIHOODS)
+
+
+def _number(text: str, kind: Any, holds: Any, wanted: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not holds(value):
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
+    return value
+
+
+def _natural(text: str) -> int:
+    return _number(text, int, lambda v: v >= 1, "a whole number, 1 or more")
+
+
+def _whole(text: str) -> int:
+    return _number(text, int, lambda v: v >= 0, "a whole number, 0 or more")
+
+
+def _above_zero(text: str) -> float:
+    return _number(text, float, lambda v: 0 < v < math.inf, "a number above zero")
+
+
+def _fraction(text: str) -> float:
+    return _number(text, float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(_natural(part) for part in text.split(","))
+
+
+def _latent(levels: int | None, latent: Sequence[int] | None) -> tuple[int, ...]:
+    if latent is None:
+        return tuple(max(2, 40 >> t) for t in range(levels or 1))
+    if levels is not None and len(latent) != levels:
+        example = ",".join(str(max(2, latent[0] >> t)) for t in range(levels))
+        raise ValueError(
+            f"--latent {','.join(map(str, latent))} gives {len(latent)} of the widths that --levels {levels} needs; "
+            f"wanted one for each level, such as --latent {example}"
+        )
+    return tuple(latent)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"--device {name}: not on this machine; wanted auto, cpu, cuda or mps") from None
+    return device
+
+
+def _likelihood(name: str, examples: Any) -> tuple[str, int | None]:
+    """The likelihood by name, or by what the values are; and the number of categories."""
+    from allegory.data import choose_likelihood
+
+    x = examples.valid if examples.dynamic else examples.train
+    if name == "auto":
+        name, why = choose_likelihood(x)
+        _say(f"likelihood: {name}, because the data have {why}")
+        if name == "normal":
+            _say("each element is standardised for the networks; densities are in the data's own units")
+    return name, int(examples.train.max().item()) + 1 if name == "categorical" else None
+
+
+def _load(source: str, dynamic: bool, seed: int, likelihood: str) -> tuple[Any, dict[str, Any]]:
+    """The data, and what the run has to remember of them."""
+    from allegory.data import BUILTIN, load
+
+    examples = load(source, dynamic=dynamic, seed=seed)
+    likelihood, categories = _likelihood(likelihood, examples)
+    builtin = source in [row.name for row in BUILTIN]
+    two_values = None
+    if likelihood == "bernoulli" and not dynamic:
+        low, high = examples.train.min().item(), examples.train.max().item()
+        if bool(((examples.train == low) | (examples.train == high)).all()) and low < high:
+            two_values = [0.0, 1.0] if {low, high} <= {0.0, 1.0} else [low, high]
+    examples = _as_bits(examples, two_values)
+    about = dict(
+        source=source if builtin else str(Path(source).resolve()),
+        dynamic=dynamic,
+        seed=seed,
+        event_shape=list(examples.event_shape),
+        examples=[len(examples.train), len(examples.valid), len(examples.test)],
+        likelihood=likelihood,
+        categories=categories,
+        two_values=two_values,
+        range=[examples.train.min().item(), examples.train.max().item()],
+        checksum=_checksum(examples),
+    )
+    return examples, about
+
+
+def _as_bits(examples: Any, two_values: Any) -> Any:
+    """Two values, whatever they are called, as 0 and 1."""
+    from dataclasses import replace
+
+    from allegory.data import to_binary
+
+    if two_values is None or list(two_values) == [0.0, 1.0]:
+        return examples
+    parts = {}
+    for split in ("train", "valid", "test"):
+        try:
+            parts[split] = to_binary(getattr(examples, split), tuple(two_values))
+        except ValueError as error:
+            raise ValueError(f"{examples.name}, {split}: {error}") from None
+    return replace(examples, **parts)
+
+
+def _checksum(examples: Any) -> str:
+    """SHA-256 of the values of the three splits."""
+    digest = hashlib.sha256()
+    for part in (examples.train, examples.valid, examples.test):
+        digest.update(part.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _about(run: str) -> dict[str, Any]:
+    """What a run remembers of its data."""
+    from allegory.checkpoint import read_config
+
+    config = read_config(run)
+    if "data" not in config:
+        raise ValueError(f"{run} was not trained by the command and does not say on what data; use it from Python")
+    return config["data"]
+
+
+def _open_run(run: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, data and memory of a run; the data must still be the same."""
+    from allegory import load
+    from allegory.data import load as load_data
+
+    about = _about(run)
+    model = load(run)
+    examples = load_data(about["source"], dynamic=about["dynamic"], seed=about["seed"])
+    if list(examples.event_shape) != about["event_shape"]:
+        raise ValueError(
+            f"{about['source']} has examples of shape {tuple(examples.event_shape)}, {run} was trained on "
+            f"{tuple(about['event_shape'])}"
+        )
+    examples = _as_bits(examples, about["two_values"])
+    if _checksum(examples) != about["checksum"]:
+        raise ValueError(
+            f"{about['source']} has changed since {run} was trained on it, so its test split may hold examples the "
+            "model was trained on; restore the file, or train again"
+        )
+    return model, examples, about
+
+
+def _pictures(model: Any, examples: Any, out: Path) -> None:
+    """samples.png and reconstructions.png in the run, where the data are images."""
+    import torch
+
+    from allegory.figures import are_images, expected, save_sheet
+
+    if not are_images(tuple(examples.event_shape)):
+        return
+    low, high = examples.valid.min().item(), examples.valid.max().item()
+    x = examples.valid[:32]
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        again = expected(model.reconstruct(x.to(next(model.parameters()).device))).cpu()
+        save_sheet(out / "samples.png", expected(model.generate(64)), 8, low, high)
+    save_sheet(out / "reconstructions.png", torch.stack([x, again], 1).flatten(0, 1), 8, low, high)
+
+
+def _check_out(out: str) -> None:
+    if Path(out).suffix not in (".npz", ".png"):
+        raise ValueError(f"--out {out}: wanted a name that ends in .npz or .png")
+
+
+def _write(out: str, arrays: dict[str, Any], picture: Any, about: dict[str, Any], columns: int) -> None:
+    import io
+
+    import numpy as np
+
+    from allegory.checkpoint import write_whole
+    from allegory.figures import save_sheet
+
+    if Path(out).suffix == ".png":
+        save_sheet(out, picture, columns, *about["range"])
+        return
+    file = io.BytesIO()
+    np.savez_compressed(file, **{key: value.cpu().numpy() for key, value in arrays.items()})
+    write_whole(Path(out), file.getvalue())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"allegory: warning: {message}")

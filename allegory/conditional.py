@@ -1,0 +1,65 @@
+r"""Conditional distributions: modules whose call returns a `torch.distributions.Distribution`.
+
+    p(y | c):  context c, (*batch, *context)  ->  Distribution with batch shape (*batch) and event shape (*event).
+
+That sentence is the whole contract. No base class is needed: any module that keeps it can be an encoder, a decoder
+or a prior, a flow of the zuko library say, or a fixed map without parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+__all__ = ["Conditional", "StandardNormal"]
+
+
+class Conditional(nn.Module):
+    """A network, then a family: p(y | c) = family(network(c)).
+
+    Args:
+        network: maps (*batch, *context) to the family's parameters, (*batch, size * C, *rest).
+        family: maps those to a distribution; see `allegory.families`.
+        event_dim: how many dimensions an event y has: 1 for a vector, 3 for an image (C, H, W).
+
+    >>> p = Conditional(nn.Linear(2, 2 * 5), al.families.normal)
+    >>> p(torch.zeros(7, 2)).mean.shape
+    torch.Size([7, 5])
+    """
+
+    def __init__(self, network: nn.Module, family: Callable[..., Distribution], event_dim: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.family = family
+        self.event_dim = event_dim
+
+    def forward(self, context: Tensor) -> Distribution:
+        """The distribution of y given context: (*batch, *context)."""
+        return self.family(self.network(context), self.event_dim)
+
+
+class StandardNormal(nn.Module):
+    """N(0, I), the fixed prior p(z_T) of the plain VAE. No parameters.
+
+    Args:
+        event_shape: of z_T.
+
+    >>> StandardNormal(3)().sample((5,)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, *event_shape: int) -> None:
+        super().__init__()
+        self.zero: Tensor
+        self.register_buffer("zero", torch.zeros(event_shape), persistent=False)
+
+    def forward(self) -> Distribution:
+        """The distribution, with batch shape ()."""
+        law = Normal(self.zero, torch.ones_like(self.zero))
+        return Independent(law, self.zero.dim())
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.zero.shape))

@@ -1,0 +1,179 @@
+r"""The distributions that torch lacks, and one of its own with a clearer error.
+
+A discretised logistic (Salimans et al. 2017, PixelCNN++) gives integers x in {0, ..., n - 1} the mass that a
+logistic with distribution function F(v) = sigmoid((v - mu) / s) puts on the bin around each,
+
+    P(x) = F(x + 1/2) - F(x - 1/2),      the first bin reaching down to -inf and the last up to +inf,
+
+so that the n bins sum to one whatever n. With b = (x + 1/2 - mu) / s and a = b - 1/s, and since
+sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)),
+
+    log P(x) = log sigmoid(b) + log sigmoid(-a) + log(1 - e^(-1/s)),
+
+which loses no digits in the tails. At an edge the missing boundary contributes nothing.
+
+Shapes: parameters and x broadcast against each other; everything here is elementwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
+from torch.distributions.utils import broadcast_all
+
+__all__ = ["Bernoulli", "DiscretizedLogistic", "OptimalNormal", "check_support"]
+
+
+def check_support(law: Distribution, x: Tensor, name: str = "x") -> None:
+    """Raises a ValueError, in one line, where `law` gives values of `x` no probability.
+
+    Args:
+        law: any distribution whose event shape `x` ends with.
+        x: (*, *event) values.
+        name: what to call `x` in the message.
+    """
+    while isinstance(law, Independent):
+        law = law.base_dist
+    support: Any = law.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    inside = support.check(x)
+    if not bool(inside.all()):
+        first = (~inside).nonzero()[0].tolist()
+        advice = f" {law.advice}" if isinstance(law, Bernoulli) else ""
+        raise ValueError(
+            f"{name}: {int((~inside).sum())} of {inside.numel()} values are outside the support of "
+            f"{_name(law)}, {_describe(support)}; the first is "
+            f"{x[tuple(first)].flatten()[0].item():g} at {first}.{advice}"
+        )
+
+
+def _name(law: Distribution) -> str:
+    if isinstance(law, MixtureSameFamily):
+        return f"a mixture of {type(law.component_distribution).__name__}"
+    return type(law).__name__
+
+
+def _describe(support: Any) -> str:
+    if isinstance(support, type(constraints.boolean)):
+        return "0 or 1"
+    if isinstance(support, constraints.integer_interval):
+        return f"the integers {int(support.lower_bound)} to {int(support.upper_bound)}"
+    return str(support)
+
+
+class Bernoulli(TorchBernoulli):
+    """torch's Bernoulli; its error for a grey value says what to use instead.
+
+    Args:
+        logits: (*) log-odds of a one.
+
+    >>> Bernoulli(logits=torch.zeros(2)).log_prob(torch.tensor([0.0, 0.5]))
+    Traceback (most recent call last):
+    ValueError: x: 1 of 2 values are outside the support of Bernoulli, 0 or 1; the first is 0.5 at [1]. \
+A Bernoulli is no density of grey values: use continuous_bernoulli for values in [0, 1], \
+discretized_logistic for 0..255, or binarise the data.
+    """
+
+    advice = (
+        "A Bernoulli is no density of grey values: use continuous_bernoulli for values in [0, 1], "
+        "discretized_logistic for 0..255, or binarise the data."
+    )
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    def _validate_sample(self, value: Tensor) -> None:
+        check_support(self, value)
+        super()._validate_sample(value)
+
+
+class DiscretizedLogistic(Distribution):
+    """A logistic distribution put into the bins 0, ..., bins - 1, the edge bins taking the tails.
+
+    Args:
+        loc: (*) location mu, in bins.
+        scale: (*) scale s > 0, in bins.
+        bins: how many values x can take; 256 for 8-bit images.
+
+    >>> law = DiscretizedLogistic(torch.tensor(3.2), torch.tensor(1.5), bins=8)
+    >>> round(law.log_prob(torch.arange(8.0)).exp().sum().item(), 6)
+    1.0
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"loc": constraints.real, "scale": constraints.positive}
+
+    def __init__(self, loc: Tensor, scale: Tensor, bins: int = 256, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = broadcast_all(loc, scale)
+        self.bins = bins
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        return DiscretizedLogistic(loc, scale, self.bins, validate_args=False)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.bins - 1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(x)
+        b = (x + 0.5 - self.loc) / self.scale
+        a = (x - 0.5 - self.loc) / self.scale
+        first, last = x <= 0, x >= self.bins - 1
+        width = torch.log(-torch.expm1(-1 / self.scale))
+        return (
+            F.logsigmoid(b).masked_fill(last, 0)
+            + F.logsigmoid(-a).masked_fill(first, 0)
+            + width.expand_as(b).masked_fill(first | last, 0)
+        )
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            u = torch.rand(self._extended_shape(torch.Size(sample_shape))).to(self.loc)
+            u = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps)
+            return (self.loc + self.scale * torch.logit(u)).round().clamp(0, self.bins - 1)
+
+    def _exceed(self) -> tuple[Tensor, Tensor]:
+        """J = 1, ..., bins - 1 and P(x >= j), both with j in the last dimension."""
+        j = torch.arange(1, self.bins, dtype=self.loc.dtype, device=self.loc.device)
+        return j, torch.sigmoid((self.loc[..., None] - j + 0.5) / self.scale[..., None])
+
+    @property
+    def mean(self) -> Tensor:
+        return self._exceed()[1].sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        j, exceed = self._exceed()
+        return ((2 * j - 1) * exceed).sum(-1) - exceed.sum(-1).square()
+
+
+class OptimalNormal(Normal):
+    """N(mu, sigma^2) whose one sigma is, while training, the maximum likelihood value of the batch.
+
+    sigma-VAE (Rybkin, Daniilidis & Levine 2021): sigma^2 = mean (x - mu)^2 over the batch. Since sigma is at its
+    optimum, the gradient of log p by mu is the same whether or not one differentiates through it. A sigma that has
+    seen the x it scores is no likelihood, so each call also moves `variance` towards what it found, and the family
+    `normal_optimal` uses that running value, a constant, in eval mode.
+
+    Args:
+        mu: (*) means.
+        variance: () the running sigma^2, changed in place by `log_prob`.
+        momentum: the weight of a new value.
+    """
+
+    def __init__(self, mu: Tensor, variance: Tensor, momentum: float = 0.01) -> None:
+        super().__init__(mu, variance.sqrt().expand_as(mu), validate_args=False)
+        self.running, self.momentum = variance, momentum
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        variance = (x - self.loc).detach().square().mean().clamp(min=1e-6)
+        self.running.lerp_(variance.to(self.running), self.momentum)
+        return Normal(self.loc, variance.sqrt(), validate_args=False).log_prob(x)

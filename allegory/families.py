@@ -1,0 +1,353 @@
+r"""Families: what turns the output of a network into a distribution.
+
+A family reads `size` numbers for each element of the event. They lie side by side in the first event dimension,
+so that the same family serves vectors and images:
+
+    phi: (*batch, size * C, *rest)  ->  Distribution with batch shape (*batch) and event shape (C, *rest).
+
+The elements are independent given phi, so log-densities, entropies and KL divergences are sums over the event, in
+nats. Where a number has to be positive it is
+
+    positive(s) = exp(b tanh(s / b)),      b = log(bound),
+
+which is exp(s) near s = 0, never leaves (1 / bound, bound), and always has a gradient. For sigma the bound is 1,000:
+data are standardised and priors have unit scale, so a sigma of 1/1000 already claims a precision of a thousandth of
+the spread and is worth at most 6.9 nats an element. Below that a density does not describe the data but the grid on
+which they were stored, and its likelihood grows for ever; above, exp overflows.
+
+Legend: *batch any leading dimensions, C channels or features, k categories, m mixture components.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    AffineTransform,
+    Categorical,
+    ContinuousBernoulli,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+    TransformedDistribution,
+)
+from torch.distributions import Normal as NormalLaw
+
+from allegory.distributions import Bernoulli, DiscretizedLogistic, OptimalNormal
+
+__all__ = [
+    "Family",
+    "bernoulli",
+    "categorical",
+    "continuous_bernoulli",
+    "discretized_logistic",
+    "discretized_logistic_mixture",
+    "negative_binomial",
+    "normal",
+    "normal_fixed",
+    "normal_optimal",
+    "normal_per_dimension",
+    "normal_shared",
+    "poisson",
+    "positive",
+    "standardized",
+    "student_t",
+]
+
+
+def positive(s: Tensor, bound: float = 1e3) -> Tensor:
+    """exp(b tanh(s / b)) with b = log(bound): a positive number in (1 / bound, bound).
+
+    >>> positive(torch.tensor([-1e9, 0.0, 1e9]))
+    tensor([1.0000e-03, 1.0000e+00, 1.0000e+03])
+    """
+    b = math.log(bound)
+    return torch.exp(b * torch.tanh(s / b))
+
+
+class Family(nn.Module):
+    """A map from a parameter tensor to a distribution over independent elements.
+
+    Attributes:
+        size: parameters an element.
+
+    A new family is a class with `size` and `law`; see `normal`.
+    """
+
+    size: int
+
+    def law(self, *parameters: Tensor) -> Distribution:
+        """The distribution of the elements, from `size` tensors of shape (*batch, *event)."""
+        raise NotImplementedError
+
+    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
+        """The distribution over events, from phi: (*batch, size * C, *rest) with event_dim = 1 + len(rest)."""
+        channels = -event_dim
+        if phi.dim() < event_dim or phi.shape[channels] % self.size:
+            raise ValueError(
+                f"{type(self).__name__} reads {self.size} numbers an element, side by side in dimension {channels} "
+                f"of the network's output, but that output has shape {tuple(phi.shape)}"
+            )
+        parameters = phi.unflatten(channels, (self.size, -1)).unbind(channels - 1)
+        return Independent(self.law(*parameters), event_dim)
+
+    def extra_repr(self) -> str:
+        return ""
+
+
+class Normal(Family):
+    size = 2
+
+    def law(self, mu: Tensor, s: Tensor) -> Distribution:  # type: ignore[override]
+        return NormalLaw(mu, positive(s))
+
+
+class NormalFixed(Family):
+    size = 1
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.sigma = sigma
+
+    def law(self, mu: Tensor) -> Distribution:  # type: ignore[override]
+        return NormalLaw(mu, torch.full_like(mu, self.sigma))
+
+    def extra_repr(self) -> str:
+        return str(self.sigma)
+
+
+class NormalLearned(Family):
+    """A normal whose sigma is a parameter, not an output of the network."""
+
+    size = 1
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.zeros(shape))
+
+    def law(self, mu: Tensor) -> Distribution:  # type: ignore[override]
+        return NormalLaw(mu, positive(self.s).expand_as(mu))
+
+
+class NormalOptimal(Family):
+    size = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.variance: Tensor
+        self.register_buffer("variance", torch.ones(()))
+
+    def law(self, mu: Tensor) -> Distribution:  # type: ignore[override]
+        if self.training:
+            return OptimalNormal(mu, self.variance)
+        return NormalLaw(mu, self.variance.sqrt().expand_as(mu))
+
+
+class BernoulliFamily(Family):
+    size = 1
+
+    def law(self, logits: Tensor) -> Distribution:  # type: ignore[override]
+        return Bernoulli(logits)
+
+
+class ContinuousBernoulliFamily(Family):
+    size = 1
+
+    def law(self, logits: Tensor) -> Distribution:  # type: ignore[override]
+        return ContinuousBernoulli(logits=logits)
+
+
+class CategoricalFamily(Family):
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        if k < 2:
+            raise ValueError(f"categorical({k}): wanted at least 2 categories")
+        self.size = k
+
+    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
+        logits = phi.unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
+        return Independent(Categorical(logits=logits), event_dim)
+
+    def extra_repr(self) -> str:
+        return str(self.size)
+
+
+class DiscretizedLogisticFamily(Family):
+    size = 2
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def law(self, mu: Tensor, s: Tensor) -> DiscretizedLogistic:  # type: ignore[override]
+        half = (self.bins - 1) / 2  # mu = -1 and 1 are the two ends of the range
+        return DiscretizedLogistic(half * (1 + mu), half * positive(s), self.bins)
+
+    def extra_repr(self) -> str:
+        return f"bins={self.bins}"
+
+
+class DiscretizedLogisticMixtureFamily(Family):
+    def __init__(self, components: int, bins: int) -> None:
+        super().__init__()
+        self.component = DiscretizedLogisticFamily(bins)
+        self.size, self.components = 3 * components, components
+
+    def law(self, *parameters: Tensor) -> Distribution:
+        weights, mu, s = torch.stack(parameters, -1).chunk(3, -1)
+        # Without a spread at the start all components would stay equal.
+        spread = torch.linspace(-1, 1, self.components, dtype=mu.dtype, device=mu.device)
+        return MixtureSameFamily(Categorical(logits=weights), self.component.law(mu + spread, s))
+
+
+class StudentTFamily(Family):
+    size = 3
+
+    def law(self, mu: Tensor, s: Tensor, nu: Tensor) -> Distribution:  # type: ignore[override]
+        return StudentT(2 + positive(nu), mu, positive(s))
+
+
+class PoissonFamily(Family):
+    size = 1
+
+    def law(self, s: Tensor) -> Distribution:  # type: ignore[override]
+        return Poisson(positive(s, 1e6))
+
+
+class NegativeBinomialFamily(Family):
+    size = 2
+
+    def law(self, s: Tensor, r: Tensor) -> Distribution:  # type: ignore[override]
+        total = positive(r, 1e6)
+        return NegativeBinomial(total, logits=positive(s, 1e6).log() - total.log())
+
+
+class Standardized(Family):
+    """`family` for (x - loc) / scale, with its density stated per unit of x."""
+
+    def __init__(self, family: Family, loc: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.family, self.size = family, family.size
+        self.loc: Tensor
+        self.scale: Tensor
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+
+    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
+        law: Any = self.family(phi, event_dim).base_dist
+        return Independent(self._in_units(law), event_dim)
+
+    def _in_units(self, law: Any) -> Distribution:
+        if isinstance(law, OptimalNormal):
+            return TransformedDistribution(law, AffineTransform(self.loc, self.scale))
+        loc, scale = self.loc + self.scale * law.loc, self.scale * law.scale
+        return StudentT(law.df, loc, scale) if isinstance(law, StudentT) else NormalLaw(loc, scale)
+
+
+normal = Normal()
+"""Continuous data, or a latent: N(mu, sigma^2), both from the network. Support R; density in nats per unit of x.
+phi: mu, then s with sigma = positive(s) in (1e-3, 1e3). The default for standardised data, and for every latent.
+
+>>> law = normal(torch.zeros(4, 6))          # phi: (B, 2 * 3)
+>>> law.batch_shape, law.event_shape
+(torch.Size([4]), torch.Size([3]))
+"""
+
+bernoulli = BernoulliFamily()
+"""Two values, 0 and 1; phi: the log-odds. A mass. Grey values are refused: they have no mass under a Bernoulli.
+
+>>> bernoulli(torch.zeros(1, 2)).log_prob(torch.ones(1, 2))
+tensor([-1.3863])
+"""
+
+continuous_bernoulli = ContinuousBernoulliFamily()
+"""Grey values in [0, 1] (Loaiza-Ganem & Cunningham 2019): the Bernoulli form with the constant that makes it a
+density. phi: the log-odds. A density per unit of grey, so it can be above one."""
+
+poisson = PoissonFamily()
+"""Counts 0, 1, 2, ... whose variance is their mean. phi: s, rate = positive(s) in (1e-6, 1e6). A mass."""
+
+negative_binomial = NegativeBinomialFamily()
+"""Counts 0, 1, 2, ... that vary more than their mean, such as reads of a gene. phi: s and r, mean = positive(s),
+variance = mean + mean^2 / positive(r), both in (1e-6, 1e6). A mass."""
+
+student_t = StudentTFamily()
+"""Continuous data with outliers. Support R; phi: mu, s, nu; scale = positive(s), degrees of freedom
+2 + positive(nu), above 2 so that the variance exists. A density per unit of x."""
+
+
+def normal_fixed(sigma: float = 1.0) -> Family:
+    """N(mu, sigma^2) with a given sigma. phi: mu. For data whose noise is known, in the data's units.
+
+    >>> normal_fixed(0.5)(torch.zeros(1, 3)).stddev
+    tensor([[0.5000, 0.5000, 0.5000]])
+    """
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"normal_fixed({sigma}): wanted a positive, finite sigma")
+    return NormalFixed(sigma)
+
+
+def normal_shared() -> Family:
+    """N(mu, sigma^2) with one learned sigma for all elements, in (1e-3, 1e3). phi: mu. For data of one kind of noise,
+    such as the pixels of a grey image.
+    """
+    return NormalLearned()
+
+
+def normal_per_dimension(*event_shape: int) -> Family:
+    """N(mu, sigma^2) with a learned sigma for each element, the same for all x, in (1e-3, 1e3). phi: mu. For
+    columns of different noise; with a linear decoder it is factor analysis.
+    """
+    return NormalLearned(*event_shape)
+
+
+def normal_optimal() -> Family:
+    """N(mu, sigma^2) with one sigma that is at its analytic optimum, the root mean square residual, at every step
+    (sigma-VAE, Rybkin et al. 2021). phi: mu. While training, sigma is the batch's; in eval mode it is the running
+    value, so that a reported number is a likelihood. Use it where `normal_shared` learns sigma too slowly.
+    """
+    return NormalOptimal()
+
+
+def categorical(k: int) -> Family:
+    """Categories 0, ..., k - 1, in no order. phi: k logits an element. A mass. Also for few grey levels.
+
+    >>> categorical(4)(torch.zeros(1, 4 * 3)).log_prob(torch.tensor([[0, 3, 2]]))
+    tensor([-4.1589])
+    """
+    return CategoricalFamily(k)
+
+
+def discretized_logistic(bins: int = 256) -> Family:
+    """Integers 0, ..., bins - 1 in order, such as 8-bit grey levels. phi: mu and s; the location is mu rescaled from
+    [-1, 1] to the range, the scale positive(s) half ranges. A mass, and the edge bins take the tails.
+    """
+    return DiscretizedLogisticFamily(bins)
+
+
+def discretized_logistic_mixture(components: int = 5, bins: int = 256) -> Family:
+    """A mixture of `components` discretised logistics an element (Salimans et al. 2017), for grey levels with
+    several likely values. phi: m weights, m locations, m scales. A mass. Channels are independent given z.
+    """
+    return DiscretizedLogisticMixtureFamily(components, bins)
+
+
+def standardized(family: Family, loc: Tensor, scale: Tensor) -> Family:
+    """A continuous `family` (normal of any kind, student_t) for data of mean `loc` and spread `scale`: the network
+    speaks of (x - loc) / scale, the density is per unit of x, log p(x) = log p((x - loc) / scale) - log scale.
+
+    Args:
+        family: a location-scale family.
+        loc, scale: tensors that broadcast against the event.
+
+    >>> law = standardized(normal, torch.tensor([10.0]), torch.tensor([2.0]))(torch.zeros(1, 2))
+    >>> law.mean, law.stddev
+    (tensor([[10.]]), tensor([[2.]]))
+    """
+    return Standardized(family, loc, scale)

@@ -1,0 +1,75 @@
+r"""Networks: what maps a context to the parameters of a family. They know shapes, not distributions.
+
+Shapes: *batch any leading dimensions; every network keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["OneHot", "Standardize", "mlp"]
+
+
+def mlp(
+    inputs: int,
+    hidden: Sequence[int],
+    outputs: int,
+    activation: Callable[[], nn.Module] = nn.SiLU,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """A multilayer perceptron, (*batch, inputs) -> (*batch, outputs).
+
+    Args:
+        inputs, outputs: widths of the two ends.
+        hidden: widths between, each followed by the activation and dropout.
+        activation: called once for each hidden layer.
+        dropout: probability of a hidden unit to be silent, while training.
+
+    >>> mlp(3, [8], 2)(torch.zeros(5, 4, 3)).shape
+    torch.Size([5, 4, 2])
+    """
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), activation()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+class Standardize(nn.Module):
+    """(x - loc) / scale, flattened: (*batch, *event) -> (*batch, D). The constants are kept with the weights.
+
+    Args:
+        event_shape: of x.
+    """
+
+    def __init__(self, *event_shape: int) -> None:
+        super().__init__()
+        self.loc: Tensor
+        self.scale: Tensor
+        self.register_buffer("loc", torch.zeros(event_shape))
+        self.register_buffer("scale", torch.ones(event_shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.loc) / self.scale).flatten(-self.loc.dim())
+
+
+class OneHot(nn.Module):
+    """Categories as unit vectors: (*batch, *event) of 0, ..., k - 1 -> (*batch, D * k).
+
+    Args:
+        k: categories.
+        event_dim: dimensions of an event.
+    """
+
+    def __init__(self, k: int, event_dim: int) -> None:
+        super().__init__()
+        self.k, self.event_dim = k, event_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.one_hot(x.long(), self.k).to(x.dtype).flatten(-self.event_dim - 1)

@@ -1,0 +1,482 @@
+r"""Training: one loop that maximises an objective over batches of a tensor.
+
+    theta   <- AdamW(theta, gradient of -mean_b objective(model(x_b), beta))
+    average <- average + (1 - ema)(theta - average)
+
+    learning rate   lr * min(1, step / lr_warmup) * cosine from 1 to lr_final over the budget
+    KL weight       beta = min(1, step / kl_warmup), in steps, so that it does not depend on the size of the data
+
+What counts is the bound at beta = 1 of the *averaged* weights on the validation set, with the same noise each epoch:
+it picks the best weights and stops the training, never before both warm-ups have ended.
+
+A step waits for nothing: sums stay on the device, and whether a loss was finite is asked at the end of an epoch and
+before a checkpoint. If it was not, the epoch is run again step by step to say where, the weights go back to where the
+epoch began, and the learning rate is halved.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allegory import checkpoint
+from allegory.evaluate import PAIRS, scoring, unvalidated
+from allegory.model import VAE, Trace
+from allegory.objectives import elbo
+from allegory.progress import Progress
+
+__all__ = ["Record", "fit"]
+
+RETRIES = 5
+
+
+@dataclass
+class Record:
+    """What happened in a training.
+
+    Attributes:
+        history: one dictionary an epoch: epoch, step, lr, beta, the mean objective over the epoch (train), the
+            gradient's norm (gradient_norm), and on the validation set, at beta = 1, the objective (bound), the ELBO
+            and its parts (elbo, reconstruction, kl_per_level), nats an example.
+        epoch, step: finished epochs and updates.
+        best_bound, best_epoch: the best validation bound and its epoch; None without validation data.
+        stopped: why it ended: "epochs", "minutes" or "patience".
+        seconds: wall-clock time, over all resumed parts.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    epoch: int = 0
+    step: int = 0
+    best_bound: float | None = None
+    best_epoch: int | None = None
+    stopped: str = ""
+    seconds: float = 0.0
+
+
+def fit(
+    model: VAE,
+    data: Tensor,
+    *,
+    valid: Tensor | None = None,
+    objective: Callable[[Trace, float], Tensor] = elbo,
+    samples: int = 1,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    lr_warmup: int = 0,
+    lr_final: float = 0.0,
+    kl_warmup: int = 0,
+    weight_decay: float = 0.0,
+    clip: float = 200.0,
+    ema: float = 0.999,
+    patience: int | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    about: dict[str, Any] | None = None,
+    checkpoint_seconds: float = 10.0,
+    progress: bool = False,
+) -> Record:
+    """Trains `model` in place and leaves it in eval mode with the best weights.
+
+    Args:
+        model: any VAE; it is trained where it is, on its own device.
+        data: (N, *event) training data.
+        valid: (M, *event) data that choose the best weights and stop the training. Without them the last averaged
+            weights are kept.
+        objective: (trace, beta) -> (B,) nats, to be maximised; `elbo`, `iwae`, or a function of yours.
+        samples: S, particles an example.
+        epochs, minutes: the budget, whichever ends first; one of them is needed.
+        batch_size: examples a step; the last batch of an epoch may be smaller.
+        lr, lr_warmup, lr_final: learning rate, steps to reach it, fraction of it at the end of the budget.
+        kl_warmup: steps until beta = 1.
+        weight_decay: of AdamW; 0 is Adam.
+        clip: largest norm of the gradient, nats.
+        ema: the averaged weights keep this fraction of themselves a step; 0 uses the weights as they are.
+        patience: epochs without a better validation bound before the training stops.
+        transform: applied to every batch as it is drawn, such as `data.binarize`.
+        seed: of the order of the data, the noise of the latents and dropout. torch's global generator is left alone.
+        out: a run directory to write; see `allegory.checkpoint`.
+        resume: go on from out's last checkpoint, if there is one, as if nothing had happened.
+        about: JSON to keep in out's config.json.
+        checkpoint_seconds: how often to write a checkpoint.
+        progress: show a bar on standard error.
+
+    Returns:
+        What happened, an entry an epoch.
+
+    Raises:
+        ValueError: data the model cannot score, or a setting that makes no sense.
+        FloatingPointError: the loss kept becoming NaN or infinite, at ever lower learning rates.
+
+    >>> record = al.fit(model, x, epochs=2, batch_size=4)
+    >>> record.epoch, record.stopped
+    (2, 'epochs')
+    """
+    _check_settings(epochs, minutes, batch_size, samples, lr, ema, clip, patience)
+    _check_data(model, data, valid, transform, batch_size)
+    settings = dict(
+        samples=samples, epochs=epochs, minutes=minutes, batch_size=batch_size, lr=lr, lr_warmup=lr_warmup,
+        lr_final=lr_final, kl_warmup=kl_warmup, weight_decay=weight_decay, clip=clip, ema=ema, patience=patience,
+        seed=seed, objective=objective.__name__,
+    )  # fmt: skip
+    device = next(model.parameters()).device
+    data = data.to(device)
+    valid = None if valid is None else valid.to(device)
+    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    state = _State(model, torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=True))
+    both = zip(state.average.parameters(), model.parameters(), strict=True)
+    averages: list[Tensor] = [average for average, p in both if p.requires_grad]
+    run = _open_run(out, resume, model, settings, about)
+    now = state.position
+    steps = math.ceil(len(data) / batch_size)
+    started = saved = time.monotonic()
+
+    def over() -> str:
+        """Why the training is over, or nothing."""
+        if minutes is not None and clock() >= 60 * minutes:
+            return "minutes"
+        if epochs is not None and now.epoch >= epochs:
+            return "epochs"
+        if patience is not None and now.best_epoch is not None and now.epoch - now.best_epoch >= patience:
+            return "patience"
+        return ""
+
+    def clock() -> float:
+        return now.seconds + time.monotonic() - started
+
+    def schedule() -> tuple[float, float]:
+        """The learning rate and beta of the next step."""
+        spent = 0.0 if minutes is None else clock() / (60 * minutes)
+        spent = spent if epochs is None else max(spent, now.step / (epochs * steps))
+        cosine = lr_final + (1 - lr_final) * (1 + math.cos(math.pi * min(1.0, spent))) / 2
+        rate = lr * now.lr_scale * min(1.0, (now.step + 1) / max(1, lr_warmup)) * cosine
+        return rate, min(1.0, (now.step + 1) / max(1, kl_warmup))
+
+    def batches() -> Iterator[Tensor]:
+        """The rows of the batches of this epoch that are still to do; their order depends on seed and epoch alone."""
+        order = torch.Generator().manual_seed(seed * 1_000_003 + now.epoch)
+        rows = torch.randperm(len(data), generator=order).to(device)
+        yield from rows.split(batch_size)[now.batch :]
+
+    def draw(rows: Tensor) -> Tensor:
+        return data[rows] if transform is None else transform(data[rows])
+
+    def update(rows: Tensor) -> None:
+        """One step of gradient ascent."""
+        state.optimizer.param_groups[0]["lr"], beta = schedule()
+        bound = objective(model(draw(rows), samples=samples), beta)
+        state.optimizer.zero_grad()
+        (-bound.mean()).backward()
+        norm = nn.utils.clip_grad_norm_(parameters, clip)
+        state.optimizer.step()
+        keep = min(ema, (1 + now.step) / (10 + now.step))
+        torch._foreach_lerp_(averages, parameters, 1 - keep)
+        state.totals += torch.stack([bound.detach().sum(), norm, torch.ones_like(norm)])
+        now.step, now.batch = now.step + 1, now.batch + 1
+
+    def finish_epoch() -> dict[str, Any]:
+        """The epoch's line of metrics; remembers the best weights."""
+        bound, norm, count = state.totals.tolist()
+        rate, beta = state.optimizer.param_groups[0]["lr"], min(1.0, now.step / max(1, kl_warmup))
+        now.epoch, now.batch = now.epoch + 1, 0
+        state.totals.zero_()
+        line = dict(epoch=now.epoch, step=now.step, lr=rate, beta=beta)
+        line |= dict(train=bound / min(len(data), count * batch_size), gradient_norm=norm / count)
+        if valid is not None:
+            state.average_buffers()
+            with _seeded(seed):
+                line |= _validate(state.average, valid, objective, samples)
+            warm = now.step >= max(lr_warmup, kl_warmup)
+            if warm and (now.best_bound is None or line["bound"] > now.best_bound):
+                now.best_bound, now.best_epoch = line["bound"], now.epoch
+                state.best = _clone(state.average.state_dict())
+        now.history.append(line)
+        return line
+
+    def where_not_finite() -> str:
+        """Runs the epoch again, looking at every step, and names what went wrong first."""
+        for rows in batches():
+            with torch.random.fork_rng(), torch.no_grad():
+                trace = model(draw(rows), samples=samples)
+                terms = {"log p(x | z_1)": trace.log_px}
+                terms |= {f"the rate of level {t}": rate for t, rate in enumerate(trace.kl, start=1)}
+            for name, term in terms.items():
+                bad = rows[~torch.isfinite(term).all(0)].tolist()
+                if bad:
+                    return f"step {now.step + 1}: {name} is not finite in {len(bad)} of {len(rows)} rows, {_some(bad)}"
+            update(rows)
+            if not bool(torch.isfinite(state.totals).all()):
+                return f"step {now.step}: the bound was finite, its gradient was not"
+        return "it could not be found again"
+
+    def recover(good: _Snapshot) -> None:
+        """Back to the start of the epoch, with half the learning rate."""
+        state.restore(good)
+        where = f"epoch {now.epoch + 1}, {where_not_finite()}"
+        state.restore(good)
+        if now.retries >= RETRIES:
+            raise FloatingPointError(
+                f"{where}; {RETRIES} restarts from the last good weights at half the learning rate each did not help; "
+                "look at those rows, lower lr, or raise lr_warmup"
+            )
+        now.retries, now.lr_scale = now.retries + 1, now.lr_scale / 2
+        bar.say(f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}")
+
+    def save() -> None:
+        nonlocal saved, started
+        now.seconds, started = clock(), time.monotonic()
+        if run is not None:
+            state.save(run)
+        saved = time.monotonic()
+
+    with (
+        torch.random.fork_rng(),
+        unvalidated(),
+        _stoppable(run is not None) as interrupted,
+        Progress(progress, epochs, minutes, steps) as bar,
+    ):
+        torch.manual_seed(seed)
+        if run is not None and resume and (run / checkpoint.LAST).exists():
+            state.load(run)
+        started = saved = time.monotonic()
+        while not over():
+            good = state.capture()
+            model.train()
+            for rows in batches():
+                update(rows)
+                bar.step(now, clock())
+                due = run is not None and time.monotonic() - saved > checkpoint_seconds
+                if due or interrupted or over() == "minutes":
+                    if not bool(torch.isfinite(state.totals).all()):
+                        break
+                    if due or interrupted:
+                        save()
+                    if interrupted:
+                        raise KeyboardInterrupt
+                    if over() == "minutes":
+                        break
+            if bool(torch.isfinite(state.totals).all()):
+                bar.epoch(finish_epoch(), now)
+            else:
+                recover(good)
+        now.stopped = over()
+        state.average_buffers()
+        save()
+    model.load_state_dict(state.weights())
+    model.eval()
+    return Record(**{key: getattr(now, key) for key in Record.__dataclass_fields__})
+
+
+@dataclass
+class _Position(Record):
+    """Where the loop stands: the record so far, the batches done in this epoch, and what recoveries have changed."""
+
+    batch: int = 0
+    lr_scale: float = 1.0
+    retries: int = 0
+
+
+_Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+class _State:
+    """All that `fit` needs to go on as if nothing had happened: weights, their average, the best ones, the moments of
+    the optimizer, the random state, the sums of the epoch and the position.
+    """
+
+    def __init__(self, model: VAE, optimizer: torch.optim.Optimizer) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.best: dict[str, Tensor] = {}
+        self.position = _Position()
+        # Of this epoch: sum of the bounds, sum of the gradient norms, steps. NaN once is NaN for good.
+        self.totals = torch.zeros(3, device=next(model.parameters()).device)
+
+    def average_buffers(self) -> None:
+        for average, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use."""
+        return self.best or self.average.state_dict()
+
+    def capture(self) -> _Snapshot:
+        tensors = {"totals": self.totals, "random": torch.get_rng_state()}
+        if self.totals.is_cuda:
+            tensors["random_cuda"] = torch.cuda.get_rng_state(self.totals.device)
+        parts = {"model": self.model.state_dict(), "average": self.average.state_dict(), "best": self.best}
+        for part, weights in parts.items():
+            tensors |= {f"{part}/{key}": value for key, value in weights.items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{i}/{key}": value for key, value in moments.items()}
+        return _clone(tensors), copy.deepcopy(asdict(self.position))
+
+    def restore(self, snapshot: _Snapshot) -> None:
+        tensors, position = snapshot
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            if "/" in key:
+                part, name = key.split("/", 1)
+                parts[part][name] = value
+        self.model.load_state_dict(parts["model"])
+        self.average.load_state_dict(parts["average"])
+        self.best = _clone(parts["best"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            i, key = name.split("/")
+            moments.setdefault(int(i), {})[key] = value.clone()
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.totals.copy_(tensors["totals"])
+        torch.set_rng_state(tensors["random"].cpu())
+        if self.totals.is_cuda:
+            torch.cuda.set_rng_state(tensors["random_cuda"].cpu(), self.totals.device)
+        for key, value in copy.deepcopy(position).items():
+            setattr(self.position, key, value)
+
+    def save(self, run: Path) -> None:
+        """The weights to use first, so that they are never older than the position."""
+        tensors, position = self.capture()
+        checkpoint.write_tensors(run / checkpoint.WEIGHTS, self.weights(), {})
+        checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
+        lines = "".join(json.dumps(line) + "\n" for line in position["history"])
+        checkpoint.write_whole(run / checkpoint.METRICS, lines.encode())
+
+    def load(self, run: Path) -> None:
+        snapshot = checkpoint.read_tensors(run / checkpoint.LAST)
+        try:
+            self.restore(snapshot)
+        except (RuntimeError, KeyError, ValueError) as error:
+            detail = " ".join(str(error).split())
+            raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
+
+
+def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, float], Tensor], samples: int) -> dict[str, Any]:
+    """The objective at beta = 1, the ELBO and its parts, averaged over the validation set."""
+    sums = []
+    with scoring(model):
+        for rows in valid.split(max(1, PAIRS // samples)):
+            trace = model(rows, samples=samples)
+            terms = torch.cat([trace.log_px[None], trace.kl]).mean(1).sum(1)
+            sums.append(torch.cat([objective(trace, 1.0).sum()[None], terms]).double())
+    bound, reconstruction, *rates = (torch.stack(sums).sum(0) / len(valid)).tolist()
+    return dict(bound=bound, elbo=reconstruction - sum(rates), reconstruction=reconstruction, kl_per_level=rates)
+
+
+def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in tensors.items()}
+
+
+def _some(rows: list[int]) -> str:
+    return f"examples {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _stoppable(active: bool) -> Iterator[list[int]]:
+    """Collects Ctrl-C in a list instead of tearing a step apart; a second one does."""
+    caught: list[int] = []
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _open_run(
+    out: str | Path | None, resume: bool, model: VAE, settings: dict[str, Any], about: dict[str, Any] | None
+) -> Path | None:
+    if out is None:
+        if resume:
+            raise ValueError("resume=True needs out, the run directory to go on with")
+        return None
+    run = Path(out)
+    config = dict(
+        format=checkpoint.FORMAT,
+        **checkpoint.versions(),
+        model=getattr(model, "config", None),
+        fit=settings,
+        **(about or {}),
+    )
+    if resume and (run / checkpoint.CONFIG).exists():
+        _check_same(run, checkpoint.read_config(run), config)
+    else:
+        checkpoint.new_run(run)
+    checkpoint.write_json(run / checkpoint.CONFIG, config)
+    return run
+
+
+def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A resumed run keeps its settings; only its budget may grow."""
+    budget = ("epochs", "minutes", "patience")
+    pairs = [(key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit")]
+    pairs += [(key, before["fit"].get(key), value) for key, value in now["fit"].items() if key not in budget]
+    for key, old, new in pairs:
+        if json.loads(json.dumps(new)) != old:
+            raise ValueError(
+                f"{run} was trained with {key} = {old}, not {new}; resume with the same settings (only "
+                f"{', '.join(budget)} may change), or train into a new directory"
+            )
+
+
+def _check_settings(
+    epochs: int | None, minutes: float | None, batch_size: int, samples: int, lr: float, ema: float, clip: float,
+    patience: int | None,
+) -> None:  # fmt: skip
+    if epochs is None and minutes is None:
+        raise ValueError("fit needs a budget: epochs, minutes, or both")
+    positive = dict(
+        epochs=epochs, minutes=minutes, batch_size=batch_size, samples=samples, lr=lr, clip=clip, patience=patience
+    )
+    for name, value in positive.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value}: wanted a number above zero")
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema={ema}: wanted the fraction kept a step, at least 0 and below 1")
+
+
+def _check_data(
+    model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None, batch_size: int
+) -> None:
+    """Everything about the data is asked here, once; the loop does not look again."""
+    with _seeded(0):
+        if transform is None:
+            model.check(data, "training data")
+        else:
+            model.check(transform(data[: 10 * batch_size]), "training data, transformed")
+        if valid is not None:
+            model.check(valid, "validation data")
+        training = model.training
+        objective_input = data[:2] if transform is None else transform(data[:2])
+        model.eval()(objective_input)
+        model.train(training)

@@ -1,0 +1,218 @@
+"""What is known exactly (DESIGN section 7). tests/test_mutants.py breaks the library and expects these to notice."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from linear_gaussian import Affine, chain
+from torch import nn
+from torch.distributions import Independent, Normal, kl_divergence
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+import allegory as al
+from allegory.evaluate import posterior_moments
+
+SIGMAS = 5  # a fixed seed makes these tests certain; five standard errors make them survive another seed
+
+
+def agree(sample, exact):
+    """The mean of `sample` over dimension 0 is `exact`, within its standard error."""
+    error = sample.std(0) / math.sqrt(len(sample))
+    assert bool(((sample.mean(0) - exact).abs() < SIGMAS * error + 1e-9).all())
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5])
+def test_every_particle_weighs_the_evidence_at_the_exact_posterior(levels):
+    model, evidence = chain(levels)
+    x = evidence().sample((7,))
+    trace, log_px = model(x, samples=11), evidence().log_prob(x)
+    assert_close(trace.log_weight, log_px.expand(11, 7), rtol=1e-7, atol=1e-7)
+    assert_close(al.iwae(trace), log_px, rtol=1e-7, atol=1e-7)
+    assert_close(al.log_likelihood(model, x, samples=30, pairs=70), log_px, rtol=1e-7, atol=1e-7)
+    agree(al.elbo(model(x.repeat(4000, 1))).view(4000, 7), log_px)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5])
+def test_the_gap_of_a_wrong_posterior_is_its_closed_form_kl(levels):
+    model, evidence = chain(levels)
+    x = evidence().sample((3,))
+    gap, inflate = torch.zeros(()), 1.3
+    for encoder in model.encoders:
+        shift = 0.3 * torch.randn(len(encoder.bias))
+        gap += 0.5 * shift @ torch.linalg.solve(encoder.covariance, shift)
+        gap += 0.5 * len(shift) * (inflate - 1 - math.log(inflate))
+        encoder.bias = encoder.bias + shift
+        encoder.covariance = inflate * encoder.covariance
+    trace = model(x, samples=20_000)
+    exact = evidence().log_prob(x) - gap
+    agree(trace.log_weight, exact)
+    agree(trace.log_px - trace.kl.sum(0), exact)
+    assert bool((al.iwae(trace) > exact).all())
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5])
+def test_closed_and_sampled_rates_agree_level_by_level(levels):
+    model, evidence = chain(levels)
+    for encoder in model.encoders:
+        encoder.covariance = 1.5 * encoder.covariance
+    trace = model(evidence().sample((3,)), samples=20_000)
+    difference = trace.kl - (trace.log_qz - trace.log_pz)
+    agree(difference.transpose(0, 1), torch.zeros(levels, 3))
+    # The top is closed: given z_{T-1} its rate is not a sample but the divergence.
+    assert_close(trace.kl[-1], kl_divergence(trace.q[-1], trace.p[-1]).expand_as(trace.kl[-1]))
+
+
+def test_the_posterior_mean_of_every_level_is_exact():
+    model, evidence = chain(3)
+    x = evidence().sample((4,))
+    moments = posterior_moments(model, x, samples=20_000)
+    mean = x
+    for encoder, (found, spread) in zip(model.encoders, moments, strict=True):
+        mean = mean @ encoder.weight.T + encoder.bias
+        assert bool(((found - mean).abs() < SIGMAS * spread / math.sqrt(20_000) + 1e-9).all())
+    top = Affine(None, mean[0], moments[-1][1][0].square().diag())  # and the spread is that of all draws together
+    draws = model(x, samples=20_000).latents[-1][:, 0]
+    assert_close(draws.var(0), top.covariance.diag(), rtol=0.1, atol=0)
+
+
+def test_a_linear_vae_trained_to_convergence_is_probabilistic_pca():
+    d, q, n = 6, 2, 400
+    factors = torch.randn(n, q) @ torch.randn(q, d) * 1.5
+    x = factors + 0.5 * torch.randn(n, d) + torch.randn(d)
+    eigen = torch.linalg.eigvalsh((x - x.mean(0)).T @ (x - x.mean(0)) / n).flip(0)
+    noise = eigen[q:].mean()
+    best = -0.5 * (eigen[:q].log().sum() + (d - q) * noise.log() + d * math.log(2 * math.pi) + d)
+    model = al.VAE(
+        al.StandardNormal(q),
+        al.Conditional(nn.Linear(d, 2 * q), al.families.normal),
+        al.Conditional(nn.Linear(q, d), al.families.normal_shared()),
+    )
+    al.fit(model, x, epochs=2500, batch_size=n, lr=2e-2, samples=4, ema=0.99)
+    result = al.evaluate(model, x, samples=4000)
+    assert abs(result.elbo - best) < 0.01
+    assert abs(-result.nll - best) < 0.01
+
+
+def test_one_level_is_the_textbook_formula():
+    model = al.architectures.mlp((5,), "bernoulli", latent=[3], hidden=[4]).double()
+    x = (torch.rand(6, 5) < 0.5).double()
+    torch.manual_seed(1)
+    bound = al.elbo(model(x))
+    torch.manual_seed(1)
+    mu, s = model.encoders[0].network(x).chunk(2, -1)
+    sigma = al.families.positive(s)
+    z = mu + sigma * torch.empty(1, 6, 3).normal_()
+    logits = model.decoders[0].network(z)[0]
+    log_px = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+    rate = -0.5 * (1 + 2 * sigma.log() - mu**2 - sigma**2).sum(-1)
+    assert_close(bound, log_px - rate)
+    assert_close(al.elbo(model(x), beta=0.0).shape, torch.Size([6]))
+
+
+class Rotation(nn.Module):
+    """N(a z, 1 - a^2): leaves N(0, I) as it is, and is its own inverse in distribution."""
+
+    def __init__(self, a):
+        super().__init__()
+        self.a = a
+
+    def forward(self, z):
+        return Independent(Normal(self.a * z, math.sqrt(1 - self.a**2)), 1)
+
+
+def test_upper_levels_that_change_nothing_change_nothing():
+    encoder = al.Conditional(nn.Linear(5, 6), al.families.normal)
+    decoder = al.Conditional(nn.Linear(3, 5), al.families.bernoulli)
+    one = al.VAE(al.StandardNormal(3), encoder, decoder).double()
+    same = [Rotation(0.7), Rotation(-0.4)]
+    three = al.VAE(al.StandardNormal(3), [encoder, *same], [decoder, *same]).double()
+    x = (torch.rand(4, 5) < 0.5).double()
+    torch.manual_seed(3)
+    plain = one(x, samples=9)
+    torch.manual_seed(3)
+    deep = three(x, samples=9)
+    assert_close(deep.latents[0], plain.latents[0])
+    assert_close(deep.log_weight, plain.log_weight)
+
+
+def quadrature(model, x, nodes=200):
+    """log p(x) of a model with one latent dimension, by Gauss-Hermite."""
+    z, w = np.polynomial.hermite_e.hermegauss(nodes)
+    z, w = torch.from_numpy(z), torch.from_numpy(w / w.sum())
+    log_px = model.decode(z[:, None, None].expand(-1, len(x), 1)).log_prob(x)
+    return (log_px + w.log()[:, None]).logsumexp(0)
+
+
+@pytest.fixture
+def one_dimension():
+    model = al.architectures.mlp((6,), "bernoulli", latent=[1], hidden=[5]).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    return model, (torch.rand(5, 6) < 0.5).double()
+
+
+@torch.no_grad()
+def test_weights_are_unbiased_and_l_k_rises_to_the_quadrature(one_dimension):
+    model, x = one_dimension
+    exact = quadrature(model, x)
+    agree((model(x, samples=100_000).log_weight - exact).exp(), torch.ones(5))
+    bounds = torch.stack([al.iwae(model(x.repeat(2000, 1), samples=k)).view(2000, 5).mean(0) for k in (1, 4, 16, 64)])
+    assert bool((bounds.diff(dim=0) > 0).all())
+    assert bool((bounds < exact).all())
+    assert_close(al.log_likelihood(model, x, samples=100_000), exact, rtol=0, atol=5e-3)
+
+
+@torch.no_grad()
+def test_l_1_is_the_elbo(one_dimension):
+    model, x = one_dimension
+    trace = model(x.repeat(4000, 1))
+    agree((al.iwae(trace) - al.elbo(trace)).view(4000, 5), torch.zeros(5))
+    many = model(x, samples=4000)
+    assert_close(al.elbo(many), (many.log_px - many.kl.sum(0)).mean(0))
+
+
+def test_the_slope_of_l_k_is_half_the_variance_of_the_weights():
+    """log p(x) - L_K = Var(w) / (2 K p(x)^2) + O(K^-2), for a posterior that is a little off."""
+    model, evidence = chain(1)
+    model.encoders[0].bias = model.encoders[0].bias + 0.2
+    x = evidence().sample((2,))
+    exact = evidence().log_prob(x)
+    variance = (model(x, samples=400_000).log_weight - exact).exp().var(0)
+    k = 16
+    gaps = exact - al.iwae(model(x.repeat(20_000, 1), samples=k)).view(20_000, 2)
+    assert_close(gaps.mean(0), variance / (2 * k), rtol=0.15, atol=0)
+
+
+def test_beta_weighs_the_rates_level_by_level():
+    model, evidence = chain(2)
+    trace = model(evidence().sample((3,)), samples=2)
+    beta = torch.tensor([0.5, 3.0])
+    exact = (trace.log_px - 0.5 * trace.kl[0] - 3 * trace.kl[1]).mean(0)
+    assert_close(al.elbo(trace, beta), exact)
+    assert_close(al.elbo(trace, 4.0), (trace.log_px - 4 * trace.kl.sum(0)).mean(0))
+    assert_close(al.iwae(trace, 1.0), torch.logsumexp(trace.log_weight, 0) - math.log(2))
+
+
+@pytest.mark.parametrize("objective", [al.elbo, al.iwae])
+@pytest.mark.parametrize("latent", [[3], [3, 2], [4, 3, 2]])
+def test_gradients_reach_every_parameter(objective, latent):
+    model = al.architectures.mlp((5,), "normal", latent=latent, hidden=[4]).double()
+    (-objective(model(torch.randn(6, 5), samples=3)).mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool((parameter.grad != 0).any()), name
+
+
+@pytest.mark.parametrize("latent", [[3], [3, 2]])
+def test_a_row_does_not_depend_on_its_neighbours(latent):
+    model = al.architectures.mlp((5,), "normal", latent=latent, hidden=[4]).double()
+    x, other = torch.randn(4, 5), torch.randn(4, 5)
+    other[0] = x[0]
+    weights = []
+    for rows in (x, other):
+        torch.manual_seed(2)
+        weights.append(model(rows, samples=3).log_weight[:, 0])
+    assert_close(weights[0], weights[1], rtol=0, atol=0)

@@ -1,0 +1,107 @@
+"""The layers point one way, imports have no effects, and public names are documented."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import allegory
+
+PACKAGE = Path(allegory.__file__).parent
+MAY_IMPORT = {
+    "distributions": set(),
+    "families": {"distributions"},
+    "conditional": set(),
+    "model": {"distributions"},
+    "objectives": {"model"},
+    "networks": set(),
+    "architectures": {"families", "conditional", "model", "networks"},
+    "evaluate": {"model"},
+    "checkpoint": {"architectures", "model"},
+    "progress": set(),
+    "train": {"checkpoint", "evaluate", "model", "objectives", "progress"},
+    "cave": set(),
+    "data": {"cave"},
+    "figures": {"checkpoint"},
+    "demo": {"architectures", "checkpoint", "data", "evaluate", "figures", "model", "train"},
+    "command": {"architectures", "checkpoint", "data", "demo", "evaluate", "figures", "model", "objectives", "train"},
+    "__main__": {"command"},
+}
+CORE = ("distributions", "families", "conditional", "model", "objectives", "networks", "architectures", "evaluate")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            if node.module == "allegory":
+                yield from (f"allegory.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_dependencies_go_one_way(path):
+    if path.stem == "__init__":
+        return
+    modules = {name.split(".")[1] for name in imports(path) if name.startswith("allegory.")}
+    inside = {module for module in modules if (PACKAGE / f"{module}.py").exists()}
+    assert inside <= MAY_IMPORT[path.stem]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_needs_torch_alone(name):
+    outside = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")}
+    assert outside - set(sys.stdlib_module_names) <= {"torch", "allegory"}
+
+
+def test_importing_has_no_effect_and_needs_no_optional_package():
+    code = (
+        "import sys, torch\n"
+        "from torch.distributions import Distribution\n"
+        "state, flag = torch.get_rng_state(), Distribution._validate_args\n"
+        "threads, dtype = torch.get_num_threads(), torch.get_default_dtype()\n"
+        "before = set(sys.modules)\n"
+        "import allegory\n"
+        "assert torch.equal(state, torch.get_rng_state()) and flag == Distribution._validate_args\n"
+        "assert (threads, dtype) == (torch.get_num_threads(), torch.get_default_dtype())\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new & {'sklearn', 'matplotlib', 'PIL', 'pooch', 'rich', 'scipy', 'zuko'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert done.stderr == ""
+
+
+def public():
+    for path in sorted(PACKAGE.glob("*.py")):
+        if path.stem not in ("__main__", "__init__"):
+            module = __import__(f"allegory.{path.stem}", fromlist=["x"])
+            yield path.stem, module
+            for name in module.__all__:
+                thing = getattr(module, name)
+                if inspect.isfunction(thing) or inspect.isclass(thing):
+                    yield f"{path.stem}.{name}", thing
+                if inspect.isclass(thing):
+                    for method, value in vars(thing).items():
+                        value = value.fget if isinstance(value, property) else value
+                        if not method.startswith("_") and inspect.isfunction(value) and method != "forward":
+                            yield f"{path.stem}.{name}.{method}", value
+
+
+INHERITED = {"arg_constraints", "expand", "support", "log_prob", "sample", "mean", "variance", "extra_repr", "law"}
+
+
+@pytest.mark.parametrize(("name", "thing"), list(public()), ids=[name for name, _ in public()])
+def test_every_public_name_is_documented(name, thing):
+    if name.split(".")[-1] not in INHERITED:
+        assert thing.__doc__, name
+        assert len(thing.__doc__) > 20
+
+
+def test_every_module_opens_with_words():
+    for path in PACKAGE.glob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), path.stem

@@ -1,0 +1,189 @@
+"""The chain, its trace, foreign parts, and what is said when levels do not fit."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Categorical, Independent, Normal
+from torch.testing import assert_close
+
+import allegory as al
+
+
+def link(inputs, outputs, family=al.families.normal):
+    return al.Conditional(nn.Linear(inputs, family.size * outputs), family)
+
+
+def test_shapes_of_the_trace():
+    model = al.architectures.mlp((2, 3), "normal", latent=[4, 3, 2], hidden=[5]).double()
+    trace = model(torch.randn(7, 2, 3), samples=6)
+    assert [z.shape for z in trace.latents] == [(6, 7, 4), (6, 7, 3), (6, 7, 2)]
+    assert trace.log_px.shape == trace.log_weight.shape == (6, 7)
+    assert trace.log_pz.shape == trace.log_qz.shape == trace.kl.shape == (3, 6, 7)
+    assert [q.batch_shape for q in model.encode(torch.randn(7, 2, 3), samples=2)] == [(7,), (2, 7), (2, 7)]
+    assert model.generate(5).mean.shape == model.sample(5).shape == (5, 2, 3)
+    assert model.reconstruct(torch.randn(7, 2, 3), level=3).mean.shape == (7, 2, 3)
+    assert "z_3 (6, 7, 2)" in repr(trace)
+    assert "p(z_3) p(z_2 | z_3) p(z_1 | z_2) p(x | z_1)" in repr(model)
+
+
+def test_the_network_on_x_runs_once_for_all_particles():
+    seen = []
+    model = al.architectures.mlp((5,), "normal", latent=[3, 2], hidden=[4]).double()
+    model.encoders[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    model(torch.randn(7, 5), samples=9)
+    assert seen == [(7, 5)]
+
+
+def test_samples_are_draws_and_not_means():
+    model = al.VAE(al.StandardNormal(1), link(1, 1), al.Conditional(nn.Linear(1, 2), al.families.normal)).double()
+    with torch.no_grad():
+        model.decoders[0].network.weight.copy_(torch.tensor([[2.0], [0.0]]))
+        model.decoders[0].network.bias.zero_()
+    draws = model.sample(50_000)
+    assert draws.var().item() == pytest.approx(4 + 1, rel=0.05)
+
+
+class Diffusion(nn.Module):
+    """q(z_t | z_{t-1}) = N(a z, (1 - a^2) I): an encoder without parameters."""
+
+    def __init__(self, a):
+        super().__init__()
+        self.a = a
+
+    def forward(self, z):
+        return Independent(Normal(self.a * z, math.sqrt(1 - self.a**2)), 1)
+
+
+def test_a_fixed_encoder_is_an_encoder():
+    decoders = [link(2, 2) for _ in range(3)]
+    model = al.VAE(al.StandardNormal(2), [Diffusion(0.9)] * 3, decoders).double()
+    x = torch.randn(200, 2) * 0.3 + 1
+    before = al.log_likelihood(model, x, samples=50).mean()
+    al.fit(model, x, epochs=60, batch_size=50, lr=1e-2)
+    assert al.log_likelihood(model, x, samples=50).mean() > before + 0.3
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_zuko_flow_is_a_prior_and_an_encoder():
+    zuko = pytest.importorskip("zuko")
+    prior = zuko.flows.MAF(2, transforms=1, hidden_features=(8,)).double()
+    encoder = zuko.flows.MAF(2, 5, transforms=1, hidden_features=(8,)).double()
+    model = al.VAE(prior, encoder, link(2, 5).double())
+    trace = model(torch.randn(3, 5), samples=4)
+    assert_close(trace.kl, trace.log_qz - trace.log_pz)  # no closed form: the sampled one
+    (-al.elbo(trace).mean()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.sample(6).shape == (6, 5)
+
+
+@pytest.mark.parametrize("latent", [[3], [3, 2]])
+def test_the_readable_loss_compiles_whole(latent):
+    model = al.architectures.mlp((5,), "bernoulli", latent=latent, hidden=[4]).double()
+    x = (torch.rand(6, 5) < 0.5).double()
+    with al.evaluate.__globals__["unvalidated"]():
+        loss = torch.compile(lambda x: -al.elbo(model(x)).mean(), fullgraph=True, backend="eager")
+        assert math.isfinite(loss(x).item())
+
+
+def test_importing_and_scoring_leave_the_global_validation_alone():
+    from torch.distributions import Distribution
+
+    assert Distribution._validate_args
+    model = al.architectures.mlp((5,), "normal", latent=[2], hidden=[4]).double()
+    al.log_likelihood(model, torch.randn(3, 5), samples=2)
+    al.fit(model, torch.randn(8, 5), epochs=1)
+    assert Distribution._validate_args
+
+
+def test_a_deep_copy_and_a_state_dict_bring_the_model_back():
+    model = al.architectures.mlp((5,), "normal", latent=[3, 2], hidden=[4], data=torch.randn(9, 5))
+    again = al.architectures.build(copy.deepcopy(model.config))
+    again.load_state_dict(model.state_dict())
+    x = torch.randn(3, 5, dtype=torch.float32)
+    torch.manual_seed(1)
+    first = model.float()(x).log_weight
+    torch.manual_seed(1)
+    assert_close(again.float()(x).log_weight, first, rtol=0, atol=0)
+
+
+WRONG = {
+    r"2 encoders and 1 decoders": lambda: al.VAE(al.StandardNormal(2), [link(5, 3), link(3, 2)], link(2, 5)),
+    r"0 encoders": lambda: al.VAE(al.StandardNormal(2), [], []),
+    r"level 2: the encoder gives z_2 of shape \(2,\), but p\(z_2\) is over \(3,\)": lambda: al.VAE(
+        al.StandardNormal(3), [link(5, 3), link(3, 2)], [link(3, 5), link(2, 3)]
+    )(torch.zeros(2, 5)),
+    r"level 1: the encoder gives z_1 of shape \(3,\), but p\(z_1 \| z_2\) is over \(1,\)": lambda: al.VAE(
+        al.StandardNormal(2), [link(5, 3), link(3, 2)], [link(3, 5), link(2, 1)]
+    )(torch.zeros(2, 5)),
+    r"x has examples of shape \(5,\), but p\(x \| z_1\) is over \(4,\)": lambda: al.VAE(
+        al.StandardNormal(2), link(5, 2), link(2, 4)
+    )(torch.zeros(2, 5)),
+    r"q\(z_1 \| x\).* batch shape \(3, 2\) and event shape \(\).*Independent": lambda: al.VAE(
+        al.StandardNormal(2),
+        al.Conditional(nn.Linear(5, 4), lambda phi, event_dim: Normal(phi[..., :2], phi[..., 2:].exp())),
+        link(2, 5),
+    )(torch.zeros(3, 5)),
+    r"samples=0": lambda: al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5))(torch.zeros(2, 5), samples=0),
+    r"level 1: .*Independent has no reparameterised sample": lambda: al.VAE(
+        al.Conditional(nn.Linear(1, 6), al.families.categorical(3)),
+        al.Conditional(nn.Linear(5, 6), lambda phi, d: Independent(Categorical(logits=phi.unflatten(-1, (2, 3))), 1)),
+        link(2, 5),
+    )(torch.zeros(3, 5)),
+    r"level=3: this model has levels 1 to 2": lambda: al.VAE(
+        al.StandardNormal(2), [link(5, 3), link(3, 2)], [link(3, 5), link(2, 3)]
+    ).reconstruct(torch.zeros(2, 5), level=3),
+    r"nn.Sequential": lambda: al.VAE(al.StandardNormal(2), nn.Sequential(link(5, 2)), link(2, 5)),
+    r"unknown likelihood 'gauss'": lambda: al.architectures.mlp((5,), "gauss"),
+    r"latent=\[0\]": lambda: al.architectures.mlp((5,), latent=[0]),
+    r"activation='Nope'": lambda: al.architectures.mlp((5,), activation="Nope"),
+    r"number of categories": lambda: al.architectures.mlp((5,), "categorical"),
+    r"2 of 5 elements of x are constant .* \[1\]": lambda: al.architectures.mlp(
+        (5,), "normal", data=torch.randn(9, 5) * torch.tensor([1.0, 0, 1, 0, 1])
+    ),
+    r"x: 2 values are NaN or infinite, the first at \[1, 3\]": lambda: al.log_likelihood(
+        al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5)),
+        torch.tensor([[0.0] * 5, [0, 0, 0, math.nan, 0], [math.inf, 0, 0, 0, 0]]),
+    ),
+    r"x: got torch.int64": lambda: al.log_likelihood(
+        al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5)), torch.zeros(3, 5, dtype=torch.long)
+    ),
+    r"x: got shape \(0, 5\)": lambda: al.log_likelihood(
+        al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5)), torch.zeros(0, 5)
+    ),
+    r"examples of shape \(4,\), but p\(x \| z_1\) is over \(5,\)": lambda: al.log_likelihood(
+        al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5)), torch.zeros(3, 4)
+    ),
+    r"the integers 0 to 3; the first is 4 at \[1, 2\]": lambda: al.log_likelihood(
+        al.architectures.mlp((5,), "categorical", categories=4), torch.tensor([[0.0] * 5, [1, 2, 4, 1, 2]])
+    ),
+    r"samples=0: wanted K": lambda: al.log_likelihood(
+        al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5)), torch.zeros(3, 5), samples=0
+    ),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_does_not_fit_is_said_in_one_line(message):
+    with pytest.raises(ValueError, match=message) as error:
+        WRONG[message]()
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_wrong_with_discrete_latents_without_gradients():
+    bits = al.families.bernoulli
+    model = al.VAE(
+        al.Conditional(nn.Identity(), bits),
+        al.Conditional(nn.Linear(5, 3), bits),
+        link(3, 5),
+    ).double()
+    model.prior = FixedBits()
+    with torch.no_grad():
+        assert model(torch.randn(2, 5), samples=3).kl.shape == (1, 3, 2)
+
+
+class FixedBits(nn.Module):
+    def forward(self):
+        return al.families.bernoulli(torch.zeros(3))

@@ -1,0 +1,78 @@
+"""Deliberate mistakes, each of which the laws must notice. A mistake that survives means a law is missing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MISTAKES = {
+    # what: (module, what stands there, what is put there)
+    "drop the top level's KL": ("model", "zip(self.q, self.p[1:], self.latents, strict=True)\n        rates",
+                                "list(zip(self.q, self.p[1:], self.latents))[:-1] or "
+                                "list(zip(self.q, self.p[1:], self.latents))\n        rates"),
+    "drop log p(x | z_1) from the weight": ("model", "return self.log_px + (self.log_pz", "return 0 + (self.log_pz"),
+    "drop the entropy": ("model", "return -q.entropy()", "return 0 * q.entropy()"),
+    "swap p and q in the KL": ("model", "return kl_divergence(q, p)", "return kl_divergence(p, q)"),
+    "swap p and q in the weight": ("model", "(self.log_pz - self.log_qz).sum(0)", "(self.log_qz - self.log_pz).sum(0)"),
+    "average the levels": ("model", "(self.log_pz - self.log_qz).sum(0)", "(self.log_pz - self.log_qz).mean(0)"),
+    "closed KL below the top": ("model", "_negative_entropy(q, z) - p.log_prob(z) for q", "_closed_kl(q, p, z) for q"),
+    "mean, not draw, above level 1": ("model", "return q.rsample(fan_out)",
+                                      "return q.rsample(fan_out) if fan_out else q.mean"),
+    "no gradient through the draw": ("model", "return q.rsample(fan_out)", "return q.sample(fan_out)"),
+    "sum over the particles": ("objectives", ".sum(0)).mean(0)", ".sum(0)).sum(0)"),
+    "sum over the batch": ("objectives", "_weigh(trace.kl, beta).sum(0)).mean(0)",
+                           "_weigh(trace.kl, beta).sum((0, 2))[:, None]).mean(0)"),
+    "forget log S": ("objectives", "torch.logsumexp(log_w, 0) - math.log(len(log_w))", "torch.logsumexp(log_w, 0)"),
+    "average the weights outside the log": ("objectives", "torch.logsumexp(log_w, 0) - math.log(len(log_w))",
+                                            "log_w.mean(0)"),
+    "beta on the wrong level": ("objectives", "beta[:, None, None] * rates", "beta.flip(0)[:, None, None] * rates"),
+    "forget log K": ("evaluate", "(torch.cat(parts) - math.log(samples)).to", "torch.cat(parts).to"),
+    "lose a pass of particles": ("evaluate", "range(0, samples, size)",
+                                 "range(size if samples > size else 0, samples, size)"),
+    "variance where sigma is meant": ("families", "return NormalLaw(mu, positive(s))\n",
+                                      "return NormalLaw(mu, positive(s) ** 2)\n"),
+    "forget the change of variables": ("families", "self.loc + self.scale * law.loc, self.scale * law.scale",
+                                       "self.loc + self.scale * law.loc, law.scale"),
+    "sum no dimension": ("families", "return Independent(self.law(*parameters), event_dim)",
+                         "return self.law(*parameters)"),
+    "edge bins without tails": ("distributions", "first, last = x <= 0, x >= self.bins - 1",
+                                "first, last = x < 0, x > self.bins"),
+    "half bins": ("distributions", "a = (x - 0.5 - self.loc)", "a = (x - self.loc)"),
+    "interleaved parameters": ("families", "phi.unflatten(channels, (self.size, -1)).unbind(channels - 1)",
+                               "phi.unflatten(channels, (-1, self.size)).unbind(channels)"),
+}  # fmt: skip
+LAWS = ["tests/test_exact.py", "tests/test_families.py", "tests/test_model.py"]
+
+
+def survives(tmp_path, module, right, wrong):
+    """Whether the laws hold in spite of the mistake; what pytest printed."""
+    shutil.copytree(ROOT / "allegory", tmp_path / "allegory", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / "allegory" / f"{module}.py"
+    source = path.read_text()
+    assert source.count(right) == 1, f"{module}.py no longer says {right!r} once"
+    path.write_text(source.replace(right, wrong))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-k", "not pca and not slope", *LAWS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def survivors(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("mutant") for _ in MISTAKES]
+    with ThreadPoolExecutor(2) as pool:
+        alive = list(pool.map(lambda pair: survives(pair[0], *pair[1]), zip(folders, MISTAKES.values(), strict=True)))
+    return dict(zip(MISTAKES, alive, strict=True))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_deliberate_mistake_is_noticed(survivors, mistake):
+    assert not survivors[mistake]
