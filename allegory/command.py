@@ -23,12 +23,12 @@ __all__ = ["main"]
 EPOCHS = 100
 FIT = (
     "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "weight_decay", "ema", "patience",
-    "seed", "checkpoint_seconds",
+    "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
 DEFAULTS: dict[str, Any] = dict(
     likelihood="auto", objective="elbo", hidden=(300, 300), activation="SiLU", dropout=0.0, dynamic=False,
     epochs=None, minutes=None, samples=1, batch_size=128, lr=1e-3, lr_warmup=100, kl_warmup=None, weight_decay=0.0,
-    ema=0.999, patience=50, seed=0, checkpoint_seconds=10.0,
+    ema=0.999, patience=50, seed=0, precision="float32", checkpoint_seconds=10.0,
 )  # fmt: skip
 
 
@@ -296,6 +296,7 @@ def _parser() -> _Parser:
     p.add_argument("--activation", metavar="NAME", help="a class of torch.nn (default SiLU)")
     p.add_argument("--ema", type=_fraction, metavar="E", help="memory of the averaged weights (default 0.999)")
     p.add_argument("--patience", type=_natural, metavar="N", help="epochs without progress until it stops (default 50)")
+    p.add_argument("--precision", choices=("float32", "bfloat16"), help="of the networks in training (default float32)")
     p.add_argument("--checkpoint-seconds", type=float, metavar="S", help="between checkpoints (default 10)")
     _add_device(p)
 

@@ -71,6 +71,11 @@ def positive(s: Tensor, bound: float = 1e3) -> Tensor:
     return torch.exp(b * torch.tanh(s / b))
 
 
+def _full(phi: Tensor) -> Tensor:
+    """Networks may run in bfloat16; densities have three digits there, so they are computed in float32."""
+    return phi.float() if phi.dtype in (torch.bfloat16, torch.float16) else phi
+
+
 class Family(nn.Module):
     """A map from a parameter tensor to a distribution over independent elements.
 
@@ -94,7 +99,7 @@ class Family(nn.Module):
                 f"{type(self).__name__} reads {self.size} numbers an element, side by side in dimension {channels} "
                 f"of the network's output, but that output has shape {tuple(phi.shape)}"
             )
-        parameters = phi.unflatten(channels, (self.size, -1)).unbind(channels - 1)
+        parameters = _full(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
         return Independent(self.law(*parameters), event_dim)
 
     def extra_repr(self) -> str:
@@ -171,7 +176,7 @@ class CategoricalFamily(Family):
         self.size = k
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        logits = phi.unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
+        logits = _full(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
         return Independent(Categorical(logits=logits), event_dim)
 
     def extra_repr(self) -> str:

@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ def fit(
     ema: float = 0.999,
     patience: int | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
+    precision: str = "float32",
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -109,6 +110,8 @@ def fit(
         ema: the averaged weights keep this fraction of themselves a step; 0 uses the weights as they are.
         patience: epochs without a better validation bound before the training stops.
         transform: applied to every batch as it is drawn, such as `data.binarize`.
+        precision: "float32", or "bfloat16" for the matrix products of the networks while training; densities, weights
+            and validation stay as they are. Faster where the machine has bfloat16 instructions, slower where not.
         seed: of the order of the data, the noise of the latents and dropout. torch's global generator is left alone.
         out: a run directory to write; see `allegory.checkpoint`.
         resume: go on from out's last checkpoint, if there is one, as if nothing had happened.
@@ -127,12 +130,12 @@ def fit(
     >>> record.epoch, record.stopped
     (2, 'epochs')
     """
-    _check_settings(epochs, minutes, batch_size, samples, lr, ema, clip, patience)
-    _check_data(model, data, valid, transform, batch_size)
+    _check_settings(epochs, minutes, batch_size, samples, lr, ema, clip, patience, precision)
+    _check_data(model, data, valid, transform)
     settings = dict(
         samples=samples, epochs=epochs, minutes=minutes, batch_size=batch_size, lr=lr, lr_warmup=lr_warmup,
         lr_final=lr_final, kl_warmup=kl_warmup, weight_decay=weight_decay, clip=clip, ema=ema, patience=patience,
-        seed=seed, objective=objective.__name__,
+        precision=precision, seed=seed, objective=objective.__name__,
     )  # fmt: skip
     device = next(model.parameters()).device
     data = data.to(device)
@@ -178,8 +181,11 @@ def fit(
 
     def update(rows: Tensor) -> None:
         """One step of gradient ascent."""
-        state.optimizer.param_groups[0]["lr"], beta = schedule()
-        bound = objective(model(draw(rows), samples=samples), beta)
+        now.lr, beta = schedule()
+        state.optimizer.param_groups[0]["lr"] = now.lr
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            trace = model(draw(rows), samples=samples)
+        bound = objective(trace, beta)
         state.optimizer.zero_grad()
         (-bound.mean()).backward()
         norm = nn.utils.clip_grad_norm_(parameters, clip)
@@ -192,10 +198,10 @@ def fit(
     def finish_epoch() -> dict[str, Any]:
         """The epoch's line of metrics; remembers the best weights."""
         bound, norm, count = state.totals.tolist()
-        rate, beta = state.optimizer.param_groups[0]["lr"], min(1.0, now.step / max(1, kl_warmup))
+        beta = min(1.0, now.step / max(1, kl_warmup))
         now.epoch, now.batch = now.epoch + 1, 0
         state.totals.zero_()
-        line = dict(epoch=now.epoch, step=now.step, lr=rate, beta=beta)
+        line = dict(epoch=now.epoch, step=now.step, lr=now.lr, beta=beta)
         line |= dict(train=bound / min(len(data), count * batch_size), gradient_norm=norm / count)
         if valid is not None:
             state.average_buffers()
@@ -287,6 +293,7 @@ class _Position(Record):
     """Where the loop stands: the record so far, the batches done in this epoch, and what recoveries have changed."""
 
     batch: int = 0
+    lr: float = 0.0
     lr_scale: float = 1.0
     retries: int = 0
 
@@ -324,7 +331,7 @@ class _State:
             tensors |= {f"{part}/{key}": value for key, value in weights.items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{i}/{key}": value for key, value in moments.items()}
-        return _clone(tensors), copy.deepcopy(asdict(self.position))
+        return _clone(tensors), {**vars(self.position), "history": list(self.position.history)}
 
     def restore(self, snapshot: _Snapshot) -> None:
         tensors, position = snapshot
@@ -346,8 +353,8 @@ class _State:
         torch.set_rng_state(tensors["random"].cpu())
         if self.totals.is_cuda:
             torch.cuda.set_rng_state(tensors["random_cuda"].cpu(), self.totals.device)
-        for key, value in copy.deepcopy(position).items():
-            setattr(self.position, key, value)
+        for key, value in position.items():
+            setattr(self.position, key, list(value) if key == "history" else value)
 
     def save(self, run: Path) -> None:
         """The weights to use first, so that they are never older than the position."""
@@ -439,7 +446,7 @@ def _open_run(
 def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """A resumed run keeps its settings; only its budget may grow."""
     budget = ("epochs", "minutes", "patience")
-    pairs = [(key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit")]
+    pairs = [(key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit", "command")]
     pairs += [(key, before["fit"].get(key), value) for key, value in now["fit"].items() if key not in budget]
     for key, old, new in pairs:
         if json.loads(json.dumps(new)) != old:
@@ -451,7 +458,7 @@ def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
 
 def _check_settings(
     epochs: int | None, minutes: float | None, batch_size: int, samples: int, lr: float, ema: float, clip: float,
-    patience: int | None,
+    patience: int | None, precision: str,
 ) -> None:  # fmt: skip
     if epochs is None and minutes is None:
         raise ValueError("fit needs a budget: epochs, minutes, or both")
@@ -461,22 +468,21 @@ def _check_settings(
     for name, value in positive.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name}={value}: wanted a number above zero")
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision={precision!r}: wanted 'float32' or 'bfloat16'")
     if not 0 <= ema < 1:
         raise ValueError(f"ema={ema}: wanted the fraction kept a step, at least 0 and below 1")
 
 
-def _check_data(
-    model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None, batch_size: int
-) -> None:
+def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None) -> None:
     """Everything about the data is asked here, once; the loop does not look again."""
-    with _seeded(0):
-        if transform is None:
-            model.check(data, "training data")
-        else:
-            model.check(transform(data[: 10 * batch_size]), "training data, transformed")
+    if data.dim() < 1 or len(data) < 2:
+        raise ValueError(f"training data: got shape {tuple(data.shape)}, wanted at least two examples, (N, *event)")
+    device, training = next(model.parameters()).device, model.training
+    with _seeded(0), torch.no_grad():
+        drawn = data if transform is None else transform(data)
+        model.check(drawn.to(device), "training data")
         if valid is not None:
-            model.check(valid, "validation data")
-        training = model.training
-        objective_input = data[:2] if transform is None else transform(data[:2])
-        model.eval()(objective_input)
-        model.train(training)
+            model.check(valid.to(device), "validation data")
+        model.eval()(drawn[:2].to(device))  # the levels fit each other
+    model.train(training)

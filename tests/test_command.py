@@ -1,0 +1,239 @@
+"""The command as a user types it: what it writes, what it prints, and one line and exit 2 for each mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from allegory.command import main
+
+TINY = ["--hidden", "16", "--latent", "4,2", "--epochs", "3", "--batch-size", "200"]
+
+
+@pytest.fixture(autouse=True)
+def _as_a_user(monkeypatch, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALLEGORY_DATA", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "digits", "--out", str(run), *TINY]) == 0
+    return run
+
+
+def fails(capsys, *arguments):
+    """Exit 2, nothing on standard output, one line on standard error, which is returned."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert code == 2, err
+    assert out == ""
+    line = [line for line in err.splitlines() if line.startswith("allegory") and "warning" not in line]
+    assert len(line) == 1, err
+    assert "Traceback" not in err
+    return line[0]
+
+
+def test_a_run_directory_is_self_contained(digits_run):
+    assert sorted(path.name for path in digits_run.iterdir()) == [
+        "config.json", "last.safetensors", "metrics.jsonl", "reconstructions.png", "samples.png", "weights.safetensors",
+    ]  # fmt: skip
+    config = json.loads((digits_run / "config.json").read_text())
+    assert config["model"]["latent"] == [4, 2]
+    assert config["model"]["likelihood"] == "categorical"
+    assert config["data"]["source"] == "digits"
+    lines = [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert Image.open(digits_run / "samples.png").size[0] > 100
+
+
+def test_evaluate_prints_the_keys_of_the_contract(digits_run, capsys):
+    assert main(["evaluate", str(digits_run), "--importance-samples", "20", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {
+        "examples", "split", "importance_samples", "nll", "nll_stderr", "elbo", "elbo_stderr", "reconstruction",
+        "kl_per_level", "active_units", "bits_per_dim", "effective_sample_size",
+    } <= result.keys()  # fmt: skip
+    assert (result["examples"], result["split"], result["importance_samples"]) == (300, "test", 20)
+    assert result["nll"] <= -result["elbo"] + 1e-6
+    assert result["elbo"] == pytest.approx(result["reconstruction"] - sum(result["kl_per_level"]), abs=1e-4)
+    assert result["bits_per_dim"] == pytest.approx(result["nll"] / 64 / np.log(2))
+    assert len(result["kl_per_level"]) == len(result["active_units"]) == 2
+    assert main(["evaluate", str(digits_run), "--importance-samples", "20", "--split", "valid"]) == 0
+    assert "negative log-likelihood, -L_20" in capsys.readouterr().out
+
+
+def test_sample_reconstruct_encode(digits_run, tmp_path, capsys):
+    assert main(["sample", str(digits_run), "--count", "10", "--out", "s.npz"]) == 0
+    samples = np.load("s.npz")
+    assert samples["samples"].shape == samples["means"].shape == (10, 1, 8, 8)
+    assert set(np.unique(samples["samples"])) <= set(range(17))
+    assert main(["sample", str(digits_run), "--count", "10", "--out", "s.png"]) == 0
+    assert Image.open("s.png").size == (3 * 98 + 2, 4 * 98 + 2)
+    assert main(["reconstruct", str(digits_run), "--count", "5", "--out", "r.npz"]) == 0
+    assert np.load("r.npz")["originals"].shape == np.load("r.npz")["reconstructions"].shape == (5, 1, 8, 8)
+    assert main(["reconstruct", str(digits_run), "--out", "r.png"]) == 0
+    assert main(["encode", str(digits_run), "digits", "--out", "e.npz"]) == 0
+    encoded = np.load("e.npz")
+    assert {key: value.shape for key, value in encoded.items()} == {
+        "z1_mean": (300, 4), "z1_std": (300, 4), "z2_mean": (300, 2), "z2_std": (300, 2),
+    }  # fmt: skip
+    assert bool((encoded["z2_std"] > 0).all())
+    np.save("x.npy", np.zeros((3, 1, 8, 8)))
+    assert main(["encode", str(digits_run), "x.npy", "--out", "e.npz"]) == 0
+    assert np.load("e.npz")["z1_mean"].shape == (3, 4)
+
+
+def test_datasets_lists_what_is_built_in(capsys):
+    assert main(["datasets"]) == 0
+    out = capsys.readouterr().out
+    for name in ("digits", "cave", "mnist", "fashion-mnist", "omniglot"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("values", "likelihood"),
+    [
+        (np.array([0.0, 255.0]), "bernoulli"),
+        (np.arange(256.0), "discretized_logistic"),
+        (np.arange(7.0), "categorical"),
+        (np.array([-1.5, 0.25, 3.75, 100.0]), "normal"),
+    ],
+)
+def test_the_likelihood_is_chosen_by_the_values_and_said(values, likelihood, capsys):
+    rng = np.random.default_rng(0)
+    np.save("x.npy", rng.choice(values, (90, 5)))
+    assert main(["train", "x.npy", "--out", "run", *TINY]) == 0
+    assert f"likelihood: {likelihood}, because the data have" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--json", "--importance-samples", "5"]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 9
+
+
+def test_densities_are_in_the_units_of_the_data(capsys):
+    """The same data in millimetres: every density is smaller by log 1000 a dimension."""
+    x = np.random.default_rng(0).normal(size=(200, 3)) @ np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0.5]])
+    bounds = []
+    for name, factor in (("metres", 1.0), ("millimetres", 1000.0)):
+        np.save(f"{name}.npy", x * factor)
+        assert main(["train", f"{name}.npy", "--out", name, *TINY, "--likelihood", "normal"]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", name, "--json", "--importance-samples", "50"]) == 0
+        bounds.append(json.loads(capsys.readouterr().out)["nll"])
+    assert bounds[1] - bounds[0] == pytest.approx(3 * np.log(1000), abs=0.01)
+
+
+def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save("ok.npy", rng.normal(size=(50, 5)))
+    np.save("one.npy", rng.normal(size=(1, 5)))
+    np.save("grey.npy", rng.random((50, 5)))
+    np.save("constant.npy", rng.normal(size=(50, 5)) * np.array([1, 1, 0, 1, 1]))
+    nan = rng.normal(size=(50, 5))
+    nan[7, 2] = np.nan
+    np.save("nan.npy", nan)
+    np.savez("levels.npz", train=rng.integers(0, 4, (50, 5)), valid=np.full((9, 5), 3), test=np.full((9, 5), 7))
+    train = lambda *more: ("train", *more, "--out", tmp_path / "new", "--epochs", "1")  # noqa: E731
+    run = str(digits_run)
+    wanted = {
+        train("nothing.npy"): "nothing.npy",
+        train("digit"): "did you mean 'digits'",
+        train("one.npy"): "one",
+        train("nan.npy"): "NaN",
+        train("constant.npy"): "1 of 5 elements of x are constant in the training data, the first at [2]",
+        train("grey.npy", "--likelihood", "bernoulli"): "continuous_bernoulli",
+        train("ok.npy", "--likelihood", "poisson"): "support of Poisson",
+        train("ok.npy", "--likelihood", "normol"): "did you mean 'normal'",
+        train("ok.npy", "--levels", "0"): "--levels: got '0', wanted a whole number, 1 or more",
+        train("ok.npy", "--levels", "2", "--latent", "32"): "such as --latent 32,16",
+        train("ok.npy", "--latent", "4,x"): "got 'x'",
+        train("ok.npy", "--activation", "Relu"): "activation='Relu'",
+        train("ok.npy", "--epoch", "3"): "unknown argument '--epoch', did you mean '--epochs'",
+        train("ok.npy", "--device", "tpu9"): "--device tpu9",
+        train("ok.npy", "--dynamic"): "dynamic",
+        ("train", "ok.npy", "--out", run): "exists and is not empty",
+        ("train", "ok.npy", "--out", "/proc/nowhere/run"): "cannot make the run directory",
+        ("trian", "ok.npy"): "did you mean 'train'",
+        ("evaluate", tmp_path / "none"): "is no run directory",
+        ("evaluate", run, "--split", "dev"): "wanted one of train, valid, test",
+        ("evaluate", run, "--importance-samples", "0"): "got '0'",
+        ("sample", run, "--out", "x.jpg"): ".npz or .png",
+        ("sample", run, "--out", "nowhere/x.npz"): "cannot write nowhere/x.npz",
+        ("sample", run, "--out", "x.npz", "--count", "0"): "--count 0",
+        ("encode", run, "ok.npy", "--out", "x.npz"): "was trained on (1, 8, 8)",
+        ("encode", run, "digits", "--out", "x.txt"): ".npz",
+    }
+    for arguments, text in wanted.items():
+        assert text in fails(capsys, *arguments), arguments
+    assert main(["train", "levels.npz", "--out", "levels", "--epochs", "1", "--hidden", "4", "--latent", "2"]) == 0
+    capsys.readouterr()
+    assert "the integers 0 to 3; the first is 7 at [0, 0]" in fails(capsys, "evaluate", "levels")
+    vectors = ("train", "ok.npy", "--out", "vectors", "--epochs", "1", "--hidden", "4", "--latent", "2")
+    assert main(list(vectors)) == 0
+    capsys.readouterr()
+    assert "are no images" in fails(capsys, "sample", "vectors", "--out", "x.png")
+    np.save("ok.npy", rng.normal(size=(50, 5)))
+    assert "has changed since" in fails(capsys, "evaluate", "vectors")
+    np.save("ok.npy", rng.normal(size=(50, 6)))
+    assert "examples of shape (6,)" in fails(capsys, "evaluate", "vectors")
+    os.unlink("ok.npy")
+    assert "ok.npy" in fails(capsys, "evaluate", "vectors")
+
+
+def start(*arguments, **more):
+    command = [sys.executable, "-m", "allegory", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more
+    )  # fmt: skip
+
+
+LONG = ["--hidden", "16", "--latent", "4,2", "--epochs", "25", "--batch-size", "100", "--dropout", "0.1", "--seed", "3"]
+
+
+def wait_for(path, lines):
+    for _ in range(600):
+        if path.exists() and path.read_text().count("\n") >= lines:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never had {lines} lines")
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_resumes_bit_by_bit(tmp_path, kill):
+    runs = {name: tmp_path / name for name in ("whole", "killed")}
+    assert start("train", "digits", "--out", runs["whole"], *LONG).wait() == 0
+    process = start("train", "digits", "--out", runs["killed"], *LONG, "--checkpoint-seconds", "0")
+    wait_for(runs["killed"] / "metrics.jsonl", lines=3)
+    process.send_signal(kill)
+    _, err = process.communicate()
+    assert process.returncode == (130 if kill == signal.SIGINT else -9)
+    if kill == signal.SIGINT:
+        assert f"go on with: allegory train digits --out {runs['killed']} --resume" in err
+        assert "Traceback" not in err
+    before = (runs["killed"] / "metrics.jsonl").read_text()
+    assert before.count("\n") < 25
+    again = start("train", "digits", "--out", runs["killed"], "--resume")
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    metrics = [(run / "metrics.jsonl").read_bytes() for run in runs.values()]
+    assert metrics[0] == metrics[1]
+    assert (runs["whole"] / "weights.safetensors").read_bytes() == (runs["killed"] / "weights.safetensors").read_bytes()
+
+
+def test_a_pipe_that_closes_is_no_error():
+    process = subprocess.run(
+        f"{sys.executable} -m allegory datasets | head -1", shell=True, capture_output=True, text=True, check=True
+    )
+    assert "Traceback" not in process.stderr

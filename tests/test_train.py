@@ -1,0 +1,330 @@
+"""What `fit` promises: the record, the schedules, exact resume, recovery, and clear errors."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+import allegory as al
+from allegory import checkpoint
+from allegory.data import binarize
+from allegory.train import _seeded, _validate
+
+N = 60
+
+
+@pytest.fixture
+def bits():
+    centre = (torch.rand(4, 6) < 0.5).float()
+    noise = (torch.rand(N, 6) < 0.1).float()
+    return (centre[torch.randint(4, (N,))] - noise).abs().double()
+
+
+def small(latent=(3, 2), dropout=0.1, seed=0):
+    torch.manual_seed(seed)
+    return al.architectures.mlp((6,), "bernoulli", latent=latent, hidden=[8], dropout=dropout).double()
+
+
+def train(model, bits, **settings):
+    arguments = dict(valid=bits[:20], epochs=4, batch_size=16, lr=5e-3, kl_warmup=3)
+    return al.fit(model, bits[20:], **{**arguments, **settings})
+
+
+def test_it_learns_keeps_the_best_weights_and_says_what_happened(bits):
+    model = small()
+    before = al.evaluate(model, bits[:20], samples=200).elbo
+    record = train(model, bits, epochs=150, ema=0.9)
+    assert not model.training
+    assert (record.epoch, record.step, record.stopped) == (150, 150 * 3, "epochs")
+    assert len(record.history) == 150
+    assert record.best_bound == max(line["bound"] for line in record.history[1:])
+    assert record.history[record.best_epoch - 1]["bound"] == record.best_bound
+    after = al.evaluate(model, bits[:20], samples=200).elbo
+    assert after > before + 0.5
+    with _seeded(0):
+        assert _validate(model, bits[:20], al.elbo, 1)["bound"] == record.best_bound
+    line = record.history[-1]
+    assert line["elbo"] == pytest.approx(line["reconstruction"] - sum(line["kl_per_level"]))
+    assert line["train"] == pytest.approx(after, abs=1.0)
+
+
+def test_a_seed_fixes_everything_and_the_global_generator_is_left_alone(bits):
+    state = torch.get_rng_state()
+    models = [small(), small(), small()]
+    state = torch.get_rng_state()
+    histories = [train(model, bits, seed=seed).history for model, seed in zip(models, (1, 1, 2), strict=True)]
+    assert torch.equal(state, torch.get_rng_state())
+    assert histories[0] == histories[1] != histories[2]
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert_close(a, b, rtol=0, atol=0)
+
+
+def test_the_schedules_count_steps(bits):
+    record = train(small(), bits, lr=0.1, lr_warmup=5, kl_warmup=8, lr_final=0.2)
+    for line in record.history:
+        last = line["step"] - 1
+        assert line["beta"] == min(1, line["step"] / 8)
+        cosine = 0.2 + 0.8 * (1 + math.cos(math.pi * last / 12)) / 2
+        assert line["lr"] == pytest.approx(0.1 * min(1, (last + 1) / 5) * cosine)
+    assert record.best_epoch is None or record.history[record.best_epoch - 1]["step"] >= 8
+
+
+def test_the_warm_up_weighs_the_rate(bits):
+    seen = []
+
+    def objective(trace, beta):
+        seen.append(beta)
+        return al.elbo(trace, beta)
+
+    train(small(), bits, objective=objective, kl_warmup=10, valid=None)
+    assert seen == [min(1, (i + 1) / 10) for i in range(12)]
+
+
+def test_patience_ends_the_training_never_before_the_warm_up(bits):
+    record = train(small(), bits, epochs=500, patience=3, lr=0.05, kl_warmup=30)
+    assert record.stopped == "patience"
+    assert record.epoch == record.best_epoch + 3
+    assert record.history[record.best_epoch - 1]["step"] >= 30
+    assert train(small(), bits, epochs=5, patience=1, lr=1e-9, kl_warmup=1000).stopped == "epochs"
+
+
+def test_minutes_end_the_training(bits):
+    record = train(small(), bits, epochs=None, minutes=0.02)
+    assert record.stopped == "minutes"
+    assert 1 <= record.seconds < 10
+
+
+def test_the_averaged_weights_are_what_is_evaluated(bits):
+    follow, average = small(dropout=0), small(dropout=0)
+    train(follow, bits, ema=0.0, valid=None, lr_final=1.0)
+    train(average, bits, ema=0.999, valid=None, lr_final=1.0)
+    torch.manual_seed(0)
+    start = small(dropout=0)
+    for a, b, c in zip(start.parameters(), average.parameters(), follow.parameters(), strict=True):
+        assert (a - b).norm() < (a - c).norm()
+
+
+def test_fewer_examples_than_a_batch_and_a_ragged_last_batch_count_every_example_once(bits):
+    seen = []
+
+    def watch(x):
+        seen.append(x.clone())
+        return x
+
+    train(small(), bits, transform=watch, epochs=1)
+    assert [len(x) for x in seen[1:]] == [16, 16, 8]  # the first is the check at the edge
+    rows = torch.cat(seen[1:])
+    assert_close(rows.sum(0), bits[20:].sum(0))
+    assert train(small(), bits, batch_size=1000).step == 4
+
+
+def test_dynamic_binarisation_draws_anew(bits):
+    seen = []
+
+    def draw(x):
+        seen.append(binarize(x))
+        return seen[-1]
+
+    al.fit(small(), torch.full((10, 6), 0.5), epochs=3, batch_size=10, transform=draw)
+    assert not torch.equal(seen[-1].sum(0), seen[-2].sum(0))
+
+
+@pytest.mark.parametrize("stop", [5, 6, 7])
+def test_ctrl_c_saves_and_resume_goes_on_as_if_nothing_had_happened(bits, tmp_path, stop):
+    whole = train(small(), bits, out=tmp_path / "whole")
+    calls = 0
+
+    def interrupt(x):
+        nonlocal calls
+        calls += 1
+        if calls == stop + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return x
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), bits, out=tmp_path / "parts", transform=interrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    torch.manual_seed(99)
+    model = small(seed=5)  # other weights: all comes from the checkpoint
+    parts = train(model, bits, out=tmp_path / "parts", resume=True)
+    assert parts.history == whole.history
+    metrics = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("whole", "parts")]
+    assert metrics[0] == metrics[1]
+    assert [json.loads(line) for line in metrics[0].splitlines()] == whole.history
+    weights = [load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "parts")]
+    for key, value in weights[0].items():
+        assert_close(weights[1][key], value, rtol=0, atol=0)
+        assert_close(model.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_a_run_may_be_extended(bits, tmp_path):
+    train(small(), bits, out=tmp_path / "run", lr_final=1.0)
+    record = train(small(), bits, out=tmp_path / "run", resume=True, epochs=6, lr_final=1.0)
+    assert record.epoch == 6
+    assert record.history == train(small(), bits, epochs=6, lr_final=1.0).history
+
+
+def test_load_brings_the_best_model_back(bits, tmp_path):
+    model = small()
+    train(model, bits, out=tmp_path / "run")
+    again = al.load(tmp_path / "run").double()
+    assert not again.training
+    for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert_close(a, b.to(a), rtol=1e-6, atol=1e-7)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "config.json", "last.safetensors", "metrics.jsonl", "weights.safetensors",
+    ]  # fmt: skip
+
+
+class Fault:
+    """Puts a NaN into one row at the calls of the given numbers."""
+
+    def __init__(self, *calls):
+        self.calls, self.at = 0, calls
+
+    def __call__(self, x):
+        self.calls += 1
+        if self.calls in self.at:
+            x = x.clone()
+            x[3] = math.nan
+        return x
+
+
+def test_a_loss_that_is_not_finite_once_is_survived(bits, capsys):
+    model = small(dropout=0)
+    # Call 1 is the check at the edge, 6 the second batch of epoch 2, 10 the same batch when the epoch is run again.
+    record = train(model, bits, transform=Fault(6, 10), progress=True)
+    assert record.stopped == "epochs"
+    assert record.history[-1]["lr"] < train(small(), bits).history[-1]["lr"] * 0.6
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    said = capsys.readouterr().err
+    assert "epoch 2, step 5: log p(x | z_1) is not finite in 1 of 16 rows, examples" in said
+    assert "learning rate times 0.5" in said
+
+
+def test_a_loss_that_is_never_finite_ends_with_level_and_rows(bits):
+    class Bad(torch.nn.Module):
+        def forward(self, z):
+            s = z[..., :1].log() if self.training else z[..., :1]
+            return al.families.normal(torch.cat([s.expand(*z.shape[:-1], 3)] * 2, -1))
+
+    model = small()
+    model.decoders[1] = Bad()
+    model.encoders[1].network[-1].weight.data.zero_()
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step 1: .*level 1.* not finite in \d+ of 16 rows, examples"):
+        train(model, bits)
+
+
+WRONG = {
+    "needs a budget": dict(epochs=None),
+    "epochs=0": dict(epochs=0),
+    "batch_size=0": dict(batch_size=0),
+    "samples=0": dict(samples=0),
+    "lr=-1": dict(lr=-1.0),
+    "lr=nan": dict(lr=math.nan),
+    "ema=1": dict(ema=1.0),
+    "patience=0": dict(patience=0),
+    "resume=True needs out": dict(resume=True),
+    "validation data: examples of shape": dict(valid=torch.zeros(3, 5, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_settings_that_make_no_sense(bits, message):
+    with pytest.raises(ValueError, match=message):
+        train(small(), bits, **WRONG[message])
+
+
+@pytest.mark.parametrize(
+    ("message", "spoil"),
+    [
+        (r"training data: 1 values are NaN or infinite, the first at \[7, 2\]", lambda x: x[7, 2].fill_(math.nan)),
+        (r"training data: 1 of 240 values .* 0\.3 at \[7, 2\].*continuous_bernoulli", lambda x: x[7, 2].fill_(0.3)),
+    ],
+)
+def test_data_are_looked_at_once_and_named(bits, message, spoil):
+    data = bits[20:].clone()
+    spoil(data)
+    with pytest.raises(ValueError, match=message):
+        al.fit(small(), data, epochs=1)
+
+
+def test_one_example_and_none(bits):
+    for data in (bits[:1], bits[:0]):
+        with pytest.raises(ValueError, match="at least two examples"):
+            al.fit(small(), data, epochs=1)
+
+
+def test_a_run_directory_is_never_overwritten_and_never_mixed(bits, tmp_path):
+    run = tmp_path / "run"
+    train(small(), bits, out=run)
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        train(small(), bits, out=run)
+    with pytest.raises(ValueError, match=r"was trained with lr = 0.005, not 0.1"):
+        train(small(), bits, out=run, resume=True, lr=0.1)
+    with pytest.raises(ValueError, match=r"was trained with model"):
+        train(small(latent=(2,)), bits, out=run, resume=True)
+
+
+def damage(run, name, how):
+    path = run / name
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "foreign":
+        path.write_bytes(b"PK\x03\x04 not ours")
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "foreign"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])
+def test_a_damaged_run_is_named_in_one_line(bits, tmp_path, name, how):
+    run = tmp_path / "run"
+    train(small(), bits, out=run, epochs=1)
+    damage(run, name, how)
+    with pytest.raises(ValueError, match=name) as error:
+        al.load(run)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_of_a_newer_version_and_weights_that_do_not_fit(bits, tmp_path):
+    run = tmp_path / "run"
+    train(small(), bits, out=run, epochs=1)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "format": 99}))
+    with pytest.raises(ValueError, match="format 99, this version of allegory reads format 1"):
+        al.load(run)
+    (run / "config.json").write_text(json.dumps({**config, "model": {**config["model"], "hidden": [9]}}))
+    with pytest.raises(ValueError, match="the weights do not fit the model"):
+        al.load(run)
+    (run / "config.json").write_text(json.dumps({**config, "model": None}))
+    with pytest.raises(ValueError, match="build it and pass it"):
+        al.load(run)
+    assert al.load(run, model=small()).levels == 2
+
+
+def test_a_truncated_checkpoint_is_not_resumed(bits, tmp_path):
+    run = tmp_path / "run"
+    train(small(), bits, out=run)
+    damage(run, "last.safetensors", "truncated")
+    with pytest.raises(ValueError, match=r"last.safetensors is damaged"):
+        train(small(), bits, out=run, resume=True, epochs=9)
+
+
+def test_no_space_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    checkpoint.write_whole(path, b"old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"cannot write .*file: No space left on device"):
+        checkpoint.write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
