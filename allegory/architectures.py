@@ -54,8 +54,7 @@ def mlp(
         hidden: widths of the hidden layers of each encoder, from below; the decoders mirror them.
         categories: k of the categorical likelihood.
         activation: a class of torch.nn, by name.
-        dropout: in the hidden layers of the encoders. It keeps the posterior from learning single examples by heart
-            (amortised inference overfits first: Wu et al. 2017, Shu et al. 2018); in a decoder it costs likelihood.
+        dropout: in every hidden layer, while training. It pays where examples are few.
         data: (N, *event) training data. Sets the constants by which x is standardised: what the encoder reads, and
             for a continuous likelihood the units of its mu and sigma. Without it x is taken as it is.
 
@@ -88,7 +87,7 @@ def mlp(
         return perceptron(inputs, hidden, outputs, act, dropout)
 
     def down(inputs: int, outputs: int) -> nn.Sequential:
-        return perceptron(inputs, hidden[::-1], outputs, act)
+        return perceptron(inputs, hidden[::-1], outputs, act, dropout)
 
     widths = list(pairwise(latent))
     encoder = [

@@ -37,6 +37,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["KINDS", "Shadows", "cast", "draw"]
+
 
 class Shadows(NamedTuple):
     """N shadows and the factors that cast them; lengths are in half-widths of the window.

@@ -48,6 +48,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["BUILTIN", "Builtin", "Data", "binarize", "cached", "choose_likelihood", "load", "read", "to_binary"]
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 

@@ -106,7 +106,7 @@ class DiscretizedLogistic(Distribution):
     1.0
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
 
     def __init__(self, loc: Tensor, scale: Tensor, bins: int = 256, validate_args: bool | None = None) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)

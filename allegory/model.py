@@ -94,7 +94,7 @@ def _negative_entropy(q: Distribution, z: Tensor) -> Tensor:
 
 def _closed_kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     try:
-        return kl_divergence(q, p)
+        return kl_divergence(q, p.expand(q.batch_shape))  # some of torch's do not broadcast
     except NotImplementedError:
         return _negative_entropy(q, z) - p.log_prob(z)
 
@@ -140,7 +140,7 @@ class VAE(nn.Module):
 
     @property
     def levels(self) -> int:
-        """T."""
+        """T, the number of levels of latents."""
         return len(self.encoders)
 
     def forward(self, x: Tensor, samples: int = 1) -> Trace:
@@ -201,7 +201,8 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, *event): z from the prior, then a draw of p(x | z_1), not its mean."""
-        return self.generate(n).sample()
+        x = self.generate(n).sample()
+        return x if x.is_floating_point() else x.to(torch.get_default_dtype())  # categories are whole floats in data
 
     def reconstruct(self, x: Tensor, level: int = 1) -> Distribution:
         """p(x | z_1) with batch shape (B,): z_level is drawn from the posterior, all below it from the prior.

@@ -47,7 +47,7 @@ class Progress:
             self.bar.stop()
 
     def step(self, position: Any, seconds: float) -> None:
-        """After an update."""
+        """To be called after an update: moves the bar, or prints a line now and then."""
         if not self.shown:
             return
         if self.began_at is None:
@@ -66,7 +66,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def epoch(self, line: dict[str, Any], position: Any) -> None:
-        """After an epoch."""
+        """To be called after an epoch: remembers the bound to show."""
         if "bound" in line:
             best = "" if position.best_bound is None else f" (best {position.best_bound:.2f})"
             self.bound = f"  validation bound {line['bound']:.2f}{best}"
@@ -74,7 +74,7 @@ class Progress:
             self.bound = f"  training bound {line['train']:.2f}"
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a line of its own, above the bar."""
         if self.bar is not None:
             self.bar.console.print(text, highlight=False)
         elif self.shown:

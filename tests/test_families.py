@@ -78,6 +78,7 @@ def test_masses_sum_to_one_and_moments_are_theirs(name, seed):
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
+@torch.no_grad()
 def test_samples_follow_the_density(name):
     """Kolmogorov-Smirnov against the density's own integral."""
     family, low, high = CONTINUOUS[name]

@@ -174,12 +174,7 @@ def test_what_does_not_fit_is_said_in_one_line(message):
 
 def test_nothing_wrong_with_discrete_latents_without_gradients():
     bits = al.families.bernoulli
-    model = al.VAE(
-        al.Conditional(nn.Identity(), bits),
-        al.Conditional(nn.Linear(5, 3), bits),
-        link(3, 5),
-    ).double()
-    model.prior = FixedBits()
+    model = al.VAE(FixedBits(), al.Conditional(nn.Linear(5, 3), bits), link(3, 5)).double()
     with torch.no_grad():
         assert model(torch.randn(2, 5), samples=3).kl.shape == (1, 3, 2)
 

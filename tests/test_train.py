@@ -216,7 +216,9 @@ def test_a_loss_that_is_never_finite_ends_with_level_and_rows(bits):
     model = small()
     model.decoders[1] = Bad()
     model.encoders[1].network[-1].weight.data.zero_()
-    with pytest.raises(FloatingPointError, match=r"epoch 1, step 1: .*level 1.* not finite in \d+ of 16 rows, examples"):
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 1, step 1: .*level 1.* not finite in \d+ of 16 rows, examples"
+    ):
         train(model, bits)
 
 
