@@ -220,8 +220,9 @@ def datasets() -> None:
     from allegory.data import BUILTIN, cached
 
     table = Table(title="built-in data sets")
-    for column in ("name", "shape", "train / valid / test", "download", "cached", "licence", "source"):
-        table.add_column(column, overflow="fold")
+    table.add_column("name", no_wrap=True)
+    for column in ("shape", "train / valid / test", "download", "cached", "licence", "source"):
+        table.add_column(column)
     for row in BUILTIN:
         size = "embedded" if row.embedded else f"{row.size / 1e6:.1f} MB"
         table.add_row(

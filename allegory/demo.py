@@ -33,11 +33,11 @@ def digits_model(latent: list[int], out: Path | None, seed: int = 0, progress: b
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = architectures.mlp(
-            digits.event_shape, "categorical", latent, hidden=[256, 256], categories=LEVELS, dropout=0.2
+            digits.event_shape, "categorical", latent, hidden=[256], categories=LEVELS, dropout=0.2
         )
     record = fit(
-        model, digits.train, valid=digits.valid, epochs=400, batch_size=100, lr=2e-3, lr_warmup=100, kl_warmup=600,
-        weight_decay=0.01, ema=0.995, seed=seed, out=out, progress=progress,
+        model, digits.train, valid=digits.valid, epochs=200, batch_size=50, lr=1e-3, lr_warmup=100, kl_warmup=500,
+        weight_decay=0.1, ema=0.99, patience=40, seed=seed, out=out, progress=progress,
     )  # fmt: skip
     return model, record.seconds
 

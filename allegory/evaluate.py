@@ -8,7 +8,7 @@ L_K is a lower bound on log p(x) in expectation, so minus L_K is an upper bound 
 say K. Every example counts once, none is dropped; a NaN shows.
 
 Everything here runs without gradients, in eval mode, in passes of at most `pairs` (example, particle) pairs, so that
-memory does not grow with K or N.
+memory does not grow with K or N. By default a pass holds some four million elements of x, which a cache still likes.
 
 Shapes: S particles a pass, B examples a pass, N examples, K particles in all, T levels.
 """
@@ -31,7 +31,6 @@ from allegory.model import VAE
 __all__ = ["Evaluation", "evaluate", "log_likelihood", "posterior_moments"]
 
 ACTIVE = 0.01
-PAIRS = 20_000
 TRUSTED = 2.0
 
 
@@ -95,36 +94,38 @@ def scoring(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def log_likelihood(model: VAE, x: Tensor, samples: int = 1000, pairs: int = PAIRS) -> Tensor:
+def log_likelihood(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = None) -> Tensor:
     """(N,) L_K of each example with K = samples, nats: a lower bound of log p(x) in expectation.
 
     Args:
         model: any VAE.
         x: (N, *event) data.
         samples: K.
-        pairs: (example, particle) pairs a pass; bounds the memory.
+        pairs: (example, particle) pairs a pass; bounds the memory. By default as many as fit four million elements.
 
     >>> al.log_likelihood(model, x, samples=10).shape
     torch.Size([7])
     """
     _check_samples(samples)
     model.check(x)
+    pairs = pairs or pairs_for(x)
     with scoring(model):
         parts = [_weights(model, rows, samples, pairs).log_w for rows in _batches(x, samples, pairs)]
     return (torch.cat(parts) - math.log(samples)).to(x.dtype)
 
 
-def evaluate(model: VAE, x: Tensor, samples: int = 1000, pairs: int = PAIRS) -> Evaluation:
+def evaluate(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = None) -> Evaluation:
     """L_K, the ELBO and its parts, active units and the effective sample size, of all examples.
 
     Args:
         model: any VAE.
         x: (N, *event) data.
         samples: K.
-        pairs: (example, particle) pairs a pass; bounds the memory.
+        pairs: (example, particle) pairs a pass; bounds the memory. By default as many as fit four million elements.
     """
     _check_samples(samples)
     model.check(x)
+    pairs = pairs or pairs_for(x)
     with scoring(model):
         parts = [_weights(model, rows, samples, pairs) for rows in _batches(x, samples, pairs)]
     log_w = torch.cat([part.log_w for part in parts])
@@ -170,7 +171,7 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
     model.check(x)
     parts: list[list[tuple[Tensor, Tensor]]] = []
     with scoring(model):
-        for rows in _batches(x, samples, PAIRS):
+        for rows in _batches(x, samples, pairs_for(x)):
             latents, laws = model._infer(rows, samples)
             parts.append([_moments(q, z) for q, z in zip(laws, latents, strict=True)])
     return [
@@ -220,6 +221,11 @@ def _moments(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
     if mean.dim() < z.dim():
         return mean, variance
     return mean.mean(0), variance.mean(0) + mean.var(0, correction=0)
+
+
+def pairs_for(x: Tensor) -> int:
+    """How many (example, particle) pairs of x: (N, *event) to take in one pass."""
+    return max(100, 2**22 // math.prod(x.shape[1:]))
 
 
 def _batches(x: Tensor, samples: int, pairs: int) -> Iterator[Tensor]:

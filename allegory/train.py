@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from allegory import checkpoint
-from allegory.evaluate import PAIRS, scoring, unvalidated
+from allegory.evaluate import pairs_for, scoring, unvalidated
 from allegory.model import VAE, Trace
 from allegory.objectives import elbo
 from allegory.progress import Progress
@@ -377,7 +377,7 @@ def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, float], Ten
     """The objective at beta = 1, the ELBO and its parts, averaged over the validation set."""
     sums = []
     with scoring(model):
-        for rows in valid.split(max(1, PAIRS // samples)):
+        for rows in valid.split(max(1, pairs_for(valid) // samples)):
             trace = model(rows, samples=samples)
             terms = torch.cat([trace.log_px[None], trace.kl]).mean(1).sum(1)
             sums.append(torch.cat([objective(trace, 1.0).sum()[None], terms]).double())

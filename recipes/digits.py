@@ -35,5 +35,7 @@ if __name__ == "__main__":
             "stderr_over_seeds": statistics.stdev(nll) / len(nll) ** 0.5,
             "runs": runs,
         }
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     print(json.dumps({"machine": machine, "importance_samples": 1000, **results}, indent=1))
