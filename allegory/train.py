@@ -70,7 +70,7 @@ def fit(
     data: Tensor,
     *,
     valid: Tensor | None = None,
-    objective: Callable[[Trace, float], Tensor] = elbo,
+    objective: Callable[[Trace, Any], Tensor] = elbo,
     samples: int = 1,
     epochs: int | None = None,
     minutes: float | None = None,
@@ -85,6 +85,7 @@ def fit(
     patience: int | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     precision: str = "float32",
+    compile: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -112,6 +113,8 @@ def fit(
         transform: applied to every batch as it is drawn, such as `data.binarize`.
         precision: "float32", or "bfloat16" for the matrix products of the networks while training; densities, weights
             and validation stay as they are. Faster where the machine has bfloat16 instructions, slower where not.
+        compile: whether to compile the objective (torch.compile): half a minute at the start, then a third faster. The
+            noise is drawn in another order, so the numbers differ from those of an uncompiled run.
         seed: of the order of the data, the noise of the latents and dropout. torch's global generator is left alone.
         out: a run directory to write; see `allegory.checkpoint`.
         resume: go on from out's last checkpoint, if there is one, as if nothing had happened.
@@ -135,7 +138,7 @@ def fit(
     settings = dict(
         samples=samples, epochs=epochs, minutes=minutes, batch_size=batch_size, lr=lr, lr_warmup=lr_warmup,
         lr_final=lr_final, kl_warmup=kl_warmup, weight_decay=weight_decay, clip=clip, ema=ema, patience=patience,
-        precision=precision, seed=seed, objective=objective.__name__,
+        precision=precision, compile=compile, seed=seed, objective=getattr(objective, "__name__", repr(objective)),
     )  # fmt: skip
     device = next(model.parameters()).device
     data = data.to(device)
@@ -179,13 +182,20 @@ def fit(
     def draw(rows: Tensor) -> Tensor:
         return data[rows] if transform is None else transform(data[rows])
 
+    def score(x: Tensor, beta: float | Tensor) -> Tensor:
+        """(B,) the objective, nats."""
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            trace = model(x, samples=samples)
+        return objective(trace, beta)
+
+    if compile:
+        score = torch.compile(score, dynamic=False)
+
     def update(rows: Tensor) -> None:
         """One step of gradient ascent."""
         now.lr, beta = schedule()
         state.optimizer.param_groups[0]["lr"] = now.lr
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            trace = model(draw(rows), samples=samples)
-        bound = objective(trace, beta)
+        bound = score(draw(rows), torch.tensor(beta) if compile else beta)
         state.optimizer.zero_grad()
         (-bound.mean()).backward()
         norm = nn.utils.clip_grad_norm_(parameters, clip)
@@ -232,6 +242,8 @@ def fit(
 
     def recover(good: _Snapshot) -> None:
         """Back to the start of the epoch, with half the learning rate."""
+        nonlocal started
+        spent = clock()
         state.restore(good)
         where = f"epoch {now.epoch + 1}, {where_not_finite()}"
         state.restore(good)
@@ -241,6 +253,7 @@ def fit(
                 "look at those rows, lower lr, or raise lr_warmup"
             )
         now.retries, now.lr_scale = now.retries + 1, now.lr_scale / 2
+        now.seconds, started = spent, time.monotonic()
         bar.say(f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}")
 
     def save() -> None:
@@ -373,7 +386,7 @@ class _State:
             raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
 
 
-def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, float], Tensor], samples: int) -> dict[str, Any]:
+def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tensor], samples: int) -> dict[str, Any]:
     """The objective at beta = 1, the ELBO and its parts, averaged over the validation set."""
     sums = []
     with scoring(model):
