@@ -280,7 +280,9 @@ def _parser() -> _Parser:
     p.add_argument("--levels", type=_natural, metavar="T", help="levels of latents (default: as --latent has, or 1)")
     p.add_argument("--latent", type=_widths, metavar="D1,D2,..", help="width of z_1,..,z_T (default: 40, halved)")
     p.add_argument("--hidden", type=_widths, metavar="H1,H2,..", help="hidden layers of each network (default 300,300)")
-    p.add_argument("--likelihood", choices=_likelihoods(), help="of p(x | z_1) (default auto: by the values)")
+    names = _likelihoods()
+    likelihood = f"of p(x | z_1): {', '.join(names)} (default auto: by the values)"
+    p.add_argument("--likelihood", choices=names, metavar="NAME", help=likelihood)
     p.add_argument("--objective", choices=("elbo", "iwae"), help="what to maximise (default elbo)")
     p.add_argument("--samples", type=_natural, metavar="S", help="particles an example (default 1)")
     p.add_argument("--epochs", type=_natural, metavar="N", help=f"passes through the data (default {EPOCHS})")

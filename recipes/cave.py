@@ -2,7 +2,10 @@
 
     python recipes/cave.py docs/cave.png
 
-NUMBERS
+Reached, seed 0, 6 minutes of training on one of two x86-64 cores that other work shared (24 epochs), torch 2.13: on the
+first 1,000 test shadows -L_200 = 37.05 +- 0.29 nats, ELBO -39.38, rates 8.6 + 9.6. In the figure z_2 holds place and
+size, and z_1 ~ p(z_1 | z_2) gives other solids there; below stand real shadows close to the first one in the latent
+space, thrown by other kinds of solid. The training is ended by the clock.
 """
 
 import sys
@@ -15,7 +18,7 @@ from allegory import cave
 from allegory.data import load
 from allegory.figures import expected
 
-MINUTES = 8.0
+MINUTES = 6.0
 SHOWN = 8
 
 
