@@ -6,14 +6,15 @@
 The fixed binarisation (50,000 / 10,000 / 10,000). Everything was chosen on the validation set, the test set was scored
 once, at the end. The training is ended by the clock, so another machine reaches another number.
 
-Reached, seed 0, a machine of two x86-64 cores (AVX-512, bfloat16), torch 2.13, other work running beside; standard
+Reached, seed 0, a machine of two x86-64 cores (AVX-512, bfloat16), torch 2.13, at T = 1 other work beside; standard
 error over the 10,000 images; published: trained on the ELBO, trained on IWAE with S = 5.
 
     T = 1   88.29 +- 0.24   20 minutes on one thread, 119 epochs, best epoch 71     88.6 to 88.7, 87.63
-    T = 2   88.77 +- 0.25   25 minutes on two threads, 55 epochs, best epoch 48     88.08, 86.17
+    T = 2   86.68 +- 0.23   8.5 minutes on two threads, 102 epochs, best epoch 75   88.08, 86.17
 
-T = 1 was run before the recipe took its present form, with the same settings. T = 2 does not pay yet: its second level
-carries 1.9 nats in one active unit. There is no KL warm-up here, which is the first thing to try.
+T = 1 was run before the recipe took its present form, with the same settings. At T = 2 the rates are 18.7 + 5.3 nats,
+the active units 49 + 3. The KL warm-up matters: without it the second level collapsed (1.9 nats) at 88.77, whatever
+the time.
 """
 
 import json
@@ -57,7 +58,7 @@ def two_levels(train: torch.Tensor) -> al.VAE:
 
 RECIPES = {
     1: (one_level, dict(minutes=20, samples=5)),
-    2: (two_levels, dict(minutes=25, samples=4, compile=True)),
+    2: (two_levels, dict(minutes=8.5, samples=4, compile=True, kl_warmup=5000)),
 }
 
 if __name__ == "__main__":
