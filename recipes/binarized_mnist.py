@@ -4,7 +4,8 @@
     python recipes/binarized_mnist.py 2 > recipes/results/binarized_mnist_2.json
 
 The fixed binarisation (50,000 / 10,000 / 10,000). The weights of a run are chosen on the validation set. Test
-scores were seen between recipes: T = 2 was scored without the KL warm-up first. The training is ended by the clock, so another machine reaches another number.
+scores were seen between recipes: T = 2 was scored without the KL warm-up first.
+The training is ended by the clock, so another machine reaches another number.
 
 Reached, seed 0, a machine of two x86-64 cores (AVX-512, bfloat16), torch 2.13, at T = 1 other work beside; standard
 error over the 10,000 images; published: trained on the ELBO, trained on IWAE with S = 5.
