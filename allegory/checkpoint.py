@@ -12,7 +12,6 @@ no pickle is read or written.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from allegory.architectures import build
+from allegory.files import write_whole
 from allegory.model import VAE
 
-__all__ = ["load", "read_config", "read_tensors", "write_json", "write_tensors", "write_whole"]
+__all__ = ["load", "read_config", "read_tensors", "write_json", "write_tensors"]
 
 FORMAT = 1
 CONFIG, WEIGHTS, LAST, METRICS = "config.json", "weights.safetensors", "last.safetensors", "metrics.jsonl"
@@ -105,24 +105,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any])
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all."""
     write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes beside, syncs, renames, so that a kill at any moment leaves the old file or the new one.
-
-    Raises:
-        ValueError: no space or no permission; what was there is still there.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ValueError(f"cannot write {path}: {error.strerror}; nothing there was changed") from None
 
 
 def new_run(run: str | Path) -> Path:

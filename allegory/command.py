@@ -217,7 +217,7 @@ def datasets() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from allegory.data import BUILTIN, cached
+    from allegory.builtin import BUILTIN, cached
 
     table = Table(title="built-in data sets")
     table.add_column("name", no_wrap=True)
@@ -424,7 +424,8 @@ def _likelihood(name: str, examples: Any) -> tuple[str, int | None]:
 
 def _load(source: str, dynamic: bool, seed: int, likelihood: str) -> tuple[Any, dict[str, Any]]:
     """The data, and what the run has to remember of them."""
-    from allegory.data import BUILTIN, load
+    from allegory.builtin import BUILTIN
+    from allegory.data import load
 
     examples = load(source, dynamic=dynamic, seed=seed)
     likelihood, categories = _likelihood(likelihood, examples)
@@ -534,8 +535,8 @@ def _write(out: str, arrays: dict[str, Any], picture: Any, about: dict[str, Any]
 
     import numpy as np
 
-    from allegory.checkpoint import write_whole
     from allegory.figures import save_sheet
+    from allegory.files import write_whole
 
     if Path(out).suffix == ".png":
         save_sheet(out, picture, columns, *about["range"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
-from allegory.checkpoint import write_whole
+from allegory.files import write_whole
 
 __all__ = ["are_images", "expected", "save_sheet", "sheet"]
 

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from allegory import checkpoint
 from allegory.evaluate import pairs_for, scoring, unvalidated
+from allegory.files import write_whole
 from allegory.model import VAE, Trace
 from allegory.objectives import elbo
 from allegory.progress import Progress
@@ -375,7 +376,7 @@ class _State:
         checkpoint.write_tensors(run / checkpoint.WEIGHTS, self.weights(), {})
         checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
         lines = "".join(json.dumps(line) + "\n" for line in position["history"])
-        checkpoint.write_whole(run / checkpoint.METRICS, lines.encode())
+        write_whole(run / checkpoint.METRICS, lines.encode())
 
     def load(self, run: Path) -> None:
         snapshot = checkpoint.read_tensors(run / checkpoint.LAST)

@@ -58,20 +58,21 @@ def two_levels(train: torch.Tensor) -> al.VAE:
 
 
 RECIPES = {
-    1: (one_level, dict(minutes=20, samples=5)),
-    2: (two_levels, dict(minutes=8.5, samples=4, compile=True, kl_warmup=5000)),
+    1: (one_level, dict(samples=5)),
+    2: (two_levels, dict(samples=4, kl_warmup=5000)),
 }
 
 if __name__ == "__main__":
-    build, settings = RECIPES[int(sys.argv[1])]
+    levels, seed = int(sys.argv[1]), int(sys.argv[2])
+    build, settings = RECIPES[levels]
     data = load("binarized-mnist")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = build(data.train)
     record = al.fit(
-        model, data.train, valid=data.valid, objective=al.iwae, batch_size=100, lr=1e-3, lr_warmup=500, ema=0.9995,
-        precision="bfloat16", seed=0, progress=True, **settings,
+        model, data.train, valid=data.valid, objective=al.iwae, epochs=100, batch_size=100, lr=1e-3, lr_warmup=500,
+        ema=0.9995, precision="bfloat16", compile=True, seed=seed, progress=True, **settings,
     )  # fmt: skip
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     result = al.evaluate(model, data.test, samples=1000)
     machine = (
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
@@ -80,7 +81,8 @@ if __name__ == "__main__":
         json.dumps(
             {
                 "machine": machine,
-                "seed": 0,
+                "levels": levels,
+                "seed": seed,
                 **settings,
                 "epochs": record.epoch,
                 "seconds": record.seconds,

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import allegory as al
-from allegory import checkpoint
 from allegory.data import binarize
+from allegory.files import write_whole
 from allegory.train import _seeded, _validate
 
 N = 60
@@ -321,13 +321,13 @@ def test_a_truncated_checkpoint_is_not_resumed(bits, tmp_path):
 
 def test_no_space_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    checkpoint.write_whole(path, b"old")
+    write_whole(path, b"old")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ValueError, match=r"cannot write .*file: No space left on device"):
-        checkpoint.write_whole(path, b"new")
+        write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,186 @@
+"""Files: read with one error that names them, written whole or not at all.
+
+    read_splits(path)  ->  tensors of a `.npy` file (one array), a `.npz` file (`train`, `valid`, `test`; or `train`,
+                           `test`; or one array) or a folder of images, in the user's own units
+    write_whole(path, content), or `with beside(path)`: a kill at any moment leaves the old file or the new one
+
+No pickle is ever loaded.
+
+Shapes: N examples, *event the shape of one; C, H, W channels, height, width. Tensors are float32.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["beside", "read_arrays", "read_splits", "reading", "write_whole"]
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+_WANTED = "wanted a .npy or .npz file of numbers, or a folder of images"
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, to write to: it becomes `path`, synced, if all goes well; else it goes."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+        ValueError: no space or no permission; what was there is still there.
+    """
+    try:
+        with beside(path) as part:
+            part.write_bytes(content)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}; nothing there was changed") from None
+
+
+def read_splits(path: Path) -> dict[str, Tensor]:
+    """The tensors of a path by split: train, valid, test; or train, test; or one, named ""."""
+    with reading(path):
+        path.stat()
+    arrays = {"": _read_images(path)} if path.is_dir() else read_arrays(path)
+    if len(arrays) == 1:
+        (array,) = arrays.values()
+        return {"": _to_tensor(array, str(path))}
+    if set(arrays) not in ({"train", "valid", "test"}, {"train", "test"}):
+        names = ", ".join(list(arrays)[:8]) or "none"
+        raise ValueError(
+            f"{path}: it holds {len(arrays)} arrays ({names}); wanted train, valid, test, or train, test, or one array"
+        )
+    parts: dict[str, Tensor] = {
+        split: _to_tensor(arrays[split], f"{path}, {split}") for split in ("train", "valid", "test") if split in arrays
+    }
+    event = tuple(parts["train"].shape[1:])
+    for split, x in parts.items():
+        if x.shape[1:] != event:
+            raise ValueError(
+                f"{path}: an example has shape {event} in train, {tuple(x.shape[1:])} in {split}; "
+                f"wanted the same shape in every split"
+            )
+    return parts
+
+
+def read_arrays(path: Path, advice: str = _WANTED) -> dict[str, Array]:
+    """The arrays of a .npz file by name, or that of a .npy file, named ""; never a pickle."""
+    import numpy as np
+
+    with reading(path, advice), path.open("rb") as stream:
+        magic = stream.read(6)
+        if magic != b"\x93NUMPY" and magic[:2] != b"PK":
+            raise ValueError("not a numpy file")
+        stream.seek(0)
+        loaded = np.load(stream, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        arrays = {name: loaded[name] for name in loaded.files}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} in it is not an array")
+        return arrays
+
+
+def _read_images(folder: Path) -> Array:
+    """The images of a folder by name, (N, C, H, W) uint8; C = 1 where all are grey, else 3."""
+    import numpy as np
+
+    with reading(folder):
+        files = sorted(
+            file for file in folder.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
+        )
+    if not files:
+        raise ValueError(
+            f"{folder}: no images in this folder (folders in it are not searched); "
+            f"wanted files that end in {', '.join(_IMAGES)}"
+        )
+    images = [_read_image(file) for file in files]
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            (h, w, _), (height, width, _) = images[0].shape, image.shape
+            raise ValueError(
+                f"{folder}: images of different sizes, {files[0].name} is {w} x {h} and "
+                f"{file.name} is {width} x {height}; wanted one size, resize them first"
+            )
+    x = np.stack(images).transpose(0, 3, 1, 2)
+    return x[:, :1] if (x == x[:, :1]).all() else x
+
+
+def _read_image(path: Path) -> Array:
+    """Red, green, blue of an image, upright, (H, W, 3) uint8."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    with reading(path, "wanted an image of 8-bit values"), Image.open(path) as image:
+        if image.mode[0] in "IF":
+            raise ValueError(f"its values are deeper, mode {image.mode}: save them as .npy")
+        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
+        if pixels[..., 3].min() < 255:
+            raise ValueError("some of its pixels are transparent: flatten it")
+        return pixels[..., :3]
+
+
+def _to_tensor(array: Array, where: str) -> Tensor:
+    """float32 (N, *event), once it is sure that these are finite numbers that float32 can hold."""
+    import numpy as np
+
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: values of type {array.dtype}; wanted real numbers, integers or bools")
+    if array.ndim < 2:
+        hint = f"; reshape it to ({len(array)}, 1)" if array.ndim else ""
+        raise ValueError(f"{where}: shape {array.shape}; wanted (examples, values, ...){hint}")
+    if array.size == 0:
+        raise ValueError(f"{where}: empty, shape {array.shape}; wanted at least one example")
+    finite = np.isfinite(array)
+    if not finite.all():
+        row, *index = np.argwhere(~finite)[0].tolist()
+        raise ValueError(
+            f"{where}: NaN or infinity in {finite.size - finite.sum()} of {finite.size} values, "
+            f"the first in row {row}, index {', '.join(map(str, index))}; "
+            f"fill them in or drop their rows"
+        )
+    largest = max(abs(array.min().item()), abs(array.max().item()))
+    limit = 2**24 if array.dtype.kind in "iu" else torch.finfo(torch.float32).max
+    if largest > limit:
+        raise ValueError(
+            f"{where}: values of type {array.dtype} up to {largest:g}, which float32 cannot hold "
+            f"(limit {limit:g}); rescale them"
+        )
+    return torch.from_numpy(array.astype(np.float32, order="C"))
+
+
+@contextmanager
+def reading(path: Path, advice: str = _WANTED) -> Iterator[None]:
+    """Whatever goes wrong in reading `path` becomes one ValueError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path}: no such file or folder; {_WANTED}, or a built-in name (allegory datasets)"
+        ) from error
+    except Exception as error:  # a damaged file may raise anything in numpy, zipfile or Pillow
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if "allow_pickle" in reason:
+            reason = "it holds Python objects, which are never loaded"
+        raise ValueError(f"{path}: cannot be read ({reason}); {advice}") from error
