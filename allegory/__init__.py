@@ -4,10 +4,11 @@ A conditional distribution is a module whose call returns a `torch.distributions
 them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace scores them all.
 """
 
-from allegory import architectures, families
+from allegory import architectures, families, networks
 from allegory.checkpoint import load
 from allegory.conditional import Conditional, StandardNormal
 from allegory.evaluate import evaluate, log_likelihood
+from allegory.ladder import TopDown
 from allegory.model import VAE, Trace
 from allegory.objectives import elbo, iwae
 from allegory.train import Record, fit
@@ -19,6 +20,7 @@ __all__ = [
     "Conditional",
     "Record",
     "StandardNormal",
+    "TopDown",
     "Trace",
     "architectures",
     "elbo",
@@ -28,4 +30,5 @@ __all__ = [
     "iwae",
     "load",
     "log_likelihood",
+    "networks",
 ]

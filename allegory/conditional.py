@@ -36,9 +36,9 @@ class Conditional(nn.Module):
         self.family = family
         self.event_dim = event_dim
 
-    def forward(self, context: Tensor) -> Distribution:
-        """The distribution of y given context: (*batch, *context)."""
-        return self.family(self.network(context), self.event_dim)
+    def forward(self, *context: Tensor) -> Distribution:
+        """The distribution of y given context: (*batch, *context); as many as the network takes."""
+        return self.family(self.network(*context), self.event_dim)
 
 
 class StandardNormal(nn.Module):

@@ -1,29 +1,32 @@
 r"""Variational autoencoders of any depth, and the trace of one pass through them.
 
-Levels run from the data up: z_0 = x, z_1, ..., z_T. Two Markov chains join the data and the top,
+Levels run from the data up: z_0 = x, z_1, ..., z_T. What generates walks down and carries a state, what infers
+walks up or down,
 
-    generate    p(x, z_1..T)   = p(z_T) prod_{t=1..T} p(z_{t-1} | z_t)
-    infer       q(z_1..T | x)  = prod_{t=1..T} q(z_t | z_{t-1})                          bottom-up
+    generate    p(x, z_1..T)   = p(z_T) prod_{t=1..T} p(z_{t-1} | s_t),          s_t = state_t(z_t, s_{t+1})
+    infer       q(z_1..T | x)  = prod_{t=1..T} q(z_t | z_{t-1})                  bottom-up
+         or     q(z_1..T | x)  = q(z_T | x) prod_{t=1..T-1} q(z_t | s_{t+1}, x)   top-down, see `allegory.ladder`
 
-and every bound is a function of what one draw z_1..T ~ q(. | x) leaves behind,
+The Markov chain is s_t = z_t. Every bound is a function of what one draw z_1..T ~ q(. | x) leaves behind,
 
     log w   = log p(x, z_1..T) - log q(z_1..T | x)
-            = log p(x | z_1) + sum_t [log p(z_t | z_{t+1}) - log q(z_t | z_{t-1})],      p(z_T | z_{T+1}) = p(z_T)
+            = log p(x | s_1) + sum_t [log p(z_t | s_{t+1}) - log q(z_t | ...)],      p(z_T | s_{T+1}) = p(z_T)
     E log w = log p(x) - KL(q(z | x) || p(z | x)).
 
 The VAE of Kingma & Welling (2014) is T = 1; nothing below asks for T.
 
-The rate of level t is E_q[log q(z_t | z_{t-1}) - log p(z_t | z_{t+1})]. At the top, z_T's prior does not depend on
-the draw and the rate given z_{T-1} is KL(q(z_T | z_{T-1}) || p(z_T)), in closed form. Below the top it is not:
-z_{t+1} was drawn from z_t, so KL(q(z_t | z_{t-1}) || p(z_t | z_{t+1})) for that z_{t+1} is a different number, and no
-bound. There the entropy of q is closed and log p is one sample. Families without a closed form are sampled.
+The rate of level t is E_q[log q(z_t | ...) - log p(z_t | s_{t+1})]. Top-down, both distributions are given by what was
+drawn above them, and the rate is KL(q(z_t | ...) || p(z_t | s_{t+1})), in closed form. Bottom-up, that holds for z_T
+alone. Below the top z_{t+1} was drawn from z_t, so KL(q(z_t | z_{t-1}) || p(z_t | s_{t+1})) for that z_{t+1} is a
+different number, and no bound. There the entropy of q is closed and log p is one sample. Families without a closed form
+are sampled.
 
-Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t).
+Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +35,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from allegory.distributions import check_support
+from allegory.ladder import TopDown
 
 __all__ = ["VAE", "Trace"]
 
@@ -44,13 +48,15 @@ class Trace:
         x: (B, *event) the data.
         latents: z_1, ..., z_T, each (S, B, *event_t).
         p: p(x | z_1), p(z_1 | z_2), ..., p(z_T): T + 1 distributions.
-        q: q(z_1 | x), ..., q(z_T | z_{T-1}): T distributions.
+        q: q(z_1 | x), ..., q(z_T | z_{T-1}), or top-down q(z_1 | z_2, x), ..., q(z_T | x): T distributions.
+        top_down: whether q walks down.
     """
 
     x: Tensor
     latents: tuple[Tensor, ...]
     p: tuple[Distribution, ...]
     q: tuple[Distribution, ...]
+    top_down: bool = False
 
     @property
     def log_px(self) -> Tensor:
@@ -64,7 +70,7 @@ class Trace:
 
     @property
     def log_qz(self) -> Tensor:
-        """(T, S, B) log q(z_t | z_{t-1}), level 1 first, nats."""
+        """(T, S, B) log q(z_t | z_{t-1}), or q(z_t | z_{t+1}, x), level 1 first, nats."""
         return torch.stack([q.log_prob(z) for q, z in zip(self.q, self.latents, strict=True)])
 
     @property
@@ -75,28 +81,34 @@ class Trace:
     @property
     def kl(self) -> Tensor:
         """(T, S, B) the rate of each level, in closed form where there is one, nats."""
-        *below, top = zip(self.q, self.p[1:], self.latents, strict=True)
-        rates = [_negative_entropy(q, z) - p.log_prob(z) for q, p, z in below]
-        shape = top[2].shape[:2]
-        return torch.stack([*rates, _closed_kl(*top).expand(shape)])
+        shape, rates = self.latents[-1].shape[:2], []
+        for t, (q, p, z) in enumerate(zip(self.q, self.p[1:], self.latents, strict=True), start=1):
+            rate = _divergence if self.top_down or t == len(self.q) else _sampled_rate
+            rates.append(rate(q, p, z).expand(shape))
+        return torch.stack(rates)
 
     def __repr__(self) -> str:
         latents = ", ".join(f"z_{t} {tuple(z.shape)}" for t, z in enumerate(self.latents, start=1))
         return f"Trace(x {tuple(self.x.shape)}, {latents})"
 
 
-def _negative_entropy(q: Distribution, z: Tensor) -> Tensor:
+def _sampled_rate(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     try:
-        return -q.entropy()
+        return -q.entropy() - p.log_prob(z)
     except NotImplementedError:
-        return q.log_prob(z)
+        return q.log_prob(z) - p.log_prob(z)
 
 
-def _closed_kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
+def _divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     try:
         return kl_divergence(q, p.expand(q.batch_shape))  # some of torch's do not broadcast
     except NotImplementedError:
-        return _negative_entropy(q, z) - p.log_prob(z)
+        return _sampled_rate(q, p, z)
+
+
+Latents = tuple[Tensor, ...]
+Laws = tuple[Distribution, ...]
+Choose = Callable[[int, Distribution, Tensor | None], Tensor]
 
 
 class VAE(nn.Module):
@@ -104,8 +116,10 @@ class VAE(nn.Module):
 
     Args:
         prior: p(z_T); its call, without arguments, gives a distribution of batch shape ().
-        encoder: q(z_1 | x), or the sequence of q(z_t | z_{t-1}), t = 1, ..., T.
-        decoder: p(x | z_1), or the sequence of p(z_{t-1} | z_t), t = 1, ..., T.
+        encoder: q(z_1 | x), or the sequence of q(z_t | z_{t-1}), t = 1, ..., T; or a `TopDown`.
+        decoder: p(x | s_1), or the sequence of p(z_{t-1} | s_t), t = 1, ..., T.
+        state: what the generative loop carries down, T modules, level 1 first: s_t = state_t(z_t, s_{t+1}), the last
+            called as s_T = state_T(z_T). By default s_t = z_t, the Markov chain.
 
     Raises:
         ValueError: where the levels do not fit each other.
@@ -127,16 +141,19 @@ class VAE(nn.Module):
         prior: nn.Module,
         encoder: nn.Module | Sequence[nn.Module],
         decoder: nn.Module | Sequence[nn.Module],
+        state: nn.Module | Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.prior = prior
-        self.encoders = _module_list(encoder)
+        self.encoders: Any = encoder if isinstance(encoder, TopDown) else _module_list(encoder)
         self.decoders = _module_list(decoder)
-        if len(self.encoders) != len(self.decoders) or not len(self.encoders):
-            raise ValueError(
-                f"a chain of T levels has T encoders and T decoders, T >= 1, but got {len(self.encoders)} encoders "
-                f"and {len(self.decoders)} decoders"
-            )
+        self.states = None if state is None else _module_list(state)
+        counts = {"encoders": len(self.encoders), "decoders": len(self.decoders)}
+        if self.states is not None:
+            counts["states"] = len(self.states)
+        if len(set(counts.values())) > 1 or not len(self.encoders):
+            got = " and ".join(f"{count} {name}" for name, count in counts.items())
+            raise ValueError(f"a chain of T levels has T encoders and T decoders, T >= 1, but got {got}")
 
     @property
     def levels(self) -> int:
@@ -150,28 +167,80 @@ class VAE(nn.Module):
             x: (B, *event) data.
             samples: S, particles an example. The network on x runs once for all of them.
         """
-        latents, q = self._infer(x, samples)
-        p = [decoder(z) for decoder, z in zip(self.decoders, latents, strict=True)]
-        trace = Trace(x, latents, (*p, self.prior()), q)
-        _check_shapes(trace, samples)
-        return trace
+        if isinstance(self.encoders, TopDown):
+            latents, q, p, state = self._ladder(x, samples)
+        else:
+            latents, q = self._climb(x, samples)
 
-    def _infer(self, x: Tensor, samples: int) -> tuple[tuple[Tensor, ...], tuple[Distribution, ...]]:
-        if samples < 1:
-            raise ValueError(f"samples={samples}: wanted at least one particle")
+            def drawn(t: int, p: Distribution, state: Tensor | None) -> Tensor:
+                self._check_fit(t, q[t - 1], p, (samples, len(x)))
+                return latents[t - 1]
+
+            _, p, state = self._descend(drawn)
+        law = self.decoders[0](state)
+        if law.event_shape != x.shape[1:]:
+            raise ValueError(
+                f"x has examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
+            )
+        _check_batch("p(x | z_1)", law, (samples, len(x)))
+        return Trace(x, latents, (law, *p), q, isinstance(self.encoders, TopDown))
+
+    def _infer(self, x: Tensor, samples: int) -> tuple[Latents, Laws]:
+        """z_1..T ~ q(. | x), and q, without p(x | s_1)."""
+        infer = self._ladder if isinstance(self.encoders, TopDown) else self._climb
+        latents, q, *_ = infer(x, samples)
+        return latents, q
+
+    def _climb(self, x: Tensor, samples: int) -> tuple[Latents, Laws]:
         latents: list[Tensor] = []
-        laws: list[Distribution] = []
-        below, fan_out = x, Size((samples,))
+        q: list[Distribution] = []
+        below, fan_out = x, _particles(samples)
         for encoder in self.encoders:
-            q = encoder(below)
-            below, fan_out = _draw(q, fan_out, level=len(laws) + 1), Size()
-            laws.append(q)
+            q.append(encoder(below))
+            below, fan_out = _draw(q[-1], fan_out, level=len(q)), Size()
             latents.append(below)
-        return tuple(latents), tuple(laws)
+        return tuple(latents), tuple(q)
+
+    def _ladder(self, x: Tensor, samples: int) -> tuple[Latents, Laws, Laws, Tensor]:
+        fan_out, features = _particles(samples), self.encoders(x)
+        q: list[Distribution] = []
+
+        def draw(t: int, p: Distribution, state: Tensor | None) -> Tensor:
+            q.insert(0, self.encoders.posterior(t, features[t - 1], state, p))
+            self._check_fit(t, q[0], p, (samples, len(x)))
+            return _draw(q[0], fan_out if state is None else Size(), level=t)
+
+        latents, p, state = self._descend(draw)
+        return latents, tuple(q), p, state
+
+    def _descend(self, choose: Choose, top: int | None = None) -> tuple[Latents, Laws, Tensor]:
+        """The generative loop, for every chain and both ways to infer: z_1..top, p(z_1 | s_2), ..., p(z_top), s_1.
+
+        Args:
+            choose: (t, p(z_t | s_{t+1}), s_{t+1}) -> z_t.
+            top: where to begin; below T only z_top's value is known, not its law, and the chain has to be Markov.
+        """
+        top = top or self.levels
+        latents: list[Tensor] = []
+        laws: list[Any] = [self.prior() if top == self.levels else None]
+        state: Any = None
+        for t in range(top, 0, -1):
+            z = choose(t, laws[0], state)
+            state = self._carry(t, z, state)
+            latents.insert(0, z)
+            if t > 1:
+                laws.insert(0, self.decoders[t - 1](state))
+        return tuple(latents), tuple(laws), state
+
+    def _carry(self, level: int, z: Tensor, state: Tensor | None) -> Tensor:
+        """s_t = state_t(z_t, s_{t+1})."""
+        if self.states is None:
+            return z
+        return self.states[level - 1](z) if state is None else self.states[level - 1](z, state)
 
     def encode(self, x: Tensor, samples: int = 1) -> tuple[Distribution, ...]:
-        """The posterior, level by level: q(z_1 | x) with batch shape (B,), and q(z_t | z_{t-1}) above it with batch
-        shape (S, B), given a draw of the level below.
+        """The posterior, level by level, level 1 first. The one that reads x alone, q(z_1 | x) bottom-up or q(z_T | x)
+        top-down, has batch shape (B,); the others follow draws of it, with batch shape (S, B).
 
         Args:
             x: (B, *event) data.
@@ -179,18 +248,23 @@ class VAE(nn.Module):
         """
         return self._infer(x, samples)[1]
 
-    def decode(self, z: Tensor, level: int = 1) -> Distribution:
-        """p(x | z_1), z_1 drawn down the chain from z_level.
+    def decode(self, z: Tensor | Sequence[Tensor], level: int = 1) -> Distribution:
+        """p(x | s_1) given z_level and what is above it; all below it is drawn from the prior.
 
         Args:
-            z: (*batch, *event_level).
+            z: (*batch, *event_level); where the chain is not Markov, z_level, ..., z_T.
             level: where z stands, 1 to T.
         """
-        if not 1 <= level <= self.levels:
-            raise ValueError(f"level={level}: this model has levels 1 to {self.levels}")
-        for decoder in reversed(self.decoders[1:level]):
-            z = decoder(z).sample()
-        return self.decoders[0](z)
+        self._check_level(level)
+        given = [z] if isinstance(z, Tensor) else list(z)
+        above = self.levels - level + 1
+        if len(given) > above or (self.states is not None and len(given) < above):
+            markov = "; only a Markov chain can do with fewer" if len(given) < above else ""
+            raise ValueError(f"level={level}: got {len(given)} latents, wanted z_{level}, ..., z_{self.levels}{markov}")
+        *_, state = self._descend(
+            lambda t, p, state: given[t - level] if t >= level else p.sample(), level + len(given) - 1
+        )
+        return self.decoders[0](state)
 
     def generate(self, n: int) -> Distribution:
         """p(x | z_1) for n draws from the prior, with batch shape (n,)."""
@@ -205,16 +279,15 @@ class VAE(nn.Module):
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())  # categories are whole floats in data
 
     def reconstruct(self, x: Tensor, level: int = 1) -> Distribution:
-        """p(x | z_1) with batch shape (B,): z_level is drawn from the posterior, all below it from the prior.
+        """p(x | s_1) with batch shape (B,): z_level, ..., z_T are drawn from the posterior, all below from the prior.
 
         Args:
             x: (B, *event) data.
-            level: 1 shows what z_1 keeps of x, T what the top keeps.
+            level: 1 shows what the latents keep of x, T what the top keeps.
         """
-        if not 1 <= level <= self.levels:
-            raise ValueError(f"level={level}: this model has levels 1 to {self.levels}")
+        self._check_level(level)
         latents, _ = self._infer(x, samples=1)
-        return self.decode(latents[level - 1][0], level)
+        return self.decode([z[0] for z in latents[level - 1 :]], level)
 
     @torch.no_grad()
     def check(self, x: Tensor, name: str = "x") -> None:
@@ -246,9 +319,33 @@ class VAE(nn.Module):
             )
         check_support(law, x, name)
 
+    def _check_fit(self, t: int, q: Distribution, p: Distribution, batch: tuple[int, int]) -> None:
+        """Broadcasting would hide a level that does not fit; a comparison of tuples costs nothing."""
+        top, top_down = t == self.levels, isinstance(self.encoders, TopDown)
+        reads_x = top if top_down else t == 1
+        given = "x" if reads_x else f"z_{t + 1}, x" if top_down else f"z_{t - 1}"
+        above = "" if top else f" | z_{t + 1}"
+        _check_batch(f"the encoder of level {t}, q(z_{t} | {given})", q, batch[1:] if reads_x else batch)
+        if p.event_shape != q.event_shape:
+            raise ValueError(
+                f"level {t}: the encoder gives z_{t} of shape {tuple(q.event_shape)}, but p(z_{t}{above}) is over "
+                f"{tuple(p.event_shape)}"
+            )
+        _check_batch(f"p(z_{t}{above})", p, () if top else batch)
+
+    def _check_level(self, level: int) -> None:
+        if not 1 <= level <= self.levels:
+            raise ValueError(f"level={level}: this model has levels 1 to {self.levels}")
+
     def extra_repr(self) -> str:
         below = " ".join(f"p(z_{t - 1} | z_{t})" for t in range(self.levels, 1, -1))
         return " ".join(filter(None, [f"p(z_{self.levels})", below, "p(x | z_1)"]))
+
+
+def _particles(samples: int) -> Size:
+    if samples < 1:
+        raise ValueError(f"samples={samples}: wanted at least one particle")
+    return Size((samples,))
 
 
 def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:
@@ -262,36 +359,12 @@ def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:
     return q.sample(fan_out)
 
 
-def _check_shapes(trace: Trace, samples: int) -> None:
-    """Broadcasting would hide a level that does not fit; a comparison of tuples costs nothing."""
-    batch: tuple[int, ...] = trace.x.shape[:1]
-    for t, (q, p) in enumerate(zip(trace.q, trace.p[1:], strict=True), start=1):
-        above = "" if t == len(trace.q) else f" | z_{t + 1}"
-        below = "x" if t == 1 else f"z_{t - 1}"
-        if q.batch_shape != batch:
-            raise ValueError(_batch_message(f"the encoder of level {t}, q(z_{t} | {below})", q, batch))
-        batch = (samples, len(trace.x))
-        if p.event_shape != q.event_shape:
-            raise ValueError(
-                f"level {t}: the encoder gives z_{t} of shape {tuple(q.event_shape)}, but p(z_{t}{above}) is over "
-                f"{tuple(p.event_shape)}"
-            )
-        if p.batch_shape != (batch if above else ()):
-            raise ValueError(_batch_message(f"p(z_{t}{above})", p, batch if above else ()))
-    if trace.p[0].event_shape != trace.x.shape[1:]:
+def _check_batch(name: str, law: Distribution, wanted: tuple[int, ...]) -> None:
+    if law.batch_shape != wanted:
         raise ValueError(
-            f"x has examples of shape {tuple(trace.x.shape[1:])}, but p(x | z_1) is over "
-            f"{tuple(trace.p[0].event_shape)}"
+            f"{name} has batch shape {tuple(law.batch_shape)} and event shape {tuple(law.event_shape)}, wanted batch "
+            f"shape {tuple(wanted)}, the context's leading dimensions; is torch.distributions.Independent missing?"
         )
-    if trace.p[0].batch_shape != batch:
-        raise ValueError(_batch_message("p(x | z_1)", trace.p[0], batch))
-
-
-def _batch_message(name: str, law: Distribution, wanted: Any) -> str:
-    return (
-        f"{name} has batch shape {tuple(law.batch_shape)} and event shape {tuple(law.event_shape)}, wanted batch "
-        f"shape {tuple(wanted)}, the context's leading dimensions; is torch.distributions.Independent missing?"
-    )
 
 
 def _module_list(modules: nn.Module | Sequence[nn.Module]) -> nn.ModuleList:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["OneHot", "Standardize", "mlp"]
+__all__ = ["Climb", "Concat", "OneHot", "Standardize", "mlp"]
 
 
 def mlp(
@@ -73,3 +73,39 @@ class OneHot(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.one_hot(x.long(), self.k).to(x.dtype).flatten(-self.event_dim - 1)
+
+
+class Concat(nn.Sequential):
+    """Several contexts side by side, (*batch, C_i, *rest) each, read by one network; their batches broadcast.
+
+    Args:
+        layers: what reads them: (*batch, sum C_i, *rest). None joins them and does nothing else.
+        event_dim: dimensions of a context: 1 for a vector, 3 for an image.
+
+    >>> Concat(nn.Linear(5, 7), event_dim=1)(torch.zeros(6, 2), torch.zeros(4, 6, 3)).shape
+    torch.Size([4, 6, 7])
+    """
+
+    def __init__(self, *layers: nn.Module, event_dim: int = 1) -> None:
+        super().__init__(*layers)
+        self.event_dim = event_dim
+
+    def forward(self, *contexts: Tensor) -> Tensor:
+        batch = torch.broadcast_shapes(*(c.shape[: -self.event_dim] for c in contexts))
+        parts = [c.expand(*batch, *c.shape[-self.event_dim :]) for c in contexts]
+        return super().forward(torch.cat(parts, -self.event_dim))
+
+
+class Climb(nn.ModuleList):
+    """A deterministic pass up, x -> (h_1, ..., h_T), h_t = step_t(h_{t-1}), h_0 = x.
+
+    >>> [h.shape[1] for h in Climb([nn.Linear(5, 3), nn.Linear(3, 2)])(torch.zeros(1, 5))]
+    [3, 2]
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        features = []
+        for step in self:
+            x = step(x)
+            features.append(x)
+        return tuple(features)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from linear_gaussian import Affine, chain
+from linear_gaussian import EXACT, Relative, chain
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
@@ -23,9 +23,10 @@ def agree(sample, exact):
     assert bool(((sample.mean(0) - exact).abs() < SIGMAS * error + 1e-9).all())
 
 
+@pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("levels", [1, 2, 5])
-def test_every_particle_weighs_the_evidence_at_the_exact_posterior(levels):
-    model, evidence = chain(levels)
+def test_every_particle_weighs_the_evidence_at_the_exact_posterior(levels, kind):
+    model, evidence = chain(levels, **EXACT[kind])
     x = evidence().sample((7,))
     trace, log_px = model(x, samples=11), evidence().log_prob(x)
     assert_close(trace.log_weight, log_px.expand(11, 7), rtol=1e-7, atol=1e-7)
@@ -35,12 +36,19 @@ def test_every_particle_weighs_the_evidence_at_the_exact_posterior(levels):
     agree(al.elbo(model(x.repeat(4000, 1))).view(4000, 7), log_px)
 
 
+def posteriors(model):
+    """The affine posteriors of a chain, level 1 first, to be made wrong."""
+    found = model.encoders.posteriors if isinstance(model.encoders, al.TopDown) else model.encoders
+    return [q.q if isinstance(q, Relative) else q for q in found]
+
+
+@pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("levels", [1, 2, 5])
-def test_the_gap_of_a_wrong_posterior_is_its_closed_form_kl(levels):
-    model, evidence = chain(levels)
+def test_the_gap_of_a_wrong_posterior_is_its_closed_form_kl(levels, kind):
+    model, evidence = chain(levels, **EXACT[kind])
     x = evidence().sample((3,))
     gap, inflate = torch.zeros(()), 1.3
-    for encoder in model.encoders:
+    for encoder in posteriors(model):
         shift = 0.3 * torch.randn(len(encoder.bias))
         gap += 0.5 * shift @ torch.linalg.solve(encoder.covariance, shift)
         gap += 0.5 * len(shift) * (inflate - 1 - math.log(inflate))
@@ -53,29 +61,58 @@ def test_the_gap_of_a_wrong_posterior_is_its_closed_form_kl(levels):
     assert bool((al.iwae(trace) > exact).all())
 
 
+@pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("levels", [1, 2, 5])
-def test_closed_and_sampled_rates_agree_level_by_level(levels):
-    model, evidence = chain(levels)
-    for encoder in model.encoders:
+def test_closed_and_sampled_rates_agree_level_by_level(levels, kind):
+    model, evidence = chain(levels, **EXACT[kind])
+    for encoder in posteriors(model):
         encoder.covariance = 1.5 * encoder.covariance
     trace = model(evidence().sample((3,)), samples=20_000)
     difference = trace.kl - (trace.log_qz - trace.log_pz)
     agree(difference.transpose(0, 1), torch.zeros(levels, 3))
-    # The top is closed: given z_{T-1} its rate is not a sample but the divergence.
-    assert_close(trace.kl[-1], kl_divergence(trace.q[-1], trace.p[-1]).expand_as(trace.kl[-1]))
+    # The top is closed, and every level top-down: given the state its rate is not a sample but the divergence.
+    for rate, q, p in list(zip(trace.kl, trace.q, trace.p[1:], strict=True))[0 if trace.top_down else -1 :]:
+        assert_close(rate, kl_divergence(q, p.expand(q.batch_shape)).expand_as(rate))
 
 
-def test_the_posterior_mean_of_every_level_is_exact():
-    model, evidence = chain(3)
+@pytest.mark.parametrize("infer", ["up", "down"])
+def test_the_posterior_moments_of_every_level_are_exact(infer):
+    torch.manual_seed(4)
+    up, evidence = chain(3)
+    torch.manual_seed(4)
+    model, _ = chain(3, infer=infer)
     x = evidence().sample((4,))
     moments = posterior_moments(model, x, samples=20_000)
-    mean = x
-    for encoder, (found, spread) in zip(model.encoders, moments, strict=True):
+    mean, cov = x, torch.zeros(4, 4)
+    for encoder, (found, spread) in zip(up.encoders, moments, strict=True):
         mean = mean @ encoder.weight.T + encoder.bias
+        cov = encoder.weight @ cov @ encoder.weight.T + encoder.covariance
         assert bool(((found - mean).abs() < SIGMAS * spread / math.sqrt(20_000) + 1e-9).all())
-    top = Affine(None, mean[0], moments[-1][1][0].square().diag())  # and the spread is that of all draws together
-    draws = model(x, samples=20_000).latents[-1][:, 0]
-    assert_close(draws.var(0), top.covariance.diag(), rtol=0.1, atol=0)
+        assert_close(spread.square(), cov.diag().expand_as(spread), rtol=0.05, atol=0)
+    exact = moments[0] if infer == "up" else moments[-1]  # the level that reads x alone is not sampled
+    law = model.encoders[0](x) if infer == "up" else model.encoders.posteriors[-1](x)
+    assert_close(exact, (law.mean, law.variance.sqrt()))
+
+
+@pytest.mark.parametrize("infer", ["up", "down"])
+def test_weights_are_unbiased_whatever_the_posterior_where_the_chain_is_not_markov(infer):
+    model, evidence = chain(3, infer=infer, markov=False)
+    for encoder in posteriors(model):
+        encoder.covariance = 1.5 * encoder.covariance
+    x = evidence().sample((2,))
+    agree((model(x, samples=100_000).log_weight - evidence().log_prob(x)).exp(), torch.ones(2))
+
+
+@pytest.mark.parametrize("markov", [True, False])
+def test_samples_follow_the_evidence(markov):
+    model, evidence = chain(3, markov=markov)
+    x = model.sample(100_000)
+    agree(x, evidence().mean)
+    assert_close(x.T.cov(), evidence().covariance_matrix, rtol=0.05, atol=0.2)
+    whole = model.reconstruct(
+        evidence().sample((5000,)), level=1
+    ).sample()  # x -> z ~ p(z | x) -> x leaves p(x) as it is
+    agree(whole, evidence().mean)
 
 
 def test_a_linear_vae_trained_to_convergence_is_probabilistic_pca():

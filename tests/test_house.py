@@ -15,7 +15,8 @@ MAY_IMPORT = {
     "distributions": set(),
     "families": {"distributions"},
     "conditional": set(),
-    "model": {"distributions"},
+    "ladder": set(),
+    "model": {"distributions", "ladder"},
     "objectives": {"model"},
     "networks": set(),
     "architectures": {"families", "conditional", "model", "networks"},
@@ -44,7 +45,17 @@ MAY_IMPORT = {
     },
     "__main__": {"command"},
 }
-CORE = ("distributions", "families", "conditional", "model", "objectives", "networks", "architectures", "evaluate")
+CORE = (
+    "distributions",
+    "families",
+    "conditional",
+    "ladder",
+    "model",
+    "objectives",
+    "networks",
+    "architectures",
+    "evaluate",
+)
 
 
 def imports(path):

@@ -29,6 +29,50 @@ def test_shapes_of_the_trace():
     assert "p(z_3) p(z_2 | z_3) p(z_1 | z_2) p(x | z_1)" in repr(model)
 
 
+def both(first, second, outputs, family=al.families.normal):
+    """A conditional of two contexts."""
+    return al.Conditional(al.networks.Concat(nn.Linear(first + second, family.size * outputs)), family)
+
+
+def top_down(posteriors=None, steps=None, residual=False, **parts):
+    """x of 5, z_1 of 3, z_2 of 2."""
+    steps = steps or [nn.Linear(5, 8), nn.Linear(8, 6)]
+    encoder = al.TopDown(al.networks.Climb(steps), posteriors or [both(8, 2, 3), link(6, 2)], residual)
+    return al.VAE(al.StandardNormal(2), encoder, parts.pop("decoder", [link(3, 5), link(2, 3)]), **parts)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_shapes_top_down(residual):
+    model, x = top_down(residual=residual).double(), torch.randn(7, 5)
+    trace = model(x, samples=4)
+    assert [z.shape for z in trace.latents] == [(4, 7, 3), (4, 7, 2)]
+    assert trace.kl.shape == trace.log_pz.shape == (2, 4, 7)
+    assert [q.batch_shape for q in model.encode(x, samples=4)] == [(4, 7), (7,)]
+    assert model.reconstruct(x, level=2).batch_shape == (7,)
+    assert model.sample(6).shape == (6, 5)
+    (-al.elbo(trace).mean()).backward()
+    assert all(bool((p.grad != 0).any()) for p in model.parameters())
+
+
+def test_the_network_on_x_runs_once_top_down_too():
+    seen = []
+    model = top_down().double()
+    model.encoders.network.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    model(torch.randn(7, 5), samples=9)
+    assert seen == [(7, 5)]
+
+
+def test_a_chain_with_a_state_needs_all_levels_above():
+    model = top_down(decoder=[link(5, 5), link(2, 3)], state=[al.networks.Concat(), al.networks.Concat()]).double()
+    (z1, z2), x = [z[0] for z in model(torch.randn(7, 5)).latents], torch.randn(7, 5)
+    assert model.decode((z1, z2), level=1).batch_shape == model.decode(z2, level=2).batch_shape == (7,)
+    assert model.reconstruct(x).batch_shape == model.reconstruct(x, level=2).batch_shape == (7,)
+    with pytest.raises(ValueError, match=r"level=1: got 1 latents, wanted z_1, ..., z_2; only a Markov chain"):
+        model.decode(z1, level=1)
+    with pytest.raises(ValueError, match=r"level=2: got 2 latents, wanted z_2, ..., z_2$"):
+        model.decode((z1, z2), level=2)
+
+
 def test_the_network_on_x_runs_once_for_all_particles():
     seen = []
     model = al.architectures.mlp((5,), "normal", latent=[3, 2], hidden=[4]).double()
@@ -126,6 +170,24 @@ WRONG = {
         al.Conditional(nn.Linear(5, 4), lambda phi, event_dim: Normal(phi[..., :2], phi[..., 2:].exp())),
         link(2, 5),
     )(torch.zeros(3, 5)),
+    r"level 1: the encoder gives z_1 of shape \(4,\), but p\(z_1 \| z_2\) is over \(3,\)": lambda: top_down(
+        [both(8, 2, 4), link(6, 2)]
+    )(torch.zeros(2, 5)),
+    r"level 2: the encoder gives z_2 of shape \(1,\), but p\(z_2\) is over \(2,\)": lambda: top_down(
+        [both(8, 2, 3), link(6, 1)]
+    )(torch.zeros(2, 5)),
+    r"level 1, q\(z_1 \| z_2, x\) has batch shape \(2,\).* wanted batch shape \(3, 2\)": lambda: top_down(
+        [OneContext(link(8, 3)), link(6, 2)]
+    )(torch.zeros(2, 5), samples=3),
+    r"3 encoders and 2 decoders": lambda: top_down([both(8, 2, 3), both(8, 2, 3), link(6, 2)]),
+    r"2 encoders and 2 decoders and 1 states": lambda: top_down(state=[al.networks.Concat()]),
+    r"posterior of 2 levels reads h_1, ..., h_2; got 1": lambda: top_down(steps=[nn.Linear(5, 8)])(torch.zeros(2, 5)),
+    r"posterior of 2 levels reads h_1, ..., h_2; got one tensor": lambda: al.VAE(
+        al.StandardNormal(2), al.TopDown(nn.Linear(5, 8), [both(8, 2, 3), link(8, 2)]), [link(3, 5), link(2, 3)]
+    )(torch.zeros(2, 5)),
+    r"level 1: a residual posterior needs p and q to be normal, but they are StudentT and Normal": lambda: top_down(
+        decoder=[link(3, 5), link(2, 3, al.families.student_t)], residual=True
+    )(torch.zeros(2, 5)),
     r"samples=0": lambda: al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5))(torch.zeros(2, 5), samples=0),
     r"level 1: .*Independent has no reparameterised sample": lambda: al.VAE(
         al.Conditional(nn.Linear(1, 6), al.families.categorical(3)),
@@ -177,6 +239,17 @@ def test_nothing_wrong_with_discrete_latents_without_gradients():
     model = al.VAE(FixedBits(), al.Conditional(nn.Linear(5, 3), bits), link(3, 5)).double()
     with torch.no_grad():
         assert model(torch.randn(2, 5), samples=3).kl.shape == (1, 3, 2)
+
+
+class OneContext(nn.Module):
+    """A posterior that does not look at the state."""
+
+    def __init__(self, law):
+        super().__init__()
+        self.law = law
+
+    def forward(self, h, state):
+        return self.law(h)
 
 
 class FixedBits(nn.Module):

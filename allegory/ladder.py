@@ -1,0 +1,97 @@
+r"""Top-down inference: the posterior that walks down beside the generative loop, as the ladder does.
+
+    h_1, ..., h_T = network(x)                                           one deterministic pass up
+    q(z_1..T | x) = q(z_T | h_T) prod_{t=1..T-1} q(z_t | h_t, s_{t+1})    s_{t+1} carries z_{t+1}, ..., z_T
+
+(Soenderby et al. 2016; Kingma et al. 2016, section 4.) q(z_t | ...) sees the state that p(z_t | s_{t+1}) comes from, so
+every rate is a divergence of two distributions that stand beside each other, in closed form where the families allow
+it.
+
+A residual posterior (Vahdat & Kautz 2020) speaks of z_t in the units of its prior N(mu_p, sigma_p^2):
+
+    u = (z_t - mu_p) / sigma_p ~ N(mu, sigma^2)        =>    q(z_t | ...) = N(mu_p + sigma_p mu, (sigma_p sigma)^2),
+    KL(q || p) = KL(N(mu, sigma^2) || N(0, 1)).
+
+A network that gives mu = 0, sigma = 1 then adds no rate, wherever the prior moves to.
+
+Shapes: S particles, B batch; x is (B, *event), h_t (B, *), s_t (S, B, *), z_t (S, B, *event_t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+__all__ = ["TopDown"]
+
+
+class TopDown(nn.Module):
+    """q(z_T | x) prod_t q(z_t | z_{t+1}, ..., z_T, x); stands where a VAE's encoder stands.
+
+    Args:
+        network: x -> (h_1, ..., h_T), level 1 first, (B, *) each; see `allegory.networks.Climb`.
+        posteriors: T modules, level 1 first, that give q(z_t | h_t, s_{t+1}) when called with (h_t, s_{t+1}). The state
+            s_{t+1} of the generative loop is (S, B, *), for a Markov chain z_{t+1}. The last, at the top, is called
+            with h_T alone.
+        residual: whether the posteriors below the top speak of z_t in the units of p(z_t | s_{t+1}), which has to be
+            normal, and so have they.
+
+    >>> both = al.networks.Concat(nn.Linear(8 + 2, 2 * 3), event_dim=1)
+    >>> encoder = al.TopDown(
+    ...     al.networks.Climb([nn.Linear(5, 8), nn.Linear(8, 6)]),
+    ...     [al.Conditional(both, al.families.normal), al.Conditional(nn.Linear(6, 2 * 2), al.families.normal)],
+    ... )
+    >>> decoder = [
+    ...     al.Conditional(nn.Linear(3, 5), al.families.bernoulli),
+    ...     al.Conditional(nn.Linear(2, 2 * 3), al.families.normal),
+    ... ]
+    >>> al.VAE(al.StandardNormal(2), encoder, decoder)(torch.ones(7, 5), samples=4).kl.shape
+    torch.Size([2, 4, 7])
+    """
+
+    def __init__(self, network: nn.Module, posteriors: Sequence[nn.Module], residual: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.posteriors = nn.ModuleList(posteriors)
+        self.residual = residual
+
+    def __len__(self) -> int:
+        return len(self.posteriors)
+
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
+        """h_1, ..., h_T of x: (B, *event)."""
+        features = self.network(x)
+        if isinstance(features, Tensor) or len(features) != len(self):
+            got = "one tensor" if isinstance(features, Tensor) else f"{len(features)}"
+            raise ValueError(f"a top-down posterior of {len(self)} levels reads h_1, ..., h_{len(self)}; got {got}")
+        return features
+
+    def posterior(self, level: int, feature: Tensor, state: Tensor | None, prior: Distribution) -> Distribution:
+        """q(z_t | h_t, s_{t+1}), given p(z_t | s_{t+1}).
+
+        Args:
+            level: t.
+            feature: h_t.
+            state: s_{t+1}; None at the top.
+            prior: p(z_t | s_{t+1}).
+        """
+        module = self.posteriors[level - 1]
+        if state is None:
+            return module(feature)
+        q = module(feature, state)
+        return _in_units_of(prior, q, level) if self.residual else q
+
+    def extra_repr(self) -> str:
+        return "residual" if self.residual else ""
+
+
+def _in_units_of(p: Distribution, q: Distribution, level: int) -> Distribution:
+    """The law of mu_p + sigma_p u, u ~ q."""
+    laws = [law.base_dist if isinstance(law, Independent) else law for law in (p, q)]
+    if not all(isinstance(law, Normal) for law in laws):
+        names = " and ".join(type(law).__name__ for law in laws)
+        raise ValueError(f"level {level}: a residual posterior needs p and q to be normal, but they are {names}")
+    mu = p.mean + p.stddev * q.mean
+    return Independent(Normal(mu, p.stddev * q.stddev), len(q.event_shape))
