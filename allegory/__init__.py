@@ -10,7 +10,7 @@ from allegory.conditional import Conditional, StandardNormal
 from allegory.evaluate import evaluate, log_likelihood
 from allegory.ladder import TopDown
 from allegory.model import VAE, Trace
-from allegory.objectives import elbo, iwae
+from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
 from allegory.train import Record, fit
 
 __version__ = "0.1.0"
@@ -23,12 +23,16 @@ __all__ = [
     "TopDown",
     "Trace",
     "architectures",
+    "dreg",
     "elbo",
     "evaluate",
     "families",
     "fit",
+    "free_bits",
     "iwae",
     "load",
     "log_likelihood",
     "networks",
+    "renyi",
+    "stl",
 ]

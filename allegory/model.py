@@ -27,12 +27,13 @@ Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, kl_divergence
+from torch.func import functional_call
 
 from allegory.distributions import check_support
 from allegory.ladder import TopDown
@@ -50,6 +51,7 @@ class Trace:
         p: p(x | z_1), p(z_1 | z_2), ..., p(z_T): T + 1 distributions.
         q: q(z_1 | x), ..., q(z_T | z_{T-1}), or top-down q(z_1 | z_2, x), ..., q(z_T | x): T distributions.
         top_down: whether q walks down.
+        held: whether q's parameters are held fixed in q, see `VAE.forward`.
     """
 
     x: Tensor
@@ -57,6 +59,7 @@ class Trace:
     p: tuple[Distribution, ...]
     q: tuple[Distribution, ...]
     top_down: bool = False
+    held: bool = False
 
     @property
     def log_px(self) -> Tensor:
@@ -160,55 +163,75 @@ class VAE(nn.Module):
         """T, the number of levels of latents."""
         return len(self.encoders)
 
-    def forward(self, x: Tensor, samples: int = 1) -> Trace:
+    def forward(self, x: Tensor, samples: int = 1, held: bool = False) -> Trace:
         """Draws z_1..T ~ q(. | x) and meets p on the way down.
 
         Args:
             x: (B, *event) data.
             samples: S, particles an example. The network on x runs once for all of them.
+            held: whether q's parameters are held fixed in the densities, so that a gradient reaches them through the
+                draws alone; `stl` and `dreg` want that. The trace's latents then are views of the draws through which
+                all densities see them. The encoders run twice.
         """
-        if isinstance(self.encoders, TopDown):
-            latents, q, p, state = self._ladder(x, samples)
-        else:
-            latents, q = self._climb(x, samples)
+        if not held:
+            return self._trace(x, samples)
+        latents, _ = self._infer(x, samples)
+        latents = tuple(z.view_as(z) for z in latents)
+        return replace(self._trace(x, samples, latents, hold=True), held=True)
 
-            def drawn(t: int, p: Distribution, state: Tensor | None) -> Tensor:
+    def score(self, x: Tensor, latents: Sequence[Tensor]) -> Trace:
+        """The densities of given latents: log p(x, z) and log q(z | x).
+
+        Args:
+            x: (B, *event) data.
+            latents: z_1, ..., z_T, each (S, B, *event_t).
+        """
+        return self._trace(x, len(latents[0]), tuple(latents))
+
+    def _trace(self, x: Tensor, samples: int, given: Latents | None = None, hold: bool = False) -> Trace:
+        top_down = isinstance(self.encoders, TopDown)
+        if top_down and not hold:
+            latents, q, p, state = self._ladder(x, samples, given)
+        else:
+            latents, q = _held(self, x, given) if hold and given else self._climb(x, samples, given)
+
+            def meet(t: int, p: Distribution, state: Tensor | None) -> Tensor:
                 self._check_fit(t, q[t - 1], p, (samples, len(x)))
                 return latents[t - 1]
 
-            _, p, state = self._descend(drawn)
+            _, p, state = self._descend(meet)
         law = self.decoders[0](state)
         if law.event_shape != x.shape[1:]:
             raise ValueError(
                 f"x has examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
             )
         _check_batch("p(x | z_1)", law, (samples, len(x)))
-        return Trace(x, latents, (law, *p), q, isinstance(self.encoders, TopDown))
+        return Trace(x, latents, (law, *p), q, top_down)
 
-    def _infer(self, x: Tensor, samples: int) -> tuple[Latents, Laws]:
-        """z_1..T ~ q(. | x), and q, without p(x | s_1)."""
+    def _infer(self, x: Tensor, samples: int, given: Latents | None = None) -> tuple[Latents, Laws]:
+        """z_1..T ~ q(. | x), or as given, and q, without p(x | s_1)."""
         infer = self._ladder if isinstance(self.encoders, TopDown) else self._climb
-        latents, q, *_ = infer(x, samples)
+        latents, q, *_ = infer(x, samples, given)
         return latents, q
 
-    def _climb(self, x: Tensor, samples: int) -> tuple[Latents, Laws]:
+    def _climb(self, x: Tensor, samples: int, given: Latents | None = None) -> tuple[Latents, Laws]:
         latents: list[Tensor] = []
         q: list[Distribution] = []
         below, fan_out = x, _particles(samples)
-        for encoder in self.encoders:
+        for t, encoder in enumerate(self.encoders, start=1):
             q.append(encoder(below))
-            below, fan_out = _draw(q[-1], fan_out, level=len(q)), Size()
+            below, fan_out = given[t - 1] if given else _draw(q[-1], fan_out, t), Size()
             latents.append(below)
         return tuple(latents), tuple(q)
 
-    def _ladder(self, x: Tensor, samples: int) -> tuple[Latents, Laws, Laws, Tensor]:
+    def _ladder(self, x: Tensor, samples: int, given: Latents | None = None) -> tuple[Latents, Laws, Laws, Tensor]:
         fan_out, features = _particles(samples), self.encoders(x)
         q: list[Distribution] = []
 
         def draw(t: int, p: Distribution, state: Tensor | None) -> Tensor:
             q.insert(0, self.encoders.posterior(t, features[t - 1], state, p))
             self._check_fit(t, q[0], p, (samples, len(x)))
-            return _draw(q[0], fan_out if state is None else Size(), level=t)
+            return given[t - 1] if given else _draw(q[0], fan_out if state is None else Size(), t)
 
         latents, p, state = self._descend(draw)
         return latents, tuple(q), p, state
@@ -346,6 +369,24 @@ def _particles(samples: int) -> Size:
     if samples < 1:
         raise ValueError(f"samples={samples}: wanted at least one particle")
     return Size((samples,))
+
+
+class _Posterior(nn.Module):
+    """q(z | x) at given latents, as a module of its own."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
+        return self.model._infer(x, len(latents[0]), latents)
+
+
+def _held(model: VAE, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
+    """q(z | x) at given latents, a function of them alone: no gradient reaches its parameters."""
+    posterior = _Posterior(model)
+    still = {name: parameter.detach() for name, parameter in posterior.named_parameters()}
+    return functional_call(posterior, still, (x, latents))
 
 
 def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:

@@ -1,10 +1,24 @@
 r"""Objectives: what to maximise. Each reads a trace and gives a bound of log p(x) an example, in nats.
 
-    elbo    E_q[log p(x | z_1)] - sum_t beta_t rate_t       (Kingma & Welling 2014; beta: Higgins et al. 2017)
-    iwae    log mean_s w_s                                  (Burda, Grosse & Salakhutdinov 2016)
+    elbo        E_q[log p(x | z_1)] - sum_t beta_t rate_t          (Kingma & Welling 2014; beta: Higgins et al. 2017)
+    free_bits   the same with max(nats, rate_t)                    (Kingma et al. 2016)
+    stl         E_q[log w], the gradient without q's score         (Roeder, Wu & Duvenaud 2017, sticking the landing)
+    iwae        L_S = log mean_s w_s                               (Burda, Grosse & Salakhutdinov 2016)
+    dreg        L_S, the gradient doubly reparameterised           (Tucker, Lawson, Gu & Maddison 2019)
+    renyi       log mean_s w_s^(1 - alpha) / (1 - alpha)           (Li & Turner 2016)
 
 With S particles `elbo` averages S draws of the same bound, and `iwae` is L_S, tighter with each of them; with one they
-agree in expectation. Both are stochastic lower bounds at beta = 1, and no bound at any other beta.
+agree in expectation. At beta = 1 these are stochastic lower bounds, and at any other beta, or with free bits, none;
+`renyi` is one for 0 <= alpha, between `iwae` at 0 and `elbo` at 1, but only as S grows.
+
+Let w~_s = w_s / sum_s' w_s'. The gradient of L_S by the posterior's parameters phi is, in expectation,
+
+    sum_s w~_s   [d log w_s / dz dz_s / dphi  -  d log q(z_s | x) / dphi]        iwae: the last term is noise at S = 1,
+                                                                               and swamps the signal as S grows
+    sum_s w~_s^2  d log w_s / dz dz_s / dphi                                     dreg: the same expectation without it,
+
+where d / dphi at the right of the first line holds z fixed. Both `stl` and `dreg` therefore want a trace whose
+posterior is held, `model(x, samples, held=True)`; `fit` sees to that.
 
 Shapes: S particles, B batch, T levels.
 """
@@ -12,13 +26,14 @@ Shapes: S particles, B batch, T levels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from allegory.model import Trace
 
-__all__ = ["elbo", "iwae"]
+__all__ = ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"]
 
 
 def elbo(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
@@ -35,17 +50,109 @@ def elbo(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     return (trace.log_px - _weigh(trace.kl, beta).sum(0)).mean(0)
 
 
+def free_bits(
+    trace: Trace, beta: float | Tensor = 1.0, nats: float | Sequence[float] = 0.5, average: bool = True
+) -> Tensor:
+    """(B,) the ELBO, but what a level spends below `nats` is not charged, so that it pays to use every level.
+
+    Args:
+        trace: of S particles.
+        beta: as in `elbo`.
+        nats: that each level has free; a number, or one for each level, level 1 first.
+        average: whether it is the batch's mean rate that counts, so that one example may spend less than another.
+            Otherwise every example has them free.
+
+    Raises:
+        ValueError: free nats below zero, or not one for each level.
+
+    >>> bool((al.free_bits(trace, nats=2.0) <= al.elbo(trace)).all())
+    True
+    """
+    levels = len(trace.latents)
+    free = torch.as_tensor(nats, dtype=trace.x.dtype, device=trace.x.device)
+    if free.dim() > 1 or (free.dim() and len(free) != levels):
+        raise ValueError(f"free bits: got {nats}, wanted one number, or one for each of {levels} levels")
+    if bool((free < 0).any()):
+        raise ValueError(f"free bits: got {nats} nats, wanted 0 or more")
+    rates = trace.kl.mean(1)
+    spent = rates.mean(1, keepdim=True) if average else rates
+    free = free.expand(levels)[:, None]
+    rates = rates + (free - spent).relu() * (free > 0)  # a sampled rate may be negative: with nothing free it stays
+    return trace.log_px.mean(0) - _weigh(rates[:, None], beta).sum((0, 1))
+
+
+def stl(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
+    """(B,) the ELBO as the mean of log w, nats, for a held trace: its gradient by the posterior's parameters has no
+    score of q, and no noise at all at the exact posterior.
+
+    Args:
+        trace: of S particles, of a held posterior.
+        beta: as in `elbo`.
+    """
+    _check_held("stl", trace)
+    return _log_w(trace, beta).mean(0)
+
+
 def iwae(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     """(B,) the importance-weighted bound L_S, nats. Use it to train with 5 to 50 particles where the posterior is too
-    simple for the model; with very many, the encoder's gradient drowns in noise (Rainforth et al. 2018).
+    simple for the model; with very many, the encoder's gradient drowns in noise (Rainforth et al. 2018): use `dreg`.
 
     Args:
         trace: of S particles.
         beta: weight of log q - log p, for a warm-up; a number, or (T,).
     """
-    log_w = trace.log_px - _weigh(trace.log_qz - trace.log_pz, beta).sum(0)
+    log_w = _log_w(trace, beta)
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
+
+
+def dreg(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
+    """(B,) the importance-weighted bound L_S, nats, for a held trace: the gradient of `iwae` in expectation, with less
+    noise for the encoder the more particles there are.
+
+    Args:
+        trace: of S particles, of a held posterior.
+        beta: weight of log q - log p, for a warm-up; one number for all levels.
+    """
+    _check_held("dreg", trace)
+    log_w = _log_w(trace, beta)
+    weight = torch.softmax(log_w, 0).detach()
+    for z in trace.latents:
+        if z.requires_grad:
+            scale = (1 - beta + beta * weight).reshape(weight.shape + (1,) * (z.dim() - 2))
+            z.register_hook(lambda gradient, scale=scale: gradient * scale)
+    surrogate = (weight * log_w).sum(0)
+    value = torch.logsumexp(log_w.detach(), 0) - math.log(len(log_w))
+    return value + (surrogate - surrogate.detach())
+
+
+def renyi(trace: Trace, beta: float | Tensor = 1.0, alpha: float = 0.5) -> Tensor:
+    """(B,) the variational Renyi bound, nats.
+
+    Args:
+        trace: of S particles.
+        beta: as in `iwae`.
+        alpha: 0 is `iwae`, 1 is the mean of log w, -infinity the largest (VR-max).
+    """
+    log_w = _log_w(trace, beta)
+    if alpha == 1:
+        return log_w.mean(0)
+    if alpha == -math.inf:
+        return log_w.amax(0)
+    return (torch.logsumexp((1 - alpha) * log_w, 0) - math.log(len(log_w))) / (1 - alpha)
+
+
+# What `fit` asks an objective: whether it wants a trace of a held posterior.
+stl.held = dreg.held = True  # type: ignore[attr-defined]
+
+
+def _log_w(trace: Trace, beta: float | Tensor) -> Tensor:
+    return trace.log_px - _weigh(trace.log_qz - trace.log_pz, beta).sum(0)
 
 
 def _weigh(rates: Tensor, beta: float | Tensor) -> Tensor:
     return beta[:, None, None] * rates if isinstance(beta, Tensor) and beta.dim() else beta * rates
+
+
+def _check_held(name: str, trace: Trace) -> None:
+    if torch.is_grad_enabled() and not trace.held:
+        raise ValueError(f"{name} wants a trace of a held posterior, model(x, samples, held=True), for its gradient")

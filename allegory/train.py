@@ -17,6 +17,7 @@ epoch began, and the learning rate is halved.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import signal
@@ -101,7 +102,8 @@ def fit(
         data: (N, *event) training data.
         valid: (M, *event) data that choose the best weights and stop the training. Without them the last averaged
             weights are kept.
-        objective: (trace, beta) -> (B,) nats, to be maximised; `elbo`, `iwae`, or a function of yours.
+        objective: (trace, beta) -> (B,) nats, to be maximised; one of `allegory.objectives`, such a one with other
+            settings (functools.partial(free_bits, nats=1.0)), or a function of yours.
         samples: S, particles an example.
         epochs, minutes: the budget, whichever ends first; one of them is needed.
         batch_size: examples a step; the last batch of an epoch may be smaller.
@@ -139,8 +141,9 @@ def fit(
     settings = dict(
         samples=samples, epochs=epochs, minutes=minutes, batch_size=batch_size, lr=lr, lr_warmup=lr_warmup,
         lr_final=lr_final, kl_warmup=kl_warmup, weight_decay=weight_decay, clip=clip, ema=ema, patience=patience,
-        precision=precision, compile=compile, seed=seed, objective=getattr(objective, "__name__", repr(objective)),
+        precision=precision, compile=compile, seed=seed, objective=_name(objective),
     )  # fmt: skip
+    held = getattr(getattr(objective, "func", objective), "held", False)
     device = next(model.parameters()).device
     data = data.to(device)
     valid = None if valid is None else valid.to(device)
@@ -186,7 +189,7 @@ def fit(
     def score(x: Tensor, beta: float | Tensor) -> Tensor:
         """(B,) the objective, nats."""
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            trace = model(x, samples=samples)
+            trace = model(x, samples=samples, held=held)
         return objective(trace, beta)
 
     if compile:
@@ -397,6 +400,13 @@ def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tenso
             sums.append(torch.cat([objective(trace, 1.0).sum()[None], terms]).double())
     bound, reconstruction, *rates = (torch.stack(sums).sum(0) / len(valid)).tolist()
     return dict(bound=bound, elbo=reconstruction - sum(rates), reconstruction=reconstruction, kl_per_level=rates)
+
+
+def _name(objective: Any) -> str:
+    """What the run remembers of the objective; of a functools.partial its settings, too."""
+    if isinstance(objective, functools.partial):
+        return f"{_name(objective.func)}({', '.join(f'{key}={value}' for key, value in objective.keywords.items())})"
+    return getattr(objective, "__name__", type(objective).__name__)
 
 
 def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -31,9 +31,15 @@ MISTAKES = {
     "sum over the particles": ("objectives", ".sum(0)).mean(0)", ".sum(0)).sum(0)"),
     "sum over the batch": ("objectives", "_weigh(trace.kl, beta).sum(0)).mean(0)",
                            "_weigh(trace.kl, beta).sum((0, 2))[:, None]).mean(0)"),
-    "forget log S": ("objectives", "torch.logsumexp(log_w, 0) - math.log(len(log_w))", "torch.logsumexp(log_w, 0)"),
-    "average the weights outside the log": ("objectives", "torch.logsumexp(log_w, 0) - math.log(len(log_w))",
-                                            "log_w.mean(0)"),
+    "forget log S": ("objectives", "return torch.logsumexp(log_w, 0) - math.log(len(log_w))",
+                     "return torch.logsumexp(log_w, 0)"),
+    "average the weights outside the log": ("objectives", "return torch.logsumexp(log_w, 0) - math.log(len(log_w))",
+                                            "return log_w.mean(0)"),
+    "reparameterise once": ("objectives", "gradient * scale)", "gradient)"),
+    "do not hold the posterior": ("model", "parameter.detach() for", "parameter for"),
+    "draw from a held posterior": ("model", "latents = tuple(z.view_as(z) for z in latents)",
+                                   "latents = tuple(z.detach().requires_grad_() for z in latents)"),
+    "free bits the wrong way round": ("objectives", "(free - spent).relu()", "(spent - free).relu()"),
     "beta on the wrong level": ("objectives", "beta[:, None, None] * rates", "beta.flip(0)[:, None, None] * rates"),
     "forget log K": ("evaluate", "(torch.cat(parts) - math.log(samples)).to", "torch.cat(parts).to"),
     "lose a pass of particles": ("evaluate", "range(0, samples, size)",
@@ -50,7 +56,7 @@ MISTAKES = {
     "interleaved parameters": ("families", ".unflatten(channels, (self.size, -1)).unbind(channels - 1)",
                                ".unflatten(channels, (-1, self.size)).unbind(channels)"),
 }  # fmt: skip
-LAWS = ["tests/test_exact.py", "tests/test_families.py", "tests/test_model.py"]
+LAWS = [f"tests/test_{name}.py" for name in ("exact", "families", "model", "objectives")]
 
 
 def survives(tmp_path, module, right, wrong):
