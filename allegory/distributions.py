@@ -1,4 +1,4 @@
-r"""The distributions that torch lacks, and one of its own with a clearer error.
+r"""The distributions that torch lacks, or that lose their digits there, and one of its own with a clearer error.
 
 A discretised logistic (Salimans et al. 2017, PixelCNN++) gives integers x in {0, ..., n - 1} the mass that a
 logistic with distribution function F(v) = sigmoid((v - mu) / s) puts on the bin around each,
@@ -12,6 +12,12 @@ sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)),
 
 which loses no digits in the tails. At an edge the missing boundary contributes nothing.
 
+A continuous Bernoulli (Loaiza-Ganem & Cunningham 2019) of log-odds l has on [0, 1] the density
+
+    p(x) = e^(l x) l / (e^l - 1),      log p(x) = l (x - 1/2) - log(sinh(l / 2) / (l / 2)),
+
+which is exact for every l in this form. Its mean is 1 / (1 - e^-l) - 1 / l.
+
 Shapes: parameters and x broadcast against each other; everything here is elementwise.
 """
 
@@ -24,9 +30,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
+from torch.distributions import NegativeBinomial as TorchNegativeBinomial
+from torch.distributions.kl import register_kl
 from torch.distributions.utils import broadcast_all
 
-__all__ = ["Bernoulli", "DiscretizedLogistic", "OptimalNormal", "check_support"]
+__all__ = [
+    "Bernoulli",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "NegativeBinomial",
+    "OptimalNormal",
+    "check_support",
+]
 
 
 def check_support(law: Distribution, x: Tensor, name: str = "x") -> None:
@@ -64,6 +79,10 @@ def _describe(support: Any) -> str:
         return "0 or 1"
     if isinstance(support, constraints.integer_interval):
         return f"the integers {int(support.lower_bound)} to {int(support.upper_bound)}"
+    if isinstance(support, type(constraints.nonnegative_integer)):
+        return "the whole numbers 0, 1, 2, ..."
+    if isinstance(support, constraints.interval):
+        return f"the numbers from {support.lower_bound:g} to {support.upper_bound:g}"
     return str(support)
 
 
@@ -91,6 +110,98 @@ discretized_logistic for 0..255, or binarise the data.
     def _validate_sample(self, value: Tensor) -> None:
         check_support(self, value)
         super()._validate_sample(value)
+
+
+class ContinuousBernoulli(Distribution):
+    """The density e^(l x) l / (e^l - 1) on [0, 1]. torch's own clamps its parameter, and beyond log-odds of 12 is no
+    density any more.
+
+    Args:
+        logits: (*) log-odds l.
+
+    >>> x = torch.linspace(0, 1, 10_001)
+    >>> round(torch.trapezoid(ContinuousBernoulli(torch.tensor(30.0)).log_prob(x).exp(), x).item(), 4)
+    1.0
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real}
+    support = constraints.unit_interval
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ContinuousBernoulli:
+        return ContinuousBernoulli(self.logits.expand(batch_shape), validate_args=False)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(x)
+        return self.logits * (x - 0.5) - self._log_sinhc()
+
+    def _log_sinhc(self) -> Tensor:
+        """log(sinh(l / 2) / (l / 2))."""
+        a = self.logits.abs() / 2
+        small = a < 0.1
+        large = a.masked_fill(small, 1)
+        exact = large + torch.log1p(-torch.exp(-2 * large)) - (2 * large).log()
+        return torch.where(small, a.square() / 6 - a**4 / 180, exact)
+
+    def entropy(self) -> Tensor:
+        return self._log_sinhc() - self.logits * (self.mean - 0.5)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        a = self.logits.abs()
+        small = a < 1e-3
+        large = a.masked_fill(small, 1)
+        # P(X <= x) = expm1(a x) / expm1(a) for l = a > 0, turned round; for l < 0 the mirror image.
+        x = torch.where(small, u + a * u * (1 - u) / 2, 1 + torch.log(u + (1 - u) * torch.exp(-large)) / large)
+        return torch.where(self.logits < 0, 1 - x, x).clamp(0, 1)
+
+    has_rsample = True
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        small = self.logits.abs() < 0.1
+        l1 = self.logits.masked_fill(small, 1)
+        series = 0.5 + self.logits / 12 - self.logits**3 / 720
+        return torch.where(small, series, -1 / torch.expm1(-l1) - 1 / l1)
+
+    @property
+    def variance(self) -> Tensor:
+        small = self.logits.abs() < 0.2
+        l1 = self.logits.abs().masked_fill(small, 1)
+        series = 1 / 12 - self.logits**2 / 240 + self.logits**4 / 6048
+        return torch.where(small, series, 1 / l1.square() - torch.exp(-l1) / torch.expm1(-l1).square())
+
+
+@register_kl(ContinuousBernoulli, ContinuousBernoulli)
+def _kl_continuous_bernoulli(p: ContinuousBernoulli, q: ContinuousBernoulli) -> Tensor:
+    return (p.logits - q.logits) * (p.mean - 0.5) - p._log_sinhc() + q._log_sinhc()
+
+
+class NegativeBinomial(TorchNegativeBinomial):
+    """torch's negative binomial, its log-density in float64, where the device has it: with a large `total_count` it is
+    a small difference of large logarithms.
+
+    >>> law = NegativeBinomial(torch.tensor(1e5), logits=torch.tensor(-8.5))
+    >>> round(law.log_prob(torch.arange(200.0)).exp().sum().item(), 4)
+    1.0
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        wide = torch.float32 if value.device.type == "mps" else torch.float64
+        n, logits, x = self.total_count.to(wide), self.logits.to(wide), value.to(wide)
+        log_p = torch.lgamma(n + x) - torch.lgamma(1 + x) - torch.lgamma(n)
+        return (log_p + n * F.logsigmoid(-logits) + x * F.logsigmoid(logits)).to(self.logits.dtype)
 
 
 class DiscretizedLogistic(Distribution):
@@ -140,19 +251,18 @@ class DiscretizedLogistic(Distribution):
             u = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps)
             return (self.loc + self.scale * torch.logit(u)).round().clamp(0, self.bins - 1)
 
-    def _exceed(self) -> tuple[Tensor, Tensor]:
-        """J = 1, ..., bins - 1 and P(x >= j), both with j in the last dimension."""
-        j = torch.arange(1, self.bins, dtype=self.loc.dtype, device=self.loc.device)
-        return j, torch.sigmoid((self.loc[..., None] - j + 0.5) / self.scale[..., None])
+    def _exceed(self, j: int) -> Tensor:
+        """P(x >= j)."""
+        return torch.sigmoid((self.loc - j + 0.5) / self.scale)
 
     @property
     def mean(self) -> Tensor:
-        return self._exceed()[1].sum(-1)
+        return sum((self._exceed(j) for j in range(1, self.bins)), torch.zeros_like(self.loc))
 
     @property
     def variance(self) -> Tensor:
-        j, exceed = self._exceed()
-        return ((2 * j - 1) * exceed).sum(-1) - exceed.sum(-1).square()
+        square = sum(((2 * j - 1) * self._exceed(j) for j in range(1, self.bins)), torch.zeros_like(self.loc))
+        return square - self.mean.square()
 
 
 class OptimalNormal(Normal):
@@ -166,14 +276,16 @@ class OptimalNormal(Normal):
     Args:
         mu: (*) means.
         variance: () the running sigma^2, changed in place by `log_prob`.
-        momentum: the weight of a new value.
+        seen: () how many batches it has seen, counted by `log_prob`: it is their mean at first.
+        momentum: the weight of a new value later on.
     """
 
-    def __init__(self, mu: Tensor, variance: Tensor, momentum: float = 0.01) -> None:
+    def __init__(self, mu: Tensor, variance: Tensor, seen: Tensor, momentum: float = 0.01) -> None:
         super().__init__(mu, variance.sqrt().expand_as(mu), validate_args=False)
-        self.running, self.momentum = variance, momentum
+        self.running, self.seen, self.momentum = variance, seen, momentum
 
     def log_prob(self, x: Tensor) -> Tensor:
         variance = (x - self.loc).detach().square().mean().clamp(min=1e-6)
-        self.running.lerp_(variance.to(self.running), self.momentum)
+        self.seen += 1
+        self.running.lerp_(variance.to(self.running), (1 / self.seen).clamp(min=self.momentum))
         return Normal(self.loc, variance.sqrt(), validate_args=False).log_prob(x)

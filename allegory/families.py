@@ -28,18 +28,22 @@ from torch import Tensor, nn
 from torch.distributions import (
     AffineTransform,
     Categorical,
-    ContinuousBernoulli,
     Distribution,
     Independent,
     MixtureSameFamily,
-    NegativeBinomial,
     Poisson,
     StudentT,
     TransformedDistribution,
 )
 from torch.distributions import Normal as NormalLaw
 
-from allegory.distributions import Bernoulli, DiscretizedLogistic, OptimalNormal
+from allegory.distributions import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    NegativeBinomial,
+    OptimalNormal,
+)
 
 __all__ = [
     "Family",
@@ -146,11 +150,13 @@ class NormalOptimal(Family):
     def __init__(self) -> None:
         super().__init__()
         self.variance: Tensor
+        self.seen: Tensor
         self.register_buffer("variance", torch.ones(()))
+        self.register_buffer("seen", torch.zeros(()))
 
     def law(self, mu: Tensor) -> Distribution:  # type: ignore[override]
         if self.training:
-            return OptimalNormal(mu, self.variance)
+            return OptimalNormal(mu, self.variance, self.seen)
         return NormalLaw(mu, self.variance.sqrt().expand_as(mu))
 
 
