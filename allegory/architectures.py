@@ -6,6 +6,7 @@ the weights beside it, that is all a saved run needs.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,9 +21,10 @@ from allegory.model import VAE
 from allegory.networks import OneHot, Standardize
 from allegory.networks import mlp as perceptron
 
-__all__ = ["LIKELIHOODS", "build", "mlp"]
+__all__ = ["ACTIVATIONS", "LIKELIHOODS", "build", "mlp"]
 
 CONTINUOUS = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
+ACTIVATIONS = ("SiLU", "GELU", "ReLU", "LeakyReLU", "ELU", "Mish", "Softplus", "Tanh")
 LIKELIHOODS = (
     *CONTINUOUS,
     "bernoulli",
@@ -53,7 +55,7 @@ def mlp(
         latent: width of z_1, ..., z_T.
         hidden: widths of the hidden layers of each encoder, from below; the decoders mirror them.
         categories: k of the categorical likelihood.
-        activation: a class of torch.nn, by name.
+        activation: one of `ACTIVATIONS`, classes of torch.nn.
         dropout: in every hidden layer, while training. It pays where examples are few.
         data: (N, *event) training data. Sets the constants by which x is standardised: what the encoder reads, and
             for a continuous likelihood the units of its mu and sigma. Without it x is taken as it is.
@@ -110,7 +112,10 @@ def build(config: dict[str, Any]) -> VAE:
     arguments = {key: value for key, value in config.items() if key != "architecture"}
     if config.get("architecture") != "mlp":
         raise ValueError(f"unknown architecture {config.get('architecture')!r}; this version builds 'mlp'")
-    return mlp(**arguments)
+    try:
+        return mlp(**arguments)
+    except TypeError as error:
+        raise ValueError(f"the description of the model is not of this version: {error}") from None
 
 
 def _likelihood(name: str, event_shape: Sequence[int], categories: int | None) -> families.Family:
@@ -135,10 +140,13 @@ def _standardize(read: nn.Module, family: families.Family, data: Tensor, per_ele
     shares it; for pixels it is one number, since a pixel that hardly varies is no louder for it.
     """
     mean, spread = data.mean(0), data.std(0, correction=0)
+    still = (data == data[0]).all(0).nonzero()  # a rounded spread need not be zero
     if not per_element:
         spread = data.std(correction=0).expand_as(spread)
-    if bool((spread == 0).any()):
-        still = (spread == 0).nonzero()
+        spread = torch.where(spread > 0, spread, 1.0)
+    elif len(data) == 1:
+        raise ValueError("one training example has no spread to standardise by; give more")
+    elif len(still):
         raise ValueError(
             f"{len(still)} of {spread.numel()} elements of x are constant in the training data, the first at "
             f"{still[0].tolist()}: a continuous density has no upper bound there; remove them, or use a likelihood "
@@ -151,10 +159,12 @@ def _standardize(read: nn.Module, family: families.Family, data: Tensor, per_ele
 
 
 def _activation(name: str) -> type[nn.Module]:
-    activation = getattr(nn, name, None)
-    if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
-        raise ValueError(f"activation={name!r}: wanted the name of a torch.nn activation, such as 'SiLU' or 'Tanh'")
-    return activation
+    if name not in ACTIVATIONS:
+        lower = {known.lower(): known for known in ACTIVATIONS}
+        nearest = difflib.get_close_matches(name.lower(), lower, n=1)
+        hint = f"did you mean {lower[nearest[0]]!r}? " if nearest else ""
+        raise ValueError(f"activation={name!r}: {hint}wanted one of torch.nn's {', '.join(ACTIVATIONS)}")
+    return getattr(nn, name)
 
 
 def _check_widths(event_shape: Sequence[int], latent: Sequence[int], hidden: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ no pickle is read or written.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ def read_config(run: str | Path) -> dict[str, Any]:
             f"{path} has format {version}, this version of allegory reads format {FORMAT}; "
             f"it was written by allegory {config.get('allegory', '?')}"
         )
+    for key in ("model", "fit"):
+        if not isinstance(config.get(key), dict | None) or key not in config:
+            raise ValueError(f"{path} was not written by allegory: it has no {key!r} that could be read")
     return config
 
 
@@ -92,7 +96,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"there is no {path}; the run was stopped before its first checkpoint") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
-    except KeyError:
+    except (KeyError, json.JSONDecodeError):
         raise ValueError(f"{path} was not written by allegory") from None
 
 
@@ -116,6 +120,9 @@ def new_run(run: str | Path) -> Path:
     path = Path(run)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        for entry in path.iterdir():  # what a kill in the very first write left behind
+            if re.fullmatch(r"\.config\.json\.\d+", entry.name):
+                entry.unlink()
         occupied = any(path.iterdir())
     except OSError as error:
         raise ValueError(f"cannot make the run directory {path}: {error.strerror}") from None

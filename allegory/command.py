@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import hashlib
 import json
 import math
 import os
@@ -34,10 +33,10 @@ DEFAULTS: dict[str, Any] = dict(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command with the given arguments, sys.argv's by default, and returns its exit code."""
-    options = vars(_parser().parse_args(arguments))
-    command = options.pop("command")
     warnings.showwarning = _show_warning
     try:
+        options = vars(_parser().parse_args(arguments))
+        command = options.pop("command")
         globals()[command](**options)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -47,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, FloatingPointError) as error:
         print(f"allegory: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if "alloc" not in str(error) and "out of memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        detail = " ".join(str(error).split()).removeprefix("[enforce fail at alloc_cpu.cpp:127] ")
+        print(f"allegory: not enough memory ({detail}); a smaller model, batch or K needs less", file=sys.stderr)
         return 2
     return 0
 
@@ -59,7 +64,11 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
     from allegory.data import binarize
 
     where = _device(device)
-    stored = checkpoint.read_config(out)["command"] if resume and (Path(out) / checkpoint.CONFIG).exists() else {}
+    stored: Any = {}
+    if resume and (Path(out) / checkpoint.CONFIG).exists():
+        stored = checkpoint.read_config(out).get("command")
+        if not isinstance(stored, dict):
+            raise ValueError(f"{out} was not trained by `allegory train`; resume it from where it was trained")
     options = _settings(stored, {key: value for key, value in flags.items() if value is not None})
     examples, about = _load(data, options["dynamic"], options["seed"], options["likelihood"])
     torch.manual_seed(options["seed"])
@@ -220,16 +229,15 @@ def datasets() -> None:
     from allegory.builtin import BUILTIN, cached
 
     table = Table(title="built-in data sets")
-    table.add_column("name", no_wrap=True)
-    for column in ("shape", "train / valid / test", "download", "cached", "licence", "source"):
-        table.add_column(column)
+    for column in ("name", "shape", "train / valid / test", "download", "cached"):
+        table.add_column(column, no_wrap=True)
     for row in BUILTIN:
         size = "embedded" if row.embedded else f"{row.size / 1e6:.1f} MB"
-        table.add_row(
-            row.name, "x".join(map(str, row.shape)), " / ".join(f"{n:,}" for n in row.splits), size,
-            "yes" if cached(row.name) else "no", row.licence, row.source,
-        )  # fmt: skip
+        splits = " / ".join(f"{n:,}" for n in row.splits)
+        table.add_row(row.name, "x".join(map(str, row.shape)), splits, size, "yes" if cached(row.name) else "no")
     Console().print(table)
+    for row in BUILTIN:
+        print(f"{row.name}: {row.source}. Licence: {row.licence}.")
 
 
 def demo(out: str | None) -> None:
@@ -246,12 +254,10 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            known = [flag for action in self._flags(options.command) for flag in action.option_strings]
-            self.error(f"unknown argument {unknown[0]!r}{_nearest(unknown[0], known)}")
+            command = self._subparsers._group_actions[0].choices[options.command]  # type: ignore[union-attr, index]
+            known = [flag for action in command._actions for flag in action.option_strings]
+            command.error(f"unknown argument {unknown[0]!r}{_nearest(unknown[0], known)}")
         return options
-
-    def _flags(self, command: str) -> list[argparse.Action]:
-        return self._subparsers._group_actions[0].choices[command]._actions  # type: ignore[union-attr, index]
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -288,7 +294,7 @@ def _parser() -> _Parser:
     p.add_argument("--epochs", type=_natural, metavar="N", help=f"passes through the data (default {EPOCHS})")
     p.add_argument("--minutes", type=_above_zero, metavar="M", help="wall-clock budget, instead or as well")
     p.add_argument("--batch-size", type=_natural, metavar="B", help="examples a step (default 128)")
-    p.add_argument("--seed", type=int, help="of the split, the weights and the noise (default 0)")
+    p.add_argument("--seed", type=_whole, help="of the split, the weights and the noise (default 0)")
     p.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint, with its settings")
     p.add_argument("--dynamic", action="store_const", const=True, help="binarise anew at each draw (mnist, omniglot)")
     p.add_argument("--lr", type=_above_zero, help="learning rate, annealed to 0 by a cosine (default 0.001)")
@@ -314,7 +320,7 @@ def _parser() -> _Parser:
     p.add_argument("run", metavar="RUN")
     p.add_argument("--count", type=int, default=64, metavar="N", help="default 64")
     p.add_argument("--out", required=True, metavar="FILE", help=".npz (samples, means) or .png (means)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_whole, default=0, help="of the noise (default 0)")
     _add_device(p)
 
     p = add(reconstruct)
@@ -322,14 +328,14 @@ def _parser() -> _Parser:
     p.add_argument("--out", required=True, metavar="FILE", help=".npz (originals, reconstructions) or .png")
     p.add_argument("--split", choices=("train", "valid", "test"), default="test")
     p.add_argument("--count", type=int, default=32, metavar="N", help="examples, drawn at random (default 32)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_whole, default=0, help="of the noise (default 0)")
     _add_device(p)
 
     p = add(encode)
     p.add_argument("run", metavar="RUN")
     p.add_argument("data", metavar="DATA", help="a path, all of it; or a built-in name, its test split")
     p.add_argument("--out", required=True, metavar="FILE.npz", help="z1_mean, z1_std, ... of every level")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=_whole, default=0, help="of the noise (default 0)")
     _add_device(p)
 
     add(datasets)
@@ -369,7 +375,7 @@ def _natural(text: str) -> int:
 
 
 def _whole(text: str) -> int:
-    return _number(text, int, lambda v: v >= 0, "a whole number, 0 or more")
+    return _number(text, int, lambda v: 0 <= v < 2**32, "a whole number, 0 or more")
 
 
 def _above_zero(text: str) -> float:
@@ -403,6 +409,8 @@ def _device(name: str) -> Any:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
         raise ValueError(f"--device {name}: not on this machine; wanted auto, cpu, cuda or mps") from None
@@ -419,36 +427,24 @@ def _likelihood(name: str, examples: Any) -> tuple[str, int | None]:
         _say(f"likelihood: {name}, because the data have {why}")
         if name == "normal":
             _say("each element is standardised for the networks; densities are in the data's own units")
-    return name, int(examples.train.max().item()) + 1 if name == "categorical" else None
+    if name != "categorical":
+        return name, None
+    return name, int(max(part.max().item() for part in (examples.train, examples.valid, examples.test))) + 1
 
 
 def _load(source: str, dynamic: bool, seed: int, likelihood: str) -> tuple[Any, dict[str, Any]]:
     """The data, and what the run has to remember of them."""
-    from allegory.builtin import BUILTIN
-    from allegory.data import load
+    from allegory.data import describe, load
 
     examples = load(source, dynamic=dynamic, seed=seed)
     likelihood, categories = _likelihood(likelihood, examples)
-    builtin = source in [row.name for row in BUILTIN]
     two_values = None
     if likelihood == "bernoulli" and not dynamic:
         low, high = examples.train.min().item(), examples.train.max().item()
         if bool(((examples.train == low) | (examples.train == high)).all()) and low < high:
             two_values = [0.0, 1.0] if {low, high} <= {0.0, 1.0} else [low, high]
     examples = _as_bits(examples, two_values)
-    about = dict(
-        source=source if builtin else str(Path(source).resolve()),
-        dynamic=dynamic,
-        seed=seed,
-        event_shape=list(examples.event_shape),
-        examples=[len(examples.train), len(examples.valid), len(examples.test)],
-        likelihood=likelihood,
-        categories=categories,
-        two_values=two_values,
-        range=[examples.train.min().item(), examples.train.max().item()],
-        checksum=_checksum(examples),
-    )
-    return examples, about
+    return examples, describe(examples, likelihood, categories, two_values, seed)
 
 
 def _as_bits(examples: Any, two_values: Any) -> Any:
@@ -468,27 +464,23 @@ def _as_bits(examples: Any, two_values: Any) -> Any:
     return replace(examples, **parts)
 
 
-def _checksum(examples: Any) -> str:
-    """SHA-256 of the values of the three splits."""
-    digest = hashlib.sha256()
-    for part in (examples.train, examples.valid, examples.test):
-        digest.update(part.contiguous().numpy())
-    return digest.hexdigest()
-
-
 def _about(run: str) -> dict[str, Any]:
     """What a run remembers of its data."""
     from allegory.checkpoint import read_config
 
-    config = read_config(run)
-    if "data" not in config:
+    about = read_config(run).get("data")
+    if not about:
         raise ValueError(f"{run} was not trained by the command and does not say on what data; use it from Python")
-    return config["data"]
+    missing = {"source", "dynamic", "seed", "event_shape", "two_values", "range", "checksum"} - about.keys()
+    if missing:
+        raise ValueError(f"{run}: its config.json does not say the data's {', '.join(sorted(missing))}; train again")
+    return about
 
 
 def _open_run(run: str) -> tuple[Any, Any, dict[str, Any]]:
     """Model, data and memory of a run; the data must still be the same."""
     from allegory import load
+    from allegory.data import checksum
     from allegory.data import load as load_data
 
     about = _about(run)
@@ -500,7 +492,7 @@ def _open_run(run: str) -> tuple[Any, Any, dict[str, Any]]:
             f"{tuple(about['event_shape'])}"
         )
     examples = _as_bits(examples, about["two_values"])
-    if _checksum(examples) != about["checksum"]:
+    if checksum(examples) != about["checksum"]:
         raise ValueError(
             f"{about['source']} has changed since {run} was trained on it, so its test split may hold examples the "
             "model was trained on; restore the file, or train again"

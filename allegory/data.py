@@ -12,9 +12,12 @@ Shapes: N = examples, *event = the shape of one example; C, H, W = channels, hei
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +25,7 @@ from torch import Tensor
 from allegory.builtin import BUILTIN, find, load_splits, shuffle_and_cut
 from allegory.files import read_splits
 
-__all__ = ["Data", "binarize", "choose_likelihood", "load", "read", "to_binary"]
+__all__ = ["Data", "binarize", "checksum", "choose_likelihood", "describe", "load", "read", "to_binary"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,6 +164,47 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
     if low >= 0 and high <= 1 and ((x * 255) - (x * 255).round()).abs().max() < 1e-3:
         why += "; they look like grey levels / 255, so multiply by 255 to score them as levels"
     return "normal", why
+
+
+def describe(
+    data: Data,
+    likelihood: str,
+    categories: int | None = None,
+    two_values: Sequence[float] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What a run has to remember of its data, as JSON: where they are, how they were split and read, what they were.
+
+    Args:
+        data: as `load` gave them, two values already as 0 and 1.
+        likelihood, categories: of the model.
+        two_values: what 0 and 1 are called in the source, of Bernoulli data.
+        seed: of the split.
+
+    >>> describe(load("digits"), "categorical", 17)["source"]
+    'digits'
+    """
+    parts = (data.train, data.valid, data.test)
+    return dict(
+        source=data.name if _is_builtin(data.name) else str(Path(data.name).resolve()),
+        dynamic=data.dynamic,
+        seed=seed,
+        event_shape=list(data.event_shape),
+        examples=[len(part) for part in parts],
+        likelihood=likelihood,
+        categories=categories,
+        two_values=None if two_values is None else list(two_values),
+        range=[data.train.min().item(), data.train.max().item()],
+        checksum=checksum(data),
+    )
+
+
+def checksum(data: Data) -> str:
+    """SHA-256 of the values of the three splits."""
+    digest = hashlib.sha256()
+    for part in (data.train, data.valid, data.test):
+        digest.update(part.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _is_builtin(source: str | Path) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from allegory import architectures
 from allegory.checkpoint import new_run, write_json
-from allegory.data import load
+from allegory.data import describe, load
 from allegory.evaluate import evaluate
 from allegory.figures import expected, save_sheet
 from allegory.model import VAE
@@ -38,6 +38,7 @@ def digits_model(latent: list[int], out: Path | None, seed: int = 0, progress: b
     record = fit(
         model, digits.train, valid=digits.valid, epochs=200, batch_size=50, lr=1e-3, lr_warmup=100, kl_warmup=500,
         weight_decay=0.1, ema=0.99, patience=40, seed=seed, out=out, progress=progress,
+        about={"data": describe(digits, "categorical", LEVELS)},
     )  # fmt: skip
     return model, record.seconds
 
@@ -72,9 +73,8 @@ def run(out: str | None = None) -> None:
     digits = load("digits")
     began = time.monotonic()
     baseline = independent_pixels(digits.train, digits.test)
-    rows: list[tuple[str, float, float, str, str]] = [
-        ("independent pixels", -baseline.mean().item(), (baseline.std() / len(baseline) ** 0.5).item(), "", ""),
-    ]
+    error = (baseline.std() / len(baseline) ** 0.5).item()
+    rows = [("independent pixels (exact)", f"{-baseline.mean().item():.2f} ± {error:.2f}", "", "")]
     results: dict[str, Any] = {}
     for latent in ([32], [32, 16]):
         name = f"VAE, T = {len(latent)}"
@@ -84,7 +84,8 @@ def run(out: str | None = None) -> None:
         result = evaluate(model, digits.test, samples=K)
         results[name] = {**result.as_dict(), "seconds": seconds}
         rates = " + ".join(f"{rate:.1f}" for rate in result.kl_per_level)
-        rows.append((name, result.nll, result.nll_stderr, f"{result.elbo:.2f}", rates))
+        bounds = [f"{-result.elbo:.2f} ± {result.elbo_stderr:.2f}", f"{result.nll:.2f} ± {result.nll_stderr:.2f}"]
+        rows.append((name, bounds[1], bounds[0], rates))
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
@@ -95,11 +96,12 @@ def run(out: str | None = None) -> None:
         save_sheet(folder / "walk.png", walk(model, digits.test[40:56]), 11, 0, 16)
     write_json(folder / "results.json", results)
 
-    table = Table(title=f"digits, {len(digits.test)} test scans of 8x8 pixels, 17 grey levels; nats a scan")
-    for column in ("", f"-log p(x), L_{K}", "standard error", "ELBO", "rates, level 1 first"):
+    title = f"digits, {len(digits.test)} test scans of 8x8 pixels, 17 grey levels; nats a scan ± standard error"
+    table = Table(title=title)
+    for column in ("", f"-L_{K}", "-ELBO", "rates, level 1 first"):
         table.add_column(column, justify="left" if not column else "right")
-    for name, nll, error, elbo, rates in rows:
-        table.add_row(name, f"{nll:.2f}", f"{error:.2f}", elbo, rates)
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
     print(f"{time.monotonic() - began:.0f} s. Written to {folder}: samples.png, reconstructions.png (originals left), ")
     print("walk.png (from one digit to another), results.json, and two runs. Next:")

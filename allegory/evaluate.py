@@ -8,7 +8,8 @@ L_K is a lower bound on log p(x) in expectation, so minus L_K is an upper bound 
 say K. Every example counts once, none is dropped; a NaN shows.
 
 Everything here runs without gradients, in eval mode, in passes of at most `pairs` (example, particle) pairs, so that
-memory does not grow with K or N. By default a pass holds some four million elements of x, which a cache still likes.
+memory does not grow with K or N. By default a pass makes some four million numbers for p(x | z_1), which a cache still
+likes.
 
 Shapes: S particles a pass, B examples a pass, N examples, K particles in all, T levels.
 """
@@ -101,14 +102,15 @@ def log_likelihood(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None
         model: any VAE.
         x: (N, *event) data.
         samples: K.
-        pairs: (example, particle) pairs a pass; bounds the memory. By default as many as fit four million elements.
+        pairs: (example, particle) pairs a pass; bounds the memory. By default as many as give four million
+            numbers for p(x | z_1).
 
     >>> al.log_likelihood(model, x, samples=10).shape
     torch.Size([7])
     """
     _check_samples(samples)
     model.check(x)
-    pairs = pairs or pairs_for(x)
+    pairs = pairs or pairs_for(model, x)
     with scoring(model):
         parts = [_weights(model, rows, samples, pairs).log_w for rows in _batches(x, samples, pairs)]
     return (torch.cat(parts) - math.log(samples)).to(x.dtype)
@@ -121,11 +123,12 @@ def evaluate(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = Non
         model: any VAE.
         x: (N, *event) data.
         samples: K.
-        pairs: (example, particle) pairs a pass; bounds the memory. By default as many as fit four million elements.
+        pairs: (example, particle) pairs a pass; bounds the memory. By default as many as give four million
+            numbers for p(x | z_1).
     """
     _check_samples(samples)
     model.check(x)
-    pairs = pairs or pairs_for(x)
+    pairs = pairs or pairs_for(model, x)
     with scoring(model):
         parts = [_weights(model, rows, samples, pairs) for rows in _batches(x, samples, pairs)]
     log_w = torch.cat([part.log_w for part in parts])
@@ -171,7 +174,7 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
     model.check(x)
     parts: list[list[tuple[Tensor, Tensor]]] = []
     with scoring(model):
-        for rows in _batches(x, samples, pairs_for(x)):
+        for rows in _batches(x, samples, pairs_for(model, x)):
             latents, laws = model._infer(rows, samples)
             parts.append([_moments(q, z) for q, z in zip(laws, latents, strict=True)])
     return [
@@ -223,9 +226,10 @@ def _moments(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
     return mean.mean(0), variance.mean(0) + mean.var(0, correction=0)
 
 
-def pairs_for(x: Tensor) -> int:
-    """How many (example, particle) pairs of x: (N, *event) to take in one pass."""
-    return max(100, 2**22 // math.prod(x.shape[1:]))
+def pairs_for(model: VAE, x: Tensor) -> int:
+    """How many (example, particle) pairs of x: (N, *event) to take in one pass, by the numbers p(x | z_1) needs."""
+    size = getattr(getattr(model.decoders[0], "family", None), "size", 1)
+    return max(100, 2**22 // (size * math.prod(x.shape[1:])))
 
 
 def _batches(x: Tensor, samples: int, pairs: int) -> Iterator[Tensor]:

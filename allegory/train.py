@@ -186,9 +186,12 @@ def fit(
     def draw(rows: Tensor) -> Tensor:
         return data[rows] if transform is None else transform(data[rows])
 
+    def lower_precision() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
     def score(x: Tensor, beta: float | Tensor) -> Tensor:
         """(B,) the objective, nats."""
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with lower_precision():
             trace = model(x, samples=samples, held=held)
         return objective(trace, beta)
 
@@ -231,7 +234,7 @@ def fit(
     def where_not_finite() -> str:
         """Runs the epoch again, looking at every step, and names what went wrong first."""
         for rows in batches():
-            with torch.random.fork_rng(), torch.no_grad():
+            with torch.random.fork_rng(), torch.no_grad(), lower_precision():
                 trace = model(draw(rows), samples=samples)
                 terms = {"log p(x | z_1)": trace.log_px}
                 terms |= {f"the rate of level {t}": rate for t, rate in enumerate(trace.kl, start=1)}
@@ -394,7 +397,7 @@ def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tenso
     """The objective at beta = 1, the ELBO and its parts, averaged over the validation set."""
     sums = []
     with scoring(model):
-        for rows in valid.split(max(1, pairs_for(valid) // samples)):
+        for rows in valid.split(max(1, pairs_for(model, valid) // samples)):
             trace = model(rows, samples=samples)
             terms = torch.cat([trace.log_px[None], trace.kl]).mean(1).sum(1)
             sums.append(torch.cat([objective(trace, 1.0).sum()[None], terms]).double())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+import allegory
+from allegory import demo
 from allegory.command import main
 
 TINY = ["--hidden", "16", "--latent", "4,2", "--epochs", "3", "--batch-size", "200"]
@@ -143,12 +147,15 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
     rng = np.random.default_rng(0)
     np.save("ok.npy", rng.normal(size=(50, 5)))
     np.save("one.npy", rng.normal(size=(1, 5)))
+    np.save("three.npy", rng.normal(size=(3, 5)))
+    np.save("rounded.npy", np.full((1251, 1), 0.1, "f4"))  # the rounded standard deviation is not zero
     np.save("grey.npy", rng.random((50, 5)))
     np.save("constant.npy", rng.normal(size=(50, 5)) * np.array([1, 1, 0, 1, 1]))
     nan = rng.normal(size=(50, 5))
     nan[7, 2] = np.nan
     np.save("nan.npy", nan)
     np.savez("levels.npz", train=rng.integers(0, 4, (50, 5)), valid=np.full((9, 5), 3), test=np.full((9, 5), 7))
+    np.savez("rare.npz", train=rng.integers(0, 4, (50, 5)), test=np.full((9, 5), 9))
     train = lambda *more: ("train", *more, "--out", tmp_path / "new", "--epochs", "1")  # noqa: E731
     run = str(digits_run)
     wanted = {
@@ -158,13 +165,21 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("nan.npy"): "NaN",
         train("constant.npy"): "1 of 5 elements of x are constant in the training data, the first at [2]",
         train("grey.npy", "--likelihood", "bernoulli"): "continuous_bernoulli",
-        train("ok.npy", "--likelihood", "poisson"): "support of Poisson",
+        train("ok.npy", "--likelihood", "poisson"): "the whole numbers 0, 1, 2, ...; the first is",
         train("ok.npy", "--likelihood", "normol"): "did you mean 'normal'",
         train("ok.npy", "--levels", "0"): "--levels: got '0', wanted a whole number, 1 or more",
         train("ok.npy", "--levels", "2", "--latent", "32"): "such as --latent 32,16",
         train("ok.npy", "--latent", "4,x"): "got 'x'",
-        train("ok.npy", "--activation", "Relu"): "activation='Relu'",
-        train("ok.npy", "--epoch", "3"): "unknown argument '--epoch', did you mean '--epochs'",
+        train("ok.npy", "--activation", "Relu"): "activation='Relu': did you mean 'ReLU'",
+        train("ok.npy", "--activation", "Module"): "activation='Module': wanted one of",
+        train("ok.npy", "--device", "meta"): "--device meta: not on this machine",
+        train("ok.npy", "--seed", "-1"): "--seed: got '-1'",
+        train("ok.npy", "--hidden", "100000000,100000000"): "not enough memory",
+        train("three.npy"): "one training example has no spread",
+        train("rounded.npy"): "1 of 1 elements of x are constant",
+        train(
+            "ok.npy", "--epoch", "3"
+        ): "unknown argument '--epoch', did you mean '--epochs'?; see allegory train --help",
         train("ok.npy", "--device", "tpu9"): "--device tpu9",
         train("ok.npy", "--dynamic"): "dynamic",
         ("train", "ok.npy", "--out", run): "exists and is not empty",
@@ -183,7 +198,12 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         assert text in fails(capsys, *arguments), arguments
     assert main(["train", "levels.npz", "--out", "levels", "--epochs", "1", "--hidden", "4", "--latent", "2"]) == 0
     capsys.readouterr()
-    assert "the integers 0 to 3; the first is 7 at [0, 0]" in fails(capsys, "evaluate", "levels")
+    np.save("nine.npy", np.full((2, 5), 9.0))  # a category that none of the three splits has
+    assert "the integers 0 to 7; the first is 9 at [0, 0]" in fails(
+        capsys, "encode", "levels", "nine.npy", "--out", "x.npz"
+    )
+    assert main(["evaluate", "levels", "--importance-samples", "3"]) == 0
+    capsys.readouterr()
     vectors = ("train", "ok.npy", "--out", "vectors", "--epochs", "1", "--hidden", "4", "--latent", "2")
     assert main(list(vectors)) == 0
     capsys.readouterr()
@@ -194,6 +214,53 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
     assert "examples of shape (6,)" in fails(capsys, "evaluate", "vectors")
     os.unlink("ok.npy")
     assert "ok.npy" in fails(capsys, "evaluate", "vectors")
+
+
+CONFIGS = {
+    "fit": "it has no 'fit' that could be read",
+    "model": "it has no 'model' that could be read",
+    "command": "was not trained by `allegory train`",
+    "format": "cannot be read as a run's configuration",
+}
+
+
+@pytest.mark.parametrize("key", CONFIGS)
+def test_a_run_whose_config_was_edited_is_named(digits_run, capsys, tmp_path, key):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    del config[key]
+    (run / "config.json").write_text(json.dumps(config))
+    assert CONFIGS[key] in fails(capsys, "train", "digits", "--out", run, "--resume")
+
+
+def test_a_foreign_model_or_data_or_file_is_named(digits_run, capsys, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"data": {"source": "digits"}}))
+    assert "does not say the data's checksum, dynamic" in fails(capsys, "evaluate", run)
+    (run / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"depth": 3}}))
+    assert "not of this version" in fails(capsys, "evaluate", run)
+    (run / "config.json").write_text(json.dumps(config))
+    save_file({"x": torch.zeros(1)}, run / "weights.safetensors", {"allegory": "hello"})
+    assert "weights.safetensors was not written by allegory" in fails(capsys, "evaluate", run)
+
+
+def test_a_kill_in_the_first_write_leaves_a_directory_that_can_be_used(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.123").write_text("{")
+    assert main(["train", "digits", "--out", "run", *TINY]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_what_the_demo_says_next_works(monkeypatch, capsys):
+    monkeypatch.setattr(demo, "fit", lambda *args, epochs, **more: allegory.fit(*args, epochs=1, **more))
+    monkeypatch.setattr(demo, "K", 5)
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert "independent pixels" in out
+    assert main(out.splitlines()[-1].split()[1:]) == 0
+    assert size("more.png") == (8 * 98 + 2, 8 * 98 + 2)
+    assert main(["evaluate", "allegory-demo/levels-2", "--importance-samples", "3"]) == 0
 
 
 def start(*arguments, **more):
