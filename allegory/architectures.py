@@ -1,7 +1,14 @@
 r"""Architectures: plain functions that put networks, families and a prior together and return a `VAE`.
 
+    mlp     multilayer perceptrons between vectors of latents: bottom-up or top-down, a Markov chain or not
+    conv    a top-down ladder of convolutions for images, its latents grids z_t of (C_t, H_t, W_t)
+
 Each records its arguments in `model.config`, plain JSON, from which `build` makes the same architecture again; with
 the weights beside it, that is all a saved run needs.
+
+In a ladder p(z_t | s_{t+1}) starts at N(0, I) at every level, and a residual posterior near it; with the residual
+blocks scaled by their number, depth costs nothing at the start. The output's bias starts at the data's marginals, so
+that what is learned first is not the mean.
 """
 
 from __future__ import annotations
@@ -17,12 +24,26 @@ from torch import Tensor, nn
 
 from allegory import families
 from allegory.conditional import Conditional, StandardNormal
+from allegory.ladder import TopDown
 from allegory.model import VAE
-from allegory.networks import OneHot, Standardize
+from allegory.networks import (
+    Carry,
+    Checkpointed,
+    Climb,
+    Concat,
+    Images,
+    Offset,
+    OneHot,
+    Standardize,
+    bottleneck,
+    scaled,
+)
 from allegory.networks import mlp as perceptron
+from allegory.priors import MixtureOfNormals, VampPrior
 
-__all__ = ["ACTIVATIONS", "LIKELIHOODS", "build", "mlp"]
+__all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "mlp"]
 
+PRIORS = ("standard", "mixture", "vamp", "flow")
 CONTINUOUS = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
 ACTIVATIONS = ("SiLU", "GELU", "ReLU", "LeakyReLU", "ELU", "Mish", "Softplus", "Tanh")
 LIKELIHOODS = (
@@ -45,9 +66,15 @@ def mlp(
     categories: int | None = None,
     activation: str = "SiLU",
     dropout: float = 0.0,
+    block: str = "plain",
+    top_down: bool = False,
+    residual: bool = True,
+    markov: bool = True,
+    prior: str = "standard",
+    components: int = 500,
     data: Tensor | None = None,
 ) -> VAE:
-    """The Markovian chain of T = len(latent) levels, each link a multilayer perceptron, with N(0, I) at the top.
+    """T = len(latent) levels of vectors, each link a multilayer perceptron.
 
     Args:
         event_shape: of x.
@@ -57,65 +84,289 @@ def mlp(
         categories: k of the categorical likelihood.
         activation: one of `ACTIVATIONS`, classes of torch.nn.
         dropout: in every hidden layer, while training. It pays where examples are few.
-        data: (N, *event) training data. Sets the constants by which x is standardised: what the encoder reads, and
-            for a continuous likelihood the units of its mu and sigma. Without it x is taken as it is.
+        block: of hidden layers, "plain", "gated" or "residual"; see `allegory.networks.mlp`.
+        top_down: whether the posterior is a ladder. Otherwise it is the chain of q(z_t | z_{t-1}).
+        residual: of a ladder, whether it speaks of z_t in the units of its prior.
+        markov: whether p(z_{t-1} | z_t) sees the level above alone. Otherwise it sees all, z_t, ..., z_T.
+        prior: of z_T, one of `PRIORS`; see `allegory.priors`. "flow" needs the package zuko.
+        components: K of a mixture or a VampPrior.
+        data: (N, *event) training data. Sets the constants by which x is standardised (what the encoder reads, and for
+            a continuous likelihood the units of its mu and sigma), the output's bias, and pseudo-inputs.
 
-    >>> model = mlp((1, 8, 8), "bernoulli", latent=[16, 4], hidden=[32])
+    >>> model = mlp((1, 8, 8), "bernoulli", latent=[16, 4], hidden=[32], top_down=True)
     >>> model.sample(3).shape
     torch.Size([3, 1, 8, 8])
     """
     config = dict(
-        architecture="mlp",
-        event_shape=list(event_shape),
-        likelihood=likelihood,
-        latent=list(latent),
-        hidden=list(hidden),
-        categories=categories,
-        activation=activation,
-        dropout=dropout,
-    )
-    _check_widths(event_shape, latent, hidden)
+        architecture="mlp", event_shape=list(event_shape), likelihood=likelihood, latent=list(latent),
+        hidden=list(hidden), categories=categories, activation=activation, dropout=dropout, block=block,
+        top_down=top_down, residual=residual, markov=markov, prior=prior, components=components,
+    )  # fmt: skip
+    _check_widths(event_shape=event_shape, latent=latent, hidden=hidden)
     act = _activation(activation)
-    event_dim, size = len(event_shape), math.prod(event_shape)
-    family = _likelihood(likelihood, event_shape, categories)
-    read: nn.Module = Standardize(*event_shape)
-    inputs = size
-    if isinstance(family, families.CategoricalFamily):
-        read, inputs = OneHot(family.size, event_dim), size * family.size
-    if data is not None:
-        _standardize(read, family, data, per_element=likelihood in CONTINUOUS)
+    event_dim, size, levels = len(event_shape), math.prod(event_shape), len(latent)
+    family, read = _ends(likelihood, event_shape, categories, data)
+    first = nn.Sequential(read, nn.Flatten(-event_dim))
+    inputs = size * (family.size if isinstance(read, OneHot) else 1)
 
-    def up(inputs: int, outputs: int) -> nn.Sequential:
-        return perceptron(inputs, hidden, outputs, act, dropout)
+    def net(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+        return perceptron(inputs, hidden, outputs, act, dropout, block)
 
-    def down(inputs: int, outputs: int) -> nn.Sequential:
-        return perceptron(inputs, hidden[::-1], outputs, act, dropout)
-
-    widths = list(pairwise(latent))
-    encoder = [
-        Conditional(nn.Sequential(read, up(inputs, 2 * latent[0])), families.normal),
-        *(Conditional(up(below, 2 * above), families.normal) for below, above in widths),
-    ]
+    encoder: TopDown | list[nn.Module]
+    if top_down:
+        width = hidden[-1] if hidden else 2 * max(latent)
+        steps = [nn.Sequential(first, net(inputs, hidden[:-1], width), act())]
+        steps += [nn.Sequential(net(width, hidden[:-1], width), act()) for _ in range(levels - 1)]
+        seen = [sum(latent[t + 1 : t + 2 if markov else levels]) for t in range(levels)]  # the state's width
+        posteriors = [
+            Conditional(Concat(net(width + above, hidden[-1:], 2 * z)), families.normal)
+            for z, above in zip(latent[:-1], seen[:-1], strict=True)
+        ]
+        top = Conditional(nn.Linear(width, 2 * latent[-1]), families.normal)
+        encoder = TopDown(Climb(steps), [*posteriors, top], residual)
+    else:
+        encoder = [
+            Conditional(nn.Sequential(first, net(inputs, hidden, 2 * latent[0])), families.normal),
+            *(Conditional(net(below, hidden, 2 * above), families.normal) for below, above in pairwise(latent)),
+        ]
+    states = [latent[t] if markov else sum(latent[t:]) for t in range(levels)]
+    to_x = net(states[0], hidden[::-1], family.size * size)
     shape = (family.size * event_shape[0], *event_shape[1:])
-    to_x = nn.Sequential(down(latent[0], family.size * size), nn.Unflatten(-1, shape))
-    decoder = [
-        Conditional(to_x, family, event_dim),
-        *(Conditional(down(above, 2 * below), families.normal) for below, above in widths),
+    if data is not None:
+        _start_at(to_x[-1], family, data)
+    decoder = [Conditional(nn.Sequential(to_x, nn.Unflatten(-1, shape)), family, event_dim)]
+    for above, below in zip(states[1:], latent[:-1], strict=True):
+        link = net(above, hidden[::-1], 2 * below)
+        if top_down:
+            _zeroed(link[-1])
+        decoder.append(Conditional(link, families.normal))
+    model = VAE(
+        _prior(
+            prior, (latent[-1],), encoder, components, event_shape if top_down or levels == 1 else latent[-2:-1], data
+        ),
+        encoder,
+        decoder,
+        None if markov else [Concat() for _ in latent],
+    )
+    model.config = config
+    return model
+
+
+def conv(
+    event_shape: Sequence[int],
+    likelihood: str = "discretized_logistic",
+    latent: Sequence[int] = (16, 16),
+    scales: Sequence[int] | None = None,
+    channels: int = 64,
+    blocks: int = 2,
+    categories: int | None = None,
+    dropout: float = 0.0,
+    prior: str = "standard",
+    components: int = 500,
+    checkpointed: bool = False,
+    data: Tensor | None = None,
+) -> VAE:
+    """A ladder of T = len(latent) levels of convolutions, with a state that p(z_t | z_{t+1}, ..., z_T) sees all of the
+    levels above through, and a residual top-down posterior: small relatives of Child's (2021) very deep VAE.
+
+    Args:
+        event_shape: of x, (C, H, W).
+        likelihood: one of `LIKELIHOODS`, the family of p(x | s_1).
+        latent: channels of z_1, ..., z_T.
+        scales: how much coarser than x the grid of each level is, level 1 first, each a multiple of the one below; by
+            default the levels are spread evenly over the powers of two from 2 up to a grid of at least 4 x 4.
+        channels: of what goes up and of the state.
+        blocks: residual blocks a level, up and down.
+        categories: k of the categorical likelihood.
+        dropout: in every block, while training.
+        prior: of z_T, "standard", "mixture" or "vamp".
+        components: K of a mixture or a VampPrior.
+        checkpointed: whether blocks run again in the backward pass instead of keeping what they need for it.
+        data: (N, *event) training data; as in `mlp`.
+
+    >>> model = conv((1, 8, 8), "bernoulli", latent=[2, 2, 4], scales=[2, 2, 4], channels=8, blocks=1)
+    >>> [tuple(q.event_shape) for q in model.encode(torch.zeros(1, 1, 8, 8))]
+    [(2, 4, 4), (2, 4, 4), (4, 2, 2)]
+    """
+    levels = len(latent)
+    scales = list(scales or _scales(event_shape, levels))
+    config = dict(
+        architecture="conv", event_shape=list(event_shape), likelihood=likelihood, latent=list(latent), scales=scales,
+        channels=channels, blocks=blocks, categories=categories, dropout=dropout, prior=prior, components=components,
+        checkpointed=checkpointed,
+    )  # fmt: skip
+    _check_widths(event_shape=event_shape, latent=latent, scales=scales, channels=[channels], blocks=[blocks])
+    _check_scales(event_shape, latent, scales)
+    height, width = event_shape[1:]
+    family, read = _ends(likelihood, event_shape, categories, data)
+    inputs = event_shape[0] * (family.size if isinstance(read, OneHot) else 1)
+    inner = max(1, channels // 2)
+    sequence = Checkpointed if checkpointed else nn.Sequential
+
+    def body(scale: int) -> nn.Module:
+        kernel = 3 if min(height, width) > scale else 1
+        return sequence(*(bottleneck(channels, inner, kernel, blocks * levels, dropout=dropout) for _ in range(blocks)))
+
+    def squeeze(inputs: int, factor: int) -> list[nn.Module]:
+        """Space to depth, and to the width of the ladder."""
+        return [nn.PixelUnshuffle(factor), nn.Conv2d(inputs * factor**2, channels, 1)]
+
+    def unsqueeze(outputs: int, factor: int) -> list[nn.Module]:
+        return [nn.Conv2d(channels, outputs * factor**2, 1), nn.PixelShuffle(factor)]
+
+    steps: list[nn.Module] = [nn.Sequential(read, *squeeze(inputs, scales[0]), body(scales[0]))]
+    for below, scale in pairwise(scales):
+        finer = squeeze(channels, scale // below) if scale > below else []
+        steps.append(nn.Sequential(*finer, body(scale)))
+    posteriors = [
+        Conditional(
+            Concat(
+                Images(
+                    nn.Conv2d(2 * channels, channels, 1),
+                    bottleneck(channels, inner, 3 if min(height, width) > scale else 1, 1),
+                    nn.GELU(),
+                    scaled(nn.Conv2d(channels, 2 * z, 1), levels),
+                ),
+                event_dim=3,
+            ),
+            families.normal,
+            event_dim=3,
+        )
+        for z, scale in zip(latent[:-1], scales[:-1], strict=True)
     ]
-    model = VAE(StandardNormal(latent[-1]), encoder, decoder)
+    top = Conditional(nn.Sequential(nn.GELU(), nn.Conv2d(channels, 2 * latent[-1], 1)), families.normal, event_dim=3)
+    encoder = TopDown(Climb(steps), [*posteriors, top], residual=True)
+
+    states, decoder = [], []
+    for t, (z, scale) in enumerate(zip(latent, scales, strict=True)):
+        below = scales[t - 1] if t else scale
+        coarser = unsqueeze(channels, scale // below) if scale > below else []
+        enter = scaled(nn.Conv2d(z, channels, 1), levels)
+        states.append(Carry(Images(enter), Images(body(scale), *coarser)))
+        if t:
+            law = _zeroed(nn.Conv2d(channels, 2 * latent[t - 1], 1))
+            decoder.append(Conditional(Images(nn.GELU(), law), families.normal, event_dim=3))
+    offset = Offset(family.size * event_shape[0], height, width)
+    if data is not None:
+        _start_at(offset, family, data)
+    to_x = Images(nn.GELU(), *unsqueeze(family.size * event_shape[0], scales[0]), offset)
+    decoder.insert(0, Conditional(to_x, family, event_dim=3))
+    grid = (latent[-1], height // scales[-1], width // scales[-1])
+    model = VAE(_prior(prior, grid, encoder, components, event_shape, data), encoder, decoder, states)
     model.config = config
     return model
 
 
 def build(config: dict[str, Any]) -> VAE:
-    """The model that a `model.config` describes, with fresh weights."""
+    """The model that a `model.config` describes, with fresh weights.
+
+    Raises:
+        ValueError: a description that this version does not know.
+    """
     arguments = {key: value for key, value in config.items() if key != "architecture"}
-    if config.get("architecture") != "mlp":
-        raise ValueError(f"unknown architecture {config.get('architecture')!r}; this version builds 'mlp'")
+    architecture = config.get("architecture")
     try:
-        return mlp(**arguments)
+        if architecture == "mlp":
+            return mlp(**arguments)
+        if architecture == "conv":
+            return conv(**arguments)
+        raise ValueError(f"unknown architecture {architecture!r}; this version builds 'mlp' and 'conv'")
     except TypeError as error:
         raise ValueError(f"the description of the model is not of this version: {error}") from None
+
+
+def _ends(
+    likelihood: str, event_shape: Sequence[int], categories: int | None, data: Tensor | None
+) -> tuple[families.Family, nn.Module]:
+    """The family of p(x | z_1), and how the encoder reads x."""
+    family = _likelihood(likelihood, event_shape, categories)
+    read: nn.Module = Standardize(*event_shape)
+    if isinstance(family, families.CategoricalFamily):
+        read = OneHot(family.size, len(event_shape))
+    if data is not None:
+        _standardize(read, family, data, per_element=likelihood in CONTINUOUS)
+    return family, read
+
+
+def _prior(
+    name: str, event_shape: tuple[int, ...], encoder: Any, components: int, read: Sequence[int], data: Tensor | None
+) -> nn.Module:
+    """p(z_T), z_T of `event_shape`, by name; `read` is the shape of what q(z_T | .) reads."""
+    if name == "standard":
+        return StandardNormal(*event_shape)
+    if name == "mixture":
+        return MixtureOfNormals(components, *event_shape)
+    if name == "vamp":
+        top_down = isinstance(encoder, TopDown)
+        first = encoder.network[0] if top_down else encoder[0].network
+        reads_x = top_down or len(encoder) == 1
+        if reads_x and any(isinstance(module, OneHot) for module in first.modules()):
+            raise ValueError("a VampPrior learns its pseudo-inputs, and categories cannot be learned; use 'mixture'")
+        if reads_x and data is not None:
+            inputs = data[torch.arange(components) % len(data)]
+        else:
+            inputs = torch.randn(components, *read)
+        return VampPrior(encoder if top_down else encoder[-1], inputs)
+    if name == "flow":
+        if len(event_shape) > 1:
+            raise ValueError("a flow is a prior of vectors, and this model's z_T is a grid; use 'mixture' or 'vamp'")
+        try:
+            import zuko
+        except ImportError:
+            raise ValueError("the prior 'flow' needs the package zuko: pip install 'allegory[flows]'") from None
+        return zuko.flows.MAF(event_shape[0], transforms=2, hidden_features=(128, 128))
+    raise ValueError(f"unknown prior {name!r}; wanted one of {', '.join(PRIORS)}")
+
+
+@torch.no_grad()
+def _zeroed(layer: Any) -> Any:
+    """A layer that gives zeros at first, so that p(z_t | s_{t+1}) begins at N(0, I)."""
+    layer.weight.zero_()
+    layer.bias.zero_()
+    return layer
+
+
+@torch.no_grad()
+def _start_at(last: Any, family: families.Family, data: Tensor) -> None:
+    """Sets the last layer's bias so that p(x | z_1) begins at the marginals of the data."""
+    mean = data.mean(0)
+    if isinstance(family, families.BernoulliFamily):
+        p = (data.sum(0) + 0.5) / (len(data) + 1)
+        start = torch.logit(p)
+    elif isinstance(family, families.CategoricalFamily):
+        counts = torch.stack([(data == k).sum(0) for k in range(family.size)]) + 0.5
+        start = (counts / counts.sum(0)).log()
+    elif isinstance(family, families.DiscretizedLogisticFamily):
+        half = (family.bins - 1) / 2
+        spread = data.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
+        start = torch.stack([mean / half - 1, (spread / half).log()])
+    elif isinstance(family, families.PoissonFamily):
+        start = (mean + 1e-2).log()
+    elif isinstance(family, families.NegativeBinomialFamily):
+        start = torch.stack([(mean + 1e-2).log(), torch.zeros_like(mean)])
+    else:
+        return
+    last.bias.copy_(start.flatten().view_as(last.bias))
+
+
+def _scales(event_shape: Sequence[int], levels: int) -> list[int]:
+    """Powers of two that divide both sides and leave a grid of at least 4 x 4, spread evenly over the levels."""
+    sides = event_shape[1:]
+    powers = [2**i for i in range(1, 12) if all(side % 2**i == 0 and side >= 4 * 2**i for side in sides)] or [1]
+    return [powers[t * len(powers) // levels] for t in range(levels)]
+
+
+def _check_scales(event_shape: Sequence[int], latent: Sequence[int], scales: Sequence[int]) -> None:
+    if len(event_shape) != 3:
+        raise ValueError(f"event_shape={list(event_shape)}: convolutions want images, (C, H, W)")
+    if len(scales) != len(latent):
+        raise ValueError(f"scales={list(scales)}: wanted one for each of {len(latent)} levels")
+    for below, scale in pairwise([1, *scales]):
+        if scale % below or any(side % scale for side in event_shape[1:]):
+            raise ValueError(
+                f"scales={list(scales)}: {scale} is no multiple of {below} that divides {event_shape[1]} x "
+                f"{event_shape[2]}"
+            )
 
 
 def _likelihood(name: str, event_shape: Sequence[int], categories: int | None) -> families.Family:
@@ -167,7 +418,7 @@ def _activation(name: str) -> type[nn.Module]:
     return getattr(nn, name)
 
 
-def _check_widths(event_shape: Sequence[int], latent: Sequence[int], hidden: Sequence[int]) -> None:
-    for name, widths in (("event_shape", event_shape), ("latent", latent), ("hidden", hidden)):
+def _check_widths(**named: Sequence[int]) -> None:
+    for name, widths in named.items():
         if any(width < 1 for width in widths) or (name != "hidden" and not widths):
             raise ValueError(f"{name}={list(widths)}: wanted positive whole numbers, at least one")

@@ -23,6 +23,7 @@ Shapes: parameters and x broadcast against each other; everything here is elemen
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "NegativeBinomial",
+    "NormalMixture",
     "OptimalNormal",
     "check_support",
 ]
@@ -262,6 +264,59 @@ class DiscretizedLogistic(Distribution):
     @property
     def variance(self) -> Tensor:
         square = sum(((2 * j - 1) * self._exceed(j) for j in range(1, self.bins)), torch.zeros_like(self.loc))
+        return square - self.mean.square()
+
+
+class NormalMixture(Distribution):
+    """sum_k w_k N(z; mu_k, diag sigma_k^2). Its log-density takes two matrix products, not K passes:
+
+        log N(z; mu_k, sigma_k) = -1/2 z^2 . sigma_k^-2 + z . mu_k sigma_k^-2 + a constant of k.
+
+    Args:
+        logits: (K,) log w_k, up to a constant.
+        loc, scale: (K, *event) mu_k and sigma_k.
+
+    >>> law = NormalMixture(torch.zeros(2), torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1))
+    >>> law.mean
+    tensor([0.])
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
+        self.log_weights = torch.log_softmax(logits, 0)
+        self.loc, self.scale = loc, scale
+        super().__init__(event_shape=loc.shape[1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> NormalMixture:
+        if tuple(batch_shape):
+            raise NotImplementedError("a mixture is one distribution, without a batch")
+        return self
+
+    @property
+    def support(self) -> Any:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        middle = self.loc.mean(0).detach()  # the squares below cancel; near 0 they lose the fewest digits
+        mu = (self.loc - middle).flatten(1)
+        precision = self.scale.flatten(1).square().reciprocal()
+        constant = self.log_weights - 0.5 * ((mu.square() * precision).sum(1) + (2 * math.pi / precision).log().sum(1))
+        z = (z - middle).flatten(z.dim() - len(self.event_shape)) if self.event_shape else z[..., None]
+        return (constant + z @ (mu * precision).T - 0.5 * (z.square() @ precision.T)).logsumexp(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            k = torch.multinomial(self.log_weights.exp(), math.prod(sample_shape), replacement=True)
+            return torch.normal(self.loc[k], self.scale[k]).view(*sample_shape, *self.event_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tensordot(self.log_weights.exp(), self.loc, 1)
+
+    @property
+    def variance(self) -> Tensor:
+        square = torch.tensordot(self.log_weights.exp(), self.loc.square() + self.scale.square(), 1)
         return square - self.mean.square()
 
 

@@ -68,6 +68,10 @@ class TopDown(nn.Module):
             raise ValueError(f"a top-down posterior of {len(self)} levels reads h_1, ..., h_{len(self)}; got {got}")
         return features
 
+    def top(self, x: Tensor) -> Distribution:
+        """q(z_T | x), with batch shape (B,), for x: (B, *event)."""
+        return self.posteriors[-1](self(x)[-1])
+
     def posterior(self, level: int, feature: Tensor, state: Tensor | None, prior: Distribution) -> Distribution:
         """q(z_t | h_t, s_{t+1}), given p(z_t | s_{t+1}).
 

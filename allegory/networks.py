@@ -1,17 +1,38 @@
 r"""Networks: what maps a context to the parameters of a family. They know shapes, not distributions.
 
-Shapes: *batch any leading dimensions; every network keeps them.
+A residual network of N blocks computes x + f_1(x) + f_2(...) + ...; with the last layer of every f_n scaled by
+1 / sqrt(N) at the start, the sum has the variance of x whatever N, and fifty levels start like one.
+
+There is no batch normalisation: it would make the likelihood of an example depend on its neighbours.
+
+Shapes: *batch any leading dimensions; every network keeps them. Images are (*batch, C, H, W).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Climb", "Concat", "OneHot", "Standardize", "mlp"]
+__all__ = [
+    "Carry",
+    "Checkpointed",
+    "Climb",
+    "Concat",
+    "Images",
+    "Offset",
+    "OneHot",
+    "Residual",
+    "Standardize",
+    "bottleneck",
+    "mlp",
+    "scaled",
+]
 
 
 def mlp(
@@ -20,59 +41,106 @@ def mlp(
     outputs: int,
     activation: Callable[[], nn.Module] = nn.SiLU,
     dropout: float = 0.0,
+    block: str = "plain",
 ) -> nn.Sequential:
     """A multilayer perceptron, (*batch, inputs) -> (*batch, outputs).
 
     Args:
         inputs, outputs: widths of the two ends.
-        hidden: widths between, each followed by the activation and dropout.
+        hidden: widths between.
         activation: called once for each hidden layer.
         dropout: probability of a hidden unit to be silent, while training.
+        block: what a hidden layer is: "plain", activation(W h + b); "gated", (W h + b) * sigmoid(V h + c), without
+            the activation (Dauphin et al. 2017); "residual", which adds to h itself where the width stays.
 
-    >>> mlp(3, [8], 2)(torch.zeros(5, 4, 3)).shape
+    >>> mlp(3, [8, 8], 2, block="residual")(torch.zeros(5, 4, 3)).shape
     torch.Size([5, 4, 2])
     """
+    if block not in ("plain", "gated", "residual"):
+        raise ValueError(f"block={block!r}: wanted 'plain', 'gated' or 'residual'")
     layers: list[nn.Module] = []
+    silent = [nn.Dropout(dropout)] if dropout else []
     for width in hidden:
-        layers += [nn.Linear(inputs, width), activation()]
-        if dropout:
-            layers.append(nn.Dropout(dropout))
+        if block == "gated":
+            layers += [nn.Linear(inputs, 2 * width), nn.GLU(-1), *silent]
+        elif block == "residual" and layers and width == inputs:
+            last = scaled(nn.Linear(width, width), len(hidden))
+            layers.append(Residual(nn.Linear(width, width), activation(), *silent, last))
+        else:
+            layers += [nn.Linear(inputs, width), activation(), *silent]
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
-class Standardize(nn.Module):
-    """(x - loc) / scale, flattened: (*batch, *event) -> (*batch, D). The constants are kept with the weights.
+def bottleneck(
+    channels: int,
+    inner: int,
+    kernel: int,
+    depth: int,
+    activation: Callable[[], nn.Module] = nn.GELU,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """A residual block of four convolutions, 1x1 down to `inner` channels, two of `kernel`, 1x1 up again (Child 2021),
+    (N, channels, H, W) -> the same.
 
     Args:
-        event_shape: of x.
+        channels, inner: outside and inside.
+        kernel: side of the two convolutions between; 1 on a grid of one cell.
+        depth: how many such blocks follow each other in the whole network.
+        activation: called once for each convolution.
+        dropout: probability of an inner unit to be silent, while training.
     """
 
-    def __init__(self, *event_shape: int) -> None:
-        super().__init__()
-        self.loc: Tensor
-        self.scale: Tensor
-        self.register_buffer("loc", torch.zeros(event_shape))
-        self.register_buffer("scale", torch.ones(event_shape))
+    def convolve(inputs: int, outputs: int, side: int) -> list[nn.Module]:
+        return [activation(), nn.Conv2d(inputs, outputs, side, padding=side // 2)]
+
+    silent = [nn.Dropout(dropout)] if dropout else []
+    return Residual(
+        *convolve(channels, inner, 1),
+        *convolve(inner, inner, kernel),
+        *convolve(inner, inner, kernel),
+        *silent,
+        activation(),
+        scaled(nn.Conv2d(inner, channels, 1), depth),
+    )
+
+
+@torch.no_grad()
+def scaled(layer: Any, depth: int) -> Any:
+    """The layer, its weights scaled by 1 / sqrt(depth) and its bias cleared."""
+    layer.weight.mul_(1 / math.sqrt(depth))
+    layer.bias.zero_()
+    return layer
+
+
+class Residual(nn.Sequential):
+    """x + f(x), for a sequence of layers f."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.loc) / self.scale).flatten(-self.loc.dim())
+        return x + super().forward(x)
 
 
-class OneHot(nn.Module):
-    """Categories as unit vectors: (*batch, *event) of 0, ..., k - 1 -> (*batch, D * k).
+class Images(nn.Sequential):
+    """Layers on images with any leading dimensions: (*batch, C, H, W) -> (*batch, C', H', W').
 
-    Args:
-        k: categories.
-        event_dim: dimensions of an event.
+    >>> Images(nn.Conv2d(3, 8, 1))(torch.zeros(4, 2, 3, 5, 5)).shape
+    torch.Size([4, 2, 8, 5, 5])
     """
 
-    def __init__(self, k: int, event_dim: int) -> None:
-        super().__init__()
-        self.k, self.event_dim = k, event_dim
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[:-3]
+        return super().forward(x.reshape(-1, *x.shape[-3:])).unflatten(0, batch)
+
+
+class Checkpointed(nn.Sequential):
+    """Layers that keep nothing for the backward pass but their input, and run again there (Chen et al. 2016): a third
+    more time for the memory of one block instead of all.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.one_hot(x.long(), self.k).to(x.dtype).flatten(-self.event_dim - 1)
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        return checkpoint(super().forward, x, use_reentrant=False)
 
 
 class Concat(nn.Sequential):
@@ -96,6 +164,23 @@ class Concat(nn.Sequential):
         return super().forward(torch.cat(parts, -self.event_dim))
 
 
+class Carry(nn.Module):
+    """A state of fixed size, s_t = body(s_{t+1} + enter(z_t)); at the top s_T = body(enter(z_T)).
+
+    Args:
+        enter: z_t -> what is added to the state.
+        body: what the state goes through then.
+    """
+
+    def __init__(self, enter: nn.Module, body: nn.Module) -> None:
+        super().__init__()
+        self.enter, self.body = enter, body
+
+    def forward(self, z: Tensor, state: Tensor | None = None) -> Tensor:
+        entered = self.enter(z)
+        return self.body(entered if state is None else state + entered)
+
+
 class Climb(nn.ModuleList):
     """A deterministic pass up, x -> (h_1, ..., h_T), h_t = step_t(h_{t-1}), h_0 = x.
 
@@ -109,3 +194,56 @@ class Climb(nn.ModuleList):
             x = step(x)
             features.append(x)
         return tuple(features)
+
+
+class Offset(nn.Module):
+    """x + b with a learned b for every element: the output bias of a network that shares its weights between places.
+
+    Args:
+        shape: of b.
+    """
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class Standardize(nn.Module):
+    """(x - loc) / scale: (*batch, *event) -> the same. The constants are kept with the weights.
+
+    Args:
+        event_shape: of x.
+    """
+
+    def __init__(self, *event_shape: int) -> None:
+        super().__init__()
+        self.loc: Tensor
+        self.scale: Tensor
+        self.register_buffer("loc", torch.zeros(event_shape))
+        self.register_buffer("scale", torch.ones(event_shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.loc) / self.scale
+
+
+class OneHot(nn.Module):
+    """Categories as unit vectors: (*batch, C, *rest) of 0, ..., k - 1 -> (*batch, k * C, *rest).
+
+    Args:
+        k: categories.
+        event_dim: dimensions of an event, 1 + len(rest).
+
+    >>> OneHot(3, event_dim=1)(torch.tensor([[0.0, 2.0]]))
+    tensor([[1., 0., 0., 0., 0., 1.]])
+    """
+
+    def __init__(self, k: int, event_dim: int) -> None:
+        super().__init__()
+        self.k, self.event_dim = k, event_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        channel = -self.event_dim
+        return F.one_hot(x.long(), self.k).to(x.dtype).movedim(-1, channel - 1).flatten(channel - 1, channel)

@@ -47,7 +47,7 @@ def two_levels(train: torch.Tensor) -> al.VAE:
     return al.VAE(
         al.StandardNormal(30),
         [
-            al.Conditional(nn.Sequential(read, mlp(784, [300, 300], 2 * 50)), normal),
+            al.Conditional(nn.Sequential(read, nn.Flatten(-3), mlp(784, [300, 300], 2 * 50)), normal),
             al.Conditional(mlp(50, [100, 100], 2 * 30), normal),
         ],
         [

@@ -174,7 +174,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("ok.npy", "--activation", "Module"): "activation='Module': wanted one of",
         train("ok.npy", "--device", "meta"): "--device meta: not on this machine",
         train("ok.npy", "--seed", "-1"): "--seed: got '-1'",
-        train("ok.npy", "--hidden", "100000000,100000000"): "not enough memory",
+        train("ok.npy", "--hidden", "1000000,1000000"): "not enough memory",
         train("three.npy"): "one training example has no spread",
         train("rounded.npy"): "1 of 1 elements of x are constant",
         train(

@@ -53,6 +53,7 @@ CORE = (
     "model",
     "objectives",
     "networks",
+    "priors",
     "architectures",
     "evaluate",
 )

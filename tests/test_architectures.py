@@ -1,0 +1,246 @@
+"""What the architectures promise: any depth starts sane, starts at the data, rebuilds from its configuration."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import allegory as al
+from allegory import architectures, networks
+from allegory.distributions import NormalMixture
+from allegory.priors import MixtureOfNormals, VampPrior
+
+BITS = (torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.3).double()
+MLP = {
+    "bottom-up": {},
+    "top-down": {"top_down": True},
+    "top-down, absolute": {"top_down": True, "residual": False},
+    "not Markov": {"markov": False},
+    "top-down, not Markov": {"top_down": True, "markov": False},
+    "gated": {"block": "gated"},
+    "residual": {"block": "residual", "top_down": True},
+    "mixture": {"prior": "mixture", "components": 7},
+    "vamp": {"prior": "vamp", "components": 7},
+    "vamp, top-down": {"prior": "vamp", "components": 7, "top_down": True},
+    "flow": {"prior": "flow"},
+}
+
+
+def mlp(latent=(4, 3), likelihood="bernoulli", **more):
+    return architectures.mlp((1, 8, 8), likelihood, latent, hidden=[8, 8], data=BITS, **more).double()
+
+
+def conv(latent=(2, 3), likelihood="bernoulli", **more):
+    return architectures.conv(
+        (1, 8, 8), likelihood, latent, **{"channels": 8, "blocks": 1, "data": BITS, **more}
+    ).double()
+
+
+MODELS = {
+    **{f"mlp, {kind}": lambda more=more: mlp(**more) for kind, more in MLP.items()},
+    "mlp, one level, vamp": lambda: mlp(latent=[4], prior="vamp", components=7),
+    "mlp, one level, top-down": lambda: mlp(latent=[4], top_down=True),
+    "conv": conv,
+    "conv, one level": lambda: conv(latent=[3]),
+    "conv, four levels": lambda: conv(latent=[2, 2, 2, 3], scales=[2, 2, 4, 8]),
+    "conv, mixture": lambda: conv(prior="mixture", components=5),
+    "conv, vamp": lambda: conv(prior="vamp", components=5),
+    "conv, checkpointed": lambda: conv(checkpointed=True, dropout=0.1),
+}
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # zuko's
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_trains_samples_and_comes_back(name):
+    model = MODELS[name]()
+    trace = model(BITS[:5], samples=3)
+    assert trace.kl.shape == (model.levels, 3, 5)
+    assert bool(torch.isfinite(trace.log_weight).all())
+    (-al.elbo(trace).mean()).backward()
+    for parameter, gradient in ((key, p.grad) for key, p in model.named_parameters()):
+        assert gradient is not None, parameter
+        assert bool(torch.isfinite(gradient).all()), parameter
+    with torch.no_grad():
+        assert model.eval().sample(4).shape == (4, 1, 8, 8)
+        assert model.reconstruct(BITS[:5], level=model.levels).mean.shape == (5, 1, 8, 8)
+    again = architectures.build(json.loads(json.dumps(model.config))).double()
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.manual_seed(1)
+        first = model.eval()(BITS[:5]).log_weight
+        torch.manual_seed(1)
+        assert_close(again.eval()(BITS[:5]).log_weight, first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_unbiased(name):
+    """E_q[w] is p(x), and so is the mean of p(x | z_1) over draws of the prior."""
+    model, x = MODELS[name]().eval(), BITS[:1]
+    with torch.no_grad():
+        log_w = model(x, samples=40_000).log_weight[:, 0]
+        log_p = model.generate(40_000).log_prob(x)
+        both = [(weights - weights.max()).exp() for weights in (log_w, log_p)]
+        means = [w.mean().log() + v.max() for w, v in zip(both, (log_w, log_p), strict=True)]
+        errors = [w.std() / w.mean() / 200 for w in both]
+    assert abs(means[0] - means[1]) < 5 * (errors[0] ** 2 + errors[1] ** 2).sqrt() + 1e-9
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "conv"])
+def test_fifty_levels_start_like_one(architecture):
+    bounds = []
+    for levels in (1, 50):
+        torch.manual_seed(0)
+        if architecture == "mlp":
+            model = mlp(latent=[4] * levels, top_down=True, markov=False, block="residual")
+        else:
+            model = conv(latent=[2] * levels, scales=[2] * (levels // 2) + [4] * (levels - levels // 2))
+        trace = model(BITS, samples=2)
+        bounds.append(trace.log_px.mean().item())
+        assert trace.kl.mean() < 4  # nats a level
+        (-al.elbo(trace).mean()).backward()
+        norms = torch.stack([p.grad.norm() for p in model.parameters()])
+        assert bool(torch.isfinite(norms).all())
+        assert norms.norm() < 1e4
+    assert abs(bounds[0] - bounds[1]) < 0.15 * abs(bounds[0])
+
+
+@pytest.mark.parametrize("build", [mlp, conv])
+def test_the_output_starts_at_the_marginals_of_the_data(build):
+    model = build()
+    with torch.no_grad():
+        mean = model.generate(200).mean.mean(0)
+    frequency = (BITS.sum(0) + 0.5) / (len(BITS) + 1)
+    assert (mean - frequency).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "x"),
+    [
+        ("categorical", torch.randint(0, 5, (50, 1, 8, 8)).float()),
+        ("discretized_logistic", torch.randint(90, 140, (50, 1, 8, 8)).float()),
+        ("poisson", torch.poisson(torch.full((50, 1, 8, 8), 30.0))),
+        ("negative_binomial", torch.poisson(torch.full((50, 1, 8, 8), 30.0))),
+    ],
+)
+@pytest.mark.parametrize("architecture", [architectures.mlp, architectures.conv])
+def test_a_start_at_the_marginals_is_a_better_start(architecture, likelihood, x):
+    bounds = []
+    for data in (x, None):
+        torch.manual_seed(0)
+        model = architecture((1, 8, 8), likelihood, [3], categories=5, data=data).double()
+        bounds.append(al.elbo(model(x.double())).mean().item())
+    assert bounds[0] > bounds[1]
+    if likelihood == "categorical":
+        assert bounds[0] == pytest.approx(-64 * math.log(5), rel=0.05)
+
+
+def test_checkpointing_changes_memory_and_not_the_gradient():
+    gradients = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = conv(latent=[2, 2], checkpointed=checkpointed, dropout=0.2)
+        torch.manual_seed(1)
+        al.elbo(model(BITS[:5])).mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert_close(gradients[0], gradients[1])
+
+
+def test_larger_images_and_colour():
+    model = architectures.conv((3, 64, 64), "discretized_logistic", latent=[2] * 5, channels=8, blocks=1)
+    assert model.config["scales"] == [2, 2, 4, 8, 16]
+    x = torch.randint(0, 256, (2, 3, 64, 64)).float()
+    assert al.elbo(model(x)).shape == (2,)
+    assert architectures.conv((1, 28, 28), "bernoulli", latent=[2] * 4, channels=8).config["scales"] == [2, 2, 4, 4]
+
+
+def test_residual_blocks_keep_the_variance():
+    x = torch.randn(200, 64)
+    deep = networks.mlp(64, [64] * 50, 64, nn.Tanh, block="residual")[:-1]
+    assert 0.2 < deep(x).std() / deep[:2](x).std() < 5
+
+
+def test_the_mixture_is_torchs_mixture():
+    from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+    logits, loc, scale = torch.randn(6), torch.randn(6, 3, 2) + 20, torch.rand(6, 3, 2) + 0.02
+    ours = NormalMixture(logits, loc, scale)
+    theirs = MixtureSameFamily(Categorical(logits=logits), Independent(Normal(loc, scale), 2))
+    z = theirs.sample((4, 5))
+    assert_close(ours.log_prob(z), theirs.log_prob(z))
+    assert_close((ours.mean, ours.variance), (theirs.mean, theirs.variance))
+    assert ours.sample().shape == (3, 2)
+    single = NormalMixture(logits.float(), loc.float(), scale.float())
+    assert_close(single.log_prob(z.float()).double(), theirs.log_prob(z), rtol=1e-4, atol=5e-2)
+    draws = ours.sample((50_000,))
+    error = draws.std(0) / math.sqrt(50_000)
+    assert bool(((draws.mean(0) - ours.mean).abs() < 5 * error).all())
+
+
+def test_a_vampprior_is_the_mean_posterior_of_its_inputs_and_learns_them():
+    encoder = al.Conditional(nn.Linear(5, 4), al.families.normal).double()
+    inputs = torch.randn(9, 5)
+    prior = VampPrior(encoder, inputs)
+    z = torch.randn(4, 3, 2)
+    exact = encoder(inputs).log_prob(z[:, :, None]).logsumexp(-1) - math.log(9)
+    assert_close(prior().log_prob(z), exact)
+    prior().log_prob(z).sum().backward()
+    assert bool((prior.inputs.grad != 0).all())
+
+
+def test_a_linear_vampprior_gives_the_exact_evidence():
+    """With a linear encoder and decoder, p(x) is a mixture of normals (published_results 5.4.5)."""
+    prior = MixtureOfNormals(4, 2).double()
+    with torch.no_grad():
+        prior.s.normal_()
+    weight, bias, sigma = torch.randn(5, 2), torch.randn(5), 0.7
+    decoder = al.Conditional(nn.Linear(2, 5), al.families.normal_fixed(sigma)).double()
+    with torch.no_grad():
+        decoder.network.weight.copy_(weight)
+        decoder.network.bias.copy_(bias)
+    encoder = al.Conditional(nn.Linear(5, 4), al.families.normal).double()
+    inverse = torch.linalg.pinv(weight)
+    with torch.no_grad():
+        encoder.network.weight.copy_(torch.cat([inverse, torch.zeros(2, 5)]))
+        encoder.network.bias.copy_(torch.cat([-inverse @ bias, torch.zeros(2)]))
+    model, law = al.VAE(prior, encoder, decoder), prior()
+    x = model.sample(3)
+    exact = torch.stack([
+        law.log_weights[k] + torch.distributions.MultivariateNormal(
+            weight @ law.loc[k] + bias, weight @ law.scale[k].square().diag() @ weight.T + sigma**2 * torch.eye(5)
+        ).log_prob(x)
+        for k in range(4)
+    ]).logsumexp(0)  # fmt: skip
+    with torch.no_grad():
+        weights = model(x, samples=400_000).log_weight
+    error = (weights - exact).exp().std(0) / math.sqrt(400_000)
+    assert bool((((weights - exact).exp().mean(0) - 1).abs() < 5 * error).all())
+
+
+WRONG = {
+    r"p\(z_1\) is over \(3,\)": lambda: al.VAE(
+        MixtureOfNormals(4, 3), al.Conditional(nn.Linear(5, 4), al.families.normal), nn.Identity()
+    )(torch.zeros(2, 5)),
+    r"components=0": lambda: MixtureOfNormals(0, 3),
+    r"unknown prior 'vmap'": lambda: mlp(prior="vmap"),
+    r"block='dense'": lambda: mlp(block="dense"),
+    r"a flow is a prior of vectors": lambda: conv(prior="flow"),
+    r"pseudo-inputs, and categories cannot": lambda: mlp([3], "categorical", categories=5, prior="vamp"),
+    r"scales=\[2\]: wanted one for each of 2": lambda: conv(scales=[2]),
+    r"scales=\[2, 3\]: 3 is no multiple of 2": lambda: conv(scales=[2, 3]),
+    r"scales=\[3, 3\]: 3 is no multiple of 1 that divides 8 x 8": lambda: conv(scales=[3, 3]),
+    r"convolutions want images": lambda: architectures.conv((5,), "bernoulli"),
+    r"unknown architecture 'rnn'": lambda: architectures.build({"architecture": "rnn"}),
+    r"a VampPrior mixes normal posteriors, but q\(z_T \| u\) is StudentT": lambda: VampPrior(
+        al.Conditional(nn.Linear(5, 6), al.families.student_t), torch.zeros(2, 5)
+    )(),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_does_not_fit_is_said_in_one_line(message):
+    with pytest.raises(ValueError, match=message) as error:
+        WRONG[message]()
+    assert "\n" not in str(error.value)
