@@ -328,11 +328,13 @@ def _zeroed(layer: Any) -> Any:
 
 @torch.no_grad()
 def _start_at(last: Any, family: families.Family, data: Tensor) -> None:
-    """Sets the last layer's bias so that p(x | z_1) begins at the marginals of the data."""
+    """Sets the last layer's bias so that p(x | z_1) begins at the marginals of the data. Whether these are in the
+    family's support is asked elsewhere.
+    """
     mean = data.mean(0)
+    count = mean.clamp(min=1e-2)
     if isinstance(family, families.BernoulliFamily):
-        p = (data.sum(0) + 0.5) / (len(data) + 1)
-        start = torch.logit(p)
+        start = torch.logit((data.sum(0) + 0.5) / (len(data) + 1), eps=1e-6)
     elif isinstance(family, families.CategoricalFamily):
         counts = torch.stack([(data == k).sum(0) for k in range(family.size)]) + 0.5
         start = (counts / counts.sum(0)).log()
@@ -341,9 +343,9 @@ def _start_at(last: Any, family: families.Family, data: Tensor) -> None:
         spread = data.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
         start = torch.stack([mean / half - 1, (spread / half).log()])
     elif isinstance(family, families.PoissonFamily):
-        start = (mean + 1e-2).log()
+        start = count.log()
     elif isinstance(family, families.NegativeBinomialFamily):
-        start = torch.stack([(mean + 1e-2).log(), torch.zeros_like(mean)])
+        start = torch.stack([count.log(), torch.zeros_like(mean)])
     else:
         return
     last.bias.copy_(start.flatten().view_as(last.bias))

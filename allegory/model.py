@@ -382,6 +382,7 @@ class _Posterior(nn.Module):
         return self.model._infer(x, len(latents[0]), latents)
 
 
+@torch.compiler.disable  # functional_call and the compiler do not go together
 def _held(model: VAE, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
     """q(z | x) at given latents, a function of them alone: no gradient reaches its parameters."""
     posterior = _Posterior(model)

@@ -105,6 +105,7 @@ def iwae(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
+@torch.compiler.disable  # a hook belongs to one pass
 def dreg(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     """(B,) the importance-weighted bound L_S, nats, for a held trace: the gradient of `iwae` in expectation, with less
     noise for the encoder the more particles there are.
@@ -114,6 +115,8 @@ def dreg(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
         beta: weight of log q - log p, for a warm-up; one number for all levels.
     """
     _check_held("dreg", trace)
+    if isinstance(beta, Tensor) and beta.dim():
+        raise ValueError("dreg takes one beta for all levels; use iwae for one a level")
     log_w = _log_w(trace, beta)
     weight = torch.softmax(log_w, 0).detach()
     for z in trace.latents:

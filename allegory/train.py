@@ -4,7 +4,10 @@ r"""Training: one loop that maximises an objective over batches of a tensor.
     average <- average + (1 - ema)(theta - average)
 
     learning rate   lr * min(1, step / lr_warmup) * cosine from 1 to lr_final over the budget
-    KL weight       beta = min(1, step / kl_warmup), in steps, so that it does not depend on the size of the data
+    KL weight       beta * min(1, step / kl_warmup), in steps, so that it does not depend on the size of the data
+
+    gradient        scaled down to clip times the running median of its norm; left out above skip times it, but never
+                    more than three times in a row, so that a jump to a new scale is followed in the end
 
 What counts is the bound at beta = 1 of the *averaged* weights on the validation set, with the same noise each epoch:
 it picks the best weights and stops the training, never before both warm-ups have ended.
@@ -23,7 +26,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +46,7 @@ from allegory.progress import Progress
 __all__ = ["Record", "fit"]
 
 RETRIES = 5
+SKIPS = 3  # in a row
 
 
 @dataclass
@@ -50,7 +55,8 @@ class Record:
 
     Attributes:
         history: one dictionary an epoch: epoch, step, lr, beta, the mean objective over the epoch (train), the
-            gradient's norm (gradient_norm), and on the validation set, at beta = 1, the objective (bound), the ELBO
+            gradient's norm (gradient_norm), how many gradients were scaled down and left out (clipped,
+            skipped), and on the validation set, at beta = 1, the objective (bound), the ELBO
             and its parts (elbo, reconstruction, kl_per_level), nats an example.
         epoch, step: finished epochs and updates.
         best_bound, best_epoch: the best validation bound and its epoch; None without validation data.
@@ -81,8 +87,10 @@ def fit(
     lr_warmup: int = 0,
     lr_final: float = 0.0,
     kl_warmup: int = 0,
+    beta: float | Sequence[float] = 1.0,
     weight_decay: float = 0.0,
-    clip: float = 200.0,
+    clip: float = 10.0,
+    skip: float = 100.0,
     ema: float = 0.999,
     patience: int | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
@@ -108,9 +116,11 @@ def fit(
         epochs, minutes: the budget, whichever ends first; one of them is needed.
         batch_size: examples a step; the last batch of an epoch may be smaller.
         lr, lr_warmup, lr_final: learning rate, steps to reach it, fraction of it at the end of the budget.
-        kl_warmup: steps until beta = 1.
+        kl_warmup: steps until the KL has its whole weight.
+        beta: that weight; a number, or one for each level, level 1 first. Whatever it is, validation is at beta = 1.
         weight_decay: of AdamW; 0 is Adam.
-        clip: largest norm of the gradient, nats.
+        clip, skip: a gradient's norm is scaled down to clip times its running median; a gradient above skip times the
+            median is left out, three times in a row at most.
         ema: the averaged weights keep this fraction of themselves a step; 0 uses the weights as they are.
         patience: epochs without a better validation bound before the training stops.
         transform: applied to every batch as it is drawn, such as `data.binarize`.
@@ -136,12 +146,13 @@ def fit(
     >>> record.epoch, record.stopped
     (2, 'epochs')
     """
-    _check_settings(epochs, minutes, batch_size, samples, lr, ema, clip, patience, precision)
+    _check_settings(epochs, minutes, batch_size, samples, lr, ema, clip, skip, patience, precision)
+    weights = _check_beta(beta, model.levels, next(model.parameters()).device)
     _check_data(model, data, valid, transform)
     settings = dict(
         samples=samples, epochs=epochs, minutes=minutes, batch_size=batch_size, lr=lr, lr_warmup=lr_warmup,
-        lr_final=lr_final, kl_warmup=kl_warmup, weight_decay=weight_decay, clip=clip, ema=ema, patience=patience,
-        precision=precision, compile=compile, seed=seed, objective=_name(objective),
+        lr_final=lr_final, kl_warmup=kl_warmup, beta=beta, weight_decay=weight_decay, clip=clip, skip=skip,
+        ema=ema, patience=patience, precision=precision, compile=compile, seed=seed, objective=_name(objective),
     )  # fmt: skip
     held = getattr(getattr(objective, "func", objective), "held", False)
     device = next(model.parameters()).device
@@ -169,13 +180,13 @@ def fit(
     def clock() -> float:
         return now.seconds + time.monotonic() - started
 
-    def schedule() -> tuple[float, float]:
+    def schedule() -> tuple[float, Any]:
         """The learning rate and beta of the next step."""
         spent = 0.0 if minutes is None else clock() / (60 * minutes)
         spent = spent if epochs is None else max(spent, now.step / (epochs * steps))
         cosine = lr_final + (1 - lr_final) * (1 + math.cos(math.pi * min(1.0, spent))) / 2
         rate = lr * now.lr_scale * min(1.0, (now.step + 1) / max(1, lr_warmup)) * cosine
-        return rate, min(1.0, (now.step + 1) / max(1, kl_warmup))
+        return rate, weights * min(1.0, (now.step + 1) / max(1, kl_warmup))
 
     def batches() -> Iterator[Tensor]:
         """The rows of the batches of this epoch that are still to do; their order depends on seed and epoch alone."""
@@ -202,24 +213,28 @@ def fit(
         """One step of gradient ascent."""
         now.lr, beta = schedule()
         state.optimizer.param_groups[0]["lr"] = now.lr
-        bound = score(draw(rows), torch.tensor(beta) if compile else beta)
+        bound = score(draw(rows), torch.as_tensor(beta) if compile else beta)
         state.optimizer.zero_grad()
         (-bound.mean()).backward()
-        norm = nn.utils.clip_grad_norm_(parameters, clip)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        scale = _clip(norm, state.norms, clip, skip)
+        torch._foreach_mul_(gradients, scale)
         state.optimizer.step()
         keep = min(ema, (1 + now.step) / (10 + now.step))
         torch._foreach_lerp_(averages, parameters, 1 - keep)
-        state.totals += torch.stack([bound.detach().sum(), norm, torch.ones_like(norm)])
+        state.totals += torch.stack([bound.detach().sum(), norm, torch.ones_like(norm), scale < 1, scale == 0])
         now.step, now.batch = now.step + 1, now.batch + 1
 
     def finish_epoch() -> dict[str, Any]:
         """The epoch's line of metrics; remembers the best weights."""
-        bound, norm, count = state.totals.tolist()
+        bound, norm, count, clipped, skipped = state.totals.tolist()
         beta = min(1.0, now.step / max(1, kl_warmup))
         now.epoch, now.batch = now.epoch + 1, 0
         state.totals.zero_()
         line = dict(epoch=now.epoch, step=now.step, lr=now.lr, beta=beta)
         line |= dict(train=bound / min(len(data), count * batch_size), gradient_norm=norm / count)
+        line |= dict(clipped=int(clipped - skipped), skipped=int(skipped))
         if valid is not None:
             state.average_buffers()
             with _seeded(seed):
@@ -272,10 +287,12 @@ def fit(
 
     with (
         torch.random.fork_rng(),
+        warnings.catch_warnings(),
         unvalidated(),
         _stoppable(run is not None) as interrupted,
         Progress(progress, epochs, minutes, steps) as bar,
     ):
+        warnings.filterwarnings("ignore", "The .grad attribute")  # the compiler looks, and needs none
         torch.manual_seed(seed)
         if run is not None and resume and (run / checkpoint.LAST).exists():
             state.load(run)
@@ -331,8 +348,11 @@ class _State:
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.best: dict[str, Tensor] = {}
         self.position = _Position()
-        # Of this epoch: sum of the bounds, sum of the gradient norms, steps. NaN once is NaN for good.
-        self.totals = torch.zeros(3, device=next(model.parameters()).device)
+        device = next(model.parameters()).device
+        # Of this epoch: sums of bounds and gradient norms; steps, clipped, skipped. NaN once is NaN for good.
+        self.totals = torch.zeros(5, device=device)
+        # Of the gradient norms: the running median of their logarithms, how many there were, skips in a row.
+        self.norms = torch.zeros(3, device=device)
 
     def average_buffers(self) -> None:
         for average, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
@@ -343,7 +363,7 @@ class _State:
         return self.best or self.average.state_dict()
 
     def capture(self) -> _Snapshot:
-        tensors = {"totals": self.totals, "random": torch.get_rng_state()}
+        tensors = {"totals": self.totals, "norms": self.norms, "random": torch.get_rng_state()}
         if self.totals.is_cuda:
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.totals.device)
         parts = {"model": self.model.state_dict(), "average": self.average.state_dict(), "best": self.best}
@@ -370,6 +390,7 @@ class _State:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.totals.copy_(tensors["totals"])
+        self.norms.copy_(tensors["norms"])
         torch.set_rng_state(tensors["random"].cpu())
         if self.totals.is_cuda:
             torch.cuda.set_rng_state(tensors["random_cuda"].cpu(), self.totals.device)
@@ -410,6 +431,21 @@ def _name(objective: Any) -> str:
     if isinstance(objective, functools.partial):
         return f"{_name(objective.func)}({', '.join(f'{key}={value}' for key, value in objective.keywords.items())})"
     return getattr(objective, "__name__", type(objective).__name__)
+
+
+def _clip(norm: Tensor, norms: Tensor, clip: float, skip: float) -> Tensor:
+    """() what to multiply the gradient with, on its device; moves the running median and the count of skips.
+
+    The median of log norm goes up or down by the same small step whichever side a new one is on, so that no single
+    gradient, however large, moves it far.
+    """
+    median, seen, skips = norms.unbind()
+    logarithm = norm.clamp(min=1e-30).log()
+    median = torch.where(seen == 0, logarithm, median + torch.sign(logarithm - median) / (seen + 1).clamp(max=50))
+    ratio = norm / median.exp()
+    skipped = (ratio > skip) & (skips < SKIPS)
+    norms.copy_(torch.stack([median, seen + 1, torch.where(skipped, skips + 1, 0)]))
+    return torch.where(skipped, 0.0, (clip / ratio).clamp(max=1))
 
 
 def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -485,12 +521,19 @@ def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
 
 def _check_settings(
     epochs: int | None, minutes: float | None, batch_size: int, samples: int, lr: float, ema: float, clip: float,
-    patience: int | None, precision: str,
+    skip: float, patience: int | None, precision: str,
 ) -> None:  # fmt: skip
     if epochs is None and minutes is None:
         raise ValueError("fit needs a budget: epochs, minutes, or both")
     positive = dict(
-        epochs=epochs, minutes=minutes, batch_size=batch_size, samples=samples, lr=lr, clip=clip, patience=patience
+        epochs=epochs,
+        minutes=minutes,
+        batch_size=batch_size,
+        samples=samples,
+        lr=lr,
+        clip=clip,
+        skip=skip,
+        patience=patience,
     )
     for name, value in positive.items():
         if value is not None and not value > 0:
@@ -499,6 +542,14 @@ def _check_settings(
         raise ValueError(f"precision={precision!r}: wanted 'float32' or 'bfloat16'")
     if not 0 <= ema < 1:
         raise ValueError(f"ema={ema}: wanted the fraction kept a step, at least 0 and below 1")
+
+
+def _check_beta(beta: float | Sequence[float], levels: int, device: torch.device) -> Any:
+    """A number, or a tensor of one for each level."""
+    values = [beta] if isinstance(beta, int | float) else list(beta)
+    if any(not value >= 0 for value in values) or (not isinstance(beta, int | float) and len(values) != levels):
+        raise ValueError(f"beta={beta}: wanted a number, at least 0, or one for each of {levels} levels")
+    return beta if isinstance(beta, int | float) else torch.tensor(values, device=device)
 
 
 def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None) -> None:

@@ -77,6 +77,23 @@ def test_more_particles_drown_iwae_and_not_dreg():
     assert signal_to_noise(al.dreg, 64) > 5 * signal_to_noise(al.iwae, 64)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # of the compiler
+@pytest.mark.parametrize("kind", ["top-down, residual"])
+def test_a_compiled_dreg_has_the_same_gradient(kind):
+    model, evidence = chain(2, **EXACT[kind])
+    q, p = learnable(model)
+    with torch.no_grad():
+        q[0] += 0.1
+    x = evidence().sample((5,))
+    found = []
+    for score in (lambda x: model(x, samples=4, held=True), None):
+        objective = torch.compile(lambda x: al.dreg(model(x, samples=4, held=True)), backend="eager")
+        torch.manual_seed(1)
+        bound = al.dreg(score(x)) if score else objective(x)
+        found.append(torch.autograd.grad(bound.mean(), [*q, *p]))
+    assert_close(found[0], found[1])
+
+
 @pytest.mark.parametrize("beta", [0.3, 2.0])
 def test_dreg_keeps_the_expectation_at_any_beta(beta):
     model, evidence = chain(2)

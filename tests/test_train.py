@@ -1,9 +1,11 @@
 """What `fit` promises: the record, the schedules, exact resume, recovery, and clear errors."""
 
+import functools
 import json
 import math
 import os
 import signal
+from itertools import groupby
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch.testing import assert_close
 import allegory as al
 from allegory.data import binarize
 from allegory.files import write_whole
-from allegory.train import _seeded, _validate
+from allegory.train import SKIPS, _clip, _seeded, _validate
 
 N = 60
 
@@ -223,7 +225,69 @@ def test_a_loss_that_is_never_finite_ends_with_level_and_rows(bits):
         train(model, bits)
 
 
+def test_beta_weighs_each_level_and_validation_does_not_see_it(bits):
+    seen = []
+
+    def objective(trace, beta):
+        seen.append(torch.as_tensor(beta).tolist())
+        return al.elbo(trace, beta)
+
+    record = train(small(), bits, objective=objective, beta=[1.0, 4.0], kl_warmup=2, epochs=1)
+    assert seen == [[0.5, 2.0], [1.0, 4.0], [1.0, 4.0], 1.0]
+    assert record.history[0]["beta"] == 1.0
+    train(small(), bits, objective=objective, beta=3.0, kl_warmup=2, epochs=1)
+    assert seen[4:] == [1.5, 3.0, 3.0, 1.0]
+
+
+def test_a_gradient_is_clipped_by_the_running_median_and_skips_are_bounded():
+    norms, scales = torch.zeros(3), []
+    for norm in [1.0] * 60 + [20.0, 500.0, 500.0, 1.0] + [500.0] * 5 + [1.0] * 3:
+        scales.append(_clip(torch.tensor(norm), norms, clip=10.0, skip=100.0).item())
+    assert scales[:60] == [1.0] * 60
+    assert scales[60] == pytest.approx(10 / 20, rel=0.05)
+    assert scales[61:64] == [0.0, 0.0, 1.0]
+    assert scales[64:67] == [0.0] * 3  # three in a row, and then it moves on
+    assert scales[67] == pytest.approx(10 / 500, rel=0.2)
+    assert scales[68] == 0.0
+    assert scales[-1] == 1.0
+
+
+def test_a_new_scale_of_the_gradient_is_followed():
+    norms = torch.zeros(3)
+    for _ in range(50):
+        _clip(torch.tensor(1.0), norms, clip=10.0, skip=100.0)
+    scales = [_clip(torch.tensor(1e4), norms, clip=10.0, skip=100.0).item() for _ in range(600)]
+    assert scales[-1] == 1.0
+    assert max(len(list(run)) for skipped, run in groupby(scales, key=lambda s: s == 0) if skipped) == SKIPS
+
+
+def test_the_metrics_say_what_was_clipped_and_skipped(bits):
+    record = train(small(), bits, clip=1e-3, skip=1e9)
+    assert [(line["clipped"], line["skipped"]) for line in record.history] == [(3, 0)] * 4
+    record = train(small(), bits, clip=1e-3, skip=1e-2, epochs=8)
+    assert sum(line["skipped"] for line in record.history) == 18  # three of every four
+    plain = train(small(), bits)
+    assert sum(line["skipped"] + line["clipped"] for line in plain.history) == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
+@pytest.mark.parametrize("objective", [al.dreg, al.stl, functools.partial(al.free_bits, nats=0.3), al.renyi])
+@pytest.mark.parametrize("compile", [False, True])
+def test_every_objective_trains(bits, objective, compile, tmp_path):
+    if compile and objective is not al.dreg:
+        pytest.skip("one is enough")
+    model = small(dropout=0)
+    before = al.evaluate(model, bits[20:], samples=50).nll
+    train(model, bits, objective=objective, samples=4, epochs=40, compile=compile, out=tmp_path / "run")
+    assert al.evaluate(model, bits[20:], samples=50).nll < before - 0.1
+    name = json.loads((tmp_path / "run" / "config.json").read_text())["fit"]["objective"]
+    assert name in ("dreg", "stl", "free_bits(nats=0.3)", "renyi")
+
+
 WRONG = {
+    "beta=-1.0: wanted a number": dict(beta=-1.0),
+    "one for each of 2 levels": dict(beta=[1.0, 2.0, 3.0]),
+    "skip=0": dict(skip=0),
     "needs a budget": dict(epochs=None),
     "epochs=0": dict(epochs=0),
     "batch_size=0": dict(batch_size=0),
