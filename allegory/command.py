@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import json
 import math
 import os
@@ -21,13 +22,19 @@ __all__ = ["main"]
 
 EPOCHS = 100
 FIT = (
-    "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "weight_decay", "ema", "patience",
-    "seed", "precision", "checkpoint_seconds",
+    "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "beta", "weight_decay", "ema",
+    "patience", "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
+BOTH = ("latent", "dropout", "prior", "components")
+ONLY = {  # what belongs to one architecture
+    "mlp": ("hidden", "activation", "block", "top_down", "markov"),
+    "conv": ("scales", "channels", "blocks", "checkpointed"),
+}
 DEFAULTS: dict[str, Any] = dict(
-    likelihood="auto", objective="elbo", hidden=(300, 300), activation="SiLU", dropout=0.0, dynamic=False,
-    epochs=None, minutes=None, samples=1, batch_size=128, lr=1e-3, lr_warmup=100, kl_warmup=None, weight_decay=0.0,
-    ema=0.999, patience=50, seed=0, precision="float32", checkpoint_seconds=10.0,
+    likelihood="auto", architecture="mlp", objective="elbo", dropout=0.0, prior="standard", components=500,
+    free_bits=None, alpha=None, dynamic=False, beta=1.0, epochs=None, minutes=None, samples=1, batch_size=128, lr=1e-3,
+    lr_warmup=100, kl_warmup=None, weight_decay=0.0, ema=0.999, patience=50, seed=0, precision="float32",
+    checkpoint_seconds=10.0,
 )  # fmt: skip
 
 
@@ -60,7 +67,7 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
     """Trains a model on DATA and writes a run directory."""
     import torch
 
-    from allegory import architectures, checkpoint, elbo, fit, iwae
+    from allegory import architectures, checkpoint, fit
     from allegory.data import binarize
 
     where = _device(device)
@@ -71,13 +78,12 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
             raise ValueError(f"{out} was not trained by `allegory train`; resume it from where it was trained")
     options = _settings(stored, {key: value for key, value in flags.items() if value is not None})
     examples, about = _load(data, options["dynamic"], options["seed"], options["likelihood"])
+    objective = _objective(options["objective"], options["free_bits"], options["alpha"])
     torch.manual_seed(options["seed"])
-    model = architectures.mlp(
-        examples.event_shape,
-        about["likelihood"],
-        categories=about["categories"],
-        data=examples.train,
-        **{key: options[key] for key in ("latent", "hidden", "activation", "dropout")},
+    build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
+    parts = {key: options[key] for key in (*BOTH, *ONLY[options["architecture"]]) if key in options}
+    model = build(
+        examples.event_shape, about["likelihood"], categories=about["categories"], data=examples.train, **parts
     ).to(where)
     if options["kl_warmup"] is None:
         steps = math.ceil(len(examples.train) / options["batch_size"]) * (options["epochs"] or EPOCHS)
@@ -88,7 +94,7 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
             model,
             examples.train,
             valid=examples.valid,
-            objective={"elbo": elbo, "iwae": iwae}[options["objective"]],
+            objective=objective,
             transform=binarize if examples.dynamic else None,
             out=out,
             resume=resume,
@@ -112,13 +118,33 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
 def _settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """What was said on the command line, else what the run says that is resumed, else the default."""
     options = {**DEFAULTS, **stored, **given}
+    for architecture, names in ONLY.items():
+        strange = [name for name in names if name in options and architecture != options["architecture"]]
+        if strange:
+            flag = "--" + strange[0].replace("_", "-")
+            raise ValueError(f"{flag} is of --architecture {architecture}, not of {options['architecture']}")
     if "latent" not in given and "levels" not in given and stored:
         given = stored
-    options["latent"] = _latent(given.get("levels"), given.get("latent"))
+    options["latent"] = _latent(given.get("levels"), given.get("latent"), options["architecture"])
+    if isinstance(options["beta"], tuple | list) and len(options["beta"]) == 1:
+        options["beta"] = options["beta"][0]
     options["levels"] = len(options["latent"])
     if options["epochs"] is None and options["minutes"] is None:
         options["epochs"] = EPOCHS
     return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+
+
+def _objective(name: str, free_bits: float | None, alpha: float | None) -> Any:
+    """What to maximise, with its own settings."""
+    from allegory import objectives
+
+    if free_bits is not None:
+        if name != "elbo":
+            raise ValueError(f"--free-bits {free_bits:g} changes the elbo; it does not go with --objective {name}")
+        return functools.partial(objectives.free_bits, nats=free_bits)
+    if alpha is not None and name != "renyi":
+        raise ValueError(f"--alpha {alpha:g} is of --objective renyi, not of {name}")
+    return functools.partial(objectives.renyi, alpha=alpha) if alpha is not None else getattr(objectives, name)
 
 
 def evaluate(run: str, split: str, importance_samples: int, as_json: bool, device: str) -> None:
@@ -285,11 +311,26 @@ def _parser() -> _Parser:
     p.add_argument("--out", required=True, metavar="RUN", help="the run directory to write")
     p.add_argument("--levels", type=_natural, metavar="T", help="levels of latents (default: as --latent has, or 1)")
     p.add_argument("--latent", type=_widths, metavar="D1,D2,..", help="width of z_1,..,z_T (default: 40, halved)")
+    p.add_argument("--architecture", choices=("mlp", "conv"), help="perceptrons (default), or a ladder of convolutions")
     p.add_argument("--hidden", type=_widths, metavar="H1,H2,..", help="hidden layers of each network (default 300,300)")
+    p.add_argument("--block", choices=("plain", "gated", "residual"), help="what a hidden layer is (default plain)")
+    p.add_argument("--top-down", action="store_const", const=True, help="infer as a ladder does, from the top down")
+    p.add_argument("--all-above", action="store_const", const=False, dest="markov",
+                   help="p(z_t) sees all levels above it, not z_{t+1} alone")  # fmt: skip
+    p.add_argument("--channels", type=_natural, metavar="C", help="conv: width of the ladder (default 64)")
+    p.add_argument("--scales", type=_widths, metavar="F1,F2,..", help="conv: how much coarser than x each level is")
+    p.add_argument("--blocks", type=_natural, metavar="N", help="conv: residual blocks a level (default 2)")
+    p.add_argument("--checkpointed", action="store_const", const=True, help="conv: less memory, a third more time")
+    p.add_argument("--prior", choices=("standard", "mixture", "vamp", "flow"), help="p(z_T) (default standard)")
+    p.add_argument("--components", type=_natural, metavar="K", help="of a mixture or a VampPrior (default 500)")
     names = _likelihoods()
     likelihood = f"of p(x | z_1): {', '.join(names)} (default auto: by the values)"
     p.add_argument("--likelihood", choices=names, metavar="NAME", help=likelihood)
-    p.add_argument("--objective", choices=("elbo", "iwae"), help="what to maximise (default elbo)")
+    names = ("elbo", "iwae", "dreg", "stl", "renyi")
+    p.add_argument("--objective", choices=names, help="what to maximise (default elbo)")
+    p.add_argument("--beta", type=_weights, metavar="B", help="weight of the KL, or B1,B2,.. a level (default 1)")
+    p.add_argument("--free-bits", type=_positive, metavar="NATS", help="that each level has free of charge")
+    p.add_argument("--alpha", type=float, metavar="A", help="of renyi (default 0.5)")
     p.add_argument("--samples", type=_natural, metavar="S", help="particles an example (default 1)")
     p.add_argument("--epochs", type=_natural, metavar="N", help=f"passes through the data (default {EPOCHS})")
     p.add_argument("--minutes", type=_above_zero, metavar="M", help="wall-clock budget, instead or as well")
@@ -382,6 +423,14 @@ def _above_zero(text: str) -> float:
     return _number(text, float, lambda v: 0 < v < math.inf, "a number above zero")
 
 
+def _positive(text: str) -> float:
+    return _number(text, float, lambda v: 0 <= v < math.inf, "a number, 0 or more")
+
+
+def _weights(text: str) -> tuple[float, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
 def _fraction(text: str) -> float:
     return _number(text, float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
 
@@ -390,7 +439,9 @@ def _widths(text: str) -> tuple[int, ...]:
     return tuple(_natural(part) for part in text.split(","))
 
 
-def _latent(levels: int | None, latent: Sequence[int] | None) -> tuple[int, ...]:
+def _latent(levels: int | None, latent: Sequence[int] | None, architecture: str) -> tuple[int, ...]:
+    if latent is None and architecture == "conv":
+        return (16,) * (levels or 2)
     if latent is None:
         return tuple(max(2, 40 >> t) for t in range(levels or 1))
     if levels is not None and len(latent) != levels:

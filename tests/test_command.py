@@ -105,6 +105,27 @@ def test_sample_reconstruct_encode(digits_run, tmp_path, capsys):
     assert np.load("e.npz")["z1_mean"].shape == (3, 4)
 
 
+LADDERS = {
+    "top-down": ("--top-down", "--all-above", "--hidden", "16", "--latent", "4,2", "--block", "gated"),
+    "conv": ("--architecture", "conv", "--channels", "8", "--latent", "2,2", "--scales", "2,4", "--blocks", "1"),
+    "mixture": ("--prior", "mixture", "--components", "9", "--hidden", "16", "--objective", "dreg", "--samples", "3"),
+    "free bits": ("--free-bits", "0.5", "--levels", "2", "--hidden", "16", "--beta", "1,2"),
+    "renyi": ("--objective", "renyi", "--alpha", "0.2", "--samples", "2", "--hidden", "16"),
+}
+
+
+@pytest.mark.parametrize("kind", LADDERS)
+def test_every_kind_of_model_trains_resumes_and_is_evaluated(kind, capsys):
+    short = ("--batch-size", "400", "--epochs")
+    assert main(["train", "digits", "--out", "run", *LADDERS[kind], *short, "1"]) == 0
+    assert main(["train", "digits", "--out", "run", "--resume", "--epochs", "2"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--importance-samples", "2", "--json"]) == 0
+    assert np.isfinite(json.loads(capsys.readouterr().out)["nll"])
+    assert main(["sample", "run", "--out", "s.npz", "--count", "4"]) == 0
+    assert main(["encode", "run", "digits", "--out", "e.npz"]) == 0
+
+
 def test_datasets_lists_what_is_built_in(capsys):
     assert main(["datasets"]) == 0
     out = capsys.readouterr().out
@@ -171,6 +192,14 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("ok.npy", "--levels", "2", "--latent", "32"): "such as --latent 32,16",
         train("ok.npy", "--latent", "4,x"): "got 'x'",
         train("ok.npy", "--activation", "Relu"): "activation='Relu': did you mean 'ReLU'",
+        train("ok.npy", "--free-bits", "-1"): "--free-bits: got '-1', wanted a number, 0 or more",
+        train("ok.npy", "--free-bits", "1", "--objective", "iwae"): "does not go with --objective iwae",
+        train("ok.npy", "--alpha", "2"): "--alpha 2 is of --objective renyi, not of elbo",
+        train("ok.npy", "--beta", "1,2"): "beta=[1.0, 2.0]: wanted a number, at least 0, or one for each of 1 levels",
+        train("ok.npy", "--channels", "8"): "--channels is of --architecture conv, not of mlp",
+        train("ok.npy", "--architecture", "conv"): "convolutions want images",
+        train("digits", "--prior", "vamp"): "categories cannot be learned",
+        train("ok.npy", "--prior", "vmap"): "did you mean 'vamp'",
         train("ok.npy", "--activation", "Module"): "activation='Module': wanted one of",
         train("ok.npy", "--device", "meta"): "--device meta: not on this machine",
         train("ok.npy", "--seed", "-1"): "--seed: got '-1'",
