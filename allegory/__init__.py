@@ -5,9 +5,11 @@ them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace 
 """
 
 from allegory import architectures, families, networks
+from allegory.ais import ais
 from allegory.checkpoint import load
 from allegory.conditional import Conditional, StandardNormal
-from allegory.evaluate import evaluate, log_likelihood
+from allegory.diagnose import Diagnosis, diagnose
+from allegory.evaluate import bound_curve, evaluate, log_likelihood
 from allegory.ladder import TopDown
 from allegory.model import VAE, Trace
 from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
@@ -18,11 +20,15 @@ __version__ = "0.1.0"
 __all__ = [
     "VAE",
     "Conditional",
+    "Diagnosis",
     "Record",
     "StandardNormal",
     "TopDown",
     "Trace",
+    "ais",
     "architectures",
+    "bound_curve",
+    "diagnose",
     "dreg",
     "elbo",
     "evaluate",

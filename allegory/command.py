@@ -1,4 +1,4 @@
-r"""The command `allegory`: train, evaluate, sample, reconstruct, encode, datasets, demo.
+r"""The command `allegory`: train, evaluate, diagnose, sample, reconstruct, encode, datasets, demo.
 
 Results go to standard output, progress and remarks to standard error. Exit 0; 2 with one line that says what came,
 what was wanted and what to do; 130 after Ctrl-C.
@@ -147,7 +147,9 @@ def _objective(name: str, free_bits: float | None, alpha: float | None) -> Any:
     return functools.partial(objectives.renyi, alpha=alpha) if alpha is not None else getattr(objectives, name)
 
 
-def evaluate(run: str, split: str, importance_samples: int, as_json: bool, device: str) -> None:
+def evaluate(
+    run: str, split: str, importance_samples: int, curve: bool, ais: int | None, as_json: bool, device: str
+) -> None:
     """Prints the likelihood of a split, with its error, and its parts."""
     import torch
 
@@ -157,7 +159,12 @@ def evaluate(run: str, split: str, importance_samples: int, as_json: bool, devic
     model, examples, _ = _open_run(run)
     torch.manual_seed(0)
     result = allegory.evaluate(model.to(where), getattr(examples, split).to(where), samples=importance_samples)
-    values = {"split": split, **result.as_dict()}
+    values: dict[str, Any] = {"split": split, **result.as_dict()}
+    if curve:
+        torch.manual_seed(0)
+        values["curve"] = allegory.bound_curve(model, getattr(examples, split).to(where), samples=importance_samples)
+    if ais is not None:
+        values["ais"] = _annealed(model, getattr(examples, split).to(where), ais, importance_samples)
     if as_json:
         print(json.dumps(values))
         return
@@ -177,7 +184,73 @@ def evaluate(run: str, split: str, importance_samples: int, as_json: bool, devic
         table.add_row(f"  active units of level {t}", str(active), "")
     table.add_row("bits a dimension", f"{result.bits_per_dim:.4f}", "")
     table.add_row(f"effective sample size of {k}", f"{result.effective_sample_size:.1f}", "")
+    for k, bound, error in values.get("curve", []):
+        table.add_row(f"-L_{k}", f"{-bound:.3f}", f"{error:.3f}")
+    if ais is not None:
+        found = values["ais"]
+        name = f"of {found['examples']:,} examples: annealed"
+        table.add_row(name, f"{found['nll']:.3f}", f"{found['nll_stderr']:.3f}")
+        table.add_row(f"  -L_{importance_samples} of the same", f"{found['nll_bound']:.3f}", "")
+        table.add_row("  -L less annealed", f"{found['difference']:.3f}", f"{found['difference_stderr']:.3f}")
     Console().print(table)
+
+
+def _annealed(model: Any, x: Any, count: int, samples: int) -> dict[str, Any]:
+    """Annealed importance sampling beside L_K, on examples drawn at random."""
+    import torch
+
+    import allegory
+
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count].sort().values.to(x.device)
+    torch.manual_seed(0)
+    found = allegory.ais(model, x[rows])
+    nll, bound = -found.log_likelihood, -allegory.log_likelihood(model, x[rows], samples=samples)
+    error = lambda v: (v.std() / math.sqrt(len(v))).item() if len(v) > 1 else math.nan  # noqa: E731
+    return dict(
+        examples=len(rows),
+        nll=nll.mean().item(),
+        nll_stderr=error(nll),
+        nll_bound=bound.mean().item(),
+        difference=(bound - nll).mean().item(),
+        difference_stderr=error(bound - nll),
+        effective_sample_size=found.effective_sample_size.mean().item(),
+        acceptance=found.acceptance.mean().item(),
+    )
+
+
+def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) -> None:
+    """Says which levels of a model work, which have collapsed, and what to try."""
+    import torch
+
+    import allegory
+    from allegory.data import binarize
+
+    where = _device(device)
+    model, data, _ = _open_run(run)
+    torch.manual_seed(0)
+
+    def some(x: Any) -> Any:
+        return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:examples]].to(where)
+
+    train = binarize(some(data.train)) if data.dynamic else some(data.train)
+    found = allegory.diagnose(model.to(where), some(getattr(data, split)), train)
+    if as_json:
+        print(json.dumps({"split": split, **found.as_dict()}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{run}, {found.evaluation.examples:,} examples of {split}, nats an example")
+    for column in ("level", "rate", "active units", "information", "brings", "verdict"):
+        table.add_column(column, justify="left" if column == "verdict" else "right")
+    for level in found.levels:
+        table.add_row(
+            str(level.level), f"{level.rate:.2f}", f"{level.active_units} of {level.units}",
+            f"{level.information:.2f}", f"{level.loss:.2f}", level.verdict,
+        )  # fmt: skip
+    Console().print(table)
+    for line in found.verdict:
+        print(line)
 
 
 def sample(run: str, count: int, out: str, device: str, seed: int) -> None:
@@ -354,6 +427,16 @@ def _parser() -> _Parser:
     p.add_argument("run", metavar="RUN")
     p.add_argument("--split", choices=("train", "valid", "test"), default="test")
     p.add_argument("--importance-samples", type=_natural, default=1000, metavar="K", help="of L_K (default 1000)")
+    p.add_argument("--curve", action="store_true", help="L_K for K = 1, 2, 5, 10, ..., too")
+    p.add_argument("--ais", type=_natural, metavar="N", nargs="?", const=100,
+                   help="check by annealed importance sampling on N random examples (default 100)")  # fmt: skip
+    p.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    _add_device(p)
+
+    p = add(diagnose)
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("--split", choices=("train", "valid", "test"), default="test")
+    p.add_argument("--examples", type=_natural, default=1000, metavar="N", help="random ones to look at (default 1000)")
     p.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     _add_device(p)
 

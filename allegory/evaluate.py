@@ -29,7 +29,7 @@ from torch.distributions import Distribution
 
 from allegory.model import VAE
 
-__all__ = ["Evaluation", "evaluate", "log_likelihood", "posterior_moments"]
+__all__ = ["Evaluation", "bound_curve", "evaluate", "log_likelihood", "posterior_moments"]
 
 ACTIVE = 0.01
 TRUSTED = 2.0
@@ -159,6 +159,36 @@ def evaluate(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = Non
             stacklevel=2,
         )
     return result
+
+
+def bound_curve(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = None) -> list[tuple[int, float, float]]:
+    """L_K against K: (K, the mean of L_K over x, its standard error), for K = 1, 2, 5, 10, ... up to `samples`.
+
+    Every example's weights are drawn once; L_K averages over all groups of K among them. A curve that still rises at
+    its end says that log p(x) is not reached.
+
+    Args:
+        model: any VAE.
+        x: (N, *event) data.
+        samples: the largest K.
+        pairs: (example, particle) pairs a pass; bounds the memory.
+
+    >>> [k for k, bound, error in al.bound_curve(model, x, samples=12)]
+    [1, 2, 5, 10, 12]
+    """
+    _check_samples(samples)
+    model.check(x)
+    pairs = pairs or pairs_for(model, x)
+    ladder = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
+    parts = []
+    with scoring(model):
+        for rows in _batches(x, samples, pairs):
+            passes = _passes(samples, max(1, pairs // len(rows)))
+            log_w = torch.cat([model(rows, samples=s).log_weight.double() for s in passes])
+            groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in ladder]
+            parts.append(torch.stack([group.mean(0) for group in groups]))
+    bounds = torch.cat(parts, dim=1)
+    return [(k, bound.mean().item(), _stderr(bound)) for k, bound in zip(ladder, bounds, strict=True)]
 
 
 def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[Tensor, Tensor]]:

@@ -1,5 +1,6 @@
 """The command as a user types it: what it writes, what it prints, and one line and exit 2 for each mistake."""
 
+import functools
 import json
 import os
 import shutil
@@ -105,6 +106,23 @@ def test_sample_reconstruct_encode(digits_run, tmp_path, capsys):
     assert np.load("e.npz")["z1_mean"].shape == (3, 4)
 
 
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_evaluate_checks_itself_and_diagnose_speaks(digits_run, capsys, monkeypatch):
+    monkeypatch.setattr(allegory, "ais", functools.partial(allegory.ais, temperatures=20))
+    run = str(digits_run)
+    assert main(["evaluate", run, "--importance-samples", "4", "--curve", "--ais", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [k for k, _, _ in result["curve"]] == [1, 2, 4]
+    assert result["curve"][0][1] == pytest.approx(result["elbo"], abs=0.5)
+    assert result["curve"][0][1] < result["curve"][1][1] < result["curve"][2][1]
+    assert result["ais"]["examples"] == 2
+    assert 0.3 < result["ais"]["acceptance"] < 1
+    assert main(["diagnose", run, "--examples", "50"]) == 0
+    out = capsys.readouterr().out
+    assert "level 2 " in out
+    assert "the training ELBO is" in out
+
+
 LADDERS = {
     "top-down": ("--top-down", "--all-above", "--hidden", "16", "--latent", "4,2", "--block", "gated"),
     "conv": ("--architecture", "conv", "--channels", "8", "--latent", "2,2", "--scales", "2,4", "--blocks", "1"),
@@ -122,6 +140,8 @@ def test_every_kind_of_model_trains_resumes_and_is_evaluated(kind, capsys):
     capsys.readouterr()
     assert main(["evaluate", "run", "--importance-samples", "2", "--json"]) == 0
     assert np.isfinite(json.loads(capsys.readouterr().out)["nll"])
+    assert main(["diagnose", "run", "--examples", "20", "--json"]) == 0
+    assert {"levels", "gap", "verdict", "evaluation"} <= json.loads(capsys.readouterr().out).keys()
     assert main(["sample", "run", "--out", "s.npz", "--count", "4"]) == 0
     assert main(["encode", "run", "digits", "--out", "e.npz"]) == 0
 
