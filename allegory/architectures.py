@@ -34,6 +34,7 @@ from allegory.networks import (
     Images,
     Offset,
     OneHot,
+    Residual,
     Standardize,
     bottleneck,
     scaled,
@@ -115,15 +116,17 @@ def mlp(
     encoder: TopDown | list[nn.Module]
     if top_down:
         width = hidden[-1] if hidden else 2 * max(latent)
-        steps = [nn.Sequential(first, net(inputs, hidden[:-1], width), act())]
-        steps += [nn.Sequential(net(width, hidden[:-1], width), act()) for _ in range(levels - 1)]
+        up: list[nn.Module] = [nn.Sequential(first, net(inputs, hidden[:-1], width))]
+        for _ in range(levels - 1):  # residual: through plain layers nothing of x would reach the tenth level
+            last = scaled(nn.Linear(width, width), levels)
+            up.append(Residual(act(), nn.Linear(width, width), act(), last))
         seen = [sum(latent[t + 1 : t + 2 if markov else levels]) for t in range(levels)]  # the state's width
         posteriors = [
             Conditional(Concat(net(width + above, hidden[-1:], 2 * z)), families.normal)
             for z, above in zip(latent[:-1], seen[:-1], strict=True)
         ]
-        top = Conditional(nn.Linear(width, 2 * latent[-1]), families.normal)
-        encoder = TopDown(Climb(steps), [*posteriors, top], residual)
+        top = Conditional(nn.Sequential(act(), nn.Linear(width, 2 * latent[-1])), families.normal)
+        encoder = TopDown(Climb(up), [*posteriors, top], residual)
     else:
         encoder = [
             Conditional(nn.Sequential(first, net(inputs, hidden, 2 * latent[0])), families.normal),
