@@ -33,7 +33,9 @@ MAY_IMPORT = {
     "data": {"builtin", "files"},
     "figures": {"files"},
     "demo": {"architectures", "checkpoint", "data", "evaluate", "figures", "model", "train"},
+    "options": {"architectures"},
     "command": {
+        "options",
         "architectures",
         "builtin",
         "checkpoint",
