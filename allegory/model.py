@@ -171,10 +171,11 @@ class VAE(nn.Module):
             samples: S, particles an example. The network on x runs once for all of them.
             held: whether q's parameters are held fixed in the densities, so that a gradient reaches them through the
                 draws alone; `stl` and `dreg` want that. The trace's latents then are views of the draws through which
-                all densities see them. The encoders run twice.
+                all densities see them. The encoders run twice, so they must not have dropout, which would differ.
         """
         if not held:
             return self._trace(x, samples)
+        self._check_no_dropout()
         latents, _ = self._infer(x, samples)
         latents = tuple(z.view_as(z) for z in latents)
         return replace(self._trace(x, samples, latents, hold=True), held=True)
@@ -356,12 +357,22 @@ class VAE(nn.Module):
             )
         _check_batch(f"p(z_{t}{above})", p, () if top else batch)
 
+    def _check_no_dropout(self) -> None:
+        drawn_by = [self.encoders, *(self.decoders[1:] if isinstance(self.encoders, TopDown) else [])]
+        layers = (layer for part in drawn_by for layer in part.modules() if type(layer).__name__.endswith("Dropout"))
+        if self.training and any(layer.p > 0 for layer in layers):
+            raise ValueError(
+                "held=True (as stl and dreg want it) runs the posterior twice, and dropout would make it two different "
+                "ones; train without dropout there, or with another objective"
+            )
+
     def _check_level(self, level: int) -> None:
         if not 1 <= level <= self.levels:
             raise ValueError(f"level={level}: this model has levels 1 to {self.levels}")
 
     def extra_repr(self) -> str:
-        below = " ".join(f"p(z_{t - 1} | z_{t})" for t in range(self.levels, 1, -1))
+        more = "" if self.states is None else ", .."
+        below = " ".join(f"p(z_{t - 1} | z_{t}{more if t < self.levels else ''})" for t in range(self.levels, 1, -1))
         return " ".join(filter(None, [f"p(z_{self.levels})", below, "p(x | z_1)"]))
 
 

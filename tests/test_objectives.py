@@ -164,6 +164,14 @@ def test_a_trace_that_is_not_held_is_refused(objective, trace):
         objective(trace)
 
 
+@pytest.mark.parametrize("top_down", [True, False])
+def test_a_held_posterior_must_not_have_dropout(top_down):
+    model = al.architectures.mlp((5,), "bernoulli", [3, 2], [4], dropout=0.1, top_down=top_down).double()
+    with pytest.raises(ValueError, match=r"dropout would make it two different ones"):
+        model(torch.zeros(2, 5), held=True)
+    model.eval()(torch.zeros(2, 5), held=True)
+
+
 def test_renyi_lies_between_the_bounds_it_joins(trace):
     log_w = trace.log_weight
     assert_close(al.renyi(trace, alpha=0.0), al.iwae(trace))
