@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,8 +112,8 @@ def log_likelihood(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None
     model.check(x)
     pairs = pairs or pairs_for(model, x)
     with scoring(model):
-        parts = [_weights(model, rows, samples, pairs).log_w for rows in _batches(x, samples, pairs)]
-    return (torch.cat(parts) - math.log(samples)).to(x.dtype)
+        log_w, *_ = gather(x, _batch(samples, pairs), lambda rows: _weigh(model, rows, samples, pairs))
+    return (log_w - math.log(samples)).to(x.dtype)
 
 
 def evaluate(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = None) -> Evaluation:
@@ -129,15 +129,20 @@ def evaluate(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = Non
     _check_samples(samples)
     model.check(x)
     pairs = pairs or pairs_for(model, x)
+    sums: list[Tensor] = []  # over x, of E[z_t | x] and of its square, (2, *event_t) for each level
+
+    def score(rows: Tensor) -> tuple[Tensor, ...]:
+        log_w, log_w2, terms, *means = _weigh(model, rows, samples, pairs)
+        parts = [torch.stack([mean.sum(0), mean.square().sum(0)]) for mean in means]
+        sums[:] = parts if not sums else [total.add_(part) for total, part in zip(sums, parts, strict=True)]
+        return log_w, log_w2, terms
+
     with scoring(model):
-        parts = [_weights(model, rows, samples, pairs) for rows in _batches(x, samples, pairs)]
-    log_w = torch.cat([part.log_w for part in parts])
+        log_w, log_w2, terms = gather(x, _batch(samples, pairs), score)
     bound = log_w - math.log(samples)
-    ess = torch.exp(2 * log_w - torch.cat([part.log_w2 for part in parts]))
-    term = torch.cat([part.terms for part in parts], dim=1).double()
-    elbo = term[0] - term[1:].sum(0)
-    means = [torch.cat(level).double() for level in zip(*(part.means for part in parts), strict=True)]
-    active = [int((mean.var(0, correction=0) > ACTIVE).sum()) for mean in means]
+    ess = torch.exp(2 * log_w - log_w2)
+    elbo = terms[:, 0] - terms[:, 1:].sum(1)
+    active = [int((square - mean.square() > ACTIVE).sum()) for mean, square in (total / len(x) for total in sums)]
     result = Evaluation(
         examples=len(x),
         importance_samples=samples,
@@ -145,8 +150,8 @@ def evaluate(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = Non
         nll_stderr=_stderr(bound),
         elbo=elbo.mean().item(),
         elbo_stderr=_stderr(elbo),
-        reconstruction=term[0].mean().item(),
-        kl_per_level=term[1:].mean(1).tolist(),
+        reconstruction=terms[:, 0].mean().item(),
+        kl_per_level=terms[:, 1:].mean(0).tolist(),
         active_units=active,
         bits_per_dim=-bound.mean().item() / (math.prod(x.shape[1:]) * math.log(2)),
         effective_sample_size=ess.mean().item(),
@@ -180,15 +185,16 @@ def bound_curve(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = 
     model.check(x)
     pairs = pairs or pairs_for(model, x)
     ladder = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
-    parts = []
+
+    def averages(rows: Tensor) -> tuple[Tensor]:
+        passes = _passes(samples, max(1, pairs // len(rows)))
+        log_w = torch.cat([model(rows, samples=s).log_weight.double() for s in passes])
+        groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in ladder]
+        return (torch.stack([group.mean(0) for group in groups], 1),)
+
     with scoring(model):
-        for rows in _batches(x, samples, pairs):
-            passes = _passes(samples, max(1, pairs // len(rows)))
-            log_w = torch.cat([model(rows, samples=s).log_weight.double() for s in passes])
-            groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in ladder]
-            parts.append(torch.stack([group.mean(0) for group in groups]))
-    bounds = torch.cat(parts, dim=1)
-    return [(k, bound.mean().item(), _stderr(bound)) for k, bound in zip(ladder, bounds, strict=True)]
+        (bounds,) = gather(x, _batch(samples, pairs), averages)
+    return [(k, bound.mean().item(), _stderr(bound)) for k, bound in zip(ladder, bounds.unbind(1), strict=True)]
 
 
 def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[Tensor, Tensor]]:
@@ -202,47 +208,32 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
     """
     _check_samples(samples)
     model.check(x)
-    parts: list[list[tuple[Tensor, Tensor]]] = []
+
+    def moments(rows: Tensor) -> tuple[Tensor, ...]:
+        latents, laws = model._infer(rows, samples)
+        return tuple(part for q, z in zip(laws, latents, strict=True) for part in _moments(q, z))
+
     with scoring(model):
-        for rows in _batches(x, samples, pairs_for(model, x)):
-            latents, laws = model._infer(rows, samples)
-            parts.append([_moments(q, z) for q, z in zip(laws, latents, strict=True)])
-    return [
-        (torch.cat([mean for mean, _ in level]), torch.cat([variance for _, variance in level]).sqrt())
-        for level in zip(*parts, strict=True)
-    ]
+        found = gather(x, _batch(samples, pairs_for(model, x)), moments)
+    return [(mean, variance.sqrt()) for mean, variance in zip(found[::2], found[1::2], strict=True)]
 
 
-class _Sums(NamedTuple):
-    """Of one batch and K particles: log sum w and log sum w^2, (B,); the mean of log p(x | z_1) and of each rate,
-    (1 + T, B); E[z_t | x] of each level.
+def _weigh(model: VAE, x: Tensor, samples: int, pairs: int) -> tuple[Tensor, ...]:
+    """Of one batch and K particles, in float64: log sum w and log sum w^2, (B,); the mean of log p(x | z_1) and of each
+    rate, (B, 1 + T); E[z_t | x] of each level, (B, *event_t).
     """
-
-    log_w: Tensor
-    log_w2: Tensor
-    terms: Tensor
-    means: list[Tensor]
-
-
-def _weights(model: VAE, x: Tensor, samples: int, pairs: int) -> _Sums:
-    """Passes over K particles of one batch."""
-    log_w: list[Tensor] = []
-    terms: list[Tensor] = []
-    means: list[list[Tensor]] = []
-    passes = list(_passes(samples, max(1, pairs // len(x))))
-    for s in passes:
+    sums: list[Tensor] = []
+    for s in _passes(samples, max(1, pairs // len(x))):
         trace = model(x, samples=s)
         log_px = trace.log_px
-        log_w.append(log_px + (trace.log_pz - trace.log_qz).sum(0))
-        terms.append(torch.cat([log_px[None], trace.kl]).sum(1) / samples)
-        moments = [_moments(q, z) for q, z in zip(trace.q, trace.latents, strict=True)]
-        means.append([mean * (s / samples) for mean, _ in moments])
-    return _Sums(
-        torch.stack([w.double().logsumexp(0) for w in log_w]).logsumexp(0),
-        torch.stack([(2 * w.double()).logsumexp(0) for w in log_w]).logsumexp(0),
-        torch.stack(terms).sum(0),
-        [torch.stack(level).sum(0) for level in zip(*means, strict=True)],
-    )
+        log_w = (log_px + (trace.log_pz - trace.log_qz).sum(0)).double()
+        terms = torch.cat([log_px[None], trace.kl]).double().sum(1).T / samples
+        means = [_moments(q, z)[0].double() * (s / samples) for q, z in zip(trace.q, trace.latents, strict=True)]
+        found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms, *means]
+        if sums:
+            found = [*map(torch.logaddexp, sums[:2], found[:2]), *map(torch.add, sums[2:], found[2:])]
+        sums = found
+    return tuple(sums)
 
 
 def _moments(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,9 +253,24 @@ def pairs_for(model: VAE, x: Tensor) -> int:
     return max(100, 2**22 // (size * math.prod(x.shape[1:])))
 
 
-def _batches(x: Tensor, samples: int, pairs: int) -> Iterator[Tensor]:
+def gather(x: Tensor, size: int, score: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What `score` gives for `size` rows of x at a time, (B, *) each, as (N, *).
+
+    It is written into place: small results kept from one pass to the next would come to lie in the large blocks that a
+    pass leaves, the next pass would need new ones, and memory would grow with N.
+    """
+    whole: tuple[Tensor, ...] = ()
+    for start in range(0, len(x), size):
+        parts = score(x[start : start + size])
+        whole = whole or tuple(part.new_empty(len(x), *part.shape[1:]) for part in parts)
+        for all_rows, part in zip(whole, parts, strict=True):
+            all_rows[start : start + size] = part
+    return whole
+
+
+def _batch(samples: int, pairs: int) -> int:
     """Few examples a pass and many particles of each, so that the encoder runs seldom."""
-    return iter(x.split(max(1, min(100, pairs // samples) or 1)))
+    return max(1, min(100, pairs // samples))
 
 
 def _passes(samples: int, size: int) -> Iterator[int]:

@@ -41,7 +41,7 @@ MISTAKES = {
                                    "latents = tuple(z.detach().requires_grad_() for z in latents)"),
     "free bits the wrong way round": ("objectives", "(free - spent).relu()", "(spent - free).relu()"),
     "beta on the wrong level": ("objectives", "beta[:, None, None] * rates", "beta.flip(0)[:, None, None] * rates"),
-    "forget log K": ("evaluate", "(torch.cat(parts) - math.log(samples)).to", "torch.cat(parts).to"),
+    "forget log K": ("evaluate", "(log_w - math.log(samples)).to", "log_w.to"),
     "lose a pass of particles": ("evaluate", "range(0, samples, size)",
                                  "range(size if samples > size else 0, samples, size)"),
     "variance where sigma is meant": ("families", "return NormalLaw(mu, positive(s))\n",
