@@ -106,8 +106,8 @@ def diagnose(model: VAE, x: Tensor, train: Tensor | None = None, samples: int = 
         samples: K of the bound, and draws for the means.
 
     >>> diagnosis = al.diagnose(model, x)
-    >>> [level.verdict for level in diagnosis.levels]
-    ['collapsed', 'collapsed']
+    >>> [level.level for level in diagnosis.levels], len(diagnosis.verdict)
+    ([1, 2], 2)
     """
     result = _quiet_evaluate(model, x, samples)
     with scoring(model):

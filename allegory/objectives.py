@@ -65,6 +65,7 @@ def free_bits(
     Raises:
         ValueError: free nats below zero, or not one for each level.
 
+    >>> trace = model(x)
     >>> bool((al.free_bits(trace, nats=2.0) <= al.elbo(trace)).all())
     True
     """
