@@ -89,7 +89,7 @@ def fit(
     kl_warmup: int = 0,
     beta: float | Sequence[float] = 1.0,
     weight_decay: float = 0.0,
-    clip: float = 10.0,
+    clip: float = 2.0,
     skip: float = 100.0,
     ema: float = 0.999,
     patience: int | None = None,
