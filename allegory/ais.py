@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from allegory.evaluate import pairs_for, scoring
 from allegory.model import VAE
@@ -87,14 +89,27 @@ def ais(
             f"posterior: got {len(posterior)} latents of {[len(z) for z in posterior]} examples, wanted "
             f"{model.levels} of {len(x)}"
         )
-    with scoring(model):
-        size = max(1, pairs_for(model, x) // chains)
+    with scoring(model), _frozen(model):
+        size = max(1, pairs_for(model, x) // (4 * chains))  # the way back keeps what the way there made
         parts = []
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
             exact = None if posterior is None else [z[rows] for z in posterior]
             parts.append(_anneal(_Target(model, x[rows]), chains, _schedule(temperatures, x), leapfrog, exact))
     return Annealed(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+@contextmanager
+def _frozen(model: VAE) -> Iterator[None]:
+    """Gradients by z alone."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 def _schedule(temperatures: int, x: Tensor) -> Tensor:
@@ -110,7 +125,7 @@ class _Target:
         self.model, self.x = model, x
         latents, laws, _ = model._descend(lambda t, p, state: p.sample((1, 1) if state is None else ()))
         for t, law in enumerate(laws, start=1):
-            if getattr(law.support, "is_discrete", False):
+            if _is_discrete(law):
                 raise ValueError(f"level {t} is discrete: annealed importance sampling needs gradients of log p(z)")
         self.shapes = [z.shape[2:] for z in latents]
 
@@ -142,6 +157,13 @@ class _Target:
             log_pi = log_pz + b * log_px
             (gradient,) = torch.autograd.grad(log_pi.sum(), u)
         return log_pi.detach(), log_px.detach(), gradient
+
+
+def _is_discrete(law: Distribution) -> bool:
+    try:
+        return bool(law.support.is_discrete)  # type: ignore[union-attr]
+    except NotImplementedError:  # a flow does not say; it is continuous
+        return False
 
 
 def _anneal(

@@ -7,8 +7,9 @@ Each records its arguments in `model.config`, plain JSON, from which `build` mak
 the weights beside it, that is all a saved run needs.
 
 In a ladder p(z_t | s_{t+1}) starts at N(0, I) at every level, and a residual posterior near it; with the residual
-blocks scaled by their number, depth costs nothing at the start. The output's bias starts at the data's marginals, so
-that what is learned first is not the mean.
+blocks scaled by their number, depth costs nothing at the start. The output's bias starts at the data's marginals
+(Bernoulli, categorical, discretised logistic, counts; standardised data need none), so that what is learned first is
+not the mean.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def mlp(
         up: list[nn.Module] = [nn.Sequential(first, net(inputs, hidden[:-1], width))]
         for _ in range(levels - 1):  # residual: through plain layers nothing of x would reach the tenth level
             last = scaled(nn.Linear(width, width), levels)
-            up.append(Residual(act(), nn.Linear(width, width), act(), last))
+            silent = [nn.Dropout(dropout)] if dropout else []
+            up.append(Residual(act(), nn.Linear(width, width), act(), *silent, last))
         seen = [sum(latent[t + 1 : t + 2 if markov else levels]) for t in range(levels)]  # the state's width
         posteriors = [
             Conditional(Concat(net(width + above, hidden[-1:], 2 * z)), families.normal)

@@ -77,6 +77,8 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
     options = _settings(stored, {key: value for key, value in flags.items() if value is not None})
     examples, about = _load(data, options["dynamic"], options["seed"], options["likelihood"])
     objective = _objective(options["objective"], options["free_bits"], options["alpha"])
+    if options["objective"] in ("iwae", "dreg", "renyi") and options["samples"] == 1:
+        _say(f"{options['objective']} of one particle is the ELBO; --samples 5 makes the difference")
     torch.manual_seed(options["seed"])
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
     parts = {key: options[key] for key in (*BOTH, *ONLY[options["architecture"]]) if key in options}
@@ -146,7 +148,7 @@ def _objective(name: str, free_bits: float | None, alpha: float | None) -> Any:
 
 
 def evaluate(
-    run: str, split: str, importance_samples: int, curve: bool, ais: int | None, as_json: bool, device: str
+    run: str, split: str, importance_samples: int, curve: bool, ais: bool, ais_examples: int, as_json: bool, device: str
 ) -> None:
     """Prints the likelihood of a split, with its error, and its parts."""
     import torch
@@ -161,8 +163,8 @@ def evaluate(
     if curve:
         torch.manual_seed(0)
         values["curve"] = allegory.bound_curve(model, getattr(examples, split).to(where), samples=importance_samples)
-    if ais is not None:
-        values["ais"] = _annealed(model, getattr(examples, split).to(where), ais, importance_samples)
+    if ais:
+        values["ais"] = _annealed(model, getattr(examples, split).to(where), ais_examples, importance_samples)
     if as_json:
         print(json.dumps(values))
         return
@@ -184,7 +186,7 @@ def evaluate(
     table.add_row(f"effective sample size of {k}", f"{result.effective_sample_size:.1f}", "")
     for k, bound, error in values.get("curve", []):
         table.add_row(f"-L_{k}", f"{-bound:.3f}", f"{error:.3f}")
-    if ais is not None:
+    if ais:
         found = values["ais"]
         name = f"of {found['examples']:,} examples: annealed"
         table.add_row(name, f"{found['nll']:.3f}", f"{found['nll_stderr']:.3f}")

@@ -5,7 +5,8 @@ Of each level t, on data it was not trained on:
     rate            E KL(q(z_t | ...) || p(z_t | s_{t+1})), what the bound pays for the level
     active units    elements of z_t whose posterior mean varies over x by more than 0.01       (Burda et al. 2016)
     information     E KL(q(z_t | c) || mean_c' q(z_t | c')), how much z_t says about what its posterior looks at:
-                    c = z_{t-1} bottom-up; top-down c = x, with the levels above kept
+                    c = z_{t-1} bottom-up; top-down c = x, with the levels above kept. From N contexts (at most 512,
+                    top-down 64) it cannot come out above log N
     loss            the ELBO, minus the ELBO when the level is drawn from its prior instead: what it brings.
                     Bottom-up the levels above go with it, for there they are inferred from it
 
@@ -34,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.evaluate import Evaluation, evaluate, scoring
+from allegory.evaluate import Evaluation, evaluate, pairs_for, scoring
 from allegory.ladder import TopDown
 from allegory.model import VAE
 
@@ -182,7 +183,7 @@ def _words(levels: list[Level], result: Evaluation, gap: float | None, ladder: b
 def _elbo_without(model: VAE, x: Tensor, level: int, samples: int) -> float:
     """The ELBO with z_level from its prior; bottom-up, with all levels above it, too."""
     bound = _ladder_without if isinstance(model.encoders, TopDown) else _climb_without
-    parts = [bound(model, rows, level, samples).double() for rows in x.split(max(1, 20_000 // samples))]
+    parts = [bound(model, rows, level, samples).double() for rows in x.split(max(1, pairs_for(model, x) // samples))]
     return torch.cat(parts).mean().item()
 
 
@@ -230,7 +231,9 @@ def _information(model: VAE, x: Tensor) -> list[float]:
             found.append((own - every.logsumexp(1) + math.log(len(x))).mean().item())
         return found
     features = model.encoders(x)
-    others = [h[torch.randperm(len(x), device=x.device)[: CONTEXTS - 1]] for h in features]
+    rows = torch.randperm(len(x), device=x.device)[: CONTEXTS - 1]
+    others = [h[rows] for h in features]
+    itself = rows[:, None] == torch.arange(len(x), device=x.device)  # is counted as its own, not once more
     found = []
 
     def compare(t: int, p: Distribution, state: Tensor | None) -> Tensor:
@@ -240,13 +243,11 @@ def _information(model: VAE, x: Tensor) -> list[float]:
             q = model.encoders.posterior(t, others[t - 1], None, p)
             other = torch.stack([q.log_prob(row) for row in z[0]], 1)
         else:
-            rows = []
-            for h in others[t - 1]:
-                q = model.encoders.posterior(t, h.expand(len(x), *h.shape), state, p)
-                rows.append(q.log_prob(z)[0])
-            other = torch.stack(rows)
-        every = torch.cat([own[None], other])
-        found.insert(0, (own - every.logsumexp(0) + math.log(len(every))).mean().item())
+            found_q = (model.encoders.posterior(t, h.expand(len(x), *h.shape), state, p) for h in others[t - 1])
+            other = torch.stack([q.log_prob(z)[0] for q in found_q])
+        every = torch.cat([own[None], other.masked_fill(itself, -math.inf)])
+        count = 1 + (~itself).sum(0)
+        found.insert(0, (own - every.logsumexp(0) + count.log()).mean().item())
         return z
 
     model._descend(compare)

@@ -298,12 +298,15 @@ class NormalMixture(Distribution):
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        middle = self.loc.mean(0).detach()  # the squares below cancel; near 0 they lose the fewest digits
-        mu = (self.loc - middle).flatten(1)
-        precision = self.scale.flatten(1).square().reciprocal()
+        # The squares below cancel. In float64, and near 0, what is left has all the digits of float32.
+        wide = torch.float32 if z.device.type == "mps" else torch.float64
+        middle = self.loc.mean(0).detach().to(wide)
+        mu = (self.loc.to(wide) - middle).flatten(1)
+        precision = self.scale.to(wide).flatten(1).square().reciprocal()
         constant = self.log_weights - 0.5 * ((mu.square() * precision).sum(1) + (2 * math.pi / precision).log().sum(1))
-        z = (z - middle).flatten(z.dim() - len(self.event_shape)) if self.event_shape else z[..., None]
-        return (constant + z @ (mu * precision).T - 0.5 * (z.square() @ precision.T)).logsumexp(-1)
+        v = (z.to(wide) - middle).flatten(z.dim() - len(self.event_shape))
+        log_p = (constant + v @ (mu * precision).T - 0.5 * (v.square() @ precision.T)).logsumexp(-1)
+        return log_p.to(z.dtype)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

@@ -3,6 +3,7 @@ r"""Evaluation: what a model is worth, in nats an example.
     L_K  = E log mean_{k=1..K} w_k        rises to log p(x) with K; L_1 = ELBO                (Burda et al. 2016)
     ESS  = (sum_k w_k)^2 / sum_k w_k^2    between 1 and K; near 1 a single particle carries L_K, which then says little
     active units of level t: those whose posterior mean E[z_t | x] varies over x by more than 0.01      (Burda et al.)
+                             Where that mean is one over particles, the variance of its error is taken off
 
 L_K is a lower bound on log p(x) in expectation, so minus L_K is an upper bound on the negative log-likelihood: always
 say K. Every example counts once, none is dropped; a NaN shows.
@@ -129,11 +130,14 @@ def evaluate(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = Non
     _check_samples(samples)
     model.check(x)
     pairs = pairs or pairs_for(model, x)
-    sums: list[Tensor] = []  # over x, of E[z_t | x] and of its square, (2, *event_t) for each level
+    sums: list[Tensor] = []  # over x, of E[z_t | x], its square, and its error's, (3, *event_t) for each level
 
     def score(rows: Tensor) -> tuple[Tensor, ...]:
         log_w, log_w2, terms, *means = _weigh(model, rows, samples, pairs)
-        parts = [torch.stack([mean.sum(0), mean.square().sum(0)]) for mean in means]
+        parts = []
+        for mean, square in zip(means[::2], means[1::2], strict=True):
+            error = (square - mean.square()).clamp(min=0) / max(1, samples - 1)
+            parts.append(torch.stack([mean.sum(0), mean.square().sum(0), error.sum(0)]))
         sums[:] = parts if not sums else [total.add_(part) for total, part in zip(sums, parts, strict=True)]
         return log_w, log_w2, terms
 
@@ -142,7 +146,9 @@ def evaluate(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = Non
     bound = log_w - math.log(samples)
     ess = torch.exp(2 * log_w - log_w2)
     elbo = terms[:, 0] - terms[:, 1:].sum(1)
-    active = [int((square - mean.square() > ACTIVE).sum()) for mean, square in (total / len(x) for total in sums)]
+    active = [
+        int((square - mean.square() - error > ACTIVE).sum()) for mean, square, error in (s / len(x) for s in sums)
+    ]
     result = Evaluation(
         examples=len(x),
         importance_samples=samples,
@@ -220,7 +226,8 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
 
 def _weigh(model: VAE, x: Tensor, samples: int, pairs: int) -> tuple[Tensor, ...]:
     """Of one batch and K particles, in float64: log sum w and log sum w^2, (B,); the mean of log p(x | z_1) and of each
-    rate, (B, 1 + T); E[z_t | x] of each level, (B, *event_t).
+    rate, (B, 1 + T); of each level E[z_t | x], and the mean over the particles of the square of what it is the mean of,
+    (B, *event_t) both.
     """
     sums: list[Tensor] = []
     for s in _passes(samples, max(1, pairs // len(x))):
@@ -228,12 +235,22 @@ def _weigh(model: VAE, x: Tensor, samples: int, pairs: int) -> tuple[Tensor, ...
         log_px = trace.log_px
         log_w = (log_px + (trace.log_pz - trace.log_qz).sum(0)).double()
         terms = torch.cat([log_px[None], trace.kl]).double().sum(1).T / samples
-        means = [_moments(q, z)[0].double() * (s / samples) for q, z in zip(trace.q, trace.latents, strict=True)]
-        found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms, *means]
+        found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms]
+        for q, z in zip(trace.q, trace.latents, strict=True):
+            mean = _means(q, z).double()
+            found += [mean.sum(0) / samples, mean.square().sum(0) / samples]
         if sums:
             found = [*map(torch.logaddexp, sums[:2], found[:2]), *map(torch.add, sums[2:], found[2:])]
         sums = found
     return tuple(sums)
+
+
+def _means(q: Distribution, z: Tensor) -> Tensor:
+    """E[z_t | ...] of each particle, (S, B, *event_t); the draws themselves where q does not know its mean."""
+    try:
+        return q.mean.expand(z.shape)
+    except NotImplementedError:
+        return z
 
 
 def _moments(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:

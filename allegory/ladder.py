@@ -97,5 +97,11 @@ def _in_units_of(p: Distribution, q: Distribution, level: int) -> Distribution:
     if not all(isinstance(law, Normal) for law in laws):
         names = " and ".join(type(law).__name__ for law in laws)
         raise ValueError(f"level {level}: a residual posterior needs p and q to be normal, but they are {names}")
+    if p.event_shape != q.event_shape or p.batch_shape != q.batch_shape:
+        raise ValueError(
+            f"level {level}: the encoder gives z_{level} of shape {tuple(q.event_shape)}, but p(z_{level} | "
+            f"z_{level + 1}) is over {tuple(p.event_shape)}; batch shapes {tuple(q.batch_shape)} and "
+            f"{tuple(p.batch_shape)}"
+        )
     mu = p.mean + p.stddev * q.mean
     return Independent(Normal(mu, p.stddev * q.stddev), len(q.event_shape))

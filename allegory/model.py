@@ -34,6 +34,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
 
 from allegory.distributions import check_support
 from allegory.ladder import TopDown
@@ -358,8 +359,10 @@ class VAE(nn.Module):
         _check_batch(f"p(z_{t}{above})", p, () if top else batch)
 
     def _check_no_dropout(self) -> None:
-        drawn_by = [self.encoders, *(self.decoders[1:] if isinstance(self.encoders, TopDown) else [])]
-        layers = (layer for part in drawn_by for layer in part.modules() if type(layer).__name__.endswith("Dropout"))
+        drawn_by = [self.encoders]
+        if isinstance(self.encoders, TopDown):
+            drawn_by += [*self.decoders[1:], *(self.states or [])]
+        layers = [layer for part in drawn_by for layer in part.modules() if isinstance(layer, _DropoutNd)]
         if self.training and any(layer.p > 0 for layer in layers):
             raise ValueError(
                 "held=True (as stl and dreg want it) runs the posterior twice, and dropout would make it two different "

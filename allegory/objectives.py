@@ -9,7 +9,7 @@ r"""Objectives: what to maximise. Each reads a trace and gives a bound of log p(
 
 With S particles `elbo` averages S draws of the same bound, and `iwae` is L_S, tighter with each of them; with one they
 agree in expectation. At beta = 1 these are stochastic lower bounds, and at any other beta, or with free bits, none;
-`renyi` is one for 0 <= alpha, between `iwae` at 0 and `elbo` at 1, but only as S grows.
+`renyi` is one for 0 <= alpha, with `iwae` at 0 and the mean of log w at 1, and lower the larger alpha.
 
 Let w~_s = w_s / sum_s' w_s'. The gradient of L_S by the posterior's parameters phi is, in expectation,
 
@@ -70,10 +70,11 @@ def free_bits(
     True
     """
     levels = len(trace.latents)
+    values = [nats] if isinstance(nats, int | float) else list(nats)
     free = torch.as_tensor(nats, dtype=trace.x.dtype, device=trace.x.device)
     if free.dim() > 1 or (free.dim() and len(free) != levels):
         raise ValueError(f"free bits: got {nats}, wanted one number, or one for each of {levels} levels")
-    if bool((free < 0).any()):
+    if min(values) < 0:
         raise ValueError(f"free bits: got {nats} nats, wanted 0 or more")
     rates = trace.kl.mean(1)
     spent = rates.mean(1, keepdim=True) if average else rates
@@ -145,8 +146,9 @@ def renyi(trace: Trace, beta: float | Tensor = 1.0, alpha: float = 0.5) -> Tenso
     return (torch.logsumexp((1 - alpha) * log_w, 0) - math.log(len(log_w))) / (1 - alpha)
 
 
-# What `fit` asks an objective: whether it wants a trace of a held posterior.
+# What `fit` asks an objective: whether it wants a trace of a held posterior, and what validation measures instead.
 stl.held = dreg.held = True  # type: ignore[attr-defined]
+free_bits.bound = elbo  # type: ignore[attr-defined]
 
 
 def _log_w(trace: Trace, beta: float | Tensor) -> Tensor:

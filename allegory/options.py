@@ -80,7 +80,7 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("--objective", choices=names, help="what to maximise (default elbo)")
     p.add_argument("--beta", type=_weights, metavar="B", help="weight of the KL, or B1,B2,.. a level (default 1)")
     p.add_argument("--free-bits", type=_positive, metavar="NATS", help="that each level has free of charge")
-    p.add_argument("--alpha", type=float, metavar="A", help="of renyi (default 0.5)")
+    p.add_argument("--alpha", type=_finite, metavar="A", help="of renyi (default 0.5)")
     p.add_argument("--samples", type=_natural, metavar="S", help="particles an example (default 1)")
     p.add_argument("--epochs", type=_natural, metavar="N", help=f"passes through the data (default {EPOCHS})")
     p.add_argument("--minutes", type=_above_zero, metavar="M", help="wall-clock budget, instead or as well")
@@ -105,8 +105,8 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("--split", choices=("train", "valid", "test"), default="test")
     p.add_argument("--importance-samples", type=_natural, default=1000, metavar="K", help="of L_K (default 1000)")
     p.add_argument("--curve", action="store_true", help="L_K for K = 1, 2, 5, 10, ..., too")
-    p.add_argument("--ais", type=_natural, metavar="N", nargs="?", const=100,
-                   help="check by annealed importance sampling on N random examples (default 100)")  # fmt: skip
+    p.add_argument("--ais", action="store_true", help="check by annealed importance sampling; takes minutes")
+    p.add_argument("--ais-examples", type=_natural, default=100, metavar="N", help="random ones, for it (default 100)")
     p.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     _add_device(p)
 
@@ -181,6 +181,10 @@ def _whole(text: str) -> int:
 
 def _above_zero(text: str) -> float:
     return _number(text, float, lambda v: 0 < v < math.inf, "a number above zero")
+
+
+def _finite(text: str) -> float:
+    return _number(text, float, math.isfinite, "a number")
 
 
 def _positive(text: str) -> float:

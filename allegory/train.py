@@ -120,7 +120,7 @@ def fit(
         beta: that weight; a number, or one for each level, level 1 first. Whatever it is, validation is at beta = 1.
         weight_decay: of AdamW; 0 is Adam.
         clip, skip: a gradient's norm is scaled down to clip times its running median; a gradient above skip times the
-            median is left out, three times in a row at most.
+            median counts as zero, three times in a row at most.
         ema: the averaged weights keep this fraction of themselves a step; 0 uses the weights as they are.
         patience: epochs without a better validation bound before the training stops.
         transform: applied to every batch as it is drawn, such as `data.binarize`.
@@ -154,7 +154,10 @@ def fit(
         lr_final=lr_final, kl_warmup=kl_warmup, beta=beta, weight_decay=weight_decay, clip=clip, skip=skip,
         ema=ema, patience=patience, precision=precision, compile=compile, seed=seed, objective=_name(objective),
     )  # fmt: skip
-    held = getattr(getattr(objective, "func", objective), "held", False)
+    plain = getattr(objective, "func", objective)
+    held, measured = getattr(plain, "held", False), getattr(plain, "bound", objective)
+    if held:
+        _check_held(model, objective, data, transform, samples, weights)
     device = next(model.parameters()).device
     data = data.to(device)
     valid = None if valid is None else valid.to(device)
@@ -238,7 +241,7 @@ def fit(
         if valid is not None:
             state.average_buffers()
             with _seeded(seed):
-                line |= _validate(state.average, valid, objective, samples)
+                line |= _validate(state.average, valid, measured, samples)
             warm = now.step >= max(lr_warmup, kl_warmup)
             if warm and (now.best_bound is None or line["bound"] > now.best_bound):
                 now.best_bound, now.best_epoch = line["bound"], now.epoch
@@ -542,6 +545,16 @@ def _check_settings(
         raise ValueError(f"precision={precision!r}: wanted 'float32' or 'bfloat16'")
     if not 0 <= ema < 1:
         raise ValueError(f"ema={ema}: wanted the fraction kept a step, at least 0 and below 1")
+
+
+def _check_held(
+    model: VAE, objective: Any, data: Tensor, transform: Callable[[Tensor], Tensor] | None, samples: int, beta: Any
+) -> None:
+    """What an objective with conditions says of this model, before a run is made."""
+    with _seeded(0):
+        x = data[:2] if transform is None else transform(data[:2])
+        trial = copy.deepcopy(model).train()
+        objective(trial(x.to(next(model.parameters()).device), samples=samples, held=True), beta)
 
 
 def _check_beta(beta: float | Sequence[float], levels: int, device: torch.device) -> Any:

@@ -110,7 +110,9 @@ def test_sample_reconstruct_encode(digits_run, tmp_path, capsys):
 def test_evaluate_checks_itself_and_diagnose_speaks(digits_run, capsys, monkeypatch):
     monkeypatch.setattr(allegory, "ais", functools.partial(allegory.ais, temperatures=20))
     run = str(digits_run)
-    assert main(["evaluate", run, "--importance-samples", "4", "--curve", "--ais", "2", "--json"]) == 0
+    assert (
+        main(["evaluate", run, "--importance-samples", "4", "--curve", "--ais", "--ais-examples", "2", "--json"]) == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert [k for k, _, _ in result["curve"]] == [1, 2, 4]
     assert result["curve"][0][1] == pytest.approx(result["elbo"], abs=0.5)
@@ -214,6 +216,9 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("ok.npy", "--activation", "Relu"): "activation='Relu': did you mean 'ReLU'",
         train("ok.npy", "--free-bits", "-1"): "--free-bits: got '-1', wanted a number, 0 or more",
         train("ok.npy", "--free-bits", "1", "--objective", "iwae"): "does not go with --objective iwae",
+        train("ok.npy", "--alpha", "nan", "--objective", "renyi"): "--alpha: got 'nan'",
+        train("ok.npy", "--objective", "dreg", "--dropout", "0.1"): "dropout would make it two different ones",
+        train("ok.npy", "--levels", "2", "--objective", "dreg", "--beta", "1,2"): "dreg takes one beta",
         train("ok.npy", "--alpha", "2"): "--alpha 2 is of --objective renyi, not of elbo",
         train("ok.npy", "--beta", "1,2"): "beta=[1.0, 2.0]: wanted a number, at least 0, or one for each of 1 levels",
         train("ok.npy", "--channels", "8"): "--channels is of --architecture conv, not of mlp",

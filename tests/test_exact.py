@@ -1,6 +1,7 @@
 """What is known exactly (DESIGN section 7). tests/test_mutants.py breaks the library and expects these to notice."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -92,6 +93,32 @@ def test_the_posterior_moments_of_every_level_are_exact(infer):
     exact = moments[0] if infer == "up" else moments[-1]  # the level that reads x alone is not sampled
     law = model.encoders[0](x) if infer == "up" else model.encoders.posteriors[-1](x)
     assert_close(exact, (law.mean, law.variance.sqrt()))
+
+
+def test_the_noise_of_a_mean_over_particles_is_no_activity():
+    """Where the posterior is the prior everywhere, nothing varies with x, whatever the levels above drew."""
+    link = al.Conditional(nn.Linear(2, 6), al.families.normal).double()
+    flat = al.Conditional(nn.Linear(5, 4), al.families.normal).double()
+    with torch.no_grad():
+        link.network.weight.mul_(3)
+        flat.network.weight.zero_()
+    decoder = al.Conditional(nn.Linear(3, 5), al.families.normal_fixed()).double()
+    encoder = al.TopDown(al.networks.Climb([nn.Identity(), nn.Identity()]), [Above(link), flat])
+    model = al.VAE(al.StandardNormal(2), encoder, [decoder, link])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert al.evaluate(model, torch.randn(300, 5), samples=20).active_units == [0, 0]
+
+
+class Above(nn.Module):
+    """A posterior that is the prior."""
+
+    def __init__(self, law):
+        super().__init__()
+        self.law = law
+
+    def forward(self, h, state):
+        return self.law(state)
 
 
 @pytest.mark.parametrize("infer", ["up", "down"])

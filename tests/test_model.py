@@ -179,6 +179,9 @@ WRONG = {
     r"level 1, q\(z_1 \| z_2, x\) has batch shape \(2,\).* wanted batch shape \(3, 2\)": lambda: top_down(
         [OneContext(link(8, 3)), link(6, 2)]
     )(torch.zeros(2, 5), samples=3),
+    r"level 1: the encoder gives z_1 of shape \(1,\), but p\(z_1 \| z_2\) is over \(3,\); batch": lambda: top_down(
+        [both(8, 2, 1), link(6, 2)], residual=True
+    )(torch.zeros(2, 5)),
     r"3 encoders and 2 decoders": lambda: top_down([both(8, 2, 3), both(8, 2, 3), link(6, 2)]),
     r"2 encoders and 2 decoders and 1 states": lambda: top_down(state=[al.networks.Concat()]),
     r"posterior of 2 levels reads h_1, ..., h_2; got 1": lambda: top_down(steps=[nn.Linear(5, 8)])(torch.zeros(2, 5)),

@@ -42,6 +42,7 @@ MISTAKES = {
     "free bits the wrong way round": ("objectives", "(free - spent).relu()", "(spent - free).relu()"),
     "beta on the wrong level": ("objectives", "beta[:, None, None] * rates", "beta.flip(0)[:, None, None] * rates"),
     "forget log K": ("evaluate", "(log_w - math.log(samples)).to", "log_w.to"),
+    "noise counts as activity": ("evaluate", "mean.square() - error > ACTIVE", "mean.square() > ACTIVE"),
     "lose a pass of particles": ("evaluate", "range(0, samples, size)",
                                  "range(size if samples > size else 0, samples, size)"),
     "variance where sigma is meant": ("families", "return NormalLaw(mu, positive(s))\n",
