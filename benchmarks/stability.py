@@ -5,8 +5,8 @@
 Every seed must end finite, skip only now and then, and end with a better validation bound than every seed of the
 one-level model, which is trained the same way for the same number of steps.
 
-Reached, two x86-64 cores, torch 2.13, 78 s a seed on one of them: all finite, at most 1.1 % of the steps left out; 29 of
-30 better (-45.8 to -41.8) than the best of five one-level models (-50.2 to -47.7), one not (-50.3).
+Reached, two x86-64 cores, torch 2.13, 78 s a seed on one of them: all finite, at most 1.1 % of the steps left out;
+29 of 30 better (-45.8 to -41.8) than the best of five one-level models (-50.2 to -47.7), one not (-50.3).
 """
 
 import json
