@@ -208,9 +208,13 @@ def conv(
     inner = max(1, channels // 2)
     sequence = Checkpointed if checkpointed else nn.Sequential
 
+    def kernel(scale: int) -> int:
+        """Of one cell a neighbourhood is nothing but padding."""
+        return 3 if min(height, width) > scale else 1
+
     def body(scale: int) -> nn.Module:
-        kernel = 3 if min(height, width) > scale else 1
-        return sequence(*(bottleneck(channels, inner, kernel, blocks * levels, dropout=dropout) for _ in range(blocks)))
+        depth = blocks * levels
+        return sequence(*(bottleneck(channels, inner, kernel(scale), depth, dropout=dropout) for _ in range(blocks)))
 
     def squeeze(inputs: int, factor: int) -> list[nn.Module]:
         """Space to depth, and to the width of the ladder."""
@@ -228,7 +232,7 @@ def conv(
             Concat(
                 Images(
                     nn.Conv2d(2 * channels, channels, 1),
-                    bottleneck(channels, inner, 3 if min(height, width) > scale else 1, 1),
+                    bottleneck(channels, inner, kernel(scale), 1),
                     nn.GELU(),
                     scaled(nn.Conv2d(channels, 2 * z, 1), levels),
                 ),

@@ -28,7 +28,7 @@ Shapes: N examples, M of them as other contexts, T levels.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -120,7 +120,7 @@ def diagnose(model: VAE, x: Tensor, train: Tensor | None = None, samples: int = 
         Level(t, rate, information[t - 1], losses[t - 1], result.active_units[t - 1], units[t - 1], "works")
         for t, rate in enumerate(rates, start=1)
     ]
-    levels = [Level(**{**asdict(level), "verdict": _judge(level, rates)}) for level in levels]
+    levels = [replace(level, verdict=_judge(level, rates)) for level in levels]
     gap = None if train is None else _quiet_evaluate(model, train, samples).elbo - result.elbo
     ladder = isinstance(model.encoders, TopDown)
     return Diagnosis(levels, result, gap, _words(levels, result, gap, ladder))

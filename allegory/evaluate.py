@@ -113,7 +113,7 @@ def log_likelihood(model: VAE, x: Tensor, samples: int = 1000, pairs: int | None
     model.check(x)
     pairs = pairs or pairs_for(model, x)
     with scoring(model):
-        log_w, *_ = gather(x, _batch(samples, pairs), lambda rows: _weigh(model, rows, samples, pairs))
+        (log_w,) = gather(x, _batch(samples, pairs), lambda rows: _weigh(model, rows, samples, pairs)[:1])
     return (log_w - math.log(samples)).to(x.dtype)
 
 
