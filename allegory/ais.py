@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from allegory.evaluate import pairs_for, scoring
-from allegory.model import VAE
+from allegory.model import VAE, Choose, Latents, Laws
 
 __all__ = ["Annealed", "ais"]
 
@@ -123,16 +123,20 @@ class _Target:
 
     def __init__(self, model: VAE, x: Tensor) -> None:
         self.model, self.x = model, x
-        latents, laws, _ = model._descend(lambda t, p, state: p.sample((1, 1) if state is None else ()))
+        self.prior = model.prior()  # the same at every step; a VampPrior is an encoder's pass
+        latents, laws, _ = self.descend(lambda t, p, state: p.sample((1, 1) if state is None else ()))
         for t, law in enumerate(laws, start=1):
             if _is_discrete(law):
                 raise ValueError(f"level {t} is discrete: annealed importance sampling needs gradients of log p(z)")
         self.shapes = [z.shape[2:] for z in latents]
 
+    def descend(self, choose: Choose) -> tuple[Latents, Laws, Tensor]:
+        return self.model._descend(choose, prior=self.prior)
+
     def draw(self, chains: int) -> Tensor:
         """(S, B, D) draws of p(z)."""
         shape = (chains, len(self.x))
-        latents, *_ = self.model._descend(lambda t, p, state: p.sample(shape if state is None else ()))
+        latents, *_ = self.descend(lambda t, p, state: p.sample(shape if state is None else ()))
         return self.join(latents)
 
     def join(self, latents: Sequence[Tensor]) -> Tensor:
@@ -145,7 +149,7 @@ class _Target:
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """(S, B) log p(z) and log p(x | z_1)."""
         given = self.split(u)
-        latents, laws, state = self.model._descend(lambda t, p, state: given[t - 1])
+        latents, laws, state = self.descend(lambda t, p, state: given[t - 1])
         log_pz = torch.stack([p.log_prob(z) for p, z in zip(laws, latents, strict=True)]).sum(0)
         return log_pz, self.model.decoders[0](state).log_prob(self.x)
 

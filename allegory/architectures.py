@@ -33,6 +33,7 @@ from allegory.networks import (
     Climb,
     Concat,
     Images,
+    Lift,
     Offset,
     OneHot,
     Residual,
@@ -160,30 +161,37 @@ def mlp(
 def conv(
     event_shape: Sequence[int],
     likelihood: str = "discretized_logistic",
-    latent: Sequence[int] = (16, 16),
+    latent: Sequence[int] = (4, 32),
     scales: Sequence[int] | None = None,
+    stem: int | None = None,
     channels: int = 64,
     blocks: int = 2,
     categories: int | None = None,
     dropout: float = 0.0,
+    markov: bool = False,
     prior: str = "standard",
     components: int = 500,
     checkpointed: bool = False,
     data: Tensor | None = None,
 ) -> VAE:
     """A ladder of T = len(latent) levels of convolutions, with a state that p(z_t | z_{t+1}, ..., z_T) sees all of the
-    levels above through, and a residual top-down posterior: small relatives of Child's (2021) very deep VAE.
+    levels above through, and a residual top-down posterior: small relatives of Child's (2021) very deep VAE. With one
+    level it is the plain convolutional VAE.
 
     Args:
         event_shape: of x, (C, H, W).
         likelihood: one of `LIKELIHOODS`, the family of p(x | s_1).
         latent: channels of z_1, ..., z_T.
         scales: how much coarser than x the grid of each level is, level 1 first, each a multiple of the one below; by
-            default the levels are spread evenly over the powers of two from 2 up to a grid of at least 4 x 4.
+            default the levels are spread evenly over the powers of two that leave a grid of at least 4 x 4 and, at the
+            top, a single cell: z_T is a vector where x is square.
+        stem: how much coarser than x the grid is on which x is read and given; where it is finer than that of level 1
+            it has blocks of its own. By default that of level 1, but no coarser than 4.
         channels: of what goes up and of the state.
         blocks: residual blocks a level, up and down.
         categories: k of the categorical likelihood.
         dropout: in every block, while training.
+        markov: whether p(z_{t-1} | z_t) sees the level above alone.
         prior: of z_T, "standard", "mixture" or "vamp".
         components: K of a mixture or a VampPrior.
         checkpointed: whether blocks run again in the backward pass instead of keeping what they need for it.
@@ -195,17 +203,21 @@ def conv(
     """
     levels = len(latent)
     scales = list(scales or _scales(event_shape, levels))
+    stem = math.gcd(scales[0], 4) if stem is None else stem
     config = dict(
         architecture="conv", event_shape=list(event_shape), likelihood=likelihood, latent=list(latent), scales=scales,
-        channels=channels, blocks=blocks, categories=categories, dropout=dropout, prior=prior, components=components,
-        checkpointed=checkpointed,
+        stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout, markov=markov,
+        prior=prior, components=components, checkpointed=checkpointed,
     )  # fmt: skip
-    _check_widths(event_shape=event_shape, latent=latent, scales=scales, channels=[channels], blocks=[blocks])
-    _check_scales(event_shape, latent, scales)
+    _check_widths(
+        event_shape=event_shape, latent=latent, scales=scales, stem=[stem], channels=[channels], blocks=[blocks]
+    )
+    _check_scales(event_shape, latent, stem, scales)
     height, width = event_shape[1:]
     family, read = _ends(likelihood, event_shape, categories, data)
     inputs = event_shape[0] * (family.size if isinstance(read, OneHot) else 1)
     inner = max(1, channels // 2)
+    depth = blocks * (levels + (scales[0] > stem))
     sequence = Checkpointed if checkpointed else nn.Sequential
 
     def kernel(scale: int) -> int:
@@ -213,7 +225,6 @@ def conv(
         return 3 if min(height, width) > scale else 1
 
     def body(scale: int) -> nn.Module:
-        depth = blocks * levels
         return sequence(*(bottleneck(channels, inner, kernel(scale), depth, dropout=dropout) for _ in range(blocks)))
 
     def squeeze(inputs: int, factor: int) -> list[nn.Module]:
@@ -223,45 +234,52 @@ def conv(
     def unsqueeze(outputs: int, factor: int) -> list[nn.Module]:
         return [nn.Conv2d(channels, outputs * factor**2, 1), nn.PixelShuffle(factor)]
 
-    steps: list[nn.Module] = [nn.Sequential(read, *squeeze(inputs, scales[0]), body(scales[0]))]
+    climb: list[nn.Module] = [read, *squeeze(inputs, stem)]
+    if scales[0] > stem:
+        climb += [body(stem), *squeeze(channels, scales[0] // stem)]
+    steps: list[nn.Module] = [nn.Sequential(*climb, body(scales[0]))]
     for below, scale in pairwise(scales):
         finer = squeeze(channels, scale // below) if scale > below else []
         steps.append(nn.Sequential(*finer, body(scale)))
-    posteriors = [
-        Conditional(
-            Concat(
-                Images(
-                    nn.Conv2d(2 * channels, channels, 1),
-                    bottleneck(channels, inner, kernel(scale), 1),
-                    nn.GELU(),
-                    scaled(nn.Conv2d(channels, 2 * z, 1), levels),
-                ),
-                event_dim=3,
+
+    def posterior(t: int) -> Conditional:
+        """q(z_t | z_{t+1}, x), of what came up and the state; of z_{t+1} itself in a Markov chain."""
+        read = Concat(
+            Images(
+                nn.Conv2d(2 * channels, channels, 1),
+                bottleneck(channels, inner, kernel(scales[t]), 1),
+                nn.GELU(),
+                scaled(nn.Conv2d(channels, 2 * latent[t], 1), levels),
             ),
-            families.normal,
             event_dim=3,
         )
-        for z, scale in zip(latent[:-1], scales[:-1], strict=True)
-    ]
-    top = Conditional(nn.Sequential(nn.GELU(), nn.Conv2d(channels, 2 * latent[-1], 1)), families.normal, event_dim=3)
-    encoder = TopDown(Climb(steps), [*posteriors, top], residual=True)
+        factor = scales[t + 1] // scales[t]
+        lift = [nn.Conv2d(latent[t + 1], channels * factor**2, 1), nn.PixelShuffle(factor)]
+        return Conditional(Lift(Images(*lift), read) if markov else read, families.normal, event_dim=3)
 
-    states, decoder = [], []
-    for t, (z, scale) in enumerate(zip(latent, scales, strict=True)):
-        below = scales[t - 1] if t else scale
-        coarser = unsqueeze(channels, scale // below) if scale > below else []
-        enter = scaled(nn.Conv2d(z, channels, 1), levels)
-        states.append(Carry(Images(enter), Images(body(scale), *coarser)))
-        if t:
-            law = _zeroed(nn.Conv2d(channels, 2 * latent[t - 1], 1))
-            decoder.append(Conditional(Images(nn.GELU(), law), families.normal, event_dim=3))
+    top = Conditional(nn.Sequential(nn.GELU(), nn.Conv2d(channels, 2 * latent[-1], 1)), families.normal, event_dim=3)
+    encoder = TopDown(Climb(steps), [*map(posterior, range(levels - 1)), top], residual=True)
+
     offset = Offset(family.size * event_shape[0], height, width)
     if data is not None:
         _start_at(offset, family, data)
-    to_x = Images(nn.GELU(), *unsqueeze(family.size * event_shape[0], scales[0]), offset)
-    decoder.insert(0, Conditional(to_x, family, event_dim=3))
+    descent = [*unsqueeze(channels, scales[0] // stem), body(stem)] if scales[0] > stem else []
+    heads = [[*descent, nn.GELU(), *unsqueeze(family.size * event_shape[0], stem), offset]]
+    heads += [[nn.GELU(), _zeroed(nn.Conv2d(channels, 2 * z, 1))] for z in latent[:-1]]
+    states: list[nn.Module] = []
+    decoder: list[nn.Module] = []
+    for t, (z, scale, head) in enumerate(zip(latent, scales, heads, strict=True)):
+        below = scales[t - 1] if t else scale
+        coarser = unsqueeze(channels, scale // below) if scale > below else []
+        enter = scaled(nn.Conv2d(z, channels, 1), levels)
+        down = [body(scale), *coarser]
+        if markov:
+            head = [enter, *down, *head]
+        else:
+            states.append(Carry(Images(enter), Images(*down)))
+        decoder.append(Conditional(Images(*head), families.normal if t else family, event_dim=3))
     grid = (latent[-1], height // scales[-1], width // scales[-1])
-    model = VAE(_prior(prior, grid, encoder, components, event_shape, data), encoder, decoder, states)
+    model = VAE(_prior(prior, grid, encoder, components, event_shape, data), encoder, decoder, states or None)
     model.config = config
     return model
 
@@ -361,22 +379,27 @@ def _start_at(last: Any, family: families.Family, data: Tensor) -> None:
 
 
 def _scales(event_shape: Sequence[int], levels: int) -> list[int]:
-    """Powers of two that divide both sides and leave a grid of at least 4 x 4, spread evenly over the levels."""
+    """Powers of two that divide both sides and leave a grid of at least 4 x 4, and a single cell, spread evenly over
+    the levels from the top.
+    """
     sides = event_shape[1:]
-    powers = [2**i for i in range(1, 12) if all(side % 2**i == 0 and side >= 4 * 2**i for side in sides)] or [1]
-    return [powers[t * len(powers) // levels] for t in range(levels)]
+    grids = [2**i for i in range(1, 12) if all(side % 2**i == 0 and side >= 4 * 2**i for side in sides)]
+    if len(set(sides)) == 1:
+        grids.append(sides[0])
+    grids = grids or [1]
+    return [grids[-1 - t * len(grids) // levels] for t in reversed(range(levels))]
 
 
-def _check_scales(event_shape: Sequence[int], latent: Sequence[int], scales: Sequence[int]) -> None:
+def _check_scales(event_shape: Sequence[int], latent: Sequence[int], stem: int, scales: Sequence[int]) -> None:
     if len(event_shape) != 3:
         raise ValueError(f"event_shape={list(event_shape)}: convolutions want images, (C, H, W)")
     if len(scales) != len(latent):
         raise ValueError(f"scales={list(scales)}: wanted one for each of {len(latent)} levels")
-    for below, scale in pairwise([1, *scales]):
+    for below, scale in pairwise([1, stem, *scales]):
         if scale % below or any(side % scale for side in event_shape[1:]):
             raise ValueError(
-                f"scales={list(scales)}: {scale} is no multiple of {below} that divides {event_shape[1]} x "
-                f"{event_shape[2]}"
+                f"stem={stem}, scales={list(scales)}: {scale} is no multiple of {below} that divides {event_shape[1]} "
+                f"x {event_shape[2]}"
             )
 
 

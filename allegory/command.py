@@ -24,10 +24,10 @@ FIT = (
     "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "beta", "weight_decay", "ema",
     "patience", "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
-BOTH = ("latent", "dropout", "prior", "components")
+BOTH = ("latent", "dropout", "markov", "prior", "components")
 ONLY = {  # what belongs to one architecture
-    "mlp": ("hidden", "activation", "block", "top_down", "markov"),
-    "conv": ("scales", "channels", "blocks", "checkpointed"),
+    "mlp": ("hidden", "activation", "block", "top_down"),
+    "conv": ("scales", "stem", "channels", "blocks", "checkpointed"),
 }
 DEFAULTS: dict[str, Any] = dict(
     likelihood="auto", architecture="mlp", objective="elbo", dropout=0.0, prior="standard", components=500,
@@ -148,8 +148,9 @@ def _objective(name: str, free_bits: float | None, alpha: float | None) -> Any:
 
 
 def evaluate(
-    run: str, split: str, importance_samples: int, curve: bool, ais: bool, ais_examples: int, as_json: bool, device: str
-) -> None:
+    run: str, split: str, importance_samples: int, precision: str, curve: bool, ais: bool, ais_examples: int,
+    as_json: bool, device: str,
+) -> None:  # fmt: skip
     """Prints the likelihood of a split, with its error, and its parts."""
     import torch
 
@@ -158,15 +159,17 @@ def evaluate(
     where = _device(device)
     model, examples, _ = _open_run(run)
     torch.manual_seed(0)
-    result = allegory.evaluate(model.to(where), getattr(examples, split).to(where), samples=importance_samples)
-    values: dict[str, Any] = {"split": split, **result.as_dict()}
+    model, x = model.to(where), getattr(examples, split).to(where)
+    settings: Any = dict(samples=importance_samples, precision=precision)
+    result = allegory.evaluate(model, x, **settings)
+    values: dict[str, Any] = {"split": split, "precision": precision, **result.as_dict()}
     if curve:
         torch.manual_seed(0)
-        values["curve"] = allegory.bound_curve(model, getattr(examples, split).to(where), samples=importance_samples)
+        values["curve"] = allegory.bound_curve(model, x, **settings)
     if ais:
-        values["ais"] = _annealed(model, getattr(examples, split).to(where), ais_examples, importance_samples)
+        values["ais"] = _annealed(model, x, ais_examples, importance_samples)
     if as_json:
-        print(json.dumps(values))
+        print(json.dumps({key: None if value != value else value for key, value in values.items()}))  # no NaN in JSON
         return
     from rich.console import Console
     from rich.table import Table
@@ -348,7 +351,7 @@ def demo(out: str | None) -> None:
 
 def _latent(levels: int | None, latent: Sequence[int] | None, architecture: str) -> tuple[int, ...]:
     if latent is None and architecture == "conv":
-        return (16,) * (levels or 2)
+        return (*[4] * ((levels or 2) - 1), 32)
     if latent is None:
         return tuple(max(2, 40 >> t) for t in range(levels or 1))
     if levels is not None and len(latent) != levels:

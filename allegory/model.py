@@ -238,16 +238,19 @@ class VAE(nn.Module):
         latents, p, state = self._descend(draw)
         return latents, tuple(q), p, state
 
-    def _descend(self, choose: Choose, top: int | None = None) -> tuple[Latents, Laws, Tensor]:
+    def _descend(
+        self, choose: Choose, top: int | None = None, prior: Distribution | None = None
+    ) -> tuple[Latents, Laws, Tensor]:
         """The generative loop, for every chain and both ways to infer: z_1..top, p(z_1 | s_2), ..., p(z_top), s_1.
 
         Args:
             choose: (t, p(z_t | s_{t+1}), s_{t+1}) -> z_t.
             top: where to begin; below T only z_top's value is known, not its law, and the chain has to be Markov.
+            prior: p(z_T), where it is at hand; it may have been costly.
         """
         top = top or self.levels
         latents: list[Tensor] = []
-        laws: list[Any] = [self.prior() if top == self.levels else None]
+        laws: list[Any] = [(prior or self.prior()) if top == self.levels else None]
         state: Any = None
         for t in range(top, 0, -1):
             z = choose(t, laws[0], state)

@@ -25,6 +25,7 @@ __all__ = [
     "Climb",
     "Concat",
     "Images",
+    "Lift",
     "Offset",
     "OneHot",
     "Residual",
@@ -162,6 +163,23 @@ class Concat(nn.Sequential):
         batch = torch.broadcast_shapes(*(c.shape[: -self.event_dim] for c in contexts))
         parts = [c.expand(*batch, *c.shape[-self.event_dim :]) for c in contexts]
         return super().forward(torch.cat(parts, -self.event_dim))
+
+
+class Lift(nn.Module):
+    """network(c_1, ..., lift(c_n)): the last context is brought to the size of the others first.
+
+    Args:
+        lift: what it goes through.
+        network: what reads them all, such as a `Concat`.
+    """
+
+    def __init__(self, lift: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.lift, self.network = lift, network
+
+    def forward(self, *contexts: Tensor) -> Tensor:
+        *others, last = contexts
+        return self.network(*others, self.lift(last))
 
 
 class Carry(nn.Module):

@@ -59,16 +59,18 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
         "--latent",
         type=_widths,
         metavar="D1,D2,..",
-        help="width of z_1,..,z_T (default: 40, halved; conv: 16 channels each)",
+        help="width of z_1,..,z_T (default: 40, halved; conv: channels, 4 each below 32)",
     )
     p.add_argument("--architecture", choices=("mlp", "conv"), help="perceptrons (default), or a ladder of convolutions")
     p.add_argument("--hidden", type=_widths, metavar="H1,H2,..", help="hidden layers of each network (default 300,300)")
     p.add_argument("--block", choices=("plain", "gated", "residual"), help="what a hidden layer is (default plain)")
     p.add_argument("--top-down", action="store_const", const=True, help="infer as a ladder does, from the top down")
     p.add_argument("--all-above", action="store_const", const=False, dest="markov",
-                   help="p(z_t) sees all levels above it, not z_{t+1} alone")  # fmt: skip
+                   help="p(z_t) sees all levels above it, not z_{t+1} alone (conv: the default)")  # fmt: skip
+    p.add_argument("--markov", action="store_const", const=True, help="p(z_t) sees z_{t+1} alone (mlp: the default)")
     p.add_argument("--channels", type=_natural, metavar="C", help="conv: width of the ladder (default 64)")
     p.add_argument("--scales", type=_widths, metavar="F1,F2,..", help="conv: how much coarser than x each level is")
+    p.add_argument("--stem", type=_natural, metavar="F", help="conv: how much coarser than x the finest blocks are")
     p.add_argument("--blocks", type=_natural, metavar="N", help="conv: residual blocks a level (default 2)")
     p.add_argument("--checkpointed", action="store_const", const=True, help="conv: less memory, a third more time")
     p.add_argument("--prior", choices=("standard", "mixture", "vamp", "flow"), help="p(z_T) (default standard)")
@@ -104,6 +106,7 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("run", metavar="RUN")
     p.add_argument("--split", choices=("train", "valid", "test"), default="test")
     p.add_argument("--importance-samples", type=_natural, default=1000, metavar="K", help="of L_K (default 1000)")
+    p.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     p.add_argument("--curve", action="store_true", help="L_K for K = 1, 2, 5, 10, ..., too")
     p.add_argument("--ais", action="store_true", help="check by annealed importance sampling; takes minutes")
     p.add_argument("--ais-examples", type=_natural, default=100, metavar="N", help="random ones, for it (default 100)")

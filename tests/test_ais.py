@@ -45,6 +45,14 @@ def test_it_meets_the_quadrature_in_one_dimension(one_dimension):  # noqa: F811
     agrees(found, quadrature(model, x).detach(), 32)
 
 
+def test_a_costly_prior_is_computed_once():
+    model = al.architectures.mlp((5,), "normal", latent=[2], hidden=[4], prior="vamp", components=3).double()
+    passes = []
+    model.prior.register_forward_hook(lambda *_: passes.append(1))
+    al.ais(model, torch.randn(4, 5), chains=2, temperatures=3, leapfrog=2)
+    assert len(passes) <= 3  # two ask what x may be
+
+
 def test_few_temperatures_are_unbiased():
     """E[w] = p(x) whatever the schedule, pilot included: the mean of many coarse estimates is exact."""
     model, evidence = chain(1, features=(2, 1))

@@ -45,6 +45,8 @@ MODELS = {
     "mlp, one level, top-down": lambda: mlp(latent=[4], top_down=True),
     "conv": conv,
     "conv, one level": lambda: conv(latent=[3]),
+    "conv, Markov": lambda: conv(latent=[2, 3, 4], scales=[2, 8, 8], markov=True),
+    "conv, a finer stem": lambda: conv(latent=[2, 3], scales=[4, 8], stem=2),
     "conv, four levels": lambda: conv(latent=[2, 2, 2, 3], scales=[2, 2, 4, 8]),
     "conv, mixture": lambda: conv(prior="mixture", components=5),
     "conv, vamp": lambda: conv(prior="vamp", components=5),
@@ -150,10 +152,20 @@ def test_checkpointing_changes_memory_and_not_the_gradient():
 
 def test_larger_images_and_colour():
     model = architectures.conv((3, 64, 64), "discretized_logistic", latent=[2] * 5, channels=8, blocks=1)
-    assert model.config["scales"] == [2, 2, 4, 8, 16]
+    assert model.config["scales"] == [2, 4, 8, 16, 64]
     x = torch.randint(0, 256, (2, 3, 64, 64)).float()
     assert al.elbo(model(x)).shape == (2,)
-    assert architectures.conv((1, 28, 28), "bernoulli", latent=[2] * 4, channels=8).config["scales"] == [2, 2, 4, 4]
+    for levels, scales, stem in ((1, [28], 4), (2, [4, 28], 4), (3, [2, 4, 28], 2), (5, [2, 4, 4, 28, 28], 2)):
+        config = architectures.conv((1, 28, 28), "bernoulli", latent=[2] * levels, channels=8).config
+        assert (config["scales"], config["stem"]) == (scales, stem)
+
+
+def test_a_markov_ladder_can_begin_in_the_middle():
+    model = MODELS["conv, Markov"]().eval()
+    trace = model(BITS[:4])
+    assert model.decode(trace.latents[1][0], level=2).event_shape == (1, 8, 8)
+    with pytest.raises(ValueError, match="only a Markov chain"):
+        conv(latent=[2, 3, 4]).eval().decode(trace.latents[0][0])
 
 
 def test_residual_blocks_keep_the_variance():
@@ -235,6 +247,7 @@ WRONG = {
     r"scales=\[2\]: wanted one for each of 2": lambda: conv(scales=[2]),
     r"scales=\[2, 3\]: 3 is no multiple of 2": lambda: conv(scales=[2, 3]),
     r"scales=\[3, 3\]: 3 is no multiple of 1 that divides 8 x 8": lambda: conv(scales=[3, 3]),
+    r"stem=3, scales=\[2, 8\]: 3 is no multiple of 1": lambda: conv(stem=3),
     r"convolutions want images": lambda: architectures.conv((5,), "bernoulli"),
     r"unknown architecture 'rnn'": lambda: architectures.build({"architecture": "rnn"}),
     r"a VampPrior mixes normal posteriors, but q\(z_T \| u\) is StudentT": lambda: VampPrior(

@@ -83,6 +83,10 @@ def test_evaluate_prints_the_keys_of_the_contract(digits_run, capsys):
     assert len(result["kl_per_level"]) == len(result["active_units"]) == 2
     assert main(["evaluate", str(digits_run), "--importance-samples", "20", "--split", "valid"]) == 0
     assert "negative log-likelihood, -L_20" in capsys.readouterr().out
+    assert main(["evaluate", str(digits_run), "--importance-samples", "20", "--precision", "bfloat16", "--json"]) == 0
+    coarse = json.loads(capsys.readouterr().out)
+    assert coarse["precision"] == "bfloat16"
+    assert 0 < abs(coarse["nll"] - result["nll"]) < 0.02 * result["nll"]
 
 
 def test_sample_reconstruct_encode(digits_run, tmp_path, capsys):
@@ -128,6 +132,21 @@ def test_evaluate_checks_itself_and_diagnose_speaks(digits_run, capsys, monkeypa
 LADDERS = {
     "top-down": ("--top-down", "--all-above", "--hidden", "16", "--latent", "4,2", "--block", "gated"),
     "conv": ("--architecture", "conv", "--channels", "8", "--latent", "2,2", "--scales", "2,4", "--blocks", "1"),
+    "conv, Markov": (
+        "--architecture",
+        "conv",
+        "--channels",
+        "8",
+        "--latent",
+        "4,2",
+        "--scales",
+        "8,8",
+        "--stem",
+        "4",
+        "--markov",
+        "--blocks",
+        "1",
+    ),
     "mixture": ("--prior", "mixture", "--components", "9", "--hidden", "16", "--objective", "dreg", "--samples", "3"),
     "free bits": ("--free-bits", "0.5", "--levels", "2", "--hidden", "16", "--beta", "1,2"),
     "renyi": ("--objective", "renyi", "--alpha", "0.2", "--samples", "2", "--hidden", "16"),

@@ -142,6 +142,20 @@ def test_importing_and_scoring_leave_the_global_validation_alone():
     assert Distribution._validate_args
 
 
+def test_rounded_networks_are_scored_with_exact_densities():
+    model = al.architectures.mlp((5,), "normal", latent=[2], hidden=[16]).float()
+    x = torch.randn(50, 5, dtype=torch.float32)
+    found = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        found.append(al.log_likelihood(model, x, samples=100, precision=precision))
+    exact, coarse = found
+    assert coarse.dtype == torch.float32
+    assert 0 < (exact - coarse).abs().max() < 0.3  # nats; one weight in a hundred may be another
+    with pytest.raises(ValueError, match="precision='half': wanted 'float32' or 'bfloat16'"):
+        al.evaluate(model, x, precision="half")
+
+
 def test_a_deep_copy_and_a_state_dict_bring_the_model_back():
     model = al.architectures.mlp((5,), "normal", latent=[3, 2], hidden=[4], data=torch.randn(9, 5))
     again = al.architectures.build(copy.deepcopy(model.config))
