@@ -18,7 +18,7 @@ Protocols, train / valid / test. Numbers under different protocols never share a
                                                 original drawings and NOT Burda's rendering: numbers
                                                 do not compare with published OMNIGLOT ones.
 
-`dynamic=True` (mnist, omniglot) is the protocol of Tomczak & Welling 2018: train holds grey / 255,
+`dynamic=True` (mnist, fashion-mnist, omniglot) is the protocol of Tomczak & Welling 2018: train holds grey / 255,
 binarised anew each time an image is drawn; valid, then test, are binarised once by numpy's
 RandomState(777).
 
@@ -120,6 +120,7 @@ BUILTIN = (
         licence="MIT",
         source="Xiao, Rasul & Vollgraf 2017",
         size=30_843_982,
+        dynamic=True,
         urls=(
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
             "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",

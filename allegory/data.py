@@ -70,7 +70,7 @@ def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
     gif, webp; of an animation the first) are taken in the order of their names, with values 0..255:
     (1, H, W) where all of them are grey, else (3, H, W).
 
-    `dynamic` is for mnist and omniglot: `train` in [0, 1], to be binarised at each draw by
+    `dynamic` is for mnist, fashion-mnist and omniglot: `train` in [0, 1], to be binarised at each draw by
     `binarize`; `valid` and `test` binarised. Raises ValueError, in one line, for whatever is wrong
     with the name, the file, its values or the network.
 
@@ -78,7 +78,7 @@ def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
     Data('digits', event_shape=(1, 8, 8), train=1197, valid=300, test=300)
     """
     if dynamic and not (_is_builtin(source) and find(str(source)).dynamic):
-        known = " and ".join(row.name for row in BUILTIN if row.dynamic)
+        known = ", ".join(row.name for row in BUILTIN if row.dynamic)
         raise ValueError(f"{source}: dynamic binarisation is defined for {known} only")
     if _is_builtin(source):
         train, valid, test = load_splits(find(str(source)), dynamic)

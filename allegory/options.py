@@ -89,7 +89,7 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("--batch-size", type=_natural, metavar="B", help="examples a step (default 128)")
     p.add_argument("--seed", type=_whole, help="of the split, the weights and the noise (default 0)")
     p.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint, with its settings")
-    p.add_argument("--dynamic", action="store_const", const=True, help="binarise anew at each draw (mnist, omniglot)")
+    p.add_argument("--dynamic", action="store_const", const=True, help="binarise anew at each draw (mnists, omniglot)")
     p.add_argument("--lr", type=_above_zero, help="learning rate, annealed to 0 by a cosine (default 0.001)")
     p.add_argument("--lr-warmup", type=_whole, metavar="STEPS", help="steps to reach it (default 100)")
     p.add_argument("--kl-warmup", type=_whole, metavar="STEPS", help="steps until beta = 1 (default 0; T > 1: <= 2000)")

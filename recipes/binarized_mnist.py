@@ -17,12 +17,10 @@ At T = 2 the KL warm-up matters: without it the second level collapsed. Since th
 the data and clipping is relative, so a new run gives other digits.
 """
 
-import json
-import os
-import platform
 import sys
 
 import torch
+from common import reached
 from torch import nn
 
 import allegory as al
@@ -71,24 +69,4 @@ if __name__ == "__main__":
         model, data.train, valid=data.valid, objective=al.iwae, epochs=100, batch_size=100, lr=1e-3, lr_warmup=500,
         ema=0.9995, precision="bfloat16", compile=True, seed=seed, progress=True, **settings,
     )  # fmt: skip
-    torch.manual_seed(seed)
-    result = al.evaluate(model, data.test, samples=1000)
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    print(
-        json.dumps(
-            {
-                "machine": machine,
-                "levels": levels,
-                "seed": seed,
-                **settings,
-                "epochs": record.epoch,
-                "seconds": record.seconds,
-                "best_epoch": record.best_epoch,
-                "validation_bound": record.best_bound,
-                "test": result.as_dict(),
-            },
-            indent=1,
-        )
-    )
+    reached(model, record, data.test, recipe="binarized_mnist", levels=levels, seed=seed, **settings)

@@ -8,12 +8,11 @@ scans.
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
 
 import torch
+from common import machine
 
 import allegory as al
 from allegory.data import load
@@ -37,7 +36,4 @@ if __name__ == "__main__":
             "stderr_over_seeds": statistics.stdev(nll) / len(nll) ** 0.5,
             "runs": runs,
         }
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    print(json.dumps({"machine": machine, "importance_samples": 1000, **results}, indent=1))
+    print(json.dumps({"machine": machine(), "importance_samples": 1000, **results}, indent=1))
