@@ -244,7 +244,7 @@ def conv(
 
     def posterior(t: int) -> Conditional:
         """q(z_t | z_{t+1}, x), of what came up and the state; of z_{t+1} itself in a Markov chain."""
-        read = Concat(
+        both: nn.Module = Concat(
             Images(
                 nn.Conv2d(2 * channels, channels, 1),
                 bottleneck(channels, inner, kernel(scales[t]), 1),
@@ -253,9 +253,10 @@ def conv(
             ),
             event_dim=3,
         )
-        factor = scales[t + 1] // scales[t]
-        lift = [nn.Conv2d(latent[t + 1], channels * factor**2, 1), nn.PixelShuffle(factor)]
-        return Conditional(Lift(Images(*lift), read) if markov else read, families.normal, event_dim=3)
+        if markov:
+            factor = scales[t + 1] // scales[t]
+            both = Lift(Images(nn.Conv2d(latent[t + 1], channels * factor**2, 1), nn.PixelShuffle(factor)), both)
+        return Conditional(both, families.normal, event_dim=3)
 
     top = Conditional(nn.Sequential(nn.GELU(), nn.Conv2d(channels, 2 * latent[-1], 1)), families.normal, event_dim=3)
     encoder = TopDown(Climb(steps), [*map(posterior, range(levels - 1)), top], residual=True)
