@@ -380,14 +380,13 @@ def _start_at(last: Any, family: families.Family, data: Tensor) -> None:
 
 
 def _scales(event_shape: Sequence[int], levels: int) -> list[int]:
-    """Powers of two that divide both sides and leave a grid of at least 4 x 4, and a single cell, spread evenly over
-    the levels from the top.
+    """Powers of two that divide both sides and leave a grid of at least 4 x 4 (else 1), and a single cell, spread
+    evenly over the levels from the top.
     """
     sides = event_shape[1:]
-    grids = [2**i for i in range(1, 12) if all(side % 2**i == 0 and side >= 4 * 2**i for side in sides)]
+    grids = [2**i for i in range(1, 12) if all(side % 2**i == 0 and side >= 4 * 2**i for side in sides)] or [1]
     if len(set(sides)) == 1:
         grids.append(sides[0])
-    grids = grids or [1]
     return [grids[-1 - t * len(grids) // levels] for t in reversed(range(levels))]
 
 

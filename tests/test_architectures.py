@@ -158,6 +158,8 @@ def test_larger_images_and_colour():
     for levels, scales, stem in ((1, [28], 4), (2, [4, 28], 4), (3, [2, 4, 28], 2), (5, [2, 4, 4, 28, 28], 2)):
         config = architectures.conv((1, 28, 28), "bernoulli", latent=[2] * levels, channels=8).config
         assert (config["scales"], config["stem"]) == (scales, stem)
+    for shape, scales in (((1, 13, 13), [1, 13]), ((1, 13, 16), [1, 1]), ((1, 32, 64), [4, 8])):
+        assert architectures.conv(shape, "bernoulli", latent=[2] * 2, channels=4).config["scales"] == scales
 
 
 def test_a_markov_ladder_can_begin_in_the_middle():
