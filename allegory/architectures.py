@@ -42,7 +42,7 @@ from allegory.networks import (
     scaled,
 )
 from allegory.networks import mlp as perceptron
-from allegory.priors import MixtureOfNormals, VampPrior
+from allegory.priors import MixtureOfNormals, Shaped, VampPrior
 
 __all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "mlp"]
 
@@ -192,7 +192,7 @@ def conv(
         categories: k of the categorical likelihood.
         dropout: in every block, while training.
         markov: whether p(z_{t-1} | z_t) sees the level above alone.
-        prior: of z_T, "standard", "mixture" or "vamp".
+        prior: of z_T, one of `PRIORS`; see `allegory.priors`.
         components: K of a mixture or a VampPrior.
         checkpointed: whether blocks run again in the backward pass instead of keeping what they need for it.
         data: (N, *event) training data; as in `mlp`.
@@ -336,13 +336,12 @@ def _prior(
             inputs = torch.randn(components, *read)
         return VampPrior(encoder if top_down else encoder[-1], inputs)
     if name == "flow":
-        if len(event_shape) > 1:
-            raise ValueError("a flow is a prior of vectors, and this model's z_T is a grid; use 'mixture' or 'vamp'")
         try:
             import zuko
         except ImportError:
             raise ValueError("the prior 'flow' needs the package zuko: pip install 'allegory[flows]'") from None
-        return zuko.flows.MAF(event_shape[0], transforms=2, hidden_features=(128, 128))
+        flow = zuko.flows.MAF(math.prod(event_shape), transforms=2, hidden_features=(128, 128))
+        return Shaped(flow, *event_shape) if len(event_shape) > 1 else flow
     raise ValueError(f"unknown prior {name!r}; wanted one of {', '.join(PRIORS)}")
 
 

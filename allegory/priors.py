@@ -5,7 +5,8 @@ r"""Learned priors p(z_T). The standard normal, which has nothing to learn, is `
 
 The best prior for given encoder is the aggregate posterior, the mean of q(z | x) over the data; both are mixtures that
 can come near it, and neither has a closed KL, so the rate of the top level is sampled. A flow needs nothing of ours: a
-`zuko.flows.MAF(D)`, called without a context, is a distribution over z, and so is a prior as it is.
+`zuko.flows.MAF(D)`, called without a context, is a distribution over vectors z, and so is a prior as it is; for a grid
+it has to be `Shaped`.
 
 Cost a pass: K more rows through the encoder for a VampPrior, however many examples and particles there are, and 4 K D
 multiplications a particle for both, against 2 (784 h + h^2 + h D) for a decoder of two layers of width h.
@@ -19,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, ReshapeTransform, TransformedDistribution
 
 from allegory.distributions import NormalMixture
 from allegory.families import positive
 from allegory.ladder import TopDown
 
-__all__ = ["MixtureOfNormals", "VampPrior"]
+__all__ = ["MixtureOfNormals", "Shaped", "VampPrior"]
 
 
 class MixtureOfNormals(nn.Module):
@@ -83,6 +84,28 @@ class VampPrior(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.inputs)} pseudo-inputs"
+
+
+class Shaped(nn.Module):
+    """A prior of vectors, such as a flow, as one of anything with as many elements.
+
+    Args:
+        prior: its call gives a distribution over vectors.
+        event_shape: of z.
+
+    >>> Shaped(al.StandardNormal(12), 3, 2, 2)().sample((5,)).shape
+    torch.Size([5, 3, 2, 2])
+    """
+
+    def __init__(self, prior: nn.Module, *event_shape: int) -> None:
+        super().__init__()
+        self.prior = prior
+        self.event_shape = torch.Size(event_shape)
+
+    def forward(self) -> Distribution:
+        """The distribution, with batch shape ()."""
+        law = self.prior()
+        return TransformedDistribution(law, ReshapeTransform(law.event_shape, self.event_shape))
 
 
 def _check_components(components: int) -> None:

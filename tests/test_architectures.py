@@ -49,6 +49,7 @@ MODELS = {
     "conv, a finer stem": lambda: conv(latent=[2, 3], scales=[4, 8], stem=2),
     "conv, four levels": lambda: conv(latent=[2, 2, 2, 3], scales=[2, 2, 4, 8]),
     "conv, mixture": lambda: conv(prior="mixture", components=5),
+    "conv, flow": lambda: conv(prior="flow"),
     "conv, vamp": lambda: conv(prior="vamp", components=5),
     "conv, checkpointed": lambda: conv(checkpointed=True, dropout=0.1),
 }
@@ -244,7 +245,6 @@ WRONG = {
     r"components=0": lambda: MixtureOfNormals(0, 3),
     r"unknown prior 'vmap'": lambda: mlp(prior="vmap"),
     r"block='dense'": lambda: mlp(block="dense"),
-    r"a flow is a prior of vectors": lambda: conv(prior="flow"),
     r"pseudo-inputs, and categories cannot": lambda: mlp([3], "categorical", categories=5, prior="vamp"),
     r"scales=\[2\]: wanted one for each of 2": lambda: conv(scales=[2]),
     r"scales=\[2, 3\]: 3 is no multiple of 2": lambda: conv(scales=[2, 3]),
