@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from allegory import checkpoint
 from allegory.evaluate import pairs_for, rounded, scoring, unvalidated
@@ -221,9 +221,9 @@ def fit(
         state.optimizer.zero_grad()
         (-bound.mean()).backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        norm = _norm(gradients)
         scale = _clip(norm, state.norms, clip, skip)
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
         state.optimizer.step()
         keep = min(ema, (1 + now.step) / (10 + now.step))
         torch._foreach_lerp_(averages, parameters, 1 - keep)
@@ -354,9 +354,9 @@ class _State:
         self.position = _Position()
         device = next(model.parameters()).device
         # Of this epoch: sums of bounds and gradient norms; steps, clipped, skipped. NaN once is NaN for good.
-        self.totals = torch.zeros(5, device=device)
+        self.totals = torch.zeros(5, dtype=torch.float64, device=device)
         # Of the gradient norms: the running median of their logarithms, how many there were, skips in a row.
-        self.norms = torch.zeros(3, device=device)
+        self.norms = torch.zeros(3, dtype=torch.float64, device=device)
 
     def average_buffers(self) -> None:
         for average, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
@@ -435,6 +435,13 @@ def _name(objective: Any) -> str:
     if isinstance(objective, functools.partial):
         return f"{_name(objective.func)}({', '.join(f'{key}={value}' for key, value in objective.keywords.items())})"
     return getattr(objective, "__name__", type(objective).__name__)
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """() the norm of all gradients side by side, in float64: in float32 its square overflows at 2e19, which a burst
+    reaches while every gradient is still finite.
+    """
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float64)))
 
 
 def _clip(norm: Tensor, norms: Tensor, clip: float, skip: float) -> Tensor:

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 import allegory as al
 from allegory.data import binarize
 from allegory.files import write_whole
-from allegory.train import SKIPS, _clip, _seeded, _validate
+from allegory.train import SKIPS, _clip, _norm, _seeded, _validate
 
 N = 60
 
@@ -259,6 +259,12 @@ def test_a_new_scale_of_the_gradient_is_followed():
     scales = [_clip(torch.tensor(1e4), norms, clip=10.0, skip=100.0).item() for _ in range(600)]
     assert scales[-1] == 1.0
     assert max(len(list(run)) for skipped, run in groupby(scales, key=lambda s: s == 0) if skipped) == SKIPS
+
+
+def test_a_burst_whose_square_is_no_float32_is_a_burst_and_no_failure():
+    gradients = [torch.full((3, 4), 1e25, dtype=torch.float32), torch.full((2,), -1e25, dtype=torch.float32)]
+    assert _norm(gradients).item() == pytest.approx(math.sqrt(14) * 1e25)
+    assert _norm([torch.zeros(2), torch.tensor([torch.inf])]).item() == torch.inf
 
 
 def test_the_metrics_say_what_was_clipped_and_skipped(bits):
