@@ -169,7 +169,7 @@ def evaluate(
     if ais:
         values["ais"] = _annealed(model, x, ais_examples, importance_samples)
     if as_json:
-        print(json.dumps({key: None if value != value else value for key, value in values.items()}))  # no NaN in JSON
+        print(json.dumps(_without_nan(values)))
         return
     from rich.console import Console
     from rich.table import Table
@@ -347,6 +347,15 @@ def demo(out: str | None) -> None:
     from allegory.demo import run
 
     run(out)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN; the standard error of one example is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if value != value else value
 
 
 def _latent(levels: int | None, latent: Sequence[int] | None, architecture: str) -> tuple[int, ...]:

@@ -89,6 +89,23 @@ def test_evaluate_prints_the_keys_of_the_contract(digits_run, capsys):
     assert 0 < abs(coarse["nll"] - result["nll"]) < 0.02 * result["nll"]
 
 
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_one_example_has_no_error_and_json_no_nan(digits_run, capsys):
+    x = np.random.default_rng(0).integers(0, 17, (3, 1, 8, 8)).astype(np.float32)
+    np.savez("three.npz", train=x, valid=x[:1], test=x[:1])
+    train = ("--hidden", "8", "--latent", "2", "--epochs", "1", "--likelihood", "poisson")
+    assert main(["train", "three.npz", "--out", "run", *train]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--importance-samples", "5", "--curve", "--json"]) == 0
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    result = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert result["nll_stderr"] is None
+    assert all(error is None for _, _, error in result["curve"])
+
+
 def test_sample_reconstruct_encode(digits_run, tmp_path, capsys):
     assert main(["sample", str(digits_run), "--count", "10", "--out", "s.npz"]) == 0
     samples = np.load("s.npz")
