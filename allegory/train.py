@@ -6,9 +6,6 @@ r"""Training: one loop that maximises an objective over batches of a tensor.
     learning rate   lr * min(1, step / lr_warmup) * cosine from 1 to lr_final over the budget
     KL weight       beta * min(1, step / kl_warmup), in steps, so that it does not depend on the size of the data
 
-    AdamW           beta_1 = 0.9, beta_2 = 0.99 (as Kingma et al. 2021): it remembers the gradient's size for a hundred
-                    steps. With 0.999 one burst in the first epoch slowed a deep ladder down for the next ten.
-
     gradient        scaled down to clip times the running median of its norm; left out above skip times it, but never
                     more than three times in a row, so that a jump to a new scale is followed in the end
 
@@ -166,7 +163,7 @@ def fit(
     data = data.to(device)
     valid = None if valid is None else valid.to(device)
     parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    state = _State(model, torch.optim.AdamW(parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True))
+    state = _State(model, torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=True))
     both = zip(state.average.parameters(), model.parameters(), strict=True)
     averages: list[Tensor] = [average for average, p in both if p.requires_grad]
     run = _open_run(out, resume, model, settings, about)
