@@ -43,7 +43,7 @@ def train(job: tuple[str, int]) -> dict:
         )  # fmt: skip
     except FloatingPointError as error:
         print(f"{name}, seed {seed}: {error}", file=sys.stderr, flush=True)
-        return dict(model=name, seed=seed, bound=-math.inf, finite=False, skipped=0, steps=1)
+        return dict(model=name, seed=seed, bound=-1e9, finite=False, skipped=0, steps=1)  # JSON has no infinity
     last = record.history[-1]
     result = dict(
         model=name,

@@ -1,11 +1,12 @@
-"""Why several levels? `binarized-mnist` with T = 1, 2, 3, 5 and 10 levels, equal time, and networks equally deep.
+"""Why several levels? `binarized-mnist` with T = 1, 2, 3, 5 and 10 levels and equal time.
 
     for T in 1 2 3 5 10; do python recipes/depth.py $T > recipes/results/depth_$T.json; done
     python recipes/depth.py docs/depth.png
 
 The top is a vector of 32 with a standard normal prior, each level below it a grid of 4 x 7 x 7. The fewer levels, the
-more residual blocks each has (6, 3, 2, 1, 1). The weights are chosen on 5,000 validation images; what is scored is
-every fifth test image (they are sorted by digit), with K = 100.
+more residual blocks each has (6, 3, 2, 1, 1): up to T = 5 the networks are about equally deep, at T = 10 deeper. The
+weights are chosen on 5,000 validation images; what is scored is every fifth test image (they are sorted by digit), with
+K = 100.
 """
 
 import json
