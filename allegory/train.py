@@ -6,15 +6,20 @@ r"""Training: one loop that maximises an objective over batches of a tensor.
     learning rate   lr * min(1, step / lr_warmup) * cosine from 1 to lr_final over the budget
     KL weight       beta * min(1, step / kl_warmup), in steps, so that it does not depend on the size of the data
 
-    gradient        scaled down to clip times the running median of its norm; left out above skip times it, but never
-                    more than three times in a row, so that a jump to a new scale is followed in the end
+    AdamW           beta_1 = 0.9, beta_2 = 0.99 (as Kingma et al. 2021): it remembers the gradient's size for a hundred
+                    steps, so that one burst does not slow down the next thousands
+
+    gradient        scaled down to clip times the running median of its norm; left out above skip times it, three times
+                    in a row at most
 
 What counts is the bound at beta = 1 of the *averaged* weights on the validation set, with the same noise each epoch:
 it picks the best weights and stops the training, never before both warm-ups have ended.
 
 A step waits for nothing: sums stay on the device, and whether a loss was finite is asked at the end of an epoch and
-before a checkpoint. If it was not, the epoch is run again step by step to say where, the weights go back to where the
-epoch began, and the learning rate is halved.
+before a checkpoint. If it was not, or if a gradient was above skip times the median for the fourth time in a row (the
+training has left the place where it was, and what it would go on with is as bad as NaN), the epoch is run again step by
+step to say where, the weights go back to where the epoch began, and the learning rate is halved. After five times, what
+is not finite is an error, and what is merely large is followed.
 """
 
 from __future__ import annotations
@@ -45,7 +50,7 @@ from allegory.progress import Progress
 
 __all__ = ["Record", "fit"]
 
-RETRIES = 5
+RESTARTS = 5
 SKIPS = 3  # in a row
 
 
@@ -62,6 +67,7 @@ class Record:
         best_bound, best_epoch: the best validation bound and its epoch; None without validation data.
         stopped: why it ended: "epochs", "minutes" or "patience".
         seconds: wall-clock time, over all resumed parts.
+        restarts: epochs that were undone and run again at half the learning rate.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -71,6 +77,7 @@ class Record:
     best_epoch: int | None = None
     stopped: str = ""
     seconds: float = 0.0
+    restarts: int = 0
 
 
 def fit(
@@ -120,7 +127,7 @@ def fit(
         beta: that weight; a number, or one for each level, level 1 first. Whatever it is, validation is at beta = 1.
         weight_decay: of AdamW; 0 is Adam.
         clip, skip: a gradient's norm is scaled down to clip times its running median; a gradient above skip times the
-            median counts as zero, three times in a row at most.
+            median counts as zero, and the fourth in a row sends the training back to the start of the epoch.
         ema: the averaged weights keep this fraction of themselves a step; 0 uses the weights as they are.
         patience: epochs without a better validation bound before the training stops.
         transform: applied to every batch as it is drawn, such as `data.binarize`.
@@ -163,7 +170,7 @@ def fit(
     data = data.to(device)
     valid = None if valid is None else valid.to(device)
     parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    state = _State(model, torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=True))
+    state = _State(model, torch.optim.AdamW(parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True))
     both = zip(state.average.parameters(), model.parameters(), strict=True)
     averages: list[Tensor] = [average for average, p in both if p.requires_grad]
     run = _open_run(out, resume, model, settings, about)
@@ -219,17 +226,23 @@ def fit(
         (-bound.mean()).backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = _norm(gradients)
-        scale = _clip(norm, state.norms, clip, skip)
+        scale, burst = _clip(norm, state.norms, clip, skip)
         torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
         state.optimizer.step()
         keep = min(ema, (1 + now.step) / (10 + now.step))
         torch._foreach_lerp_(averages, parameters, 1 - keep)
-        state.totals += torch.stack([bound.detach().sum(), norm, torch.ones_like(norm), scale < 1, scale == 0])
+        one = torch.ones_like(norm)
+        state.totals += torch.stack([bound.detach().sum(), norm, one, scale < 1, scale == 0, burst])
         now.step, now.batch = now.step + 1, now.batch + 1
+
+    def lost() -> bool:
+        """Whether what this epoch did is to be undone."""
+        finite, bursts = bool(torch.isfinite(state.totals).all()), state.totals[-1].item()
+        return not finite or (bursts > 0 and now.restarts < RESTARTS)
 
     def finish_epoch() -> dict[str, Any]:
         """The epoch's line of metrics; remembers the best weights."""
-        bound, norm, count, clipped, skipped = state.totals.tolist()
+        bound, norm, count, clipped, skipped, _ = state.totals.tolist()
         beta = min(1.0, now.step / max(1, kl_warmup))
         now.epoch, now.batch = now.epoch + 1, 0
         state.totals.zero_()
@@ -247,7 +260,7 @@ def fit(
         now.history.append(line)
         return line
 
-    def where_not_finite() -> str:
+    def where_lost() -> str:
         """Runs the epoch again, looking at every step, and names what went wrong first."""
         for rows in batches():
             with torch.random.fork_rng(), torch.no_grad(), rounded(device, precision):
@@ -261,6 +274,10 @@ def fit(
             update(rows)
             if not bool(torch.isfinite(state.totals).all()):
                 return f"step {now.step}: the bound was finite, its gradient was not"
+            if lost():
+                return (
+                    f"step {now.step}: the gradient was above {skip:g} times its usual size, {SKIPS + 1} times in a row"
+                )
         return "it could not be found again"
 
     def recover(good: _Snapshot) -> None:
@@ -268,14 +285,14 @@ def fit(
         nonlocal started
         spent = clock()
         state.restore(good)
-        where = f"epoch {now.epoch + 1}, {where_not_finite()}"
+        where = f"epoch {now.epoch + 1}, {where_lost()}"
         state.restore(good)
-        if now.retries >= RETRIES:
+        if now.restarts >= RESTARTS:
             raise FloatingPointError(
-                f"{where}; {RETRIES} restarts from the last good weights at half the learning rate each did not help; "
+                f"{where}; {RESTARTS} restarts from the last good weights at half the learning rate each did not help; "
                 "look at those rows, lower lr, or raise lr_warmup"
             )
-        now.retries, now.lr_scale = now.retries + 1, now.lr_scale / 2
+        now.restarts, now.lr_scale = now.restarts + 1, now.lr_scale / 2
         now.seconds, started = spent, time.monotonic()
         bar.say(f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}")
 
@@ -298,15 +315,16 @@ def fit(
         if run is not None and resume and (run / checkpoint.LAST).exists():
             state.load(run)
         started = saved = time.monotonic()
+        good = state.capture()
         while not over():
-            good = state.capture()
+            good = good if state.norms[-1] > 0 else state.capture()  # amid skips it may be too late
             model.train()
             for rows in batches():
                 update(rows)
                 bar.step(now, clock())
                 due = run is not None and time.monotonic() - saved > checkpoint_seconds
                 if due or interrupted or over() == "minutes":
-                    if not bool(torch.isfinite(state.totals).all()):
+                    if lost():
                         break
                     if due or interrupted:
                         save()
@@ -314,10 +332,10 @@ def fit(
                         raise KeyboardInterrupt
                     if over() == "minutes":
                         break
-            if bool(torch.isfinite(state.totals).all()):
-                bar.epoch(finish_epoch(), now)
-            else:
+            if lost():
                 recover(good)
+            else:
+                bar.epoch(finish_epoch(), now)
         now.stopped = over()
         state.average_buffers()
         save()
@@ -328,12 +346,11 @@ def fit(
 
 @dataclass
 class _Position(Record):
-    """Where the loop stands: the record so far, the batches done in this epoch, and what recoveries have changed."""
+    """Where the loop stands: the record so far, the batches done in this epoch, and what restarts have changed."""
 
     batch: int = 0
     lr: float = 0.0
     lr_scale: float = 1.0
-    retries: int = 0
 
 
 _Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
@@ -350,8 +367,8 @@ class _State:
         self.best: dict[str, Tensor] = {}
         self.position = _Position()
         device = next(model.parameters()).device
-        # Of this epoch: sums of bounds and gradient norms; steps, clipped, skipped. NaN once is NaN for good.
-        self.totals = torch.zeros(5, dtype=torch.float64, device=device)
+        # Of this epoch: sums of bounds and gradient norms; steps, clipped, skipped, bursts. NaN once is NaN for good.
+        self.totals = torch.zeros(6, dtype=torch.float64, device=device)
         # Of the gradient norms: the running median of their logarithms, how many there were, skips in a row.
         self.norms = torch.zeros(3, dtype=torch.float64, device=device)
 
@@ -441,8 +458,9 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float64)))
 
 
-def _clip(norm: Tensor, norms: Tensor, clip: float, skip: float) -> Tensor:
-    """() what to multiply the gradient with, on its device; moves the running median and the count of skips.
+def _clip(norm: Tensor, norms: Tensor, clip: float, skip: float) -> tuple[Tensor, Tensor]:
+    """() what to multiply the gradient with, and () whether it should have been left out but too many were; on its
+    device. Moves the running median and the count of skips.
 
     The median of log norm goes up or down by the same small step whichever side a new one is on, so that no single
     gradient, however large, moves it far.
@@ -451,9 +469,10 @@ def _clip(norm: Tensor, norms: Tensor, clip: float, skip: float) -> Tensor:
     logarithm = norm.clamp(min=1e-30).log()
     median = torch.where(seen == 0, logarithm, median + torch.sign(logarithm - median) / (seen + 1).clamp(max=50))
     ratio = norm / median.exp()
-    skipped = (ratio > skip) & (skips < SKIPS)
+    large = ratio > skip
+    skipped = large & (skips < SKIPS)
     norms.copy_(torch.stack([median, seen + 1, torch.where(skipped, skips + 1, 0)]))
-    return torch.where(skipped, 0.0, (clip / ratio).clamp(max=1))
+    return torch.where(skipped, 0.0, (clip / ratio).clamp(max=1)), large & ~skipped
 
 
 def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

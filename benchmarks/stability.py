@@ -43,7 +43,9 @@ def train(job: tuple[str, int]) -> dict:
         )  # fmt: skip
     except FloatingPointError as error:
         print(f"{name}, seed {seed}: {error}", file=sys.stderr, flush=True)
-        return dict(model=name, seed=seed, bound=-1e9, finite=False, skipped=0, steps=1)  # JSON has no infinity
+        return dict(
+            model=name, seed=seed, bound=-1e9, finite=False, skipped=0, steps=1, restarts=0
+        )  # JSON has no infinity
     last = record.history[-1]
     result = dict(
         model=name,
@@ -53,6 +55,7 @@ def train(job: tuple[str, int]) -> dict:
         clipped=sum(line["clipped"] for line in record.history),
         skipped=sum(line["skipped"] for line in record.history),
         steps=record.step,
+        restarts=record.restarts,
         finite=all(bool(torch.isfinite(p).all()) for p in model.parameters()) and math.isfinite(last["bound"]),
         seconds=record.seconds,
     )
@@ -77,5 +80,6 @@ if __name__ == "__main__":
         all_finite=all(run["finite"] for run in runs),
         all_below_the_one_level_model=all(run["bound"] > best for run in runs if run["model"] == "T=10"),
         most_skipped=max(run["skipped"] / run["steps"] for run in runs),
+        most_restarts=max(run["restarts"] for run in runs),
     )
     print(json.dumps({**summary, "runs": runs}, indent=1))

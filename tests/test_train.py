@@ -15,7 +15,7 @@ from torch.testing import assert_close
 import allegory as al
 from allegory.data import binarize
 from allegory.files import write_whole
-from allegory.train import SKIPS, _clip, _norm, _seeded, _validate
+from allegory.train import RESTARTS, SKIPS, _clip, _norm, _seeded, _validate
 
 N = 60
 
@@ -210,6 +210,29 @@ def test_a_loss_that_is_not_finite_once_is_survived(bits, capsys):
     assert "learning rate times 0.5" in said
 
 
+def test_a_training_that_has_left_its_place_is_taken_back(bits, capsys):
+    """Four gradients in a row a thousand times as large as before."""
+    calls, thrown = [0], set(range(61, 65)) | {0}
+
+    def objective(trace, beta):
+        calls[0] += trace.log_px.requires_grad  # not when validated
+        return al.elbo(trace, beta) * (1e3 if calls[0] in thrown else 1.0)
+
+    settings = dict(epochs=30, batch_size=8, skip=50.0, ema=0.0, lr_final=1.0)
+    record = train(small(), bits, objective=objective, **settings, progress=True)
+    assert (record.restarts, record.stopped, len(record.history)) == (1, "epochs", 30)
+    assert sum(line["skipped"] for line in record.history) == 0
+    assert record.history[-1]["lr"] == pytest.approx(record.history[0]["lr"] / 2)
+    assert "it could not be found again; going back" in " ".join(capsys.readouterr().err.split())
+    # A scale that stays is found again, said, and followed in the end.
+    calls[0], thrown = 0, range(61, 10_000)
+    record = train(small(), bits, objective=objective, **settings | dict(epochs=60), progress=True)
+    assert (record.restarts, record.stopped) == (RESTARTS, "epochs")
+    assert record.history[-1]["skipped"] == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "step 64: the gradient was above 50 times its usual size, 4 times in a row" in said
+
+
 def test_a_loss_that_is_never_finite_ends_with_level_and_rows(bits):
     class Bad(torch.nn.Module):
         def forward(self, z):
@@ -242,7 +265,7 @@ def test_beta_weighs_each_level_and_validation_does_not_see_it(bits):
 def test_a_gradient_is_clipped_by_the_running_median_and_skips_are_bounded():
     norms, scales = torch.zeros(3), []
     for norm in [1.0] * 60 + [20.0, 500.0, 500.0, 1.0] + [500.0] * 5 + [1.0] * 3:
-        scales.append(_clip(torch.tensor(norm), norms, clip=10.0, skip=100.0).item())
+        scales.append(_clip(torch.tensor(norm), norms, clip=10.0, skip=100.0)[0].item())
     assert scales[:60] == [1.0] * 60
     assert scales[60] == pytest.approx(10 / 20, rel=0.05)
     assert scales[61:64] == [0.0, 0.0, 1.0]
@@ -256,7 +279,7 @@ def test_a_new_scale_of_the_gradient_is_followed():
     norms = torch.zeros(3)
     for _ in range(50):
         _clip(torch.tensor(1.0), norms, clip=10.0, skip=100.0)
-    scales = [_clip(torch.tensor(1e4), norms, clip=10.0, skip=100.0).item() for _ in range(600)]
+    scales = [_clip(torch.tensor(1e4), norms, clip=10.0, skip=100.0)[0].item() for _ in range(600)]
     assert scales[-1] == 1.0
     assert max(len(list(run)) for skipped, run in groupby(scales, key=lambda s: s == 0) if skipped) == SKIPS
 
