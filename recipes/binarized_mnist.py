@@ -69,4 +69,4 @@ if __name__ == "__main__":
         model, data.train, valid=data.valid, objective=al.iwae, epochs=100, batch_size=100, lr=1e-3, lr_warmup=500,
         ema=0.9995, precision="bfloat16", compile=True, seed=seed, progress=True, **settings,
     )  # fmt: skip
-    reached(model, record, data.test, recipe="binarized_mnist", levels=levels, seed=seed, **settings)
+    reached(model, [record], data.test, recipe="binarized_mnist", levels=levels, seed=seed, **settings)
