@@ -28,6 +28,7 @@ from allegory.conditional import Conditional, StandardNormal
 from allegory.ladder import TopDown
 from allegory.model import VAE
 from allegory.networks import (
+    Asinh,
     Carry,
     Checkpointed,
     Climb,
@@ -77,7 +78,8 @@ def mlp(
     components: int = 500,
     data: Tensor | None = None,
 ) -> VAE:
-    """T = len(latent) levels of vectors, each link a multilayer perceptron.
+    """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
+    `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
 
     Args:
         event_shape: of x.
@@ -115,6 +117,10 @@ def mlp(
     def net(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
         return perceptron(inputs, hidden, outputs, act, dropout, block)
 
+    def link(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+        """What reads the latents of a chain."""
+        return nn.Sequential(Asinh(), *net(inputs, hidden, outputs))
+
     encoder: TopDown | list[nn.Module]
     if top_down:
         width = hidden[-1] if hidden else 2 * max(latent)
@@ -125,7 +131,7 @@ def mlp(
             up.append(Residual(act(), nn.Linear(width, width), act(), *silent, last))
         seen = [sum(latent[t + 1 : t + 2 if markov else levels]) for t in range(levels)]  # the state's width
         posteriors = [
-            Conditional(Concat(net(width + above, hidden[-1:], 2 * z)), families.normal)
+            Conditional(Concat(link(width + above, hidden[-1:], 2 * z)), families.normal)
             for z, above in zip(latent[:-1], seen[:-1], strict=True)
         ]
         top = Conditional(nn.Sequential(act(), nn.Linear(width, 2 * latent[-1])), families.normal)
@@ -133,19 +139,19 @@ def mlp(
     else:
         encoder = [
             Conditional(nn.Sequential(first, net(inputs, hidden, 2 * latent[0])), families.normal),
-            *(Conditional(net(below, hidden, 2 * above), families.normal) for below, above in pairwise(latent)),
+            *(Conditional(link(below, hidden, 2 * above), families.normal) for below, above in pairwise(latent)),
         ]
     states = [latent[t] if markov else sum(latent[t:]) for t in range(levels)]
-    to_x = net(states[0], hidden[::-1], family.size * size)
+    to_x = (link if levels > 1 else net)(states[0], hidden[::-1], family.size * size)
     shape = (family.size * event_shape[0], *event_shape[1:])
     if data is not None:
         _start_at(to_x[-1], family, data)
     decoder = [Conditional(nn.Sequential(to_x, nn.Unflatten(-1, shape)), family, event_dim)]
     for above, below in zip(states[1:], latent[:-1], strict=True):
-        link = net(above, hidden[::-1], 2 * below)
+        down = link(above, hidden[::-1], 2 * below)
         if top_down:
-            _zeroed(link[-1])
-        decoder.append(Conditional(link, families.normal))
+            _zeroed(down[-1])
+        decoder.append(Conditional(down, families.normal))
     model = VAE(
         _prior(
             prior, (latent[-1],), encoder, components, event_shape if top_down or levels == 1 else latent[-2:-1], data

@@ -3,6 +3,9 @@ r"""Networks: what maps a context to the parameters of a family. They know shape
 A residual network of N blocks computes x + f_1(x) + f_2(...) + ...; with the last layer of every f_n scaled by
 1 / sqrt(N) at the start, the sum has the variance of x whatever N, and fifty levels start like one.
 
+A chain of T links multiplies T gains: where each gives a mean in proportion to the z it reads, a large z is larger by
+orders of magnitude further down. Read through 3 asinh(z / 3) it is not.
+
 There is no batch normalisation: it would make the likelihood of an example depend on its neighbours.
 
 Shapes: *batch any leading dimensions; every network keeps them. Images are (*batch, C, H, W).
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 __all__ = [
+    "Asinh",
     "Carry",
     "Checkpointed",
     "Climb",
@@ -112,6 +116,28 @@ def scaled(layer: Any, depth: int) -> Any:
     layer.weight.mul_(1 / math.sqrt(depth))
     layer.bias.zero_()
     return layer
+
+
+class Asinh(nn.Module):
+    """c asinh(z / c), (*shape) -> the same: z itself where it is small, c log(2 |z| / c) with z's sign where large.
+
+    Args:
+        scale: c, where the one begins to turn into the other. Latents are of unit scale, so that 3 leaves them as
+            they are while a training goes well.
+
+    >>> Asinh()(torch.tensor([0.3, -1e6]))
+    tensor([  0.2995, -40.2304])
+    """
+
+    def __init__(self, scale: float = 3.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.scale * torch.asinh(z / self.scale)
+
+    def extra_repr(self) -> str:
+        return f"{self.scale:g}"
 
 
 class Residual(nn.Sequential):

@@ -18,8 +18,8 @@ it picks the best weights and stops the training, never before both warm-ups hav
 A step waits for nothing: sums stay on the device, and whether a loss was finite is asked at the end of an epoch and
 before a checkpoint. If it was not, or if a gradient was above skip times the median for the fourth time in a row (the
 training has left the place where it was, and what it would go on with is as bad as NaN), the epoch is run again step by
-step to say where, the weights go back to where the epoch began, and the learning rate is halved. After five times, what
-is not finite is an error, and what is merely large is followed.
+step to say where, the weights go back to the average as it was when the epoch began, and the learning rate is halved.
+After five times, what is not finite is an error, and what is merely large is followed.
 """
 
 from __future__ import annotations
@@ -292,6 +292,8 @@ def fit(
                 f"{where}; {RESTARTS} restarts from the last good weights at half the learning rate each did not help; "
                 "look at those rows, lower lr, or raise lr_warmup"
             )
+        with torch.no_grad():  # the average has not seen the last few steps, which may have led here
+            torch._foreach_copy_(parameters, averages)
         now.restarts, now.lr_scale = now.restarts + 1, now.lr_scale / 2
         now.seconds, started = spent, time.monotonic()
         bar.say(f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}")
