@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ def ais(
     for a hundred images.
 
     Args:
-        model: any VAE whose latents are continuous.
+        model: any VAE whose latents are over all real numbers.
         x: (N, *event) data.
         chains: S.
         temperatures: K, steps from the prior to the posterior.
@@ -75,7 +76,7 @@ def ais(
         posterior: z_1, ..., z_T, each (N, *event_t), exact draws of p(z | x), to walk backwards from.
 
     Raises:
-        ValueError: discrete latents; a number below one; latents that do not fit x.
+        ValueError: latents that are discrete, or bounded; a number below one; a posterior that does not fit.
 
     >>> al.ais(model, x, chains=4, temperatures=5).log_likelihood.shape
     torch.Size([7])
@@ -90,6 +91,10 @@ def ais(
             f"{model.levels} of {len(x)}"
         )
     with scoring(model), _frozen(model):
+        if posterior is not None:
+            got, wanted = ([tuple(z.shape[1:]) for z in posterior], [tuple(s) for s in _Target(model, x[:1]).shapes])
+            if got != wanted:
+                raise ValueError(f"posterior: got z_1, z_2, ... of shapes {got}, wanted {wanted}")
         size = max(1, pairs_for(model, x) // (4 * chains))  # the way back keeps what the way there made
         parts = []
         for start in range(0, len(x), size):
@@ -126,8 +131,14 @@ class _Target:
         self.prior = model.prior()  # the same at every step; a VampPrior is an encoder's pass
         latents, laws, _ = self.descend(lambda t, p, state: p.sample((1, 1) if state is None else ()))
         for t, law in enumerate(laws, start=1):
-            if _is_discrete(law):
+            support = _support(law)
+            if support is not None and support.is_discrete:
                 raise ValueError(f"level {t} is discrete: annealed importance sampling needs gradients of log p(z)")
+            if support is not None and _edge(support):
+                raise ValueError(
+                    f"level {t} is over {support}: the Hamiltonian steps of annealed importance sampling need latents "
+                    "over all real numbers"
+                )
         self.shapes = [z.shape[2:] for z in latents]
 
     def descend(self, choose: Choose) -> tuple[Latents, Laws, Tensor]:
@@ -163,11 +174,18 @@ class _Target:
         return log_pi.detach(), log_px.detach(), gradient
 
 
-def _is_discrete(law: Distribution) -> bool:
+def _support(law: Distribution) -> Any:
     try:
-        return bool(law.support.is_discrete)  # type: ignore[union-attr]
-    except NotImplementedError:  # a flow does not say; it is continuous
-        return False
+        return law.support
+    except NotImplementedError:  # a flow does not say; it is over all real numbers
+        return None
+
+
+def _edge(support: Any) -> bool:
+    """Whether it ends somewhere."""
+    while isinstance(support, torch.distributions.constraints.independent):
+        support = support.base_constraint
+    return support is not torch.distributions.constraints.real
 
 
 def _anneal(

@@ -238,7 +238,7 @@ def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) ->
     train = binarize(some(data.train)) if data.dynamic else some(data.train)
     found = allegory.diagnose(model.to(where), some(getattr(data, split)), train)
     if as_json:
-        print(json.dumps({"split": split, **found.as_dict()}))
+        print(json.dumps(_without_nan({"split": split, **found.as_dict()})))
         return
     from rich.console import Console
     from rich.table import Table

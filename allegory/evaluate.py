@@ -3,7 +3,8 @@ r"""Evaluation: what a model is worth, in nats an example.
     L_K  = E log mean_{k=1..K} w_k        rises to log p(x) with K; L_1 = ELBO                (Burda et al. 2016)
     ESS  = (sum_k w_k)^2 / sum_k w_k^2    between 1 and K; near 1 a single particle carries L_K, which then says little
     active units of level t: those whose posterior mean E[z_t | x] varies over x by more than 0.01      (Burda et al.)
-                             Where that mean is one over particles, the variance of its error is taken off
+                             Where that mean is one over particles, the variance of its error is taken off, which
+                             needs K > 1: with a single particle its noise counts as activity
 
 L_K is a lower bound on log p(x) in expectation, so minus L_K is an upper bound on the negative log-likelihood: always
 say K. Every example counts once, none is dropped; a NaN shows.
@@ -228,8 +229,8 @@ def bound_curve(
 
 
 def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of every latent given x, level 1 first, each (N, *event_t). Exact at level 1; above
-    it the level below is averaged over `samples` draws.
+    """Mean and standard deviation of every latent given x, level 1 first, each (N, *event_t). Exact where the
+    posterior reads x alone, at level 1 bottom-up and at level T top-down; elsewhere averaged over `samples` draws.
 
     Args:
         model: any VAE.

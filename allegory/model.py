@@ -26,7 +26,8 @@ Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -303,7 +304,8 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, *event): z from the prior, then a draw of p(x | z_1), not its mean."""
-        x = self.generate(n).sample()
+        with self._naming():
+            x = self.generate(n).sample()
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())  # categories are whole floats in data
 
     def reconstruct(self, x: Tensor, level: int = 1) -> Distribution:
@@ -338,14 +340,46 @@ class VAE(nn.Module):
             )
         training = self.training
         try:
-            law = self.eval().generate(1)
+            with torch.random.fork_rng(), self._naming():
+                law = self.eval().generate(1)
+                if law.event_shape != x.shape[1:]:
+                    raise ValueError(
+                        f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over "
+                        f"{tuple(law.event_shape)}"
+                    )
+                check_support(law, x, name)
+                self(x[:1])  # the levels fit each other
         finally:
             self.train(training)
-        if law.event_shape != x.shape[1:]:
-            raise ValueError(
-                f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
-            )
-        check_support(law, x, name)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Says which conditional could not read what it was given."""
+        top_down, above = isinstance(self.encoders, TopDown), "" if self.states is None else ", .."
+        parts = {"p(x | z_1)": self.decoders[0]}
+        for t, decoder in enumerate(self.decoders[1:], start=2):
+            parts[f"p(z_{t - 1} | z_{t}{above if t < self.levels else ''})"] = decoder
+        for t, encoder in enumerate(self.encoders.posteriors if top_down else self.encoders, start=1):
+            above = "" if t == self.levels else f"z_{t + 1}, "
+            parts[f"q(z_{t} | {above}x)" if top_down else f"q(z_{t} | {'x' if t == 1 else f'z_{t - 1}'})"] = encoder
+        called: list[str] = []
+
+        def note(name: str, contexts: Any) -> None:
+            called.append(f"{name} was given {' and '.join(str(tuple(c.shape)) for c in contexts)}")
+
+        hooks = [
+            part.register_forward_pre_hook(lambda module, contexts, name=name: note(name, contexts))
+            for name, part in parts.items()
+        ]
+        try:
+            yield
+        except RuntimeError as error:
+            if not called or "alloc" in str(error):
+                raise
+            raise ValueError(f"{called[-1]}, which it cannot read: {' '.join(str(error).split())}") from None
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _check_fit(self, t: int, q: Distribution, p: Distribution, batch: tuple[int, int]) -> None:
         """Broadcasting would hide a level that does not fit; a comparison of tuples costs nothing."""

@@ -70,11 +70,11 @@ def free_bits(
     True
     """
     levels = len(trace.latents)
-    values = [nats] if isinstance(nats, int | float) else list(nats)
     free = torch.as_tensor(nats, dtype=trace.x.dtype, device=trace.x.device)
+    values = free.flatten().tolist()
     if free.dim() > 1 or (free.dim() and len(free) != levels):
         raise ValueError(f"free bits: got {nats}, wanted one number, or one for each of {levels} levels")
-    if min(values) < 0:
+    if not all(value >= 0 for value in values):
         raise ValueError(f"free bits: got {nats} nats, wanted 0 or more")
     rates = trace.kl.mean(1)
     spent = rates.mean(1, keepdim=True) if average else rates

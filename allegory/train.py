@@ -19,7 +19,7 @@ A step waits for nothing: sums stay on the device, and whether a loss was finite
 before a checkpoint. If it was not, or if a gradient was above skip times the median for the fourth time in a row (the
 training has left the place where it was, and what it would go on with is as bad as NaN), the epoch is run again step by
 step to say where, the weights go back to the average as it was when the epoch began, and the learning rate is halved.
-After five times, what is not finite is an error, and what is merely large is followed.
+An epoch that fails for the sixth time is an error; after five restarts in all, what is merely large is followed.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def fit(
     )  # fmt: skip
     plain = getattr(objective, "func", objective)
     held, measured = getattr(plain, "held", False), getattr(plain, "bound", objective)
-    if held:
-        _check_held(model, objective, data, transform, samples, weights)
+    if held or isinstance(objective, functools.partial):
+        _check_objective(model, objective, held, data, transform, samples, weights)
     data = data.to(device)
     valid = None if valid is None else valid.to(device)
     parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
@@ -244,7 +244,7 @@ def fit(
         """The epoch's line of metrics; remembers the best weights."""
         bound, norm, count, clipped, skipped, _ = state.totals.tolist()
         beta = min(1.0, now.step / max(1, kl_warmup))
-        now.epoch, now.batch = now.epoch + 1, 0
+        now.epoch, now.batch, now.failures = now.epoch + 1, 0, 0
         state.totals.zero_()
         line = dict(epoch=now.epoch, step=now.step, lr=now.lr, beta=beta)
         line |= dict(train=bound / min(len(data), count * batch_size), gradient_norm=norm / count)
@@ -260,8 +260,9 @@ def fit(
         now.history.append(line)
         return line
 
-    def where_lost() -> str:
+    def where_lost(finite: bool) -> str:
         """Runs the epoch again, looking at every step, and names what went wrong first."""
+        large = f"the gradient was above {skip:g} times its usual size, {SKIPS + 1} times in a row"
         for rows in batches():
             with torch.random.fork_rng(), torch.no_grad(), rounded(device, precision):
                 trace = model(draw(rows), samples=samples)
@@ -275,27 +276,28 @@ def fit(
             if not bool(torch.isfinite(state.totals).all()):
                 return f"step {now.step}: the bound was finite, its gradient was not"
             if lost():
-                return (
-                    f"step {now.step}: the gradient was above {skip:g} times its usual size, {SKIPS + 1} times in a row"
-                )
-        return "it could not be found again"
+                return f"step {now.step}: {large}"
+        return f"{large}, but not when the epoch was run again" if finite else "it could not be found again"
 
     def recover(good: _Snapshot) -> None:
         """Back to the start of the epoch, with half the learning rate."""
         nonlocal started
-        spent = clock()
+        now.seconds, started = clock(), time.monotonic()
+        kept = dict(
+            seconds=now.seconds, restarts=now.restarts + 1, failures=now.failures + 1, lr_scale=now.lr_scale / 2
+        )
+        finite, epoch = bool(torch.isfinite(state.totals).all()), now.epoch + 1
         state.restore(good)
-        where = f"epoch {now.epoch + 1}, {where_lost()}"
+        where = f"epoch {epoch}, {where_lost(finite)}"
         state.restore(good)
-        if now.restarts >= RESTARTS:
+        if kept["failures"] > RESTARTS:
             raise FloatingPointError(
                 f"{where}; {RESTARTS} restarts from the last good weights at half the learning rate each did not help; "
                 "look at those rows, lower lr, or raise lr_warmup"
             )
         with torch.no_grad():  # the average has not seen the last few steps, which may have led here
             torch._foreach_copy_(parameters, averages)
-        now.restarts, now.lr_scale = now.restarts + 1, now.lr_scale / 2
-        now.seconds, started = spent, time.monotonic()
+        vars(now).update(kept)
         bar.say(f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}")
 
     def save() -> None:
@@ -353,6 +355,7 @@ class _Position(Record):
     batch: int = 0
     lr: float = 0.0
     lr_scale: float = 1.0
+    failures: int = 0  # in this epoch
 
 
 _Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
@@ -571,14 +574,20 @@ def _check_settings(
         raise ValueError(f"ema={ema}: wanted the fraction kept a step, at least 0 and below 1")
 
 
-def _check_held(
-    model: VAE, objective: Any, data: Tensor, transform: Callable[[Tensor], Tensor] | None, samples: int, beta: Any
+def _check_objective(
+    model: VAE,
+    objective: Any,
+    held: bool,
+    data: Tensor,
+    transform: Callable[[Tensor], Tensor] | None,
+    samples: int,
+    beta: Any,
 ) -> None:
-    """What an objective with conditions says of this model, before a run is made."""
+    """What an objective with conditions or settings says of this model, before a run is made."""
     with _seeded(0):
         x = data[:2] if transform is None else transform(data[:2])
         trial = copy.deepcopy(model).train()
-        objective(trial(x.to(next(model.parameters()).device), samples=samples, held=True), beta)
+        objective(trial(x.to(next(model.parameters()).device), samples=samples, held=held), beta)
 
 
 def _check_beta(beta: float | Sequence[float], levels: int, device: torch.device) -> Any:
@@ -593,11 +602,9 @@ def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Calla
     """Everything about the data is asked here, once; the loop does not look again."""
     if data.dim() < 1 or len(data) < 2:
         raise ValueError(f"training data: got shape {tuple(data.shape)}, wanted at least two examples, (N, *event)")
-    device, training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     with _seeded(0), torch.no_grad():
         drawn = data if transform is None else transform(data)
         model.check(drawn.to(device), "training data")
         if valid is not None:
             model.check(valid.to(device), "validation data")
-        model.eval()(drawn[:2].to(device))  # the levels fit each other
-    model.train(training)

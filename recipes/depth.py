@@ -4,7 +4,7 @@
     python recipes/depth.py docs/depth.png
 
 The top is a vector of 32 with a standard normal prior, each level below it a grid of 4 x 7 x 7. The fewer levels, the
-more residual blocks each has (6, 3, 2, 1, 1): up to T = 5 the networks are about equally deep, at T = 10 deeper. The
+more residual blocks each has (3, 3, 2, 1, 1): up to T = 5 the networks are about equally deep, at T = 10 deeper. The
 weights are chosen on 5,000 validation images; what is scored is every fifth test image (they are sorted by digit), with
 K = 100.
 """
@@ -21,7 +21,7 @@ import allegory as al
 from allegory.data import load
 
 MINUTES, SEED = 8, 0
-BLOCKS = {1: 6, 2: 3, 3: 2, 5: 1, 10: 1}
+BLOCKS = {1: 3, 2: 3, 3: 2, 5: 1, 10: 1}
 RESULTS = Path(__file__).with_name("results")
 
 

@@ -140,6 +140,8 @@ def test_evaluate_checks_itself_and_diagnose_speaks(digits_run, capsys, monkeypa
     assert result["curve"][0][1] < result["curve"][1][1] < result["curve"][2][1]
     assert result["ais"]["examples"] == 2
     assert 0.3 < result["ais"]["acceptance"] < 1
+    assert main(["diagnose", run, "--examples", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["evaluation"]["nll_stderr"] is None
     assert main(["diagnose", run, "--examples", "50"]) == 0
     out = capsys.readouterr().out
     assert "level 2 " in out

@@ -238,6 +238,21 @@ WRONG = {
     r"the integers 0 to 3; the first is 4 at \[1, 2\]": lambda: al.log_likelihood(
         al.architectures.mlp((5,), "categorical", categories=4), torch.tensor([[0.0] * 5, [1, 2, 4, 1, 2]])
     ),
+    r"p\(x \| z_1\) was given \(1, 3\), which it cannot read": lambda: al.evaluate(
+        al.VAE(al.StandardNormal(3), link(5, 2), link(2, 5)), torch.zeros(3, 5)
+    ),
+    r"p\(z_1 \| z_2\) was given \(4, 7\), which it cannot read": lambda: al.VAE(
+        al.StandardNormal(7), [link(5, 3), link(3, 2)], [link(3, 5), link(2, 3)]
+    ).sample(4),
+    r"p\(x \| z_1\) was given \(1, 3\), which": lambda: al.log_likelihood(
+        al.VAE(al.StandardNormal(2), [link(5, 3), link(3, 2)], [link(4, 5), link(2, 3)]), torch.zeros(3, 5)
+    ),
+    r"q\(z_2 \| z_1\) was given \(1, 1, 3\), which": lambda: al.log_likelihood(
+        al.VAE(al.StandardNormal(2), [link(5, 3), link(4, 2)], [link(3, 5), link(2, 3)]), torch.zeros(3, 5)
+    ),
+    r"q\(z_1 \| z_2, x\) was given \(1, 8\) and \(1, 1, 2\), which": lambda: al.log_likelihood(
+        top_down(posteriors=[both(8, 4, 3), link(6, 2)]), torch.zeros(3, 5)
+    ),
     r"samples=0: wanted K": lambda: al.log_likelihood(
         al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5)), torch.zeros(3, 5), samples=0
     ),

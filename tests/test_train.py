@@ -223,7 +223,9 @@ def test_a_training_that_has_left_its_place_is_taken_back(bits, capsys):
     assert (record.restarts, record.stopped, len(record.history)) == (1, "epochs", 30)
     assert sum(line["skipped"] for line in record.history) == 0
     assert record.history[-1]["lr"] == pytest.approx(record.history[0]["lr"] / 2)
-    assert "it could not be found again; going back" in " ".join(capsys.readouterr().err.split())
+    assert "4 times in a row, but not when the epoch was run again; going back" in " ".join(
+        capsys.readouterr().err.split()
+    )
     # A scale that stays is found again, said, and followed in the end.
     calls[0], thrown = 0, range(61, 10_000)
     record = train(small(), bits, objective=objective, **settings | dict(epochs=60), progress=True)
@@ -231,6 +233,27 @@ def test_a_training_that_has_left_its_place_is_taken_back(bits, capsys):
     assert record.history[-1]["skipped"] == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "step 64: the gradient was above 50 times its usual size, 4 times in a row" in said
+
+
+def test_restarts_are_counted_over_a_resume_and_leave_those_for_nan_alone(bits, tmp_path):
+    calls = 0
+
+    def objective(trace, beta):
+        nonlocal calls
+        calls += trace.log_px.requires_grad
+        if calls == 63:
+            os.kill(os.getpid(), signal.SIGINT)  # amid skips
+        x = 1e3 if calls > 61 else 1.0
+        return al.elbo(trace, beta) * (math.nan if calls in (600, 700) else x)
+
+    settings = dict(
+        objective=objective, batch_size=8, skip=50.0, ema=0.0, lr_final=1.0, out=tmp_path / "run", epochs=150
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), bits, **settings)
+    record = train(small(), bits, **settings, resume=True)
+    assert record.stopped == "epochs"
+    assert record.restarts == RESTARTS + 2
 
 
 def test_a_loss_that_is_never_finite_ends_with_level_and_rows(bits):
@@ -317,6 +340,13 @@ def test_every_objective_trains(bits, objective, compile, tmp_path):
     assert al.evaluate(model, bits[20:], samples=50).nll < before - 0.1
     name = json.loads((tmp_path / "run" / "config.json").read_text())["fit"]["objective"]
     assert name in ("dreg", "stl", "free_bits(nats=0.3)", "renyi")
+
+
+def test_an_objective_that_cannot_be_is_said_before_a_run_is_made(bits, tmp_path):
+    for nats in (-1.0, math.nan, [1.0, 1.0, 1.0]):
+        with pytest.raises(ValueError, match="free bits: got"):
+            train(small(), bits, objective=functools.partial(al.free_bits, nats=nats), out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 WRONG = {
