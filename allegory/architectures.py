@@ -118,7 +118,7 @@ def mlp(
         return perceptron(inputs, hidden, outputs, act, dropout, block)
 
     def link(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-        """What reads the latents of a chain."""
+        """What reads the latents of a chain, and what came up from x beside them."""
         return nn.Sequential(Asinh(), *net(inputs, hidden, outputs))
 
     encoder: TopDown | list[nn.Module]
