@@ -134,7 +134,7 @@ class _Target:
             support = _support(law)
             if support is not None and support.is_discrete:
                 raise ValueError(f"level {t} is discrete: annealed importance sampling needs gradients of log p(z)")
-            if support is not None and _edge(support):
+            if support is not None and _is_bounded(support):
                 raise ValueError(
                     f"level {t} is over {support}: the Hamiltonian steps of annealed importance sampling need latents "
                     "over all real numbers"
@@ -181,7 +181,7 @@ def _support(law: Distribution) -> Any:
         return None
 
 
-def _edge(support: Any) -> bool:
+def _is_bounded(support: Any) -> bool:
     """Whether it ends somewhere."""
     while isinstance(support, torch.distributions.constraints.independent):
         support = support.base_constraint

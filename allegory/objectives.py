@@ -70,8 +70,8 @@ def free_bits(
     True
     """
     levels = len(trace.latents)
+    values = [nats] if isinstance(nats, int | float) else list(nats)
     free = torch.as_tensor(nats, dtype=trace.x.dtype, device=trace.x.device)
-    values = free.flatten().tolist()
     if free.dim() > 1 or (free.dim() and len(free) != levels):
         raise ValueError(f"free bits: got {nats}, wanted one number, or one for each of {levels} levels")
     if not all(value >= 0 for value in values):
