@@ -263,3 +263,19 @@ def test_what_does_not_fit_is_said_in_one_line(message):
     with pytest.raises(ValueError, match=message) as error:
         WRONG[message]()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("markov", [True, False])
+def test_a_chain_of_steep_links_does_not_grow_from_level_to_level(monkeypatch, markov):
+    model = al.architectures.mlp((6,), "bernoulli", [4] * 10, [16], top_down=True, markov=markov).double()
+    with torch.no_grad():
+        for link in model.decoders[1:]:
+            link.network[-1].weight.normal_(0, 5)
+
+    def largest():
+        latents, *_ = model._descend(lambda t, p, state: torch.randn(50, 4) if state is None else p.mean)
+        return latents[0].abs().max().item()
+
+    assert largest() < 1e3
+    monkeypatch.setattr(al.networks.Asinh, "forward", lambda self, z: z)
+    assert largest() > 1e6

@@ -62,8 +62,8 @@ def test_a_level_the_rest_ignores_is_idle(data):
     torch.set_default_dtype(torch.float32)
     model = trained(data, [4, 2], top_down=True, objective=functools.partial(al.free_bits, nats=1.0))
     with torch.no_grad():
-        model.decoders[1].network[0].weight.zero_()  # p(z_1 | z_2) forgets z_2
-        first = model.encoders.posteriors[0].network[0][0].weight  # and q(z_1 | h_1, z_2), too
+        model.decoders[1].network[1].weight.zero_()  # p(z_1 | z_2) forgets z_2
+        first = model.encoders.posteriors[0].network[0][1].weight  # and q(z_1 | h_1, z_2), too
         first[:, -2:] = 0
     found = al.diagnose(model, data[1000:])
     assert found.levels[1].rate > 0.1
