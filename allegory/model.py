@@ -299,7 +299,8 @@ class VAE(nn.Module):
         """p(x | z_1) for n draws from the prior, with batch shape (n,)."""
         if n < 1:
             raise ValueError(f"n={n}: wanted at least one")
-        return self.decode(self.prior().sample((n,)), level=self.levels)
+        *_, state = self._descend(lambda t, p, state: p.sample((n,) if state is None else ()))
+        return self.decoders[0](state)
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
@@ -355,13 +356,9 @@ class VAE(nn.Module):
     @contextmanager
     def _naming(self) -> Iterator[None]:
         """Says which conditional could not read what it was given."""
-        top_down, above = isinstance(self.encoders, TopDown), "" if self.states is None else ", .."
-        parts = {"p(x | z_1)": self.decoders[0]}
-        for t, decoder in enumerate(self.decoders[1:], start=2):
-            parts[f"p(z_{t - 1} | z_{t}{above if t < self.levels else ''})"] = decoder
-        for t, encoder in enumerate(self.encoders.posteriors if top_down else self.encoders, start=1):
-            above = "" if t == self.levels else f"z_{t + 1}, "
-            parts[f"q(z_{t} | {above}x)" if top_down else f"q(z_{t} | {'x' if t == 1 else f'z_{t - 1}'})"] = encoder
+        encoders = self.encoders.posteriors if isinstance(self.encoders, TopDown) else self.encoders
+        parts = {self._p(t): decoder for t, decoder in enumerate(self.decoders)}
+        parts |= {self._q(t): encoder for t, encoder in enumerate(encoders, start=1)}
         called: list[str] = []
 
         def note(name: str, contexts: Any) -> None:
@@ -381,19 +378,26 @@ class VAE(nn.Module):
             for hook in hooks:
                 hook.remove()
 
+    def _p(self, t: int) -> str:
+        """What p of z_t is called, of x for t = 0."""
+        return f"p({f'z_{t}' if t else 'x'}{'' if t == self.levels else f' | z_{t + 1}'})"
+
+    def _q(self, t: int) -> str:
+        if isinstance(self.encoders, TopDown):
+            return f"q(z_{t} | {'' if t == self.levels else f'z_{t + 1}, '}x)"
+        return f"q(z_{t} | {'x' if t == 1 else f'z_{t - 1}'})"
+
     def _check_fit(self, t: int, q: Distribution, p: Distribution, batch: tuple[int, int]) -> None:
         """Broadcasting would hide a level that does not fit; a comparison of tuples costs nothing."""
         top, top_down = t == self.levels, isinstance(self.encoders, TopDown)
         reads_x = top if top_down else t == 1
-        given = "x" if reads_x else f"z_{t + 1}, x" if top_down else f"z_{t - 1}"
-        above = "" if top else f" | z_{t + 1}"
-        _check_batch(f"the encoder of level {t}, q(z_{t} | {given})", q, batch[1:] if reads_x else batch)
+        _check_batch(f"the encoder of level {t}, {self._q(t)}", q, batch[1:] if reads_x else batch)
         if p.event_shape != q.event_shape:
             raise ValueError(
-                f"level {t}: the encoder gives z_{t} of shape {tuple(q.event_shape)}, but p(z_{t}{above}) is over "
+                f"level {t}: the encoder gives z_{t} of shape {tuple(q.event_shape)}, but {self._p(t)} is over "
                 f"{tuple(p.event_shape)}"
             )
-        _check_batch(f"p(z_{t}{above})", p, () if top else batch)
+        _check_batch(self._p(t), p, () if top else batch)
 
     def _check_no_dropout(self) -> None:
         drawn_by = [self.encoders]

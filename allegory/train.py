@@ -319,9 +319,10 @@ def fit(
         if run is not None and resume and (run / checkpoint.LAST).exists():
             state.load(run)
         started = saved = time.monotonic()
-        good = state.capture()
+        good: _Snapshot | None = None
         while not over():
-            good = good if state.norms[-1] > 0 else state.capture()  # amid skips it may be too late
+            if good is None or state.norms[-1] == 0:  # amid skips it may be too late
+                good = state.capture()
             model.train()
             for rows in batches():
                 update(rows)
