@@ -3,7 +3,7 @@
     python recipes/perceptrons.py ROW SEED > recipes/results/perceptrons_ROW_SEED.json
 
     iwae      T = 1, 784-300-300-40, standard normal prior, on IWAE, S = 5
-    dreg      the same with the DReG gradient, S = 20
+    dreg      the same with the DReG gradient, S = 10
     mixture   the same with a mixture of 500 normals as prior, on the ELBO
 
 A perceptron learns the 50,000 training images by heart: after 60 epochs of IWAE it is 3 nats better on them than on
@@ -25,7 +25,7 @@ from allegory.data import load
 
 ROWS = {
     "iwae": (dict(), dict(objective=al.iwae, samples=5, epochs=150)),
-    "dreg": (dict(), dict(objective=al.dreg, samples=20, epochs=100)),
+    "dreg": (dict(), dict(objective=al.dreg, samples=10, epochs=120)),
     "mixture": (dict(prior="mixture", components=500), dict(epochs=200)),
 }
 
