@@ -207,6 +207,7 @@ def conv(
     >>> [tuple(q.event_shape) for q in model.encode(torch.zeros(1, 1, 8, 8))]
     [(2, 4, 4), (2, 4, 4), (4, 2, 2)]
     """
+    _check_widths(event_shape=event_shape, latent=latent)
     levels = len(latent)
     scales = list(scales or _scales(event_shape, levels))
     stem = math.gcd(scales[0], 4) if stem is None else stem
@@ -215,9 +216,7 @@ def conv(
         stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout, markov=markov,
         prior=prior, components=components, checkpointed=checkpointed,
     )  # fmt: skip
-    _check_widths(
-        event_shape=event_shape, latent=latent, scales=scales, stem=[stem], channels=[channels], blocks=[blocks]
-    )
+    _check_widths(scales=scales, stem=[stem], channels=[channels], blocks=[blocks])
     _check_scales(event_shape, latent, stem, scales)
     height, width = event_shape[1:]
     family, read = _ends(likelihood, event_shape, categories, data)

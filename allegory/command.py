@@ -123,6 +123,9 @@ def _settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         if strange:
             flag = "--" + strange[0].replace("_", "-")
             raise ValueError(f"{flag} is of --architecture {architecture}, not of {options['architecture']}")
+    if "components" in given and options["prior"] not in ("mixture", "vamp"):
+        count = given["components"]
+        raise ValueError(f"--components {count} is of --prior mixture and vamp, not of {options['prior']}")
     if "latent" not in given and "levels" not in given and stored:
         given = stored
     options["latent"] = _latent(given.get("levels"), given.get("latent"), options["architecture"])
@@ -148,7 +151,7 @@ def _objective(name: str, free_bits: float | None, alpha: float | None) -> Any:
 
 
 def evaluate(
-    run: str, split: str, importance_samples: int, precision: str, curve: bool, ais: bool, ais_examples: int,
+    run: str, split: str, importance_samples: int, precision: str, curve: bool, ais: bool, ais_examples: int | None,
     as_json: bool, device: str,
 ) -> None:  # fmt: skip
     """Prints the likelihood of a split, with its error, and its parts."""
@@ -156,6 +159,8 @@ def evaluate(
 
     import allegory
 
+    if ais_examples is not None and not ais:
+        raise ValueError(f"--ais-examples {ais_examples} is of --ais; say both")
     where = _device(device)
     model, examples, _ = _open_run(run)
     torch.manual_seed(0)
@@ -167,7 +172,7 @@ def evaluate(
         torch.manual_seed(0)
         values["curve"] = allegory.bound_curve(model, x, **settings)
     if ais:
-        values["ais"] = _annealed(model, x, ais_examples, importance_samples)
+        values["ais"] = _annealed(model, x, ais_examples or 100, importance_samples)
     if as_json:
         print(json.dumps(_without_nan(values)))
         return

@@ -204,7 +204,7 @@ def _ladder_without(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
 
 
 def _climb_without(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
-    latents, q = model._climb(x, samples)
+    latents, q = model._climb(x, model._drawing(samples))
     rates = [torch.zeros(samples, len(x)).to(x)]
 
     def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:

@@ -12,9 +12,10 @@ say K. Every example counts once, none is dropped; a NaN shows.
 In bfloat16 the networks' matrix products are rounded, the densities are not: the rounded networks are a model of their
 own, and L_K is a bound of its likelihood, as honest as the other.
 
-Everything here runs without gradients, in eval mode, in passes of at most `pairs` (example, particle) pairs, so that
+Everything here runs without gradients, in eval mode, in passes of about `pairs` (example, particle) pairs, so that
 memory does not grow with K or N. By default a pass makes some million numbers for p(x | z_1), which a cache still
-likes.
+likes. The noise of an example depends on torch's seed and on its place among the examples alone (where q is normal): a
+result does not depend on `pairs`.
 
 Shapes: S particles a pass, B examples a pass, N examples, K particles in all, T levels.
 """
@@ -23,14 +24,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Normal
 
 from allegory.model import VAE
 
@@ -113,7 +114,12 @@ def scoring(model: nn.Module, precision: str = "float32") -> Iterator[None]:
 
 
 def log_likelihood(
-    model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = None, precision: str = "float32"
+    model: VAE,
+    x: Tensor,
+    samples: int = 1000,
+    pairs: int | None = None,
+    precision: str = "float32",
+    compile: bool = False,
 ) -> Tensor:
     """(N,) L_K of each example with K = samples, nats: a lower bound of log p(x) in expectation.
 
@@ -124,20 +130,30 @@ def log_likelihood(
         pairs: (example, particle) pairs a pass; bounds the memory. By default as many as give a million
             numbers for p(x | z_1).
         precision: "float32", or "bfloat16" for the matrix products of the networks.
+        compile: whether to compile a pass (torch.compile): some seconds at the start, then a third faster.
 
     >>> al.log_likelihood(model, x, samples=10).shape
     torch.Size([7])
     """
     _check_samples(samples)
     model.check(x)
-    pairs = pairs or pairs_for(model, x)
+    weigh = _compiled(_weigh, compile)
+
+    def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
+        return (_together(weigh(model, rows, noise) for noise in noises)[0],)
+
     with scoring(model, precision):
-        (log_w,) = gather(x, _batch(samples, pairs), lambda rows: _weigh(model, rows, samples, pairs)[:1])
+        (log_w,) = _gather(x, _Particles(model, x, samples, pairs), score)
     return (log_w - math.log(samples)).to(x.dtype)
 
 
 def evaluate(
-    model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = None, precision: str = "float32"
+    model: VAE,
+    x: Tensor,
+    samples: int = 1000,
+    pairs: int | None = None,
+    precision: str = "float32",
+    compile: bool = False,
 ) -> Evaluation:
     """L_K, the ELBO and its parts, active units and the effective sample size, of all examples.
 
@@ -148,23 +164,25 @@ def evaluate(
         pairs: (example, particle) pairs a pass; bounds the memory. By default as many as give a million
             numbers for p(x | z_1).
         precision: "float32", or "bfloat16" for the matrix products of the networks.
+        compile: whether to compile a pass (torch.compile): some seconds at the start, then a third faster.
     """
     _check_samples(samples)
     model.check(x)
-    pairs = pairs or pairs_for(model, x)
+    weigh = _compiled(_weigh, compile)
     sums: list[Tensor] = []  # over x, of E[z_t | x], its square, and its error's, (3, *event_t) for each level
 
-    def score(rows: Tensor) -> tuple[Tensor, ...]:
-        log_w, log_w2, terms, *means = _weigh(model, rows, samples, pairs)
+    def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
+        log_w, log_w2, terms, *means = _together(weigh(model, rows, noise) for noise in noises)
         parts = []
         for mean, square in zip(means[::2], means[1::2], strict=True):
+            mean, square = mean / samples, square / samples
             error = (square - mean.square()).clamp(min=0) / max(1, samples - 1)
             parts.append(torch.stack([mean.sum(0), mean.square().sum(0), error.sum(0)]))
         sums[:] = parts if not sums else [total.add_(part) for total, part in zip(sums, parts, strict=True)]
-        return log_w, log_w2, terms
+        return log_w, log_w2, terms / samples
 
     with scoring(model, precision):
-        log_w, log_w2, terms = gather(x, _batch(samples, pairs), score)
+        log_w, log_w2, terms = _gather(x, _Particles(model, x, samples, pairs), score)
     bound = log_w - math.log(samples)
     ess = torch.exp(2 * log_w - log_w2)
     elbo = terms[:, 0] - terms[:, 1:].sum(1)
@@ -195,7 +213,12 @@ def evaluate(
 
 
 def bound_curve(
-    model: VAE, x: Tensor, samples: int = 1000, pairs: int | None = None, precision: str = "float32"
+    model: VAE,
+    x: Tensor,
+    samples: int = 1000,
+    pairs: int | None = None,
+    precision: str = "float32",
+    compile: bool = False,
 ) -> list[tuple[int, float, float]]:
     """L_K against K: (K, the mean of L_K over x, its standard error), for K = 1, 2, 5, 10, ... up to `samples`.
 
@@ -206,25 +229,23 @@ def bound_curve(
         model: any VAE.
         x: (N, *event) data.
         samples: the largest K.
-        pairs: (example, particle) pairs a pass; bounds the memory.
-        precision: as in `evaluate`.
+        pairs, precision, compile: as in `evaluate`.
 
     >>> [k for k, bound, error in al.bound_curve(model, x, samples=12)]
     [1, 2, 5, 10, 12]
     """
     _check_samples(samples)
     model.check(x)
-    pairs = pairs or pairs_for(model, x)
     ladder = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
+    weigh = _compiled(_log_weights, compile)
 
-    def averages(rows: Tensor) -> tuple[Tensor]:
-        passes = _passes(samples, max(1, pairs // len(rows)))
-        log_w = torch.cat([model(rows, samples=s).log_weight.double() for s in passes])
+    def averages(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
+        log_w = torch.cat([weigh(model, rows, noise) for noise in noises])
         groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in ladder]
         return (torch.stack([group.mean(0) for group in groups], 1),)
 
     with scoring(model, precision):
-        (bounds,) = gather(x, _batch(samples, pairs), averages)
+        (bounds,) = _gather(x, _Particles(model, x, samples, pairs), averages)
     return [(k, bound.mean().item(), _stderr(bound)) for k, bound in zip(ladder, bounds.unbind(1), strict=True)]
 
 
@@ -240,34 +261,87 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
     _check_samples(samples)
     model.check(x)
 
-    def moments(rows: Tensor) -> tuple[Tensor, ...]:
+    def moments(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
         latents, laws = model._infer(rows, samples)
         return tuple(part for q, z in zip(laws, latents, strict=True) for part in _moments(q, z))
 
     with scoring(model):
-        found = gather(x, _batch(samples, pairs_for(model, x)), moments)
+        found = _gather(x, _Particles(model, x, samples, None), moments)
     return [(mean, variance.sqrt()) for mean, variance in zip(found[::2], found[1::2], strict=True)]
 
 
-def _weigh(model: VAE, x: Tensor, samples: int, pairs: int) -> tuple[Tensor, ...]:
-    """Of one batch and K particles, in float64: log sum w and log sum w^2, (B,); the mean of log p(x | z_1) and of each
-    rate, (B, 1 + T); of each level E[z_t | x], and the mean over the particles of the square of what it is the mean of,
-    (B, *event_t) both.
+Noise = tuple[int, Sequence[Tensor | None]]  # S, and the noise of S particles for `VAE.forward`
+
+
+class _Particles:
+    """K particles of each of N examples: how many a pass takes, and what they are made of.
+
+    Args:
+        model: any VAE, in eval mode.
+        x: (N, *event) data.
+        samples: K.
+        pairs: (example, particle) pairs a pass.
     """
+
+    SHARED = 64  # pairs that share a generator: to seed one takes as long as to draw a thousand numbers
+
+    def __init__(self, model: VAE, x: Tensor, samples: int, pairs: int | None) -> None:
+        most = pairs_for(model, x)
+        self.size = math.ceil(samples / math.ceil(samples / most))
+        self.passes = [min(self.size, samples - start) for start in range(0, samples, self.size)]
+        self.block = max(1, self.SHARED // self.size)
+        self.rows = max(1, (pairs or most) // (self.size * self.block)) * self.block
+        self.device, self.seed = x.device, int(torch.randint(2**62, ()))
+        self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in model.encode(x[:1])]
+
+    def noise(self, start: int, count: int) -> Iterator[Noise]:
+        """Of each pass for the examples from `start`, a multiple of the block."""
+        blocks = range(start // self.block, math.ceil((start + count) / self.block))
+        generators = [torch.Generator(self.device).manual_seed(self.seed + i) for i in blocks]
+
+        def draw(particles: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+            size = (particles, self.block, *shape)
+            parts = [torch.randn(size, generator=g, dtype=dtype, device=self.device) for g in generators]
+            return torch.cat(parts, 1)[:, :count]
+
+        for particles in self.passes:
+            yield particles, [None if shape is None else draw(particles, *shape) for shape in self.shapes]
+
+
+def _is_normal(q: Distribution) -> bool:
+    return isinstance(q.base_dist if isinstance(q, Independent) else q, Normal)
+
+
+def _compiled(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False) if compile else function
+
+
+def _weigh(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:
+    """Of one pass, in float64: log sum w and log sum w^2, (B,); sums over the particles of log p(x | z_1) and of each
+    rate, (B, 1 + T); of each level the sum of E[z_t | ...] and of its square, (B, *event_t) both.
+    """
+    trace = model(x, samples=noise[0], noise=noise[1])
+    log_px = trace.log_px
+    log_w = (log_px + (trace.log_pz - trace.log_qz).sum(0)).double()
+    terms = torch.cat([log_px[None], trace.kl]).double().sum(1).T
+    found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms]
+    for q, z in zip(trace.q, trace.latents, strict=True):
+        mean = _means(q, z).double()
+        found += [mean.sum(0), mean.square().sum(0)]
+    return found
+
+
+def _log_weights(model: VAE, x: Tensor, noise: Noise) -> Tensor:
+    """(S, B) log w, in float64."""
+    return model(x, samples=noise[0], noise=noise[1]).log_weight.double()
+
+
+def _together(passes: Iterable[list[Tensor]]) -> list[Tensor]:
+    """What `_weigh` says of all particles, from what it says of each pass."""
     sums: list[Tensor] = []
-    for s in _passes(samples, max(1, pairs // len(x))):
-        trace = model(x, samples=s)
-        log_px = trace.log_px
-        log_w = (log_px + (trace.log_pz - trace.log_qz).sum(0)).double()
-        terms = torch.cat([log_px[None], trace.kl]).double().sum(1).T / samples
-        found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms]
-        for q, z in zip(trace.q, trace.latents, strict=True):
-            mean = _means(q, z).double()
-            found += [mean.sum(0) / samples, mean.square().sum(0) / samples]
-        if sums:
-            found = [*map(torch.logaddexp, sums[:2], found[:2]), *map(torch.add, sums[2:], found[2:])]
-        sums = found
-    return tuple(sums)
+    for found in passes:
+        sums = [*map(torch.logaddexp, sums[:2], found[:2]), *map(torch.add, sums[2:], found[2:])] if sums else found
+    return sums
 
 
 def _means(q: Distribution, z: Tensor) -> Tensor:
@@ -295,29 +369,22 @@ def pairs_for(model: VAE, x: Tensor) -> int:
     return max(100, 2**20 // (size * math.prod(x.shape[1:])))
 
 
-def gather(x: Tensor, size: int, score: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What `score` gives for `size` rows of x at a time, (B, *) each, as (N, *).
+def _gather(
+    x: Tensor, particles: _Particles, score: Callable[[Tensor, Iterator[Noise]], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """What `score` gives for some rows of x at a time, (B, *) each, as (N, *).
 
     It is written into place: small results kept from one pass to the next would come to lie in the large blocks that a
     pass leaves, the next pass would need new ones, and memory would grow with N.
     """
     whole: tuple[Tensor, ...] = ()
-    for start in range(0, len(x), size):
-        parts = score(x[start : start + size])
+    for start in range(0, len(x), particles.rows):
+        rows = x[start : start + particles.rows]
+        parts = score(rows, particles.noise(start, len(rows)))
         whole = whole or tuple(part.new_empty(len(x), *part.shape[1:]) for part in parts)
         for all_rows, part in zip(whole, parts, strict=True):
-            all_rows[start : start + size] = part
+            all_rows[start : start + len(rows)] = part
     return whole
-
-
-def _batch(samples: int, pairs: int) -> int:
-    """Few examples a pass and many particles of each, so that the encoder runs seldom."""
-    return max(1, min(100, pairs // samples))
-
-
-def _passes(samples: int, size: int) -> Iterator[int]:
-    for start in range(0, samples, size):
-        yield min(size, samples - start)
 
 
 def _stderr(x: Tensor) -> float:

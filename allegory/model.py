@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -113,6 +113,7 @@ def _divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
 
 Latents = tuple[Tensor, ...]
 Laws = tuple[Distribution, ...]
+Draw = Callable[[int, Distribution], Tensor]  # (t, q(z_t | ...)) -> z_t
 Choose = Callable[[int, Distribution, Tensor | None], Tensor]
 
 
@@ -165,7 +166,9 @@ class VAE(nn.Module):
         """T, the number of levels of latents."""
         return len(self.encoders)
 
-    def forward(self, x: Tensor, samples: int = 1, held: bool = False) -> Trace:
+    def forward(
+        self, x: Tensor, samples: int = 1, held: bool = False, noise: Sequence[Tensor | None] | None = None
+    ) -> Trace:
         """Draws z_1..T ~ q(. | x) and meets p on the way down.
 
         Args:
@@ -174,13 +177,16 @@ class VAE(nn.Module):
             held: whether q's parameters are held fixed in the densities, so that a gradient reaches them through the
                 draws alone; `stl` and `dreg` want that. The trace's latents then are views of the draws through which
                 all densities see them. The encoders run twice, so they must not have dropout, which would differ.
+            noise: standard normals to make z_1, ..., z_T of, (S, B, *event_t) each, where q is normal; None, for all or
+                for one level, draws them from torch's generator.
         """
+        draw = self._drawing(samples, noise)
         if not held:
-            return self._trace(x, samples)
+            return self._trace(x, samples, draw)
         self._check_no_dropout()
-        latents, _ = self._infer(x, samples)
+        latents, _ = self._infer(x, samples, draw)
         latents = tuple(z.view_as(z) for z in latents)
-        return replace(self._trace(x, samples, latents, hold=True), held=True)
+        return replace(self._trace(x, samples, _given(latents), _held(self, x, latents)), held=True)
 
     def score(self, x: Tensor, latents: Sequence[Tensor]) -> Trace:
         """The densities of given latents: log p(x, z) and log q(z | x).
@@ -189,14 +195,14 @@ class VAE(nn.Module):
             x: (B, *event) data.
             latents: z_1, ..., z_T, each (S, B, *event_t).
         """
-        return self._trace(x, len(latents[0]), tuple(latents))
+        return self._trace(x, len(latents[0]), _given(tuple(latents)))
 
-    def _trace(self, x: Tensor, samples: int, given: Latents | None = None, hold: bool = False) -> Trace:
+    def _trace(self, x: Tensor, samples: int, draw: Draw, inferred: tuple[Latents, Laws] | None = None) -> Trace:
         top_down = isinstance(self.encoders, TopDown)
-        if top_down and not hold:
-            latents, q, p, state = self._ladder(x, samples, given)
+        if top_down and inferred is None:
+            latents, q, p, state = self._ladder(x, samples, draw)
         else:
-            latents, q = _held(self, x, given) if hold and given else self._climb(x, samples, given)
+            latents, q = inferred or self._climb(x, draw)
 
             def meet(t: int, p: Distribution, state: Tensor | None) -> Tensor:
                 self._check_fit(t, q[t - 1], p, (samples, len(x)))
@@ -211,32 +217,44 @@ class VAE(nn.Module):
         _check_batch("p(x | z_1)", law, (samples, len(x)))
         return Trace(x, latents, (law, *p), q, top_down)
 
-    def _infer(self, x: Tensor, samples: int, given: Latents | None = None) -> tuple[Latents, Laws]:
-        """z_1..T ~ q(. | x), or as given, and q, without p(x | s_1)."""
-        infer = self._ladder if isinstance(self.encoders, TopDown) else self._climb
-        latents, q, *_ = infer(x, samples, given)
+    def _drawing(self, samples: int, noise: Sequence[Tensor | None] | None = None) -> Draw:
+        """How z_1..T ~ q(. | x) are drawn: S times where q reads x alone, once from each law that follows."""
+        if samples < 1:
+            raise ValueError(f"samples={samples}: wanted at least one particle")
+        first = self.levels if isinstance(self.encoders, TopDown) else 1
+
+        def draw(t: int, q: Distribution) -> Tensor:
+            eps = None if noise is None else noise[t - 1]
+            return _draw(q, Size((samples,)) if t == first else Size(), t) if eps is None else _moved(q, eps, t)
+
+        return draw
+
+    def _infer(self, x: Tensor, samples: int, draw: Draw | None = None) -> tuple[Latents, Laws]:
+        """z_1..T ~ q(. | x), and q, without p(x | s_1)."""
+        draw = draw or self._drawing(samples)
+        if not isinstance(self.encoders, TopDown):
+            return self._climb(x, draw)
+        latents, q, *_ = self._ladder(x, samples, draw)
         return latents, q
 
-    def _climb(self, x: Tensor, samples: int, given: Latents | None = None) -> tuple[Latents, Laws]:
+    def _climb(self, x: Tensor, draw: Draw) -> tuple[Latents, Laws]:
         latents: list[Tensor] = []
         q: list[Distribution] = []
-        below, fan_out = x, _particles(samples)
         for t, encoder in enumerate(self.encoders, start=1):
-            q.append(encoder(below))
-            below, fan_out = given[t - 1] if given else _draw(q[-1], fan_out, t), Size()
-            latents.append(below)
+            q.append(encoder(latents[-1] if latents else x))
+            latents.append(draw(t, q[-1]))
         return tuple(latents), tuple(q)
 
-    def _ladder(self, x: Tensor, samples: int, given: Latents | None = None) -> tuple[Latents, Laws, Laws, Tensor]:
-        fan_out, features = _particles(samples), self.encoders(x)
+    def _ladder(self, x: Tensor, samples: int, draw: Draw) -> tuple[Latents, Laws, Laws, Tensor]:
+        features = self.encoders(x)
         q: list[Distribution] = []
 
-        def draw(t: int, p: Distribution, state: Tensor | None) -> Tensor:
+        def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
             q.insert(0, self.encoders.posterior(t, features[t - 1], state, p))
             self._check_fit(t, q[0], p, (samples, len(x)))
-            return given[t - 1] if given else _draw(q[0], fan_out if state is None else Size(), t)
+            return draw(t, q[0])
 
-        latents, p, state = self._descend(draw)
+        latents, p, state = self._descend(choose)
         return latents, tuple(q), p, state
 
     def _descend(
@@ -420,10 +438,8 @@ class VAE(nn.Module):
         return " ".join(filter(None, [f"p(z_{self.levels})", below, "p(x | z_1)"]))
 
 
-def _particles(samples: int) -> Size:
-    if samples < 1:
-        raise ValueError(f"samples={samples}: wanted at least one particle")
-    return Size((samples,))
+def _given(latents: Latents) -> Draw:
+    return lambda t, q: latents[t - 1]
 
 
 class _Posterior(nn.Module):
@@ -434,7 +450,7 @@ class _Posterior(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
-        return self.model._infer(x, len(latents[0]), latents)
+        return self.model._infer(x, len(latents[0]), _given(latents))
 
 
 @torch.compiler.disable  # functional_call and the compiler do not go together
@@ -454,6 +470,17 @@ def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:
             "use a family that has one (normal), or torch.no_grad() if you only score"
         )
     return q.sample(fan_out)
+
+
+def _moved(q: Distribution, noise: Tensor, level: int) -> Tensor:
+    """The draw mu + sigma eps."""
+    law = q.base_dist if isinstance(q, Independent) else q
+    if not isinstance(law, Normal):
+        raise ValueError(f"noise of level {level}: wanted None, since {type(law).__name__} is not made of normals")
+    wanted = (len(noise), *q.batch_shape[-1:], *q.event_shape)
+    if noise.shape != wanted:
+        raise ValueError(f"noise of level {level}: got shape {tuple(noise.shape)}, wanted {wanted}")
+    return torch.addcmul(law.loc, law.scale, noise)
 
 
 def _check_batch(name: str, law: Distribution, wanted: tuple[int, ...]) -> None:

@@ -109,7 +109,7 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     p.add_argument("--curve", action="store_true", help="L_K for K = 1, 2, 5, 10, ..., too")
     p.add_argument("--ais", action="store_true", help="check by annealed importance sampling; takes minutes")
-    p.add_argument("--ais-examples", type=_natural, default=100, metavar="N", help="random ones, for it (default 100)")
+    p.add_argument("--ais-examples", type=_natural, metavar="N", help="random ones, for it (default 100)")
     p.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     _add_device(p)
 

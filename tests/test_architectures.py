@@ -249,6 +249,7 @@ WRONG = {
     r"scales=\[2\]: wanted one for each of 2": lambda: conv(scales=[2]),
     r"scales=\[2, 3\]: 3 is no multiple of 2": lambda: conv(scales=[2, 3]),
     r"scales=\[3, 3\]: 3 is no multiple of 1 that divides 8 x 8": lambda: conv(scales=[3, 3]),
+    r"latent=\[\]: wanted positive whole numbers": lambda: architectures.conv((1, 8, 8), "bernoulli", latent=[]),
     r"stem=3, scales=\[2, 8\]: 3 is no multiple of 1": lambda: conv(stem=3),
     r"convolutions want images": lambda: architectures.conv((5,), "bernoulli"),
     r"unknown architecture 'rnn'": lambda: architectures.build({"architecture": "rnn"}),

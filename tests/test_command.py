@@ -258,6 +258,8 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("ok.npy", "--objective", "dreg", "--dropout", "0.1"): "dropout would make it two different ones",
         train("ok.npy", "--levels", "2", "--objective", "dreg", "--beta", "1,2"): "dreg takes one beta",
         train("ok.npy", "--alpha", "2"): "--alpha 2 is of --objective renyi, not of elbo",
+        train("ok.npy", "--components", "5"): "--components 5 is of --prior mixture and vamp, not of standard",
+        ("evaluate", run, "--ais-examples", "5"): "--ais-examples 5 is of --ais",
         train("ok.npy", "--beta", "1,2"): "beta=[1.0, 2.0]: wanted a number, at least 0, or one for each of 1 levels",
         train("ok.npy", "--channels", "8"): "--channels is of --architecture conv, not of mlp",
         train("ok.npy", "--architecture", "conv"): "convolutions want images",
