@@ -44,6 +44,7 @@ def reached(
     test: torch.Tensor,
     precision: str = "float32",
     samples: int = 1000,
+    compile: bool = False,
     **about: Any,
 ) -> None:
     """Prints L_K of `test` and what led to it.
@@ -54,10 +55,11 @@ def reached(
         test: (N, *event), scored once.
         precision: of the networks while scoring.
         samples: K.
+        compile: whether to compile what scores.
         about: what else the recipe says of itself, the seed above all.
     """
     torch.manual_seed(0)
-    result = al.evaluate(model, test, samples=samples, precision=precision)
+    result = al.evaluate(model, test, samples=samples, precision=precision, compile=compile)
     print(
         json.dumps(
             {

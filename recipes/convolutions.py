@@ -33,4 +33,4 @@ if __name__ == "__main__":
         model, data.train, valid=data.valid[:5000], minutes=40, batch_size=100, lr=2e-3, lr_warmup=200, ema=0.999,
         precision="bfloat16", compile=True, seed=seed, out=f"runs/{row}_{seed}", progress=True, **settings,
     )  # fmt: skip
-    reached(model, [record], data.test, precision="bfloat16", recipe=row, seed=seed)
+    reached(model, [record], data.test, precision="bfloat16", compile=True, recipe=row, seed=seed)

@@ -48,4 +48,4 @@ if __name__ == "__main__":
     )
     first = settings | dict(minutes=40, lr=2e-3, lr_warmup=500, kl_warmup=5000)
     records = train(model, data.train, first, settings | dict(minutes=5, lr=2e-4))
-    reached(model, records, data.test.to(device), precision="bfloat16", recipe="deep", seed=seed)
+    reached(model, records, data.test.to(device), precision="bfloat16", compile=True, recipe="deep", seed=seed)

@@ -37,7 +37,9 @@ def train(levels: int) -> None:
         model, data.train, valid=data.valid[:5000], minutes=MINUTES, batch_size=100, lr=2e-3, lr_warmup=200,
         kl_warmup=2000, ema=0.999, precision="bfloat16", compile=True, seed=SEED, progress=True,
     )  # fmt: skip
-    reached(model, [record], data.test[::5], precision="bfloat16", samples=100, recipe="depth", levels=levels)
+    reached(
+        model, [record], data.test[::5], precision="bfloat16", compile=True, samples=100, recipe="depth", levels=levels
+    )
 
 
 def draw(path: str) -> None:

@@ -41,4 +41,4 @@ if __name__ == "__main__":
         minutes=MINUTES.get(name, 20), batch_size=100, lr=2e-3, lr_warmup=200, kl_warmup=2000, ema=0.999,
         precision="bfloat16", compile=True, seed=seed, out=f"runs/ladder_{name}_{seed}", progress=True,
     )  # fmt: skip
-    reached(model, [record], data.test, precision="bfloat16", recipe="ladder", data=name, seed=seed)
+    reached(model, [record], data.test, precision="bfloat16", compile=True, recipe="ladder", data=name, seed=seed)

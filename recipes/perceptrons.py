@@ -4,7 +4,7 @@
 
     iwae      T = 1, 784-300-300-40, standard normal prior, on IWAE, S = 5
     dreg      the same with the DReG gradient, S = 10
-    mixture   the same with a mixture of 500 normals as prior, on the ELBO
+    mixture   as iwae, with a mixture of 500 normals as prior
 
 A perceptron learns the 50,000 training images by heart: after 60 epochs of IWAE it is 3 nats better on them than on
 others. So the images are deformed a little while it learns, and as they are in the last ten epochs; the gap is then 1.7
@@ -12,7 +12,8 @@ nats. The weights are chosen on validation images.
 
 Reached on one thread of a machine of two x86-64 cores (AVX-512, bfloat16), other work beside, torch 2.13:
 
-    iwae    86.73 (seed 1, commit a72331c), 160 epochs, 21 minutes; without the deformations 88.45 after 100 epochs
+    iwae      86.73 (seed 1, commit a72331c), 160 epochs, 21 minutes; without the deformations 88.45 after 100 epochs
+    mixture   on the ELBO, 200 and 10 epochs, 19 minutes, it reached 85.35 (seed 1, commit b860245)
 """
 
 import sys
@@ -26,7 +27,7 @@ from allegory.data import load
 ROWS = {
     "iwae": (dict(), dict(objective=al.iwae, samples=5, epochs=150)),
     "dreg": (dict(), dict(objective=al.dreg, samples=10, epochs=120)),
-    "mixture": (dict(prior="mixture", components=500), dict(epochs=200)),
+    "mixture": (dict(prior="mixture", components=500), dict(objective=al.iwae, samples=5, epochs=150)),
 }
 
 if __name__ == "__main__":
@@ -40,4 +41,4 @@ if __name__ == "__main__":
     )
     first = al.fit(model, data.train, transform=deformed, lr=1e-3, lr_warmup=500, **settings)
     last = al.fit(model, data.train, lr=2e-4, **settings | dict(epochs=10))
-    reached(model, [first, last], data.test, recipe=row, seed=seed, precision="bfloat16")
+    reached(model, [first, last], data.test, recipe=row, seed=seed, precision="bfloat16", compile=True)
