@@ -4,16 +4,20 @@ A conditional distribution is a module whose call returns a `torch.distributions
 them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace scores them all.
 """
 
-from allegory import architectures, families, networks
-from allegory.ais import ais
-from allegory.checkpoint import load
-from allegory.conditional import Conditional, StandardNormal
-from allegory.diagnose import Diagnosis, diagnose
-from allegory.evaluate import bound_curve, evaluate, log_likelihood
-from allegory.ladder import TopDown
-from allegory.model import VAE, Trace
-from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
-from allegory.train import Record, fit
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from allegory import architectures, families, networks
+    from allegory.annealing import ais
+    from allegory.checkpoint import load
+    from allegory.conditional import Conditional, StandardNormal
+    from allegory.diagnosis import Diagnosis, diagnose
+    from allegory.evaluation import bound_curve, evaluate, log_likelihood
+    from allegory.ladder import TopDown
+    from allegory.model import VAE, Trace
+    from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
+    from allegory.train import Record, fit
 
 __version__ = "0.1.0"
 
@@ -42,3 +46,30 @@ __all__ = [
     "renyi",
     "stl",
 ]
+
+# Where each name is. It is fetched when it is first asked for: `allegory --help` does not wait for torch.
+_MODULES = {
+    "annealing": ["ais"],
+    "checkpoint": ["load"],
+    "conditional": ["Conditional", "StandardNormal"],
+    "diagnosis": ["Diagnosis", "diagnose"],
+    "evaluation": ["bound_curve", "evaluate", "log_likelihood"],
+    "ladder": ["TopDown"],
+    "model": ["VAE", "Trace"],
+    "objectives": ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"],
+    "train": ["Record", "fit"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(f"allegory.{module}"), name)
+            return found
+    if name in ("architectures", "families", "networks"):
+        return import_module(f"allegory.{name}")
+    raise AttributeError(f"module 'allegory' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

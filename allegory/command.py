@@ -308,7 +308,7 @@ def encode(run: str, data: str, out: str, device: str, seed: int) -> None:
 
     from allegory import load
     from allegory.data import read, to_binary
-    from allegory.evaluate import posterior_moments
+    from allegory.evaluation import posterior_moments
 
     if Path(out).suffix != ".npz":
         raise ValueError(f"--out {out}: wanted a name that ends in .npz")

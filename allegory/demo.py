@@ -16,7 +16,7 @@ from torch import Tensor
 from allegory import architectures
 from allegory.checkpoint import new_run, write_json
 from allegory.data import describe, load
-from allegory.evaluate import evaluate
+from allegory.evaluation import evaluate
 from allegory.figures import expected, save_sheet
 from allegory.model import VAE
 from allegory.train import fit

@@ -26,10 +26,11 @@ Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Size, Tensor, nn
@@ -41,6 +42,9 @@ from allegory.distributions import check_support
 from allegory.ladder import TopDown
 
 __all__ = ["VAE", "Trace"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(eq=False, repr=False)
@@ -109,6 +113,18 @@ def _divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
         return kl_divergence(q, p.expand(q.batch_shape))  # some of torch's do not broadcast
     except NotImplementedError:
         return _sampled_rate(q, p, z)
+
+
+def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that `torch.compile` leaves as it is. torch's own decorator imports the compiler at once, which takes
+    as long as importing torch.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        return torch.compiler.disable(function)(*arguments, **named)
+
+    return call
 
 
 Latents = tuple[Tensor, ...]
@@ -453,7 +469,7 @@ class _Posterior(nn.Module):
         return self.model._infer(x, len(latents[0]), _given(latents))
 
 
-@torch.compiler.disable  # functional_call and the compiler do not go together
+@uncompiled  # functional_call and the compiler do not go together
 def _held(model: VAE, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
     """q(z | x) at given latents, a function of them alone: no gradient reaches its parameters."""
     posterior = _Posterior(model)

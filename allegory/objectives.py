@@ -31,7 +31,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from allegory.model import Trace
+from allegory.model import Trace, uncompiled
 
 __all__ = ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"]
 
@@ -107,7 +107,7 @@ def iwae(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
-@torch.compiler.disable  # a hook belongs to one pass
+@uncompiled  # a hook belongs to one pass
 def dreg(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     """(B,) the importance-weighted bound L_S, nats, for a held trace: the gradient of `iwae` in expectation, with less
     noise for the encoder the more particles there are.

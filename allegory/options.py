@@ -11,6 +11,11 @@ from typing import Any, NoReturn
 __all__ = ["EPOCHS", "parser"]
 
 EPOCHS = 100
+LIKELIHOODS = (  # those of allegory.architectures, which waits for torch
+    "auto", "normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t", "bernoulli",
+    "categorical", "discretized_logistic", "discretized_logistic_mixture", "continuous_bernoulli", "poisson",
+    "negative_binomial",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,9 +80,8 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("--checkpointed", action="store_const", const=True, help="conv: less memory, a third more time")
     p.add_argument("--prior", choices=("standard", "mixture", "vamp", "flow"), help="p(z_T) (default standard)")
     p.add_argument("--components", type=_natural, metavar="K", help="of a mixture or a VampPrior (default 500)")
-    names = _likelihoods()
-    likelihood = f"of p(x | z_1): {', '.join(names)} (default auto: by the values)"
-    p.add_argument("--likelihood", choices=names, metavar="NAME", help=likelihood)
+    likelihood = f"of p(x | z_1): {', '.join(LIKELIHOODS)} (default auto: by the values)"
+    p.add_argument("--likelihood", choices=LIKELIHOODS, metavar="NAME", help=likelihood)
     names = ("elbo", "iwae", "dreg", "stl", "renyi")
     p.add_argument("--objective", choices=names, help="what to maximise (default elbo)")
     p.add_argument("--beta", type=_weights, metavar="B", help="weight of the KL, or B1,B2,.. a level (default 1)")
@@ -156,12 +160,6 @@ def _version() -> str:
     from allegory import __version__
 
     return __version__
-
-
-def _likelihoods() -> tuple[str, ...]:
-    from allegory.architectures import LIKELIHOODS
-
-    return ("auto", *LIKELIHOODS)
 
 
 def _number(text: str, kind: Any, holds: Any, wanted: str) -> Any:

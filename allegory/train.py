@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from allegory import checkpoint
-from allegory.evaluate import pairs_for, rounded, scoring, unvalidated
+from allegory.evaluation import pairs_for, rounded, scoring, unvalidated
 from allegory.files import write_whole
 from allegory.model import VAE, Trace
 from allegory.objectives import elbo

@@ -18,6 +18,7 @@ the data, clipping is relative and AdamW's beta_2 is 0.99, so a new run gives ot
 """
 
 import sys
+from typing import Any
 
 import torch
 from common import reached
@@ -30,9 +31,9 @@ from allegory.networks import Standardize, mlp
 normal, bernoulli = al.families.normal, al.families.bernoulli
 
 
-def one_level(train: torch.Tensor) -> al.VAE:
+def one_level(train: torch.Tensor, **prior: Any) -> al.VAE:
     """The 784-300-300-40 perceptron of the literature."""
-    return al.architectures.mlp(train.shape[1:], "bernoulli", latent=[40], hidden=[300, 300], data=train)
+    return al.architectures.mlp(train.shape[1:], "bernoulli", latent=[40], hidden=[300, 300], data=train, **prior)
 
 
 def two_levels(train: torch.Tensor) -> al.VAE:

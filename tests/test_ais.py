@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Exponential, Independent, MixtureSa
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.ais import _hmc, _Target
+from allegory.annealing import _hmc, _Target
 
 
 def agrees(found, exact, chains):

@@ -21,19 +21,19 @@ MAY_IMPORT = {
     "objectives": {"model"},
     "networks": set(),
     "architectures": {"families", "conditional", "ladder", "model", "networks", "priors"},
-    "evaluate": {"model"},
-    "ais": {"evaluate", "model"},
-    "diagnose": {"evaluate", "ladder", "model"},
+    "evaluation": {"model"},
+    "annealing": {"evaluation", "model"},
+    "diagnosis": {"evaluation", "ladder", "model"},
     "files": set(),
     "checkpoint": {"architectures", "files", "model"},
     "progress": set(),
-    "train": {"checkpoint", "evaluate", "files", "model", "objectives", "progress"},
+    "train": {"checkpoint", "evaluation", "files", "model", "objectives", "progress"},
     "cave": set(),
     "builtin": {"cave", "files"},
     "data": {"builtin", "files"},
     "figures": {"files"},
-    "demo": {"architectures", "checkpoint", "data", "evaluate", "figures", "model", "train"},
-    "options": {"architectures"},
+    "demo": {"architectures", "checkpoint", "data", "evaluation", "figures", "model", "train"},
+    "options": set(),
     "command": {
         "options",
         "architectures",
@@ -41,7 +41,7 @@ MAY_IMPORT = {
         "checkpoint",
         "data",
         "demo",
-        "evaluate",
+        "evaluation",
         "figures",
         "files",
         "model",
@@ -60,9 +60,9 @@ CORE = (
     "networks",
     "priors",
     "architectures",
-    "evaluate",
-    "ais",
-    "diagnose",
+    "evaluation",
+    "annealing",
+    "diagnosis",
 )
 
 
@@ -108,6 +108,34 @@ def test_importing_has_no_effect_and_needs_no_optional_package():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     assert done.stderr == ""
+
+
+def test_asking_what_can_be_asked_does_not_wait_for_torch():
+    code = "import sys; from allegory.command import main; import allegory; assert dir(allegory)\n"
+    code += "try: main(['train', '--help'])\nexcept SystemExit: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_torch_is_all_that_importing_waits_for():
+    code = "import sys, allegory; [getattr(allegory, name) for name in allegory.__all__]\n"
+    code += "print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_the_names_of_the_package_are_those_it_fetches():
+    fetched = {name for names in allegory._MODULES.values() for name in names}
+    assert {*fetched, "architectures", "families", "networks"} == set(allegory.__all__) <= set(dir(allegory))
+    with pytest.raises(AttributeError, match="module 'allegory' has no attribute 'gan'"):
+        _ = allegory.gan
+
+
+def test_the_command_knows_every_likelihood():
+    from allegory.architectures import LIKELIHOODS
+    from allegory.options import LIKELIHOODS as KNOWN
+
+    assert ("auto", *LIKELIHOODS) == KNOWN
 
 
 def public():

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluate import pairs_for, scoring
+from allegory.evaluation import pairs_for, scoring
 from allegory.model import VAE, Choose, Latents, Laws
 
 __all__ = ["Annealed", "ais"]

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.evaluate import Evaluation, evaluate, pairs_for, scoring
+from allegory.evaluation import Evaluation, evaluate, pairs_for, scoring
 from allegory.ladder import TopDown
 from allegory.model import VAE
 
