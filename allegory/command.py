@@ -2,6 +2,8 @@ r"""The command `allegory`: train, evaluate, diagnose, sample, reconstruct, enco
 
 Results go to standard output, progress and remarks to standard error. Exit 0; 2 with one line that says what came,
 what was wanted and what to do; 130 after Ctrl-C.
+
+`torchrun --nproc-per-node N -m allegory train ...`, or evaluate, does the same in N processes; the first one speaks.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     try:
         options = vars(parser(COMMANDS).parse_args(arguments))
-        COMMANDS[options.pop("command")](**options)
+        _run(options.pop("command"), options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("allegory: stopped", file=sys.stderr)
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, FloatingPointError) as error:
-        print(f"allegory: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"allegory: {' '.join(str(error).split())}")
         return 2
     except (MemoryError, RuntimeError) as error:
         if "alloc" not in str(error) and "out of memory" not in str(error) and not isinstance(error, MemoryError):
@@ -61,11 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(command: str, options: dict[str, Any]) -> None:
+    """Runs a command, in the processes that torchrun started where there are such."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return COMMANDS[command](**options)
+    if command not in ("train", "evaluate"):
+        raise ValueError(f"{command} works in one process; torchrun is for train and evaluate")
+    from allegory import processes
+
+    with processes.joined():
+        COMMANDS[command](**options)
+    return None
+
+
 def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
     """Trains a model on DATA and writes a run directory."""
     import torch
 
-    from allegory import architectures, checkpoint, fit
+    from allegory import architectures, checkpoint, fit, processes
     from allegory.data import binarize
 
     where = _device(device)
@@ -106,6 +121,15 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
         if (Path(out) / checkpoint.LAST).exists():
             _say(f"stopped; a checkpoint is in {out}; go on with: allegory train {data} --out {out} --resume")
         raise
+    except RuntimeError as error:
+        if processes.count() == 1 or not any(word in str(error) for word in ("Connection", "gloo", "NCCL")):
+            raise
+        raise ValueError(
+            f"a process of this training is gone ({str(error).split('. ')[0]}); {out} keeps the last checkpoint: go on "
+            "with the same command and --resume"
+        ) from None
+    if processes.rank() > 0:
+        return
     _pictures(model, examples, Path(out))
     print(f"{out}: {record.epoch} epochs, {record.seconds:.0f} s, stopped by {record.stopped}")
     if record.best_bound is None:
@@ -158,6 +182,7 @@ def evaluate(
     import torch
 
     import allegory
+    from allegory import processes
 
     if ais_examples is not None and not ais:
         raise ValueError(f"--ais-examples {ais_examples} is of --ais; say both")
@@ -173,6 +198,8 @@ def evaluate(
         values["curve"] = allegory.bound_curve(model, x, **settings)
     if ais:
         values["ais"] = _annealed(model, x, ais_examples or 100, importance_samples)
+    if processes.rank() > 0:
+        return
     if as_json:
         print(json.dumps(_without_nan(values)))
         return
@@ -409,8 +436,11 @@ def _likelihood(name: str, examples: Any) -> tuple[str, int | None]:
 
 def _load(source: str, dynamic: bool, seed: int, likelihood: str) -> tuple[Any, dict[str, Any]]:
     """The data, and what the run has to remember of them."""
+    from allegory import processes
     from allegory.data import describe, load
 
+    if processes.count() > 1:  # one of them downloads
+        processes.told(lambda: bool(load(source, dynamic=dynamic, seed=seed)))
     examples = load(source, dynamic=dynamic, seed=seed)
     likelihood, categories = _likelihood(likelihood, examples)
     two_values = None
@@ -514,7 +544,8 @@ def _write(out: str, arrays: dict[str, Any], picture: Any, about: dict[str, Any]
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's number of this process
+        print(text, file=sys.stderr, flush=True)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from allegory import processes
 from allegory.model import VAE
 
 __all__ = ["Evaluation", "bound_curve", "evaluate", "log_likelihood", "posterior_moments"]
@@ -169,20 +170,18 @@ def evaluate(
     _check_samples(samples)
     model.check(x)
     weigh = _compiled(_weigh, compile)
-    sums: list[Tensor] = []  # over x, of E[z_t | x], its square, and its error's, (3, *event_t) for each level
 
     def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
         log_w, log_w2, terms, *means = _together(weigh(model, rows, noise) for noise in noises)
-        parts = []
+        sums = []  # over the rows, of E[z_t | x], its square, and its error's, (3, *event_t) for each level
         for mean, square in zip(means[::2], means[1::2], strict=True):
             mean, square = mean / samples, square / samples
             error = (square - mean.square()).clamp(min=0) / max(1, samples - 1)
-            parts.append(torch.stack([mean.sum(0), mean.square().sum(0), error.sum(0)]))
-        sums[:] = parts if not sums else [total.add_(part) for total, part in zip(sums, parts, strict=True)]
-        return log_w, log_w2, terms / samples
+            sums.append(torch.stack([mean.sum(0), mean.square().sum(0), error.sum(0)]))
+        return log_w, log_w2, terms / samples, *sums
 
     with scoring(model, precision):
-        log_w, log_w2, terms = _gather(x, _Particles(model, x, samples, pairs), score)
+        log_w, log_w2, terms, *sums = _gather(x, _Particles(model, x, samples, pairs), score, summed=model.levels)
     bound = log_w - math.log(samples)
     ess = torch.exp(2 * log_w - log_w2)
     elbo = terms[:, 0] - terms[:, 1:].sum(1)
@@ -291,7 +290,7 @@ class _Particles:
         self.passes = [min(self.size, samples - start) for start in range(0, samples, self.size)]
         self.block = max(1, self.SHARED // self.size)
         self.rows = max(1, (pairs or most) // (self.size * self.block)) * self.block
-        self.device, self.seed = x.device, int(torch.randint(2**62, ()))
+        self.device, self.seed = x.device, processes.told(lambda: int(torch.randint(2**62, ())))
         self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in model.encode(x[:1])]
 
     def noise(self, start: int, count: int) -> Iterator[Noise]:
@@ -370,21 +369,29 @@ def pairs_for(model: VAE, x: Tensor) -> int:
 
 
 def _gather(
-    x: Tensor, particles: _Particles, score: Callable[[Tensor, Iterator[Noise]], tuple[Tensor, ...]]
+    x: Tensor, particles: _Particles, score: Callable[[Tensor, Iterator[Noise]], tuple[Tensor, ...]], summed: int = 0
 ) -> tuple[Tensor, ...]:
-    """What `score` gives for some rows of x at a time, (B, *) each, as (N, *).
+    """What `score` gives for some rows of x at a time, (B, *) each, as (N, *); the last `summed` of it as sums over x.
+    Several processes take the rows in turn.
 
     It is written into place: small results kept from one pass to the next would come to lie in the large blocks that a
     pass leaves, the next pass would need new ones, and memory would grow with N.
     """
-    whole: tuple[Tensor, ...] = ()
-    for start in range(0, len(x), particles.rows):
+    whole: list[Tensor] = []
+    starts = processes.share(torch.arange(0, len(x), particles.rows)).tolist()
+    for start in starts or [0]:  # a process without rows has to know what the others add to
         rows = x[start : start + particles.rows]
         parts = score(rows, particles.noise(start, len(rows)))
-        whole = whole or tuple(part.new_empty(len(x), *part.shape[1:]) for part in parts)
-        for all_rows, part in zip(whole, parts, strict=True):
-            all_rows[start : start + len(rows)] = part
-    return whole
+        each = len(parts) - summed
+        if not whole:
+            whole = [part.new_zeros(len(x), *part.shape[1:]) for part in parts[:each]]
+            whole += [torch.zeros_like(part) for part in parts[each:]]
+        if starts:
+            for all_rows, part in zip(whole[:each], parts[:each], strict=True):
+                all_rows[start : start + len(rows)] = part
+            for sums, part in zip(whole[each:], parts[each:], strict=True):
+                sums += part
+    return tuple(map(processes.total, whole))
 
 
 def _stderr(x: Tensor) -> float:

@@ -20,6 +20,9 @@ before a checkpoint. If it was not, or if a gradient was above skip times the me
 training has left the place where it was, and what it would go on with is as bad as NaN), the epoch is run again step by
 step to say where, the weights go back to the average as it was when the epoch began, and the learning rate is halved.
 An epoch that fails for the sixth time is an error; after five restarts in all, what is merely large is followed.
+
+Started by `torchrun`, or wherever torch.distributed is initialised, all processes call `fit` with the same arguments:
+each takes its share of every batch, the gradient is that of the whole batch, and the first one writes the run.
 """
 
 from __future__ import annotations
@@ -39,9 +42,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from allegory import checkpoint
+from allegory import checkpoint, processes
 from allegory.evaluation import pairs_for, rounded, scoring, unvalidated
 from allegory.files import write_whole
 from allegory.model import VAE, Trace
@@ -136,7 +140,7 @@ def fit(
         compile: whether to compile the objective (torch.compile): half a minute at the start, then a third faster. The
             noise is drawn in another order, so the numbers differ from those of an uncompiled run.
         seed: of the order of the data, the noise of the latents and dropout. torch's global generator is left alone.
-        out: a run directory to write; see `allegory.checkpoint`.
+        out: a run directory to write; see `allegory.checkpoint`. Of several processes the first writes it.
         resume: go on from out's last checkpoint, if there is one, as if nothing had happened.
         about: JSON to keep in out's config.json.
         checkpoint_seconds: how often to write a checkpoint.
@@ -173,14 +177,15 @@ def fit(
     state = _State(model, torch.optim.AdamW(parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True))
     both = zip(state.average.parameters(), model.parameters(), strict=True)
     averages: list[Tensor] = [average for average, p in both if p.requires_grad]
-    run = _open_run(out, resume, model, settings, about)
+    run = processes.told(lambda: _open_run(out, resume, model, settings, about))
     now = state.position
     steps = math.ceil(len(data) / batch_size)
-    started = saved = time.monotonic()
+    saved = origin = time.monotonic()
+    spent = 0.0  # seconds, as all processes see it
 
     def over() -> str:
         """Why the training is over, or nothing."""
-        if minutes is not None and clock() >= 60 * minutes:
+        if minutes is not None and spent >= 60 * minutes:
             return "minutes"
         if epochs is not None and now.epoch >= epochs:
             return "epochs"
@@ -188,14 +193,19 @@ def fit(
             return "patience"
         return ""
 
-    def clock() -> float:
-        return now.seconds + time.monotonic() - started
+    def look() -> tuple[bool, bool]:
+        """Looks at the clock, and whether a checkpoint is due and a stop is asked for: as all processes see it."""
+        nonlocal spent
+        moment = time.monotonic()
+        due = run is not None and moment - saved > checkpoint_seconds
+        spent, any_due, any_stop = processes.most(moment - origin, due, bool(interrupted))
+        return any_due > 0, any_stop > 0
 
     def schedule() -> tuple[float, Any]:
         """The learning rate and beta of the next step."""
-        spent = 0.0 if minutes is None else clock() / (60 * minutes)
-        spent = spent if epochs is None else max(spent, now.step / (epochs * steps))
-        cosine = lr_final + (1 - lr_final) * (1 + math.cos(math.pi * min(1.0, spent))) / 2
+        done = 0.0 if minutes is None else spent / (60 * minutes)
+        done = done if epochs is None else max(done, now.step / (epochs * steps))
+        cosine = lr_final + (1 - lr_final) * (1 + math.cos(math.pi * min(1.0, done))) / 2
         rate = lr * now.lr_scale * min(1.0, (now.step + 1) / max(1, lr_warmup)) * cosine
         return rate, weights * min(1.0, (now.step + 1) / max(1, kl_warmup))
 
@@ -216,14 +226,18 @@ def fit(
 
     if compile:
         score = torch.compile(score, dynamic=False)
+    if processes.count() > 1:
+        score = DistributedDataParallel(_Scored(model, score), static_graph=True)
 
     def update(rows: Tensor) -> None:
         """One step of gradient ascent."""
         now.lr, beta = schedule()
         state.optimizer.param_groups[0]["lr"] = now.lr
-        bound = score(draw(rows), torch.as_tensor(beta) if compile else beta)
+        mine = processes.share(rows)
+        bound = score(draw(mine if len(mine) else rows[:1]), torch.as_tensor(beta) if compile else beta)
+        bound = bound if len(mine) else 0 * bound  # fewer rows than processes: this one has none to count
         state.optimizer.zero_grad()
-        (-bound.mean()).backward()
+        (-bound.sum() * processes.count() / len(rows)).backward()  # the processes' gradients are averaged
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = _norm(gradients)
         scale, burst = _clip(norm, state.norms, clip, skip)
@@ -237,12 +251,13 @@ def fit(
 
     def lost() -> bool:
         """Whether what this epoch did is to be undone."""
-        finite, bursts = bool(torch.isfinite(state.totals).all()), state.totals[-1].item()
+        totals = state.all_totals()
+        finite, bursts = bool(torch.isfinite(totals).all()), totals[-1].item()
         return not finite or (bursts > 0 and now.restarts < RESTARTS)
 
     def finish_epoch() -> dict[str, Any]:
         """The epoch's line of metrics; remembers the best weights."""
-        bound, norm, count, clipped, skipped, _ = state.totals.tolist()
+        bound, norm, count, clipped, skipped, _ = state.all_totals().tolist()
         beta = min(1.0, now.step / max(1, kl_warmup))
         now.epoch, now.batch, now.failures = now.epoch + 1, 0, 0
         state.totals.zero_()
@@ -251,7 +266,7 @@ def fit(
         line |= dict(clipped=int(clipped - skipped), skipped=int(skipped))
         if valid is not None:
             state.average_buffers()
-            with _seeded(seed):
+            with _seeded(_own(seed)):
                 line |= _validate(state.average, valid, measured, samples)
             warm = now.step >= max(lr_warmup, kl_warmup)
             if warm and (now.best_bound is None or line["bound"] > now.best_bound):
@@ -264,16 +279,18 @@ def fit(
         """Runs the epoch again, looking at every step, and names what went wrong first."""
         large = f"the gradient was above {skip:g} times its usual size, {SKIPS + 1} times in a row"
         for rows in batches():
+            mine = processes.share(rows)
             with torch.random.fork_rng(), torch.no_grad(), rounded(device, precision):
-                trace = model(draw(rows), samples=samples)
+                trace = model(draw(mine if len(mine) else rows[:1]), samples=samples)
                 terms = {"log p(x | z_1)": trace.log_px}
                 terms |= {f"the rate of level {t}": rate for t, rate in enumerate(trace.kl, start=1)}
             for name, term in terms.items():
-                bad = rows[~torch.isfinite(term).all(0)].tolist()
+                found = mine[~torch.isfinite(term).all(0)[: len(mine)]].tolist()
+                bad = sorted(row for part in processes.gathered(found) for row in part)
                 if bad:
                     return f"step {now.step + 1}: {name} is not finite in {len(bad)} of {len(rows)} rows, {_some(bad)}"
             update(rows)
-            if not bool(torch.isfinite(state.totals).all()):
+            if not bool(torch.isfinite(state.all_totals()).all()):
                 return f"step {now.step}: the bound was finite, its gradient was not"
             if lost():
                 return f"step {now.step}: {large}"
@@ -281,12 +298,8 @@ def fit(
 
     def recover(good: _Snapshot) -> None:
         """Back to the start of the epoch, with half the learning rate."""
-        nonlocal started
-        now.seconds, started = clock(), time.monotonic()
-        kept = dict(
-            seconds=now.seconds, restarts=now.restarts + 1, failures=now.failures + 1, lr_scale=now.lr_scale / 2
-        )
-        finite, epoch = bool(torch.isfinite(state.totals).all()), now.epoch + 1
+        kept = dict(restarts=now.restarts + 1, failures=now.failures + 1, lr_scale=now.lr_scale / 2)
+        finite, epoch = bool(torch.isfinite(state.all_totals()).all()), now.epoch + 1
         state.restore(good)
         where = f"epoch {epoch}, {where_lost(finite)}"
         state.restore(good)
@@ -301,8 +314,8 @@ def fit(
         bar.say(f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}")
 
     def save() -> None:
-        nonlocal saved, started
-        now.seconds, started = clock(), time.monotonic()
+        nonlocal saved
+        now.seconds = spent
         if run is not None:
             state.save(run)
         saved = time.monotonic()
@@ -312,13 +325,15 @@ def fit(
         warnings.catch_warnings(),
         unvalidated(),
         _stoppable(run is not None) as interrupted,
-        Progress(progress, epochs, minutes, steps) as bar,
+        Progress(progress and processes.rank() == 0, epochs, minutes, steps) as bar,
     ):
         warnings.filterwarnings("ignore", "The .grad attribute")  # the compiler looks, and needs none
-        torch.manual_seed(seed)
-        if run is not None and resume and (run / checkpoint.LAST).exists():
-            state.load(run)
-        started = saved = time.monotonic()
+        torch.manual_seed(_own(seed))
+        if run is not None and resume and processes.told((run / checkpoint.LAST).exists):
+            state.load(run, seed)
+        saved = time.monotonic()
+        origin = saved - now.seconds
+        look()
         good: _Snapshot | None = None
         while not over():
             if good is None or state.norms[-1] == 0:  # amid skips it may be too late
@@ -326,14 +341,14 @@ def fit(
             model.train()
             for rows in batches():
                 update(rows)
-                bar.step(now, clock())
-                due = run is not None and time.monotonic() - saved > checkpoint_seconds
-                if due or interrupted or over() == "minutes":
+                due, stop = look()
+                bar.step(now, spent)
+                if due or stop or over() == "minutes":
                     if lost():
                         break
-                    if due or interrupted:
+                    if due or stop:
                         save()
-                    if interrupted:
+                    if stop:
                         raise KeyboardInterrupt
                     if over() == "minutes":
                         break
@@ -341,6 +356,7 @@ def fit(
                 recover(good)
             else:
                 bar.epoch(finish_epoch(), now)
+            look()
         now.stopped = over()
         state.average_buffers()
         save()
@@ -373,7 +389,8 @@ class _State:
         self.best: dict[str, Tensor] = {}
         self.position = _Position()
         device = next(model.parameters()).device
-        # Of this epoch: sums of bounds and gradient norms; steps, clipped, skipped, bursts. NaN once is NaN for good.
+        # Of this epoch: the sum of this process's bounds; that of the gradient's norm; steps, clipped, skipped, bursts.
+        # NaN once is NaN for good.
         self.totals = torch.zeros(6, dtype=torch.float64, device=device)
         # Of the gradient norms: the running median of their logarithms, how many there were, skips in a row.
         self.norms = torch.zeros(3, dtype=torch.float64, device=device)
@@ -381,6 +398,12 @@ class _State:
     def average_buffers(self) -> None:
         for average, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
             average.copy_(buffer)
+
+    def all_totals(self) -> Tensor:
+        """The totals, with the bounds of all processes."""
+        totals = self.totals.clone()
+        processes.total(totals[:1])
+        return totals
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to use."""
@@ -424,29 +447,65 @@ class _State:
     def save(self, run: Path) -> None:
         """The weights to use first, so that they are never older than the position."""
         tensors, position = self.capture()
+        for key in tensors.keys() & {"random", "random_cuda"}:  # every process has its own
+            tensors[key] = torch.stack(processes.gathered(tensors[key].cpu()))
+        tensors["totals"] = self.all_totals()
+        if processes.rank() > 0:
+            return
         checkpoint.write_tensors(run / checkpoint.WEIGHTS, self.weights(), {})
         checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
         lines = "".join(json.dumps(line) + "\n" for line in position["history"])
         write_whole(run / checkpoint.METRICS, lines.encode())
 
-    def load(self, run: Path) -> None:
-        snapshot = checkpoint.read_tensors(run / checkpoint.LAST)
+    def load(self, run: Path, seed: int) -> None:
+        tensors, position = processes.told(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
         try:
-            self.restore(snapshot)
+            self._take_own(tensors, seed + position["step"])
+            self.restore((tensors, position))
         except (RuntimeError, KeyError, ValueError) as error:
             detail = " ".join(str(error).split())
             raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
 
+    def _take_own(self, tensors: dict[str, Tensor], seed: int) -> None:
+        """Leaves of the randomness of all processes this one's; new noise where they are not as many as they were."""
+        for key in tensors.keys() & {"random", "random_cuda"}:
+            states = torch.atleast_2d(tensors[key])
+            if len(states) == processes.count():
+                tensors[key] = states[processes.rank()].clone()  # torch reads no views
+            else:
+                torch.manual_seed(_own(seed))
+                device = self.totals.device
+                tensors[key] = torch.get_rng_state() if key == "random" else torch.cuda.get_rng_state(device)
+        if processes.rank() > 0:
+            tensors["totals"][0] = 0
+
+
+class _Scored(nn.Module):
+    """(B,) the objective, as DistributedDataParallel wants it: from a module that has the parameters."""
+
+    def __init__(self, model: VAE, score: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.score = model, score
+
+    def forward(self, x: Tensor, beta: float | Tensor) -> Tensor:
+        return self.score(x, beta)
+
+
+def _own(seed: int) -> int:
+    """A seed for each process; the first one's is that of a process alone."""
+    return seed + 10_000_019 * processes.rank()
+
 
 def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tensor], samples: int) -> dict[str, Any]:
     """The objective at beta = 1, the ELBO and its parts, averaged over the validation set."""
-    sums = []
+    sums = [torch.zeros(2 + model.levels, dtype=torch.float64, device=valid.device)]
+    mine = processes.share(valid)
     with scoring(model):
-        for rows in valid.split(max(1, pairs_for(model, valid) // samples)):
+        for rows in mine.split(max(1, pairs_for(model, valid) // samples)) if len(mine) else ():
             trace = model(rows, samples=samples)
             terms = torch.cat([trace.log_px[None], trace.kl]).mean(1).sum(1)
             sums.append(torch.cat([objective(trace, 1.0).sum()[None], terms]).double())
-    bound, reconstruction, *rates = (torch.stack(sums).sum(0) / len(valid)).tolist()
+    bound, reconstruction, *rates = (processes.total(torch.stack(sums).sum(0)) / len(valid)).tolist()
     return dict(bound=bound, elbo=reconstruction - sum(rates), reconstruction=reconstruction, kl_per_level=rates)
 
 
@@ -498,22 +557,23 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _stoppable(active: bool) -> Iterator[list[int]]:
-    """Collects Ctrl-C in a list instead of tearing a step apart; a second one does."""
+    """Collects Ctrl-C and SIGTERM in a list instead of tearing a step apart; a second one does, in a process alone."""
     caught: list[int] = []
     if not active or threading.current_thread() is not threading.main_thread():
         yield caught
         return
 
     def handle(number: int, frame: Any) -> None:
-        if caught:
+        if caught and processes.count() == 1:  # torchrun passes on what the terminal has sent already
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _open_run(

@@ -1,0 +1,94 @@
+r"""Several processes that train or score together, as `torchrun` starts them. In a process alone nothing here does
+anything.
+
+Every process has the whole model and all data, and takes its share of each batch. What is averaged over examples is a
+sum over the processes' sums, divided by the number of all examples: not a mean of means. What is decided by a clock or
+a signal is decided together, lest one process waits for another for ever.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["count", "gathered", "joined", "most", "rank", "share", "told", "total"]
+
+
+def count() -> int:
+    """How many processes work together."""
+    return dist.get_world_size() if _together() else 1
+
+
+def rank() -> int:
+    """Which of them this is; 0 writes and speaks."""
+    return dist.get_rank() if _together() else 0
+
+
+def share(rows: Tensor) -> Tensor:
+    """The part of this process of (N, *), every count-th row; the parts differ by at most one row."""
+    return rows[rank() :: count()]
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of all processes' x, written into x."""
+    if count() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def most(*numbers: float) -> list[float]:
+    """The largest of all processes' numbers, one by one: what they then agree on."""
+    if count() == 1:
+        return list(numbers)
+    largest = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.tolist()
+
+
+def told(function: Callable[[], Any]) -> Any:
+    """What function() gives in the first process, in all of them; a ValueError, too."""
+    if count() == 1:
+        return function()
+    said: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            said[0] = function()
+        except ValueError as error:
+            said[1] = str(error)
+    dist.broadcast_object_list(said)
+    if said[1] is not None:
+        raise ValueError(said[1])
+    return said[0]
+
+
+def gathered(value: Any) -> list[Any]:
+    """Every process's value, in all of them, by rank."""
+    values = [value] * count()
+    if count() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Joins the processes that `torchrun` started, and leaves them: gloo between CPUs, nccl between GPUs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _together():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()

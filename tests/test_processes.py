@@ -1,0 +1,113 @@
+"""Several processes give what one gives: two real ones, on loopback, by torchrun."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import allegory as al
+from allegory.command import main
+
+HERE = Path(__file__).parent
+ALONE = [sys.executable]
+TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def run(command, *arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, str(HERE / "together.py"), *map(str, arguments)],
+        capture_output=True, text=True, env=environment, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def flat(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [v for part in value for v in flat(part)] if isinstance(value, list) else [value]
+
+
+@pytest.mark.parametrize("task", ["fit", "score"])
+def test_two_processes_give_what_one_gives(task, tmp_path):
+    alone, together = (run(command, task, tmp_path) for command in (ALONE, TOGETHER))
+    assert len(flat(alone)) > 50
+    assert flat(together) == pytest.approx(flat(alone), rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+def test_every_example_is_drawn_once_an_epoch(tmp_path):
+    (alone,) = run(ALONE, "seen", tmp_path)
+    first, second = run(TOGETHER, "seen", tmp_path)
+    for epoch in range(2):
+        one, two = (part[20 * epoch : 20 * epoch + 20] for part in (first, second))
+        assert sorted(one + two) == list(range(40))
+        batches = [sorted(alone[40 * epoch + i : 40 * epoch + i + 8]) for i in range(0, 40, 8)]
+        assert [sorted(one[i : i + 4] + two[i : i + 4]) for i in range(0, 20, 4)] == batches
+
+
+def test_a_run_goes_on_in_as_many_processes_bit_by_bit_and_in_another_number(tmp_path):
+    whole = run(TOGETHER, "resumed", tmp_path / "whole", 6)
+    parts = run(TOGETHER, "resumed", tmp_path / "parts", 3)
+    assert len(parts) == 3
+    assert (tmp_path / "parts" / "metrics.jsonl").exists()
+    shutil.copytree(tmp_path / "parts", tmp_path / "alone")
+    assert run(TOGETHER, "resumed", tmp_path / "parts", 6) == whole
+    alone = run(ALONE, "resumed", tmp_path / "alone", 6)
+    assert alone[:3] == parts
+    assert [line["step"] for line in alone] == [line["step"] for line in whole]
+    assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.2)
+    assert alone != whole
+
+
+def test_a_mistake_that_one_process_sees_ends_all_of_them(tmp_path):
+    assert "exists and is not empty" in run(TOGETHER, "unfit", tmp_path / "run")
+
+
+def test_the_rows_that_are_not_finite_are_named_whoever_has_them(tmp_path):
+    alone, together = (run(command, "lost", tmp_path) for command in (ALONE, TOGETHER))
+    assert "FloatingPointError" in together
+    assert together == alone
+
+
+def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    train = ["-m", "allegory", "train", "digits", "--out", str(out), "--epochs", "100000", "--hidden", "8"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parent)}
+    job = subprocess.Popen(
+        [*TOGETHER, *train, "--checkpoint-seconds", "0.5"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
+    try:
+        waited = time.monotonic()
+        while not (out / "last.safetensors").exists() and time.monotonic() - waited < 120:
+            time.sleep(0.2)
+        workers = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+        assert len(workers) == 2
+        os.kill(int(workers[1]), signal.SIGKILL)
+        _, said = job.communicate(timeout=90)
+    finally:
+        job.kill()
+    assert job.returncode != 0
+    assert "a process of this training is gone" in said or "SIGKILL" in said or "exitcode  : -9" in said
+    assert al.load(out).sample(3).dtype == torch.float64
+    epochs = len((out / "metrics.jsonl").read_text().splitlines())
+    done = subprocess.run(
+        [sys.executable, *train, "--resume", "--epochs", str(epochs + 2)],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == epochs + 2
+
+
+def test_other_commands_want_one_process(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["sample", "run", "--out", "x.png"]) == 2
+    assert capsys.readouterr().err == "allegory: sample works in one process; torchrun is for train and evaluate\n"

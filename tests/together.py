@@ -1,0 +1,115 @@
+"""What tests/test_processes.py runs, in one process or in several: `python together.py TASK OUT`, or by torchrun."""
+
+import json
+import sys
+
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+import allegory as al
+from allegory import processes
+
+N = 33  # so that the last batch of 8 has a single row
+
+
+class Given(Normal):
+    """A normal whose noise is given: equal in any number of processes."""
+
+    noise = None
+
+    def rsample(self, sample_shape=()):
+        return self.loc + self.scale * self.noise.expand(*sample_shape, *self.loc.shape)
+
+
+class Encoder(nn.Module):
+    """q(z | x), of which every draw is a function of x."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(6, 2 * 3)
+        self.unused = nn.Parameter(torch.zeros(2))  # no gradient ever reaches it
+
+    def forward(self, x):
+        mu, s = self.network(x).chunk(2, -1)
+        law = Given(mu, al.families.positive(s))
+        law.noise = torch.sin(100 * (x.cumsum(-1) @ torch.arange(18.0).view(6, 3)))
+        return Independent(law, 1)
+
+
+def model():
+    torch.manual_seed(0)
+    decoder = al.Conditional(nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 6)), al.families.bernoulli)
+    return al.VAE(al.StandardNormal(3), Encoder(), decoder)
+
+
+def bits():
+    torch.manual_seed(1)
+    return (torch.rand(N + 9, 6) < torch.linspace(0.1, 0.9, 6)).double()
+
+
+def fit(out):
+    """A training whose noise is given."""
+    vae, x = model(), bits()
+    record = al.fit(vae, x[:N], valid=x[N:], epochs=3, batch_size=8, lr=0.01, kl_warmup=4, ema=0.5)
+    return record.history, {key: value.tolist() for key, value in vae.state_dict().items()}
+
+
+def score(out):
+    """Estimates of more and of fewer examples than there are processes."""
+    torch.manual_seed(3)
+    vae, x = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[8]).double(), bits()
+    return [
+        al.evaluate(vae, x, samples=200, pairs=300).as_dict(),
+        al.evaluate(vae, x[:1], samples=5).as_dict(),
+        al.log_likelihood(vae, x, samples=7, pairs=20).tolist(),
+        al.bound_curve(vae, x, samples=20, pairs=20),
+    ]
+
+
+def seen(out):
+    """The rows that were drawn in each of two epochs, by each process."""
+    x = torch.arange(40.0)[:, None].expand(40, 6) / 100
+    rows = []
+
+    def watch(batch):
+        rows.extend((batch[:, 0] * 100).round().tolist())
+        return (batch > 0.2).double()
+
+    al.fit(model(), x, epochs=2, batch_size=8, transform=watch, seed=5)
+    return processes.gathered(rows[40:])  # the first look at all data
+
+
+def resumed(out):
+    """A run of mlp with its own noise and dropout, up to the epochs that are asked for."""
+    epochs = int(sys.argv[3])
+    torch.manual_seed(0)
+    vae, x = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8], dropout=0.1).double(), bits()
+    settings = dict(valid=x[N:], batch_size=8, lr=0.01, lr_final=1.0, out=out, resume=True)
+    return al.fit(vae, x[:N], epochs=epochs, **settings).history
+
+
+def unfit(out):
+    """A mistake that the first process alone sees."""
+    x = bits()
+    for _ in range(2):
+        al.fit(model(), x, epochs=1, out=out)
+
+
+def lost(out):
+    """Rows whose density overflows."""
+    x = bits()
+    x[5:8] = 1e200
+    vae = al.VAE(al.StandardNormal(3), Encoder(), al.Conditional(nn.Linear(3, 6), al.families.normal_fixed(1.0)))
+    al.fit(vae, x[:N], epochs=1, batch_size=8)
+
+
+if __name__ == "__main__":
+    torch.set_default_dtype(torch.float64)
+    with processes.joined():
+        try:
+            found = globals()[sys.argv[1]](sys.argv[2])
+        except (ValueError, FloatingPointError) as error:
+            found = f"{type(error).__name__}: {error}"
+        if processes.rank() == 0:
+            print(json.dumps(found))
