@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 
 from allegory.files import beside, read_arrays, reading
+from allegory.stored import Stored
 
 __all__ = ["BUILTIN", "Builtin", "cached", "find", "load_splits", "shuffle_and_cut"]
 
@@ -421,10 +422,11 @@ def _make_folder(path: Path) -> None:
         ) from error
 
 
-def shuffle_and_cut(x: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:
+def shuffle_and_cut(x: Any, sizes: Sequence[int], seed: int) -> list[Tensor]:
     """Parts of x of these sizes, its examples in a random order that depends on `seed` alone."""
     import numpy as np
 
     # The stream of RandomState is frozen for good: one split under every numpy and torch.
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(x)))
-    return list(torch.split(x[order], list(sizes)))
+    take: Any = x.subset if isinstance(x, Stored) else x.__getitem__
+    return [take(rows) for rows in torch.split(order, list(sizes))]

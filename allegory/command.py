@@ -97,9 +97,11 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
     torch.manual_seed(options["seed"])
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
     parts = {key: options[key] for key in (*BOTH, *ONLY[options["architecture"]]) if key in options}
-    model = build(
-        examples.event_shape, about["likelihood"], categories=about["categories"], data=examples.train, **parts
-    ).to(where)
+    x = examples.train
+    some = x if isinstance(x, torch.Tensor) else x[: max(1000, 2**26 // math.prod(x.shape[1:]))]
+    model = build(examples.event_shape, about["likelihood"], categories=about["categories"], data=some, **parts).to(
+        where
+    )
     if options["kl_warmup"] is None:
         steps = math.ceil(len(examples.train) / options["batch_size"]) * (options["epochs"] or EPOCHS)
         options["kl_warmup"] = 0 if model.levels == 1 else min(2000, steps // 10)
@@ -436,20 +438,21 @@ def _likelihood(name: str, examples: Any) -> tuple[str, int | None]:
 
 def _load(source: str, dynamic: bool, seed: int, likelihood: str) -> tuple[Any, dict[str, Any]]:
     """The data, and what the run has to remember of them."""
+    import torch
+
     from allegory import processes
-    from allegory.data import describe, load
+    from allegory.data import describe, load, two_values
 
     if processes.count() > 1:  # one of them downloads
         processes.told(lambda: bool(load(source, dynamic=dynamic, seed=seed)))
     examples = load(source, dynamic=dynamic, seed=seed)
+    if not isinstance(examples.train, torch.Tensor):
+        numbers = math.prod(examples.train.shape)
+        _say(f"{source}: its {numbers:,} numbers for training stay there, and are read as they are drawn")
     likelihood, categories = _likelihood(likelihood, examples)
-    two_values = None
-    if likelihood == "bernoulli" and not dynamic:
-        low, high = examples.train.min().item(), examples.train.max().item()
-        if bool(((examples.train == low) | (examples.train == high)).all()) and low < high:
-            two_values = [0.0, 1.0] if {low, high} <= {0.0, 1.0} else [low, high]
-    examples = _as_bits(examples, two_values)
-    return examples, describe(examples, likelihood, categories, two_values, seed)
+    values = two_values(examples.train) if likelihood == "bernoulli" and not dynamic else None
+    examples = _as_bits(examples, values)
+    return examples, describe(examples, likelihood, categories, values, seed)
 
 
 def _as_bits(examples: Any, two_values: Any) -> Any:

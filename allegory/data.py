@@ -1,4 +1,4 @@
-"""Data: the built-in sets and the user's own files, as three splits held in memory.
+"""Data: the built-in sets and the user's own files, as three splits.
 
     load(source)  ->  Data: train, valid, test
     read(source)  ->  all examples in one tensor, to be encoded by a trained model
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,24 @@ from torch import Tensor
 
 from allegory.builtin import BUILTIN, find, load_splits, shuffle_and_cut
 from allegory.files import read_splits
+from allegory.stored import Stored
 
-__all__ = ["Data", "binarize", "checksum", "choose_likelihood", "describe", "load", "read", "to_binary"]
+__all__ = [
+    "Data",
+    "binarize",
+    "checksum",
+    "choose_likelihood",
+    "describe",
+    "load",
+    "read",
+    "to_binary",
+    "two_values",
+]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """Three splits held in memory, each (N, *event) float32.
+    """Three splits, each (N, *event) float32: tensors, or `allegory.stored.Stored` of what is too large for memory.
 
     `name` is what the user called it: a built-in name or a path. `dynamic` says that `train` holds
     grey levels in [0, 1], to be binarised anew at each draw by `binarize`, while `valid` and `test`
@@ -68,7 +79,8 @@ def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
     80 : 10 : 10, with at least one example in each split. Where a `.npz` file has `train` and
     `test` alone, a tenth of `train`, drawn by `seed`, becomes `valid`. Images (png, jpg, jpeg, bmp,
     gif, webp; of an animation the first) are taken in the order of their names, with values 0..255:
-    (1, H, W) where all of them are grey, else (3, H, W).
+    (1, H, W) where all of them are grey, else (3, H, W). A `.npy` file or a folder that would take more than a gigabyte
+    stays where it is, and is read as it is drawn.
 
     `dynamic` is for mnist, fashion-mnist and omniglot: `train` in [0, 1], to be binarised at each draw by
     `binarize`; `valid` and `test` binarised. Raises ValueError, in one line, for whatever is wrong
@@ -104,7 +116,8 @@ def read(source: str | Path, *, dynamic: bool = False) -> Tensor:
     """
     if dynamic or _is_builtin(source):
         return load(source, dynamic=dynamic).test
-    return torch.cat(list(read_splits(Path(source)).values()))
+    parts = list(read_splits(Path(source)).values())
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def binarize(grey: Tensor) -> Tensor:
@@ -134,10 +147,24 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None) -> Tensor:
         low, high = x.min().item(), x.max().item()
         values = (0.0, 1.0) if {low, high} <= {0.0, 1.0} else (low, high)
     first, second = values
-    others = x[(x != first) & (x != second)]
-    if len(others):
-        raise ValueError(f"a value {others[0].item():g}; wanted {first:g} and {second:g} alone")
-    return (x == second).to(x.dtype)
+    for part in _pieces(x):
+        others = part[(part != first) & (part != second)]
+        if len(others):
+            raise ValueError(f"a value {others[0].item():g}; wanted {first:g} and {second:g} alone")
+    return x.taken_as_bits(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
+
+
+def two_values(x: Tensor) -> tuple[float, float] | None:
+    """The two values of `x`, (N, *event), the smaller first; 0 and 1 if only one of those occurs; else None.
+
+    >>> two_values(torch.tensor([0.0, 255.0, 0.0]))
+    (0.0, 255.0)
+    """
+    low, high = x.min().item(), x.max().item()
+    if {low, high} <= {0.0, 1.0}:
+        low, high = 0.0, 1.0
+    two = low < high and all(bool(((part == low) | (part == high)).all()) for part in _pieces(x))
+    return (low, high) if two else None
 
 
 def choose_likelihood(x: Tensor) -> tuple[str, str]:
@@ -150,18 +177,18 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
     >>> choose_likelihood(torch.tensor([[0.0], [3.0], [16.0]]))
     ('categorical', 'whole numbers 0..16, 17 levels')
     """
+    two = two_values(x)
+    if two is not None:
+        return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
     low, high = x.min().item(), x.max().item()
-    if {low, high} <= {0.0, 1.0} and ((x == 0) | (x == 1)).all():
-        return "bernoulli", "two values, 0 and 1"
-    if low < high and ((x == low) | (x == high)).all():
-        return "bernoulli", f"two values, {low:g} and {high:g}, taken as 0 and 1"
-    if low >= 0 and high <= 255 and (x == x.round()).all():
+    if low >= 0 and high <= 255 and all(bool((part == part.round()).all()) for part in _pieces(x)):
         if high <= 31:
             return "categorical", f"whole numbers 0..{high:g}, {high + 1:g} levels"
         return "discretized_logistic", f"whole numbers {low:g}..{high:g}, within 0..255"
     why = f"real values, {low:g} to {high:g}"
     # A density over hidden levels has no bound, and this is the commonest way to hide them.
-    if low >= 0 and high <= 1 and ((x * 255) - (x * 255).round()).abs().max() < 1e-3:
+    steps = (part * 255 for part in _pieces(x))
+    if low >= 0 and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
         why += "; they look like grey levels / 255, so multiply by 255 to score them as levels"
     return "normal", why
 
@@ -200,11 +227,17 @@ def describe(
 
 
 def checksum(data: Data) -> str:
-    """SHA-256 of the values of the three splits."""
+    """SHA-256 of the values of the three splits; of a split that stays in its file, in the order of the file."""
     digest = hashlib.sha256()
-    for part in (data.train, data.valid, data.test):
-        digest.update(part.contiguous().numpy().data)
+    for split in (data.train, data.valid, data.test):
+        for part in _pieces(split):
+            digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _pieces(x: Any) -> Iterable[Tensor]:
+    """All of x; a part at a time where it stays in its file."""
+    return (part for _, part in x.pieces()) if isinstance(x, Stored) else [x]
 
 
 def _is_builtin(source: str | Path) -> bool:

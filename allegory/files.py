@@ -1,7 +1,8 @@
 """Files: read with one error that names them, written whole or not at all.
 
     read_splits(path)  ->  tensors of a `.npy` file (one array), a `.npz` file (`train`, `valid`, `test`; or `train`,
-                           `test`; or one array) or a folder of images, in the user's own units
+                           `test`; or one array) or a folder of images, in the user's own units; what would take more
+                           than a gigabyte of a `.npy` file or a folder stays there, and is read as it is drawn
     write_whole(path, content), or `with beside(path)`: a kill at any moment leaves the old file or the new one
 
 No pickle is ever loaded.
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from allegory.stored import Mapped, Pictures, Stored
+
 __all__ = ["beside", "read_arrays", "read_splits", "reading", "write_whole"]
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+KEPT = 2**28  # numbers that are held in memory at most
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _WANTED = "wanted a .npy or .npz file of numbers, or a folder of images"
 
@@ -57,13 +61,19 @@ def write_whole(path: Path, content: bytes) -> None:
         raise ValueError(f"cannot write {path}: {error.strerror}; nothing there was changed") from None
 
 
-def read_splits(path: Path) -> dict[str, Tensor]:
-    """The tensors of a path by split: train, valid, test; or train, test; or one, named ""."""
+def read_splits(path: Path) -> dict[str, Any]:
+    """The tensors of a path by split: train, valid, test; or train, test; or one, named "", which may be `Stored`."""
     with reading(path):
         path.stat()
-    arrays = {"": _read_images(path)} if path.is_dir() else read_arrays(path)
+    images = _read_images(path) if path.is_dir() else None
+    if isinstance(images, Pictures):
+        return {"": Stored(images)}
+    arrays = {"": images} if images is not None else read_arrays(path)
     if len(arrays) == 1:
         (array,) = arrays.values()
+        if _is_mapped(array):
+            _check_numbers(array, str(path))
+            return {"": Stored(Mapped(array))}
         return {"": _to_tensor(array, str(path))}
     if set(arrays) not in ({"train", "valid", "test"}, {"train", "test"}):
         names = ", ".join(list(arrays)[:8]) or "none"
@@ -91,6 +101,10 @@ def read_arrays(path: Path, advice: str = _WANTED) -> dict[str, Array]:
         magic = stream.read(6)
         if magic != b"\x93NUMPY" and magic[:2] != b"PK":
             raise ValueError("not a numpy file")
+        if magic == b"\x93NUMPY" and path.stat().st_size > KEPT:  # of at least one byte each
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            if mapped.size > KEPT:
+                return {"": mapped}
         stream.seek(0)
         loaded = np.load(stream, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -102,7 +116,13 @@ def read_arrays(path: Path, advice: str = _WANTED) -> dict[str, Array]:
         return arrays
 
 
-def _read_images(folder: Path) -> Array:
+def _is_mapped(array: Array) -> bool:
+    import numpy as np
+
+    return isinstance(array, np.memmap)
+
+
+def _read_images(folder: Path) -> Array | Pictures:
     """The images of a folder by name, (N, C, H, W) uint8; C = 1 where all are grey, else 3."""
     import numpy as np
 
@@ -115,16 +135,23 @@ def _read_images(folder: Path) -> Array:
             f"{folder}: no images in this folder (folders in it are not searched); "
             f"wanted files that end in {', '.join(_IMAGES)}"
         )
-    images = [_read_image(file) for file in files]
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            (h, w, _), (height, width, _) = images[0].shape, image.shape
+    images: list[Array] = []
+    first, grey = _read_image(files[0]), True
+    few = len(files) * first.size <= KEPT
+    for file in files:
+        image = _read_image(file)
+        if image.shape != first.shape:
+            (h, w, _), (height, width, _) = first.shape, image.shape
             raise ValueError(
                 f"{folder}: images of different sizes, {files[0].name} is {w} x {h} and "
                 f"{file.name} is {width} x {height}; wanted one size, resize them first"
             )
-    x = np.stack(images).transpose(0, 3, 1, 2)
-    return x[:, :1] if (x == x[:, :1]).all() else x
+        grey = grey and bool((image == image[..., :1]).all())
+        images += [image] if few else []
+    channels = 1 if grey else 3
+    if not few:
+        return Pictures(files, _read_image, (channels, *first.shape[:2]))
+    return np.stack(images).transpose(0, 3, 1, 2)[:, :channels]
 
 
 def _read_image(path: Path) -> Array:
@@ -145,6 +172,12 @@ def _to_tensor(array: Array, where: str) -> Tensor:
     """float32 (N, *event), once it is sure that these are finite numbers that float32 can hold."""
     import numpy as np
 
+    _check_numbers(array, where)
+    return torch.from_numpy(array.astype(np.float32, order="C"))
+
+
+def _check_numbers(array: Array, where: str) -> None:
+    """Raises a ValueError, in one line, where these are not (N, *event) finite numbers that float32 can hold."""
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{where}: values of type {array.dtype}; wanted real numbers, integers or bools")
     if array.ndim < 2:
@@ -152,22 +185,31 @@ def _to_tensor(array: Array, where: str) -> Tensor:
         raise ValueError(f"{where}: shape {array.shape}; wanted (examples, values, ...){hint}")
     if array.size == 0:
         raise ValueError(f"{where}: empty, shape {array.shape}; wanted at least one example")
-    finite = np.isfinite(array)
+    size = max(1, 2**24 // max(1, array[0].size))
+    for start in range(0, len(array), size):
+        _check_values(array[start : start + size], start, array, where)
+
+
+def _check_values(part: Array, start: int, array: Array, where: str) -> None:
+    """The rows of `array` from `start`."""
+    import numpy as np
+
+    finite = np.isfinite(part)
     if not finite.all():
         row, *index = np.argwhere(~finite)[0].tolist()
+        count = sum(int((~np.isfinite(rows)).sum()) for rows in array)
         raise ValueError(
-            f"{where}: NaN or infinity in {finite.size - finite.sum()} of {finite.size} values, "
-            f"the first in row {row}, index {', '.join(map(str, index))}; "
+            f"{where}: NaN or infinity in {count} of {array.size} values, "
+            f"the first in row {start + row}, index {', '.join(map(str, index))}; "
             f"fill them in or drop their rows"
         )
-    largest = max(abs(array.min().item()), abs(array.max().item()))
-    limit = 2**24 if array.dtype.kind in "iu" else torch.finfo(torch.float32).max
+    largest = max(abs(part.min().item()), abs(part.max().item()))
+    limit = 2**24 if part.dtype.kind in "iu" else torch.finfo(torch.float32).max
     if largest > limit:
         raise ValueError(
-            f"{where}: values of type {array.dtype} up to {largest:g}, which float32 cannot hold "
+            f"{where}: values of type {part.dtype} up to {largest:g}, which float32 cannot hold "
             f"(limit {limit:g}); rescale them"
         )
-    return torch.from_numpy(array.astype(np.float32, order="C"))
 
 
 @contextmanager
@@ -181,6 +223,6 @@ def reading(path: Path, advice: str = _WANTED) -> Iterator[None]:
         ) from error
     except Exception as error:  # a damaged file may raise anything in numpy, zipfile or Pillow
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if "allow_pickle" in reason:
+        if "allow_pickle" in reason or "Python objects" in reason:
             reason = "it holds Python objects, which are never loaded"
         raise ValueError(f"{path}: cannot be read ({reason}); {advice}") from error

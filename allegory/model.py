@@ -367,12 +367,7 @@ class VAE(nn.Module):
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (N, *event) with at least one example")
         if not x.is_floating_point():
             raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use x.float()")
-        finite = torch.isfinite(x)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"{name}: {int((~finite).sum())} values are NaN or infinite, the first at "
-                f"{(~finite).nonzero()[0].tolist()}; remove or replace them"
-            )
+        pieces = [(name, x)] if isinstance(x, Tensor) else ((f"{name}, {where}", part) for where, part in x.pieces())
         training = self.training
         try:
             with torch.random.fork_rng(), self._naming():
@@ -382,7 +377,14 @@ class VAE(nn.Module):
                         f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over "
                         f"{tuple(law.event_shape)}"
                     )
-                check_support(law, x, name)
+                for where, part in pieces:
+                    finite = torch.isfinite(part)
+                    if not bool(finite.all()):
+                        raise ValueError(
+                            f"{where}: {int((~finite).sum())} values are NaN or infinite, the first at "
+                            f"{(~finite).nonzero()[0].tolist()}; remove or replace them"
+                        )
+                    check_support(law, part, where)
                 self(x[:1])  # the levels fit each other
         finally:
             self.train(training)

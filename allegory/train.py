@@ -36,8 +36,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,7 @@ def fit(
 
     Args:
         model: any VAE; it is trained where it is, on its own device.
-        data: (N, *event) training data.
+        data: (N, *event) training data; a tensor, or `allegory.stored.Stored`, which reads as it is drawn.
         valid: (M, *event) data that choose the best weights and stop the training. Without them the last averaged
             weights are kept.
         objective: (trace, beta) -> (B,) nats, to be maximised; one of `allegory.objectives`, such a one with other
@@ -215,8 +217,13 @@ def fit(
         rows = torch.randperm(len(data), generator=order).to(device)
         yield from rows.split(batch_size)[now.batch :]
 
-    def draw(rows: Tensor) -> Tensor:
-        return data[rows] if transform is None else transform(data[rows])
+    def fetch(rows: Tensor) -> Tensor:
+        """The share that this process has of a batch; where it has none, one row that it will not count."""
+        mine = processes.share(rows)
+        return data[mine if len(mine) else rows[:1]]
+
+    def draw(x: Tensor) -> Tensor:
+        return x if transform is None else transform(x)
 
     def score(x: Tensor, beta: float | Tensor) -> Tensor:
         """(B,) the objective, nats."""
@@ -229,13 +236,12 @@ def fit(
     if processes.count() > 1:
         score = DistributedDataParallel(_Scored(model, score), static_graph=True)
 
-    def update(rows: Tensor) -> None:
+    def update(rows: Tensor, x: Tensor) -> None:
         """One step of gradient ascent."""
         now.lr, beta = schedule()
         state.optimizer.param_groups[0]["lr"] = now.lr
-        mine = processes.share(rows)
-        bound = score(draw(mine if len(mine) else rows[:1]), torch.as_tensor(beta) if compile else beta)
-        bound = bound if len(mine) else 0 * bound  # fewer rows than processes: this one has none to count
+        bound = score(draw(x), torch.as_tensor(beta) if compile else beta)
+        bound = bound if len(processes.share(rows)) else 0 * bound
         state.optimizer.zero_grad()
         (-bound.sum() * processes.count() / len(rows)).backward()  # the processes' gradients are averaged
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -278,10 +284,10 @@ def fit(
     def where_lost(finite: bool) -> str:
         """Runs the epoch again, looking at every step, and names what went wrong first."""
         large = f"the gradient was above {skip:g} times its usual size, {SKIPS + 1} times in a row"
-        for rows in batches():
+        for rows, x in _ahead(batches(), fetch, data):
             mine = processes.share(rows)
             with torch.random.fork_rng(), torch.no_grad(), rounded(device, precision):
-                trace = model(draw(mine if len(mine) else rows[:1]), samples=samples)
+                trace = model(draw(x), samples=samples)
                 terms = {"log p(x | z_1)": trace.log_px}
                 terms |= {f"the rate of level {t}": rate for t, rate in enumerate(trace.kl, start=1)}
             for name, term in terms.items():
@@ -289,7 +295,7 @@ def fit(
                 bad = sorted(row for part in processes.gathered(found) for row in part)
                 if bad:
                     return f"step {now.step + 1}: {name} is not finite in {len(bad)} of {len(rows)} rows, {_some(bad)}"
-            update(rows)
+            update(rows, x)
             if not bool(torch.isfinite(state.all_totals()).all()):
                 return f"step {now.step}: the bound was finite, its gradient was not"
             if lost():
@@ -339,8 +345,8 @@ def fit(
             if good is None or state.norms[-1] == 0:  # amid skips it may be too late
                 good = state.capture()
             model.train()
-            for rows in batches():
-                update(rows)
+            for rows, x in _ahead(batches(), fetch, data):
+                update(rows, x)
                 due, stop = look()
                 bar.step(now, spent)
                 if due or stop or over() == "minutes":
@@ -480,6 +486,18 @@ class _State:
             tensors["totals"][0] = 0
 
 
+def _ahead(batches: Iterator[Tensor], fetch: Callable[[Tensor], Tensor], data: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows of each batch and what they hold; what is not in memory is read while the batch before is in use."""
+    if isinstance(data, Tensor):
+        yield from ((rows, fetch(rows)) for rows in batches)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = [(rows, pool.submit(fetch, rows)) for rows in islice(batches, 1)]
+        while coming:
+            (rows, x), coming = coming[0], [(rows, pool.submit(fetch, rows)) for rows in islice(batches, 1)]
+            yield rows, x.result()
+
+
 class _Scored(nn.Module):
     """(B,) the objective, as DistributedDataParallel wants it: from a module that has the parameters."""
 
@@ -499,10 +517,10 @@ def _own(seed: int) -> int:
 def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tensor], samples: int) -> dict[str, Any]:
     """The objective at beta = 1, the ELBO and its parts, averaged over the validation set."""
     sums = [torch.zeros(2 + model.levels, dtype=torch.float64, device=valid.device)]
-    mine = processes.share(valid)
+    mine = processes.share(torch.arange(len(valid), device=valid.device))
     with scoring(model):
         for rows in mine.split(max(1, pairs_for(model, valid) // samples)) if len(mine) else ():
-            trace = model(rows, samples=samples)
+            trace = model(valid[rows], samples=samples)
             terms = torch.cat([trace.log_px[None], trace.kl]).mean(1).sum(1)
             sums.append(torch.cat([objective(trace, 1.0).sum()[None], terms]).double())
     bound, reconstruction, *rates = (processes.total(torch.stack(sums).sum(0)) / len(valid)).tolist()
@@ -665,7 +683,10 @@ def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Calla
         raise ValueError(f"training data: got shape {tuple(data.shape)}, wanted at least two examples, (N, *event)")
     device = next(model.parameters()).device
     with _seeded(0), torch.no_grad():
-        drawn = data if transform is None else transform(data)
-        model.check(drawn.to(device), "training data")
+        if transform is None:
+            model.check(data.to(device), "training data")
+        else:
+            for part in [data] if isinstance(data, Tensor) else (part for _, part in data.pieces()):
+                model.check(transform(part).to(device), "training data")
         if valid is not None:
             model.check(valid.to(device), "validation data")
