@@ -1,9 +1,10 @@
 # make demo: train on embedded data and look at what comes out. make test: everything that must hold.
+# make bench: how fast it is, beside a plain loop and pythae.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest format clean
+.PHONY: demo test lint types pytest format clean bench
 
 demo: $(VENV)/ready
 	$(BIN)/allegory demo
@@ -24,8 +25,16 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/ready $(VENV)-pythae/ready
+	$(BIN)/python benchmarks/bench.py --pythae $(VENV)-pythae/bin/python
+
+$(VENV)-pythae/ready:
+	$(PYTHON) -m venv $(VENV)-pythae
+	$(VENV)-pythae/bin/pip install --quiet torch==2.13.0 pythae==0.1.2
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-pythae build dist .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

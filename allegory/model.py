@@ -385,7 +385,7 @@ class VAE(nn.Module):
                             f"{(~finite).nonzero()[0].tolist()}; remove or replace them"
                         )
                     check_support(law, part, where)
-                self(x[:1])  # the levels fit each other
+                _ = self(x[:1]).kl  # the levels fit each other; and torch finds the divergence, which no compiler can
         finally:
             self.train(training)
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from linear_gaussian import EXACT, Relative, chain
 from torch import nn
+from torch.distributions import kl
 from torch.testing import assert_close
 
 import allegory as al
+from allegory.evaluation import unvalidated
 
 KINDS = {**EXACT, "bottom-up, not Markov": {"markov": False}}
 
@@ -214,3 +216,20 @@ def test_free_bits_say_what_is_wrong(trace):
         al.free_bits(trace, nats=-1.0)
     with pytest.raises(ValueError, match=r"wanted one number, or one for each of 3 levels"):
         al.free_bits(trace, nats=[1.0, 2.0])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
+@pytest.mark.parametrize("objective", [al.elbo, al.iwae, al.free_bits, al.renyi])
+@pytest.mark.parametrize("top_down", [False, True])
+def test_an_objective_of_a_checked_model_compiles_whole(objective, top_down):
+    """Where torch looked up the divergence of two laws for the first time, the graph would break."""
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[8], top_down=top_down).double()
+    x = (torch.rand(5, 6) < 0.5).double()
+    for known in list(kl._KL_MEMOIZE):
+        del kl._KL_MEMOIZE[known]
+    model.check(x)
+    torch.compiler.reset()
+
+    whole = torch.compile(lambda x: objective(model(x, samples=2)), fullgraph=True, backend="eager")
+    with unvalidated():
+        assert whole(x).shape == (5,)

@@ -1,0 +1,175 @@
+"""How fast training and evaluation are: this library, a plain PyTorch loop, pythae, and the machine at its best.
+
+    make bench                                       # some twenty minutes; leave the machine alone meanwhile
+    python benchmarks/bench.py [--pythae PYTHON] [--rounds 5] [--small] [--only NAME]
+
+Writes benchmarks/results/bench.json and bench.md. PYTHON is that of an environment that has pythae.
+
+    training      an epoch of 60,000 examples, 784-400-20-400-784, ReLU, Bernoulli, Adam, batches of 128 and of 1,000
+    evaluation    L_1000 of 10,000 examples with the same network, timed on some of them and scaled
+
+The limit is the floating-point operations that the arithmetic needs, over the rate at which this machine multiplies
+large matrices of float32 in the same run: (forward, and twice that backward, less the gradient by x).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from sides import Elsewhere, Epochs, Setup, compare, machine, matrix_rate, say
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import allegory as al
+
+WIDTH, LATENT, PIXELS = 400, 20, 784
+WEIGHTS = PIXELS * WIDTH + WIDTH * 2 * LATENT + LATENT * WIDTH + WIDTH * PIXELS
+RESULTS = Path(__file__).with_name("results")
+
+
+def images(count: int) -> torch.Tensor:
+    """(N, 784) binary noise: what the numbers are does not matter for speed."""
+    return (torch.rand(count, PIXELS, generator=torch.Generator().manual_seed(0)) < 0.13).float()
+
+
+def network() -> al.VAE:
+    torch.manual_seed(0)
+    return al.architectures.mlp((PIXELS,), "bernoulli", latent=[LATENT], hidden=[WIDTH], activation="ReLU")
+
+
+def ours(x: torch.Tensor, batch: int, **settings: Any) -> Setup:
+    """`fit`, with all that it does: clipping, averaged weights, the watch for NaN."""
+
+    def setup() -> Epochs:
+        def train(pause: Any) -> Any:
+            return al.fit(network(), x, epochs=10**6, batch_size=batch, lr=1e-3, transform=pause, **settings)
+
+        return Epochs(train, math.ceil(len(x) / batch))
+
+    return setup
+
+
+class Plain(nn.Module):
+    """The VAE of every tutorial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(PIXELS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 2 * LATENT))
+        self.decoder = nn.Sequential(nn.Linear(LATENT, WIDTH), nn.ReLU(), nn.Linear(WIDTH, PIXELS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mu, log_variance = self.encoder(x).chunk(2, -1)
+        z = mu + torch.exp(0.5 * log_variance) * torch.randn_like(mu)
+        log_px = -F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none").sum(-1)
+        return log_px + 0.5 * (1 + log_variance - mu**2 - log_variance.exp()).sum(-1)
+
+
+def plain(x: torch.Tensor, batch: int) -> Setup:
+    """A plain loop over a DataLoader."""
+
+    def setup() -> Any:
+        torch.manual_seed(0)
+        model = Plain()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        loader = DataLoader(TensorDataset(x), batch_size=batch, shuffle=True)
+
+        def run() -> float:
+            total = 0.0
+            for (rows,) in loader:
+                loss = -model(rows).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
+            return total
+
+        return run
+
+    return setup
+
+
+def pythae(python: str, task: str, count: int, batch: int) -> Setup:
+    return lambda: Elsewhere(python, "pythae_worker.py", task, count, batch)
+
+
+def training(count: int, batch: int, python: str | None, rounds: int) -> dict[str, Any]:
+    x = images(count)
+    sides: dict[str, Setup] = {
+        "allegory, float32": ours(x, batch),
+        "allegory, float32, compiled": ours(x, batch, compile=True),
+        "allegory, bfloat16, compiled": ours(x, batch, compile=True, precision="bfloat16"),
+        "plain loop": plain(x, batch),
+    }
+    sides |= {"pythae": pythae(python, "train", count, batch)} if python else {}
+    operations = count * (6 * WEIGHTS - 2 * PIXELS * WIDTH)
+    return dict(title=f"training, batch {batch}", operations=operations, sides=compare(sides, rounds))
+
+
+def evaluation(count: int, python: str | None, rounds: int) -> dict[str, Any]:
+    x, model = images(count), network().eval()
+
+    def score(**settings: Any) -> Setup:
+        return lambda: lambda: al.log_likelihood(model, x, samples=1000, **settings)
+
+    sides: dict[str, Setup] = {
+        "allegory, float32": score(),
+        "allegory, float32, compiled": score(compile=True),
+        "allegory, bfloat16, compiled": score(compile=True, precision="bfloat16"),
+    }
+    sides |= {"pythae": pythae(python, "nll", count, 100)} if python else {}
+    operations = count * 1000 * 2 * (LATENT * WIDTH + WIDTH * PIXELS)
+    found = compare(sides, rounds)
+    return dict(title=f"L_1000 of {count:,} examples", operations=operations, sides=found, scale=10_000 / count)
+
+
+def table(result: dict[str, Any], rates: dict[str, float]) -> str:
+    """Markdown: seconds and how they compare."""
+    lines = [f"### {result['title']}", "", "| side | seconds | least to most | first run | times | of the limit |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    sides = result["sides"]
+    base = sides.get("pythae", sides[next(iter(sides))])["median"]
+    limit = result["operations"] / rates["float32"]
+    for name, side in sides.items():
+        lines.append(
+            f"| {name} | {side['median']:.3f} | {side['least']:.3f} to {side['most']:.3f} | {side['first']:.2f} "
+            f"| {base / side['median']:.2f} | {limit / side['median']:.0%} |"
+        )
+    lines.append(f"| the limit in float32 | {limit:.3f} | | | {base / limit:.2f} | 100% |")
+    if "scale" in result:
+        lines += ["", f"Of 10,000 examples: {result['scale']:g} times as long."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How fast training and evaluation are.")
+    parser.add_argument("--pythae", metavar="PYTHON", help="the python of an environment that has pythae")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="a few seconds, to see whether it works; writes nothing")
+    parser.add_argument("--only", choices=("training", "evaluation"))
+    options = parser.parse_args()
+    count, some, rounds = (3000, 10, 2) if options.small else (60_000, 200, options.rounds)
+    rates = {"float32": matrix_rate(torch.float32), "bfloat16": matrix_rate(torch.bfloat16)}
+    say(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
+    results = []
+    if options.only != "evaluation":
+        results += [training(count, batch, options.pythae, rounds) for batch in (128, 1000)]
+    if options.only != "training":
+        results.append(evaluation(some, options.pythae, rounds))
+    about = dict(machine=machine(), matrix_rates=rates, rounds=rounds)
+    written = "\n\n".join(table(result, rates) for result in results)
+    print(written)
+    if not options.small:
+        head = ", ".join(f"{key} {value}" for key, value in about["machine"].items())
+        gflops = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
+        (RESULTS / "bench.json").write_text(json.dumps(about | dict(results=results), indent=1) + "\n")
+        (RESULTS / "bench.md").write_text(f"{head}; large matrices: {gflops}.\n\n{written}\n")
+
+
+if __name__ == "__main__":
+    main()
