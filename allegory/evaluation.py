@@ -23,10 +23,14 @@ Shapes: S particles a pass, B examples a pass, N examples, K particles in all, T
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -36,7 +40,15 @@ from torch.distributions import Distribution, Independent, Normal
 from allegory import processes
 from allegory.model import VAE
 
-__all__ = ["Evaluation", "bound_curve", "evaluate", "log_likelihood", "posterior_moments"]
+__all__ = [
+    "Evaluation",
+    "bfloat16_gain",
+    "bound_curve",
+    "evaluate",
+    "has_compiler",
+    "log_likelihood",
+    "posterior_moments",
+]
 
 ACTIVE = 0.01
 TRUSTED = 2.0
@@ -99,6 +111,31 @@ def rounded(device: torch.device, precision: str) -> torch.autocast:
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision={precision!r}: wanted 'float32' or 'bfloat16'")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def bfloat16_gain(device: torch.device) -> float:
+    """How many times as fast a product of matrices is in bfloat16 as in float32, its rounding counted: 3 or 4 where
+    there are instructions for it, below 1 where there are none.
+    """
+    a, b = torch.randn(256, 512, device=device), torch.randn(512, 512, device=device)
+
+    def seconds(precision: str) -> float:
+        times = []
+        with rounded(device, precision):
+            for _ in range(20):
+                began = time.perf_counter()
+                (a @ b).sum().item()  # waits
+                times.append(time.perf_counter() - began)
+        return min(times)
+
+    return seconds("float32") / seconds("bfloat16")
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether there is what `torch.compile` needs: a compiler of C++ or, for a GPU, triton."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name)
 
 
 @contextmanager

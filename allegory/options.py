@@ -102,7 +102,10 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("--activation", metavar="NAME", help="a class of torch.nn (default SiLU)")
     p.add_argument("--ema", type=_fraction, metavar="E", help="memory of the averaged weights (default 0.999)")
     p.add_argument("--patience", type=_natural, metavar="N", help="epochs without progress until it stops (default 50)")
-    p.add_argument("--precision", choices=("float32", "bfloat16"), help="of the networks in training (default float32)")
+    p.add_argument("--precision", choices=("auto", "float32", "bfloat16"),
+                   help="of the networks in training (default auto: bfloat16 where that is faster)")  # fmt: skip
+    p.add_argument("--compile", action=argparse.BooleanOptionalAction,
+                   help="compile the training (default: if it is long enough to pay)")  # fmt: skip
     p.add_argument("--checkpoint-seconds", type=float, metavar="S", help="between checkpoints (default 10)")
     _add_device(p)
 

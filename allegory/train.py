@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from allegory import checkpoint, processes
-from allegory.evaluation import pairs_for, rounded, scoring, unvalidated
+from allegory.evaluation import has_compiler, pairs_for, rounded, scoring, unvalidated
 from allegory.files import write_whole
 from allegory.model import VAE, Trace
 from allegory.objectives import elbo
@@ -231,6 +231,9 @@ def fit(
             trace = model(x, samples=samples, held=held)
         return objective(trace, beta)
 
+    if compile and not has_compiler(device):
+        warnings.warn("there is no compiler on this machine, so nothing is compiled", stacklevel=2)
+        compile = False
     if compile:
         score = torch.compile(score, dynamic=False)
     if processes.count() > 1:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import allegory
-from allegory import demo
-from allegory.command import main
+import allegory as al
+from allegory import demo, evaluation
+from allegory.command import DEFAULTS, _fast, main
 
 TINY = ["--hidden", "16", "--latent", "4,2", "--epochs", "3", "--batch-size", "200"]
 
@@ -405,3 +407,57 @@ def test_a_pipe_that_closes_is_no_error():
         f"{sys.executable} -m allegory datasets | head -1", shell=True, capture_output=True, text=True, check=True
     )
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "likelihood", "gain", "compiler", "chosen"),
+    [
+        ({}, "bernoulli", 3.0, True, ("bfloat16", False)),
+        ({}, "bernoulli", 1.2, True, ("float32", False)),
+        ({}, "normal", 3.0, True, ("float32", False)),
+        ({"precision": "bfloat16"}, "normal", 0.1, True, ("bfloat16", False)),
+        ({"precision": "float32"}, "bernoulli", 3.0, True, ("float32", False)),
+        ({"epochs": 2000}, "normal", 3.0, True, ("float32", True)),
+        ({"epochs": 2000}, "normal", 3.0, False, ("float32", False)),
+        ({"epochs": 2000, "compile": False}, "normal", 3.0, True, ("float32", False)),
+        ({"epochs": None, "minutes": 10}, "normal", 3.0, True, ("float32", True)),
+        ({"epochs": None, "minutes": 1}, "normal", 3.0, True, ("float32", False)),
+        ({"epochs": 2000, "minutes": 1}, "normal", 3.0, True, ("float32", False)),
+    ],
+)
+def test_what_makes_a_training_fast_is_chosen_and_said(asked, likelihood, gain, compiler, chosen, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "bfloat16_gain", lambda device: gain)
+    monkeypatch.setattr(evaluation, "has_compiler", lambda device: compiler)
+    options = {**DEFAULTS, "epochs": 10, **asked}
+    found = _fast(options, likelihood, 1300, torch.device("cpu"))
+    assert (found["precision"], found["compile"]) == chosen
+    said = capsys.readouterr().err
+    assert ("precision: bfloat16" in said) == (chosen[0] == "bfloat16" and "precision" not in asked)
+    assert ("compiled:" in said) == chosen[1]
+
+
+def test_a_run_that_was_fast_is_resumed_as_it_was(monkeypatch, capsys):
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (90, 5)))
+    train = ["train", "x.npy", "--out", "run", "--hidden", "8", "--latent", "2"]
+    monkeypatch.setattr(evaluation, "bfloat16_gain", lambda device: 2.0)
+    assert main([*train, "--epochs", "1"]) == 0
+    assert json.loads(Path("run/config.json").read_text())["fit"]["precision"] == "bfloat16"
+    monkeypatch.setattr(evaluation, "bfloat16_gain", lambda device: 0.5)
+    assert main([*train, "--epochs", "2", "--resume"]) == 0, capsys.readouterr().err
+
+
+def test_the_gain_of_a_precision_is_measured_and_a_compiler_found(monkeypatch):
+    cpu = torch.device("cpu")
+    assert 0.01 < evaluation.bfloat16_gain(cpu) < 100
+    assert evaluation.has_compiler(cpu) in (True, False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert not evaluation.has_compiler(cpu)
+
+
+def test_without_a_compiler_nothing_is_compiled_and_that_is_said(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    model, x = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4]), torch.ones(9, 3).float()
+    with pytest.warns(UserWarning, match="there is no compiler on this machine, so nothing is compiled"):
+        assert al.fit(model.float(), x, epochs=1, compile=True).epoch == 1
