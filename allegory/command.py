@@ -320,12 +320,13 @@ def sample(run: str, count: int, out: str, device: str, seed: int) -> None:
     import torch
 
     from allegory import load
+    from allegory.checkpoint import read_config
     from allegory.figures import expected
 
     _check_out(out)
     if count < 1:
         raise ValueError(f"--count {count}: wanted at least 1")
-    about = _about(run)
+    about = read_config(run).get("data") or {}  # a run of Python's has none, and needs none
     model = load(run).to(_device(device))
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -564,7 +565,7 @@ def _write(out: str, arrays: dict[str, Any], picture: Any, about: dict[str, Any]
     from allegory.files import write_whole
 
     if Path(out).suffix == ".png":
-        save_sheet(out, picture, columns, *about["range"])
+        save_sheet(out, picture, columns, *about.get("range", (picture.min().item(), picture.max().item())))
         return
     file = io.BytesIO()
     np.savez_compressed(file, **{key: value.cpu().numpy() for key, value in arrays.items()})

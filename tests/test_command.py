@@ -461,3 +461,17 @@ def test_without_a_compiler_nothing_is_compiled_and_that_is_said(monkeypatch):
     model, x = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4]), torch.ones(9, 3).float()
     with pytest.warns(UserWarning, match="there is no compiler on this machine, so nothing is compiled"):
         assert al.fit(model.float(), x, epochs=1, compile=True).epoch == 1
+
+
+def test_a_run_of_python_is_sampled_and_nothing_else_without_its_data(capsys):
+    torch.manual_seed(0)
+    x = (torch.rand(40, 1, 4, 4) < 0.5).float()
+    model = al.architectures.mlp((1, 4, 4), "bernoulli", latent=[2], hidden=[4])
+    al.fit(model, x, epochs=1, out="run")
+    assert main(["sample", "run", "--count", "9", "--out", "s.npz"]) == 0
+    assert np.load("s.npz")["samples"].shape == (9, 1, 4, 4)
+    assert main(["sample", "run", "--count", "9", "--out", "s.png"]) == 0
+    assert Path("s.png").exists()
+    capsys.readouterr()
+    assert main(["evaluate", "run"]) == 2
+    assert "does not say on what data" in capsys.readouterr().err
