@@ -8,8 +8,8 @@ z_1 of 4 x 7 x 7; p(x | z_1, z_2) and p(z_1 | z_2) share a state of 64 x 7 x 7. 
 
 Reached with binarized-mnist on one thread of a machine of two x86-64 cores (AVX-512, bfloat16), other work beside,
 torch 2.13: 82.06 (seed 1, commit de54169, 63 epochs), 81.98 (seed 2, commit 5543893, 71 epochs) and 81.72 (seed 3,
-commit b860245, 66 epochs); the standard error over the images is 0.21. Published: 82.41 (convHVAE), 81.09 (with a VampPrior; Tomczak & Welling 2018). Nothing else
-was scored on test while the recipe was found.
+commit b860245, 66 epochs); the standard error over the images is 0.21. Published: 82.41 (convHVAE), 81.09 (with a
+VampPrior; Tomczak & Welling 2018). Nothing else was scored on test while the recipe was found.
 """
 
 import sys
