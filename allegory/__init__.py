@@ -66,9 +66,12 @@ def __getattr__(name: str) -> Any:
         if name in names:
             found = globals()[name] = getattr(import_module(f"allegory.{module}"), name)
             return found
-    if name in ("architectures", "families", "networks"):
+    try:
         return import_module(f"allegory.{name}")
-    raise AttributeError(f"module 'allegory' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        if error.name != f"allegory.{name}":
+            raise
+        raise AttributeError(f"module 'allegory' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:

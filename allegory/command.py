@@ -48,12 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(options.pop("command"), options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("allegory: stopped", file=sys.stderr)
+        _say("allegory: stopped")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, FloatingPointError) as error:
-        _say(f"allegory: {' '.join(str(error).split())}")
+        line, rank = " ".join(str(error).split()), os.environ.get("RANK", "0")
+        if rank == "0":
+            _say(f"allegory: {line}")
+        elif not getattr(error, "__notes__", []):  # what all were told, the first one says
+            print(f"allegory, process {rank}: {line}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if "alloc" not in str(error) and "out of memory" not in str(error) and not isinstance(error, MemoryError):
@@ -99,7 +103,7 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
     parts = {key: options[key] for key in (*BOTH, *ONLY[options["architecture"]]) if key in options}
     x = examples.train
-    some = x if isinstance(x, torch.Tensor) else x[: max(1000, 2**26 // math.prod(x.shape[1:]))]
+    some = x if isinstance(x, torch.Tensor) else x[: max(1, 2**26 // math.prod(x.shape[1:]))]
     model = build(examples.event_shape, about["likelihood"], categories=about["categories"], data=some, **parts).to(
         where
     )
@@ -128,9 +132,10 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
     except RuntimeError as error:
         if processes.count() == 1 or not any(word in str(error) for word in ("Connection", "gloo", "NCCL")):
             raise
+        reason = str(error).split("] ", 1)[-1].split(". ")[0]
         raise ValueError(
-            f"a process of this training is gone ({str(error).split('. ')[0]}); {out} keeps the last checkpoint: go on "
-            "with the same command and --resume"
+            f"another process of this training is gone ({reason}); if it has not said why, {out} keeps the last "
+            "checkpoint: go on with the same command and --resume"
         ) from None
     if processes.rank() > 0:
         return
@@ -179,7 +184,7 @@ def _fast(options: dict[str, Any], likelihood: str, count: int, device: Any) -> 
             _say(f"precision: bfloat16 in the networks, {gain:.1f} times as fast here; densities stay in float32")
     if compile is None:
         steps = math.ceil(count / options["batch_size"]) * (options["epochs"] or math.inf)
-        long = steps >= WORTH_COMPILING if options["minutes"] is None else options["minutes"] >= 5
+        long = steps >= WORTH_COMPILING and (options["minutes"] is None or options["minutes"] >= 5)
         compile = long and processes.told(lambda: has_compiler(device))
         if compile:
             _say("compiled: half a minute at the start, and then each step is a third faster")
@@ -466,12 +471,9 @@ def _load(source: str, dynamic: bool, seed: int, likelihood: str) -> tuple[Any, 
     """The data, and what the run has to remember of them."""
     import torch
 
-    from allegory import processes
-    from allegory.data import describe, load, two_values
+    from allegory.data import describe, two_values
 
-    if processes.count() > 1:  # one of them downloads
-        processes.told(lambda: bool(load(source, dynamic=dynamic, seed=seed)))
-    examples = load(source, dynamic=dynamic, seed=seed)
+    examples = _load_once(source, dynamic, seed)
     if not isinstance(examples.train, torch.Tensor):
         numbers = math.prod(examples.train.shape)
         _say(f"{source}: its {numbers:,} numbers for training stay there, and are read as they are drawn")
@@ -479,6 +481,16 @@ def _load(source: str, dynamic: bool, seed: int, likelihood: str) -> tuple[Any, 
     values = two_values(examples.train) if likelihood == "bernoulli" and not dynamic else None
     examples = _as_bits(examples, values)
     return examples, describe(examples, likelihood, categories, values, seed)
+
+
+def _load_once(source: str, dynamic: bool, seed: int) -> Any:
+    """The data; of several processes the first one downloads."""
+    from allegory import processes
+    from allegory.data import load
+
+    if processes.count() > 1:
+        processes.told(lambda: bool(load(source, dynamic=dynamic, seed=seed)))
+    return load(source, dynamic=dynamic, seed=seed)
 
 
 def _as_bits(examples: Any, two_values: Any) -> Any:
@@ -515,11 +527,10 @@ def _open_run(run: str) -> tuple[Any, Any, dict[str, Any]]:
     """Model, data and memory of a run; the data must still be the same."""
     from allegory import load
     from allegory.data import checksum
-    from allegory.data import load as load_data
 
     about = _about(run)
     model = load(run)
-    examples = load_data(about["source"], dynamic=about["dynamic"], seed=about["seed"])
+    examples = _load_once(about["source"], about["dynamic"], about["seed"])
     if list(examples.event_shape) != about["event_shape"]:
         raise ValueError(
             f"{about['source']} has examples of shape {tuple(examples.event_shape)}, {run} was trained on "

@@ -17,6 +17,9 @@ memory does not grow with K or N. By default a pass makes some million numbers f
 likes. The noise of an example depends on torch's seed and on its place among the examples alone (where q is normal): a
 result does not depend on `pairs`.
 
+Where torch.distributed is initialised all processes have to call these functions, with the same arguments: each scores
+its share of the examples, and all get the whole result, which is that of one process.
+
 Shapes: S particles a pass, B examples a pass, N examples, K particles in all, T levels.
 """
 
@@ -175,7 +178,7 @@ def log_likelihood(
     """
     _check_samples(samples)
     model.check(x)
-    weigh = _compiled(_weigh, compile)
+    weigh = _compiled(_weigh, compile, x)
 
     def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
         return (_together(weigh(model, rows, noise) for noise in noises)[0],)
@@ -206,7 +209,7 @@ def evaluate(
     """
     _check_samples(samples)
     model.check(x)
-    weigh = _compiled(_weigh, compile)
+    weigh = _compiled(_weigh, compile, x)
 
     def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
         log_w, log_w2, terms, *means = _together(weigh(model, rows, noise) for noise in noises)
@@ -273,7 +276,7 @@ def bound_curve(
     _check_samples(samples)
     model.check(x)
     ladder = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
-    weigh = _compiled(_log_weights, compile)
+    weigh = _compiled(_log_weights, compile, x)
 
     def averages(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
         log_w = torch.cat([weigh(model, rows, noise) for noise in noises])
@@ -327,7 +330,9 @@ class _Particles:
         self.passes = [min(self.size, samples - start) for start in range(0, samples, self.size)]
         self.block = max(1, self.SHARED // self.size)
         self.rows = max(1, (pairs or most) // (self.size * self.block)) * self.block
-        self.device, self.seed = x.device, processes.told(lambda: int(torch.randint(2**62, ())))
+        self.most = max(1, (pairs or most) // self.rows)  # particles at a time, of the rows of a pass
+        seed = int(torch.randint(2**62, ()))
+        self.device, self.seed = x.device, processes.told(lambda: seed)
         self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in model.encode(x[:1])]
 
     def noise(self, start: int, count: int) -> Iterator[Noise]:
@@ -341,14 +346,22 @@ class _Particles:
             return torch.cat(parts, 1)[:, :count]
 
         for particles in self.passes:
-            yield particles, [None if shape is None else draw(particles, *shape) for shape in self.shapes]
+            drawn = [None if shape is None else draw(particles, *shape) for shape in self.shapes]
+            for part in range(0, particles, self.most):
+                some = [None if noise is None else noise[part : part + self.most] for noise in drawn]
+                yield min(self.most, particles - part), some
 
 
 def _is_normal(q: Distribution) -> bool:
-    return isinstance(q.base_dist if isinstance(q, Independent) else q, Normal)
+    """Whether its draws are mu + sigma eps."""
+    law = type(q.base_dist if isinstance(q, Independent) else q)
+    return issubclass(law, Normal) and law.rsample is Normal.rsample
 
 
-def _compiled(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], compile: bool, x: Tensor) -> Callable[..., Any]:
+    if compile and not has_compiler(x.device):
+        warnings.warn("there is no compiler on this machine, so nothing is compiled", stacklevel=3)
+        compile = False
     return torch.compile(function, dynamic=False) if compile else function
 
 
@@ -418,7 +431,9 @@ def _gather(
     starts = processes.share(torch.arange(0, len(x), particles.rows)).tolist()
     for start in starts or [0]:  # a process without rows has to know what the others add to
         rows = x[start : start + particles.rows]
-        parts = score(rows, particles.noise(start, len(rows)))
+        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            torch.manual_seed(particles.seed + start)  # for what is not made of the given noise
+            parts = score(rows, particles.noise(start, len(rows)))
         each = len(parts) - summed
         if not whole:
             whole = [part.new_zeros(len(x), *part.shape[1:]) for part in parts[:each]]

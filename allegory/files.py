@@ -72,6 +72,8 @@ def read_splits(path: Path) -> dict[str, Any]:
     if len(arrays) == 1:
         (array,) = arrays.values()
         if _is_mapped(array):
+            if not array.flags.c_contiguous:
+                raise ValueError(f"{path}: too large for memory, and in Fortran order; save np.ascontiguousarray of it")
             _check_numbers(array, str(path))
             return {"": Stored(Mapped(array))}
         return {"": _to_tensor(array, str(path))}

@@ -241,8 +241,12 @@ class VAE(nn.Module):
 
         def draw(t: int, q: Distribution) -> Tensor:
             eps = None if noise is None else noise[t - 1]
-            return _draw(q, Size((samples,)) if t == first else Size(), t) if eps is None else _moved(q, eps, t)
+            if eps is not None:
+                return _moved(q, eps, samples, t)
+            return _draw(q, Size((samples,)) if t == first else Size(), t)
 
+        if noise is not None and len(noise) != self.levels:
+            raise ValueError(f"noise: got {len(noise)} of it, wanted one for each of {self.levels} levels")
         return draw
 
     def _infer(self, x: Tensor, samples: int, draw: Draw | None = None) -> tuple[Latents, Laws]:
@@ -490,12 +494,12 @@ def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:
     return q.sample(fan_out)
 
 
-def _moved(q: Distribution, noise: Tensor, level: int) -> Tensor:
+def _moved(q: Distribution, noise: Tensor, samples: int, level: int) -> Tensor:
     """The draw mu + sigma eps."""
     law = q.base_dist if isinstance(q, Independent) else q
     if not isinstance(law, Normal):
         raise ValueError(f"noise of level {level}: wanted None, since {type(law).__name__} is not made of normals")
-    wanted = (len(noise), *q.batch_shape[-1:], *q.event_shape)
+    wanted = (samples, *q.batch_shape[-1:], *q.event_shape)
     if noise.shape != wanted:
         raise ValueError(f"noise of level {level}: got shape {tuple(noise.shape)}, wanted {wanted}")
     return torch.addcmul(law.loc, law.scale, noise)

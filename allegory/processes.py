@@ -20,6 +20,9 @@ from torch import Tensor
 __all__ = ["count", "gathered", "joined", "most", "rank", "share", "told", "total"]
 
 
+TOLD = "told to all processes"
+
+
 def count() -> int:
     """How many processes work together."""
     return dist.get_world_size() if _together() else 1
@@ -63,7 +66,9 @@ def told(function: Callable[[], Any]) -> Any:
             said[1] = str(error)
     dist.broadcast_object_list(said)
     if said[1] is not None:
-        raise ValueError(said[1])
+        mistake = ValueError(said[1])
+        mistake.add_note(TOLD)
+        raise mistake
     return said[0]
 
 

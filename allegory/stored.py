@@ -1,6 +1,7 @@
 r"""Examples that stay in their files, and are read as they are drawn: for sets that are larger than memory.
 
-    Stored(source, rows)    stands where a tensor (N, *event) of data may stand: in `fit`, `evaluate` and their like
+    Stored(source, rows)    stands for a tensor (N, *event) of data in `fit`, `evaluate`, `log_likelihood`,
+                            `bound_curve` and `posterior_moments`
     Mapped(array)           a memory-mapped array, as its source
     Pictures(files, ...)    the images of a folder, as its source
 
@@ -48,10 +49,11 @@ class Stored:
     ) -> None:
         self.source, self.values, self.device = source, values, torch.device(device)
         self.rows = torch.arange(len(source)) if rows is None else rows
+        self.range: tuple[Tensor, Tensor] | None = None
 
     @property
     def shape(self) -> Size:
-        """(N, *event)."""
+        """(N, *event), as of a tensor."""
         return Size((len(self.rows), *self.source.shape[1:]))
 
     def __len__(self) -> int:
@@ -69,7 +71,7 @@ class Stored:
         return len(self.shape)
 
     def is_floating_point(self) -> bool:
-        """What is read is."""
+        """What is read is, whatever the file has."""
         return True
 
     def to(self, device: torch.device | str) -> Stored:
@@ -92,11 +94,18 @@ class Stored:
 
     def min(self) -> Tensor:
         """() the smallest number."""
-        return torch.stack([part.min() for _, part in self.pieces()]).min()
+        return self._range()[0]
 
     def max(self) -> Tensor:
         """() the largest number."""
-        return torch.stack([part.max() for _, part in self.pieces()]).max()
+        return self._range()[1]
+
+    def _range(self) -> tuple[Tensor, Tensor]:
+        """Read once: it may be a long way through."""
+        if self.range is None:
+            both = [(part.min(), part.max()) for _, part in self.pieces()]
+            self.range = torch.stack([low for low, _ in both]).min(), torch.stack([high for _, high in both]).max()
+        return self.range
 
     def _read(self, rows: Tensor) -> Tensor:
         x = self.source[rows]

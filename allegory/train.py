@@ -21,8 +21,9 @@ training has left the place where it was, and what it would go on with is as bad
 step to say where, the weights go back to the average as it was when the epoch began, and the learning rate is halved.
 An epoch that fails for the sixth time is an error; after five restarts in all, what is merely large is followed.
 
-Started by `torchrun`, or wherever torch.distributed is initialised, all processes call `fit` with the same arguments:
-each takes its share of every batch, the gradient is that of the whole batch, and the first one writes the run.
+Started by `torchrun`, or wherever torch.distributed is initialised (with gloo for what is on the CPU), all processes
+call `fit` with the same arguments: each takes its share of every batch, the gradient is that of the whole batch, and
+the first one writes the run. They agree on the time after every step, which waits for it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ __all__ = ["Record", "fit"]
 
 RESTARTS = 5
 SKIPS = 3  # in a row
+RANDOM = ("random", "random_cuda")
 
 
 @dataclass
@@ -176,6 +178,8 @@ def fit(
     data = data.to(device)
     valid = None if valid is None else valid.to(device)
     parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    if processes.count() > 1:
+        model.load_state_dict(processes.told(model.state_dict))
     state = _State(model, torch.optim.AdamW(parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True))
     both = zip(state.average.parameters(), model.parameters(), strict=True)
     averages: list[Tensor] = [average for average, p in both if p.requires_grad]
@@ -456,15 +460,15 @@ class _State:
     def save(self, run: Path) -> None:
         """The weights to use first, so that they are never older than the position."""
         tensors, position = self.capture()
-        for key in tensors.keys() & {"random", "random_cuda"}:  # every process has its own
+        for key in filter(tensors.__contains__, RANDOM):  # every process has its own
             tensors[key] = torch.stack(processes.gathered(tensors[key].cpu()))
         tensors["totals"] = self.all_totals()
-        if processes.rank() > 0:
-            return
-        checkpoint.write_tensors(run / checkpoint.WEIGHTS, self.weights(), {})
-        checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
-        lines = "".join(json.dumps(line) + "\n" for line in position["history"])
-        write_whole(run / checkpoint.METRICS, lines.encode())
+        if processes.rank() == 0:
+            checkpoint.write_tensors(run / checkpoint.WEIGHTS, self.weights(), {})
+            checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
+            lines = "".join(json.dumps(line) + "\n" for line in position["history"])
+            write_whole(run / checkpoint.METRICS, lines.encode())
+        processes.most(0.0)  # the others wait until it is there
 
     def load(self, run: Path, seed: int) -> None:
         tensors, position = processes.told(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
@@ -477,7 +481,7 @@ class _State:
 
     def _take_own(self, tensors: dict[str, Tensor], seed: int) -> None:
         """Leaves of the randomness of all processes this one's; new noise where they are not as many as they were."""
-        for key in tensors.keys() & {"random", "random_cuda"}:
+        for key in filter(tensors.__contains__, RANDOM):
             states = torch.atleast_2d(tensors[key])
             if len(states) == processes.count():
                 tensors[key] = states[processes.rank()].clone()  # torch reads no views

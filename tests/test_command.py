@@ -423,6 +423,7 @@ def test_a_pipe_that_closes_is_no_error():
         ({"epochs": None, "minutes": 10}, "normal", 3.0, True, ("float32", True)),
         ({"epochs": None, "minutes": 1}, "normal", 3.0, True, ("float32", False)),
         ({"epochs": 2000, "minutes": 1}, "normal", 3.0, True, ("float32", False)),
+        ({"epochs": 1, "minutes": 10}, "normal", 3.0, True, ("float32", False)),
     ],
 )
 def test_what_makes_a_training_fast_is_chosen_and_said(asked, likelihood, gain, compiler, chosen, monkeypatch, capsys):

@@ -32,11 +32,19 @@ def test_what_a_pass_takes_changes_nothing(build, samples, monkeypatch):
     )  # 500 particles are five passes
     model, x = build(), bits(150)
     found = []
-    for pairs in (1, 100, 1000, None, 10**6):
+    for pairs in (40, 100, 1000, None, 10**6):
         torch.manual_seed(5)
         found.append(al.log_likelihood(model, x, samples=samples, pairs=pairs))
     for other in found[1:]:
         assert_close(found[0], other, rtol=0, atol=1e-9)
+
+
+def test_a_pass_takes_no_more_than_it_may():
+    model, x, seen = chain(), bits(3), []
+    model.decoders[0].register_forward_hook(lambda module, inputs, law: seen.append(law.batch_shape.numel()))
+    al.log_likelihood(model, x, samples=1000, pairs=100)
+    assert max(seen[-30:]) == 100
+    assert sum(seen[-30:]) == 3000
 
 
 def test_a_seed_gives_the_same_result_and_the_next_call_another():
@@ -81,6 +89,10 @@ def test_noise_that_does_not_fit_is_said():
     model, x = chain(), bits(4)
     with pytest.raises(ValueError, match=r"noise of level 1: got shape \(7, 4, 2\), wanted \(7, 4, 3\)"):
         model(x, samples=7, noise=[torch.randn(7, 4, 2)] * 2)
+    with pytest.raises(ValueError, match=r"noise of level 2: got shape \(1, 4, 2\), wanted \(7, 4, 2\)"):
+        model(x, samples=7, noise=[None, torch.randn(1, 4, 2)])
+    with pytest.raises(ValueError, match="noise: got 1 of it, wanted one for each of 2 levels"):
+        model(x, noise=[None])
     tails = al.VAE(
         al.StandardNormal(2),
         al.Conditional(nn.Linear(6, 6), al.families.student_t),

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,13 @@ def test_the_names_of_the_package_are_those_it_fetches():
     assert {*fetched, "architectures", "families", "networks"} == set(allegory.__all__) <= set(dir(allegory))
     with pytest.raises(AttributeError, match="module 'allegory' has no attribute 'gan'"):
         _ = allegory.gan
+
+
+def test_every_name_that_the_readme_uses_is_there_from_the_start():
+    names = sorted(set(re.findall(r"\bal\.([a-z_]+)", (PACKAGE.parent / "README.md").read_text())))
+    assert "priors" in names
+    for name in set(names) - set(allegory.__all__):
+        subprocess.run([sys.executable, "-c", f"import allegory as al; al.{name}"], check=True)
 
 
 def test_the_command_knows_every_likelihood():

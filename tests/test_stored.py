@@ -144,7 +144,9 @@ def test_mistakes_in_stored_files_are_named(nothing_fits, capsys):
     np.save("levels.npy", np.random.default_rng(0).integers(0, 3, (150, 8)).astype("u1"))
     pictures("pictures", 9, "RGB")
     Image.fromarray(np.zeros((5, 5), "u1")).save("pictures/005.png")
+    np.save("fortran.npy", np.asfortranarray(np.ones((150, 8), "f4")))
     wanted = {
+        "fortran.npy": "too large for memory, and in Fortran order; save np.ascontiguousarray of it",
         "nan.npy": "NaN or infinity in 1 of 1200 values, the first in row 77, index 3",
         "objects.npy": "Python objects, which are never loaded",
         "pictures": "images of different sizes, 000.png is 6 x 4 and 005.png is 5 x 5",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,6 +10,8 @@ from torch.distributions import Independent, Normal
 
 import allegory as al
 from allegory import processes
+from allegory.checkpoint import read_tensors
+from allegory.evaluation import posterior_moments
 
 N = 33  # so that the last batch of 8 has a single row
 
@@ -56,14 +59,19 @@ def fit(out):
 
 
 def score(out):
-    """Estimates of more and of fewer examples than there are processes."""
+    """Estimates of more and of fewer examples than there are processes, and where the posterior is not normal."""
     torch.manual_seed(3)
+    tails = al.Conditional(nn.Linear(6, 9), al.families.student_t)
+    other = al.VAE(al.StandardNormal(3), tails, al.Conditional(nn.Linear(3, 6), al.families.bernoulli))
     vae, x = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[8]).double(), bits()
     return [
         al.evaluate(vae, x, samples=200, pairs=300).as_dict(),
         al.evaluate(vae, x[:1], samples=5).as_dict(),
         al.log_likelihood(vae, x, samples=7, pairs=20).tolist(),
         al.bound_curve(vae, x, samples=20, pairs=20),
+        al.log_likelihood(other, x, samples=7, pairs=20).tolist(),
+        [mean.tolist() for mean, _ in posterior_moments(vae, x, samples=10)],
+        torch.rand(2).tolist(),  # and the generator is where it was
     ]
 
 
@@ -94,6 +102,18 @@ def unfit(out):
     x = bits()
     for _ in range(2):
         al.fit(model(), x, epochs=1, out=out)
+
+
+def various(out):
+    """Weights after training on objectives that hold the posterior, and each process's randomness."""
+    x = bits()
+    vae = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[8]).double()  # of other seeds at first
+    for objective in (al.dreg, al.stl):
+        al.fit(vae, x[:N], valid=x[N:], epochs=2, batch_size=8, objective=objective, samples=2, checkpoint_seconds=0)
+    al.fit(vae, x[:N], epochs=1, batch_size=8, out=out)
+    states, _ = read_tensors(Path(out) / "last.safetensors")
+    flat = torch.cat([p.detach().flatten() for p in vae.parameters()])
+    return processes.gathered(flat.tolist()), states["random"].tolist()
 
 
 def lost(out):
