@@ -1,3 +1,8 @@
+import os
+
+# Tensors are small here: beside other work a second thread waits more than it helps.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from torch.distributions import Distribution
