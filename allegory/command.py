@@ -104,9 +104,8 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
     parts = {key: options[key] for key in (*BOTH, *ONLY[options["architecture"]]) if key in options}
     x = examples.train
     some = x if isinstance(x, torch.Tensor) else x[: max(1, 2**26 // math.prod(x.shape[1:]))]
-    model = build(examples.event_shape, about["likelihood"], categories=about["categories"], data=some, **parts).to(
-        where
-    )
+    parts |= dict(categories=about["categories"], data=some)
+    model = build(examples.event_shape, about["likelihood"], **parts).to(where)
     if options["kl_warmup"] is None:
         steps = math.ceil(len(examples.train) / options["batch_size"]) * (options["epochs"] or EPOCHS)
         options["kl_warmup"] = 0 if model.levels == 1 else min(2000, steps // 10)

@@ -168,20 +168,17 @@ def log_likelihood(
         model: any VAE.
         x: (N, *event) data.
         samples: K.
-        pairs: (example, particle) pairs a pass; bounds the memory. By default as many as give a million
-            numbers for p(x | z_1).
-        precision: "float32", or "bfloat16" for the matrix products of the networks.
-        compile: whether to compile a pass (torch.compile): some seconds at the start, then a third faster.
+        pairs, precision, compile: as in `evaluate`.
 
     >>> al.log_likelihood(model, x, samples=10).shape
     torch.Size([7])
     """
     _check_samples(samples)
     model.check(x)
-    weigh = _compiled(_weigh, compile, x)
+    weigh = _compiled(_log_weights, compile, x)
 
-    def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
-        return (_together(weigh(model, rows, noise) for noise in noises)[0],)
+    def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
+        return (torch.stack([weigh(model, rows, noise).logsumexp(0) for noise in noises]).logsumexp(0),)
 
     with scoring(model, precision):
         (log_w,) = _gather(x, _Particles(model, x, samples, pairs), score)
