@@ -8,6 +8,7 @@ a signal is decided together, lest one process waits for another for ever.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,12 +87,15 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _together():
         yield
         return
+    import torch.distributed.nn.functional  # noqa: F401  imported later, its defaults would keep the group for ever
+
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:
+        gc.collect()  # nobody else may hold the group: its threads end with it, and must not outlive the interpreter
         dist.destroy_process_group()
 
 

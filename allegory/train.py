@@ -596,6 +596,10 @@ def _stoppable(active: bool) -> Iterator[list[int]]:
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
+    except Exception:
+        if processes.count() > 1:  # torchrun ends all as soon as one has died: the others still say why
+            del before[signal.SIGTERM]
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -133,3 +133,5 @@ if __name__ == "__main__":
             found = f"{type(error).__name__}: {error}"
         if processes.rank() == 0:
             print(json.dumps(found))
+    threads = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in threads), f"threads that outlive their group: {threads}"
