@@ -87,7 +87,7 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _together():
         yield
         return
-    import torch.distributed.nn.functional  # noqa: F401  imported later, its defaults would keep the group for ever
+    import torch.distributed.nn.functional  # imported later, its defaults would keep the group for ever
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
