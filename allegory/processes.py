@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,8 +96,9 @@ def joined() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()  # nobody else may hold the group: its threads end with it, and must not outlive the interpreter
+        gc.collect()  # if nobody else holds the group, its threads end with it: they must not outlive the interpreter
         dist.destroy_process_group()
+        time.sleep(0.1)  # where torch holds it (a mesh), they let go of their last tensors now
 
 
 def _together() -> bool:

@@ -23,7 +23,8 @@ An epoch that fails for the sixth time is an error; after five restarts in all, 
 
 Started by `torchrun`, or wherever torch.distributed is initialised (with gloo for what is on the CPU), all processes
 call `fit` with the same arguments: each takes its share of every batch, the gradient is that of the whole batch, and
-the first one writes the run. They agree on the time after every step, which waits for it.
+the first one writes the run. They agree on the time after every step, which waits for it. With shard=True each holds a
+part of the model alone, see `allegory.sharding`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from allegory import checkpoint, processes
+from allegory import checkpoint, processes, sharding
 from allegory.evaluation import has_compiler, pairs_for, rounded, scoring, unvalidated
 from allegory.files import write_whole
 from allegory.model import VAE, Trace
@@ -111,6 +112,7 @@ def fit(
     transform: Callable[[Tensor], Tensor] | None = None,
     precision: str = "float32",
     compile: bool = False,
+    shard: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -143,6 +145,8 @@ def fit(
             and validation stay as they are. Faster where the machine has bfloat16 instructions, slower where not.
         compile: whether to compile the objective (torch.compile): half a minute at the start, then a third faster. The
             noise is drawn in another order, so the numbers differ from those of an uncompiled run.
+        shard: whether each of several processes keeps its part of the model alone, for what one cannot hold; a model on
+            the CPU is brought to the GPUs as it is cut. It stays cut: read the run for a whole one. Not compiled.
         seed: of the order of the data, the noise of the latents and dropout. torch's global generator is left alone.
         out: a run directory to write; see `allegory.checkpoint`. Of several processes the first writes it.
         resume: go on from out's last checkpoint, if there is one, as if nothing had happened.
@@ -162,9 +166,7 @@ def fit(
     (2, 'epochs')
     """
     _check_settings(epochs, minutes, batch_size, samples, lr, ema, clip, skip, patience)
-    device = next(model.parameters()).device
-    rounded(device, precision)  # asks whether there is such a precision
-    weights = _check_beta(beta, model.levels, device)
+    weights = _check_beta(beta, model.levels)
     _check_data(model, data, valid, transform)
     settings = dict(
         samples=samples, epochs=epochs, minutes=minutes, batch_size=batch_size, lr=lr, lr_warmup=lr_warmup,
@@ -173,16 +175,28 @@ def fit(
     )  # fmt: skip
     plain = getattr(objective, "func", objective)
     held, measured = getattr(plain, "held", False), getattr(plain, "bound", objective)
+    if shard:
+        _check_shard(compile, held, objective)
     if held or isinstance(objective, functools.partial):
         _check_objective(model, objective, held, data, transform, samples, weights)
-    data = data.to(device)
-    valid = None if valid is None else valid.to(device)
-    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     if processes.count() > 1:
         model.load_state_dict(processes.told(model.state_dict))
-    state = _State(model, torch.optim.AdamW(parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True))
-    both = zip(state.average.parameters(), model.parameters(), strict=True)
-    averages: list[Tensor] = [average for average, p in both if p.requires_grad]
+    average = copy.deepcopy(model).requires_grad_(False)
+    if shard:
+        sharding.cut(model, average)
+    device = next(model.parameters()).device
+    rounded(device, precision)  # asks whether there is such a precision
+    data = data.to(device)
+    valid = None if valid is None else valid.to(device)
+    weights = weights.to(device) if isinstance(weights, Tensor) else weights
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        sharding.groups(learned), lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+    )
+    state = _State(model, average, learned, optimizer)
+    parameters = [sharding.part(p) for p in learned]
+    both = zip(average.parameters(), model.parameters(), strict=True)
+    averages = [sharding.part(mean) for mean, p in both if p.requires_grad]
     run = processes.told(lambda: _open_run(out, resume, model, settings, about))
     now = state.position
     steps = math.ceil(len(data) / batch_size)
@@ -240,19 +254,20 @@ def fit(
         compile = False
     if compile:
         score = torch.compile(score, dynamic=False)
-    if processes.count() > 1:
+    if processes.count() > 1 and not shard:
         score = DistributedDataParallel(_Scored(model, score), static_graph=True)
 
     def update(rows: Tensor, x: Tensor) -> None:
         """One step of gradient ascent."""
         now.lr, beta = schedule()
-        state.optimizer.param_groups[0]["lr"] = now.lr
+        for group in state.optimizer.param_groups:
+            group["lr"] = now.lr
         bound = score(draw(x), torch.as_tensor(beta) if compile else beta)
         bound = bound if len(processes.share(rows)) else 0 * bound
         state.optimizer.zero_grad()
         (-bound.sum() * processes.count() / len(rows)).backward()  # the processes' gradients are averaged
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = _norm(gradients)
+        gradients = [p.grad for p in learned if p.grad is not None]
+        gradients, norm = sharding.reduced(gradients) if shard else (gradients, _norm(gradients))
         scale, burst = _clip(norm, state.norms, clip, skip)
         torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
         state.optimizer.step()
@@ -341,6 +356,7 @@ def fit(
         Progress(progress and processes.rank() == 0, epochs, minutes, steps) as bar,
     ):
         warnings.filterwarnings("ignore", "The .grad attribute")  # the compiler looks, and needs none
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # of what is done in place to a view; nothing is
         torch.manual_seed(_own(seed))
         if run is not None and resume and processes.told((run / checkpoint.LAST).exists):
             state.load(run, seed)
@@ -396,9 +412,8 @@ class _State:
     the optimizer, the random state, the sums of the epoch and the position.
     """
 
-    def __init__(self, model: VAE, optimizer: torch.optim.Optimizer) -> None:
-        self.model, self.optimizer = model, optimizer
-        self.average = copy.deepcopy(model).requires_grad_(False)
+    def __init__(self, model: VAE, average: VAE, learned: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        self.model, self.average, self.learned, self.optimizer = model, average, learned, optimizer
         self.best: dict[str, Tensor] = {}
         self.position = _Position()
         device = next(model.parameters()).device
@@ -429,8 +444,8 @@ class _State:
         parts = {"model": self.model.state_dict(), "average": self.average.state_dict(), "best": self.best}
         for part, weights in parts.items():
             tensors |= {f"{part}/{key}": value for key, value in weights.items()}
-        for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{i}/{key}": value for key, value in moments.items()}
+        for i, p in enumerate(self.learned):
+            tensors |= {f"optimizer/{i}/{key}": value for key, value in self.optimizer.state.get(p, {}).items()}
         return _clone(tensors), {**vars(self.position), "history": list(self.position.history)}
 
     def restore(self, snapshot: _Snapshot) -> None:
@@ -443,12 +458,10 @@ class _State:
         self.model.load_state_dict(parts["model"])
         self.average.load_state_dict(parts["average"])
         self.best = _clone(parts["best"])
-        moments: dict[int, dict[str, Tensor]] = {}
+        self.optimizer.state.clear()
         for name, value in parts["optimizer"].items():
             i, key = name.split("/")
-            moments.setdefault(int(i), {})[key] = value.clone()
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.optimizer.state[self.learned[int(i)]][key] = value.clone()
         self.totals.copy_(tensors["totals"])
         self.norms.copy_(tensors["norms"])
         torch.set_rng_state(tensors["random"].cpu())
@@ -463,8 +476,11 @@ class _State:
         for key in filter(tensors.__contains__, RANDOM):  # every process has its own
             tensors[key] = torch.stack(processes.gathered(tensors[key].cpu()))
         tensors["totals"] = self.all_totals()
+        tensors = sharding.gathered(tensors)
         if processes.rank() == 0:
-            checkpoint.write_tensors(run / checkpoint.WEIGHTS, self.weights(), {})
+            part = "best/" if self.best else "average/"
+            weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
+            checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
             checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
             lines = "".join(json.dumps(line) + "\n" for line in position["history"])
             write_whole(run / checkpoint.METRICS, lines.encode())
@@ -474,6 +490,7 @@ class _State:
         tensors, position = processes.told(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
         try:
             self._take_own(tensors, seed + position["step"])
+            self._cut(tensors)
             self.restore((tensors, position))
         except (RuntimeError, KeyError, ValueError) as error:
             detail = " ".join(str(error).split())
@@ -491,6 +508,17 @@ class _State:
                 tensors[key] = torch.get_rng_state() if key == "random" else torch.cuda.get_rng_state(device)
         if processes.rank() > 0:
             tensors["totals"][0] = 0
+
+    def _cut(self, tensors: dict[str, Tensor]) -> None:
+        """Cuts what was saved whole as the model is cut, if it is."""
+        parts = {"model": self.model.state_dict(), "average": self.average.state_dict()}
+        parts["best"] = parts["average"]
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            if part == "optimizer" and value.dim():
+                tensors[key] = sharding.spread(value, self.learned[int(name.split("/")[0])])
+            elif part in parts and name in parts[part]:
+                tensors[key] = sharding.spread(value, parts[part][name])
 
 
 def _ahead(batches: Iterator[Tensor], fetch: Callable[[Tensor], Tensor], data: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -524,12 +552,13 @@ def _own(seed: int) -> int:
 def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tensor], samples: int) -> dict[str, Any]:
     """The objective at beta = 1, the ELBO and its parts, averaged over the validation set."""
     sums = [torch.zeros(2 + model.levels, dtype=torch.float64, device=valid.device)]
-    mine = processes.share(torch.arange(len(valid), device=valid.device))
+    rows = processes.count() * max(1, pairs_for(model, valid) // samples)
     with scoring(model):
-        for rows in mine.split(max(1, pairs_for(model, valid) // samples)) if len(mine) else ():
-            trace = model(valid[rows], samples=samples)
-            terms = torch.cat([trace.log_px[None], trace.kl]).mean(1).sum(1)
-            sums.append(torch.cat([objective(trace, 1.0).sum()[None], terms]).double())
+        for several in torch.arange(len(valid), device=valid.device).split(rows):
+            mine = processes.share(several)
+            trace = model(valid[mine if len(mine) else several[:1]], samples=samples)  # as often in every process
+            terms = torch.cat([objective(trace, 1.0)[None], torch.cat([trace.log_px[None], trace.kl]).mean(1)])
+            sums.append(terms[:, : len(mine)].sum(1).double())
     bound, reconstruction, *rates = (processes.total(torch.stack(sums).sum(0)) / len(valid)).tolist()
     return dict(bound=bound, elbo=reconstruction - sum(rates), reconstruction=reconstruction, kl_per_level=rates)
 
@@ -680,12 +709,21 @@ def _check_objective(
         objective(trial(x.to(next(model.parameters()).device), samples=samples, held=held), beta)
 
 
-def _check_beta(beta: float | Sequence[float], levels: int, device: torch.device) -> Any:
+def _check_beta(beta: float | Sequence[float], levels: int) -> Any:
     """A number, or a tensor of one for each level."""
     values = [beta] if isinstance(beta, int | float) else list(beta)
     if any(not value >= 0 for value in values) or (not isinstance(beta, int | float) and len(values) != levels):
         raise ValueError(f"beta={beta}: wanted a number, at least 0, or one for each of {levels} levels")
-    return beta if isinstance(beta, int | float) else torch.tensor(values, device=device)
+    return beta if isinstance(beta, int | float) else torch.tensor(values)
+
+
+def _check_shard(compile: bool, held: bool, objective: Any) -> None:
+    if compile:
+        raise ValueError("shard: a model that is cut between processes is not compiled; leave out one of the two")
+    if held:
+        raise ValueError(f"shard: {_name(objective)} holds the posterior's weights, which are cut; use elbo or iwae")
+    if processes.count() == 1:
+        raise ValueError("shard: there is one process, which has to hold the whole model; start several by torchrun")
 
 
 def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None) -> None:

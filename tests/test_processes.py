@@ -37,9 +37,10 @@ def flat(value):
     return [v for part in value for v in flat(part)] if isinstance(value, list) else [value]
 
 
-@pytest.mark.parametrize("task", ["fit", "score"])
+@pytest.mark.parametrize("task", [["fit"], ["fit", "cut"], ["score"]])
 def test_two_processes_give_what_one_gives(task, tmp_path):
-    alone, together = (run(command, task, tmp_path) for command in (ALONE, TOGETHER))
+    task, *how = task
+    alone, together = (run(command, task, tmp_path / str(len(command)), *how) for command in (ALONE, TOGETHER))
     assert len(flat(alone)) > 50
     assert flat(together) == pytest.approx(flat(alone), rel=1e-9, abs=1e-9, nan_ok=True)
 
@@ -66,6 +67,49 @@ def test_a_run_goes_on_in_as_many_processes_bit_by_bit_and_in_another_number(tmp
     assert [line["step"] for line in alone] == [line["step"] for line in whole]
     assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.2)
     assert alone != whole
+
+
+def test_a_model_that_is_cut_trains_as_one_that_is_not(tmp_path):
+    *cut, held = run(TOGETHER, "ladder", tmp_path / "cut", "cut")
+    *uncut, everything = run(TOGETHER, "ladder", tmp_path / "uncut", "uncut")
+    assert flat(cut) == pytest.approx(flat(uncut), rel=1e-9, abs=1e-9)
+    assert everything[0] == everything[1]
+    assert max(held) < 0.6 * everything[0]
+
+
+def test_a_run_that_is_cut_goes_on_bit_by_bit_and_in_a_process_alone(tmp_path):
+    whole = run(TOGETHER, "resumed", tmp_path / "whole", 6, "cut")
+    parts = run(TOGETHER, "resumed", tmp_path / "parts", 3, "cut")
+    shutil.copytree(tmp_path / "parts", tmp_path / "alone")
+    assert run(TOGETHER, "resumed", tmp_path / "parts", 6, "cut") == whole
+    alone = run(ALONE, "resumed", tmp_path / "alone", 6)
+    assert alone[:3] == parts
+    assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(compile=True), "shard: a model that is cut between processes is not compiled"),
+        (dict(objective=al.dreg), "shard: dreg holds the posterior's weights"),
+        ({}, "shard: there is one process"),
+    ],
+)
+def test_what_does_not_go_with_a_cut_is_said(settings, message):
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8])
+    with pytest.raises(ValueError, match=message):
+        al.fit(model, torch.ones(4, 6), epochs=1, shard=True, **settings)
+
+
+def test_a_cut_training_by_the_command(tmp_path):
+    train = ["-m", "allegory", "train", "digits", "--out", str(tmp_path / "run"), "--epochs", "1", "--hidden", "8"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run([*TOGETHER, *train, "--shard"], capture_output=True, text=True, env=environment, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "1 epochs" in done.stdout
+    assert "Warning" not in done.stderr
+    assert (tmp_path / "run" / "samples.png").exists()
+    assert al.load(tmp_path / "run").sample(2).shape == (2, 1, 8, 8)
 
 
 def test_a_mistake_that_one_process_sees_ends_all_of_them(tmp_path):

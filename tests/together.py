@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 import allegory as al
-from allegory import processes
+from allegory import processes, sharding
 from allegory.checkpoint import read_tensors
 from allegory.evaluation import posterior_moments
 
@@ -52,10 +52,27 @@ def bits():
 
 
 def fit(out):
-    """A training whose noise is given."""
+    """A training whose noise is given; cut between the processes if that is asked for and there are several."""
     vae, x = model(), bits()
-    record = al.fit(vae, x[:N], valid=x[N:], epochs=3, batch_size=8, lr=0.01, kl_warmup=4, ema=0.5)
-    return record.history, {key: value.tolist() for key, value in vae.state_dict().items()}
+    settings = dict(valid=x[N:], epochs=3, batch_size=8, lr=0.01, kl_warmup=4, ema=0.5)
+    record = al.fit(vae, x[:N], **settings, out=out, shard=sys.argv[3:] == ["cut"] and processes.count() > 1)
+    weights, _ = read_tensors(Path(out) / "weights.safetensors")
+    return record.history, {key: value.tolist() for key, value in weights.items()}
+
+
+def ladder(out):
+    """A training of a ladder with its own noise, cut between the processes or not; and what each process then holds."""
+    torch.manual_seed(0)
+    x = bits().unflatten(1, (1, 6, 1)).expand(-1, 1, 6, 6).contiguous()
+    vae = al.architectures.conv(
+        (1, 6, 6), "bernoulli", latent=[2, 3], channels=5, blocks=1, prior="mixture", components=3, data=x,
+        checkpointed=True,
+    ).double()  # fmt: skip
+    settings = dict(valid=x[N:], epochs=2, batch_size=8, lr=0.01, kl_warmup=4, samples=2, objective=al.iwae)
+    record = al.fit(vae, x[:N], **settings, out=out, shard=sys.argv[3] == "cut")
+    held = sum(sharding.part(p).numel() for p in vae.parameters())
+    weights, _ = read_tensors(Path(out) / "weights.safetensors")
+    return record.history, {key: value.tolist() for key, value in weights.items()}, processes.gathered(held)
 
 
 def score(out):
@@ -93,7 +110,9 @@ def resumed(out):
     epochs = int(sys.argv[3])
     torch.manual_seed(0)
     vae, x = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8], dropout=0.1).double(), bits()
-    settings = dict(valid=x[N:], batch_size=8, lr=0.01, lr_final=1.0, out=out, resume=True)
+    settings = dict(
+        valid=x[N:], batch_size=8, lr=0.01, lr_final=1.0, out=out, resume=True, shard=sys.argv[4:] == ["cut"]
+    )
     return al.fit(vae, x[:N], epochs=epochs, **settings).history
 
 
@@ -134,4 +153,6 @@ if __name__ == "__main__":
         if processes.rank() == 0:
             print(json.dumps(found))
     threads = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
-    assert not any("gloo" in name for name in threads), f"threads that outlive their group: {threads}"
+    assert "cut" in sys.argv or not any("gloo" in name for name in threads), (
+        f"threads that outlive their group: {threads}"
+    )

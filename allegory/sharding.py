@@ -1,0 +1,106 @@
+r"""Models that are cut between processes, for what one of them cannot hold (FSDP: Zhao et al. 2023).
+
+Each of N processes keeps an N-th of every network's weights, of their gradient, average and moments. A network is
+gathered when it runs, forward and backward, and let go after it:
+
+    memory a process  ~  (weights + gradient + average + best weights + two moments) / N + the largest network.
+
+What is cut are the networks of conditionals, the steps of a pass up and the states, which map tensors to tensors, each
+as a whole. What else has weights, such as a prior, or a decoder that is no `Conditional`, is whole in all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from allegory import processes
+from allegory.conditional import Conditional
+from allegory.ladder import TopDown
+from allegory.networks import Climb
+
+if TYPE_CHECKING:
+    from allegory.model import VAE
+
+__all__ = ["cut", "gathered", "groups", "part", "reduced", "spread"]
+
+
+def cut(*models: VAE) -> None:
+    """Leaves of every network of these VAEs this process's part, on its device, in place."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    cuda = torch.cuda.is_available()
+    mesh = init_device_mesh("cuda" if cuda else "cpu", (processes.count(),))
+    for model in models:
+        for network in _networks(model):
+            fully_shard(network, mesh=mesh, reshard_after_forward=True)
+        if cuda:
+            model.cuda()
+
+
+def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """What is cut and what is not, apart: no step of an optimizer takes both at once."""
+    parts = [[p for p in parameters if _is_cut(p)], [p for p in parameters if not _is_cut(p)]]
+    return [{"params": part} for part in parts if part]
+
+
+@torch.no_grad()  # a view of what it holds, to be written to
+def part(x: Any) -> Tensor:
+    """What this process has of a tensor that is cut; any other tensor as it is."""
+    return x.to_local() if _is_cut(x) else x
+
+
+def reduced(gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """What this process has of the gradients, and () the norm of the whole; what is not cut is averaged over all
+    processes first, as what is cut has been.
+    """
+    cut = [part(g) for g in gradients if _is_cut(g)]
+    rest = [processes.total(g).div_(processes.count()) for g in gradients if not _is_cut(g)]
+    return cut + rest, (processes.total(_square(cut)) + _square(rest)).sqrt()
+
+
+def gathered(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """The whole of every tensor, in the first process; what is cut is brought to the CPU, one after the other. The
+    others get nothing, but have to call it.
+    """
+    first: dict[str, Tensor] = {}
+    for key, x in tensors.items():
+        full = x.full_tensor().cpu() if _is_cut(x) else x
+        if processes.rank() == 0:
+            first[key] = full
+    return first
+
+
+def spread(x: Tensor, like: Any) -> Tensor:
+    """A whole tensor, cut as `like` is."""
+    if not _is_cut(like):
+        return x
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)
+
+
+def _is_cut(x: Any) -> bool:
+    """Whether this process has a part of x alone; asked without importing what makes such tensors."""
+    return hasattr(x, "to_local")
+
+
+def _square(tensors: list[Tensor]) -> Tensor:
+    """() the square of their norm, in float64."""
+    if not tensors:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack(torch._foreach_norm(tensors, 2, torch.float64)).square().sum()
+
+
+def _networks(model: VAE) -> Iterator[nn.Module]:
+    """What maps tensors to tensors and has weights, each once."""
+    maps = [part.network for part in model.modules() if isinstance(part, Conditional)]
+    if isinstance(model.encoders, TopDown):
+        up = model.encoders.network
+        maps += up if isinstance(up, Climb) else [up]
+    maps += model.states or ()
+    return (network for network in dict.fromkeys(maps) if any(True for _ in network.parameters()))
