@@ -1,0 +1,105 @@
+"""The figures of the course: `python docs/draw.py` writes docs/figures, in half a minute.
+
+Their words are symbols and names that both languages use.
+"""
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
+
+import allegory as al
+from allegory.data import load
+
+FIGURES = Path(__file__).with_name("figures")
+
+
+def panels(count: int, width: float = 9, height: float = 3.4) -> tuple[Figure, list]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, count))
+
+
+def dimensions() -> Figure:
+    """Chapter 4: what a dimension costs, and what the dimensions of a model of digits do."""
+    figure, (left, right) = panels(2)
+    mu = torch.linspace(-3, 3, 200)
+    for sigma in (1.0, 0.5, 0.2, 0.05):
+        left.plot(mu, 0.5 * (mu**2 + sigma**2 - 1) - torch.tensor(sigma).log(), label=rf"$\sigma = {sigma:g}$")
+    left.set(xlabel=r"$\mu$", ylabel=r"KL($\mathcal{N}(\mu, \sigma^2)$ || $\mathcal{N}(0, 1)$), nats")
+    left.legend()
+    torch.manual_seed(0)
+    digits = load("digits")
+    model = al.architectures.mlp((1, 8, 8), "categorical", latent=[40], hidden=[128], categories=17, data=digits.train)
+    al.fit(model, digits.train, valid=digits.valid, epochs=60, batch_size=100, lr=3e-3)
+    q = model.encode(digits.test)[0].base_dist
+    rates = kl_divergence(q, Normal(torch.zeros(40), torch.ones(40))).mean(0).sort(descending=True).values.detach()
+    right.bar(range(1, 41), rates, label="nats")
+    right.plot(range(1, 41), rates.cumsum(0) / rates.sum(), "k.-", label="cumulative, of 1")
+    right.set(xlabel="dimension, sorted", ylabel="rate")
+    right.legend()
+    return figure
+
+
+class Exact(nn.Module):
+    """p(z | x) of the linear-Gaussian model x = w z + noise, its scale multiplied by `stretch`, its mean shifted."""
+
+    def __init__(self, w: torch.Tensor, sigma: float, stretch: float = 1.0, shift: float = 0.0) -> None:
+        super().__init__()
+        self.w, self.sigma, self.stretch, self.shift = w, sigma, stretch, shift
+
+    def forward(self, x: torch.Tensor) -> Distribution:
+        variance = 1 / (1 + self.w @ self.w / self.sigma**2)
+        mean = variance * (x @ self.w) / self.sigma**2
+        return Independent(Normal(mean[..., None] + self.shift, self.stretch * variance.sqrt()), 1)
+
+
+class Linear(nn.Module):
+    """p(x | z) = N(w z, sigma^2)."""
+
+    def __init__(self, w: torch.Tensor, sigma: float) -> None:
+        super().__init__()
+        self.w, self.sigma = w, sigma
+
+    def forward(self, z: torch.Tensor) -> Distribution:
+        return Independent(Normal(z * self.w, self.sigma), 1)
+
+
+def bounds() -> Figure:
+    """Chapter 5: the bounds of a model whose likelihood is known, against how wrong the posterior is."""
+    torch.manual_seed(0)
+    w, sigma = torch.randn(5), 0.7
+    evidence = MultivariateNormal(torch.zeros(5), w[:, None] * w + sigma**2 * torch.eye(5))
+    x = evidence.sample((2000,))
+    truth = evidence.log_prob(x).mean()
+    figure, (left, right) = panels(2)
+    stretches = [2**e for e in torch.linspace(-2.5, 1.5, 25).tolist()]
+    shifts = torch.linspace(-0.6, 0.6, 25).tolist()
+    for axis, settings, at in (
+        (left, [dict(stretch=s) for s in stretches], stretches),
+        (right, [dict(shift=s) for s in shifts], shifts),
+    ):
+        axis.axhline(truth, color="k", label=r"$\log p(x)$")
+        for k in (1, 10, 100):
+            values = []
+            for wrong in settings:
+                model = al.VAE(al.StandardNormal(1), Exact(w, sigma, **wrong), Linear(w, sigma))
+                torch.manual_seed(1)
+                with torch.no_grad():
+                    trace = model(x, samples=100 if k == 1 else k)
+                    values.append((al.elbo(trace) if k == 1 else al.iwae(trace)).mean())
+            axis.plot(at, values, label="ELBO" if k == 1 else rf"$L_{{{k}}}$")
+        axis.set(ylabel="nats", ylim=(truth - 3, truth + 0.3))
+    left.set(xlabel=r"$\sigma_q / \sigma_{p(z|x)}$", xscale="log")
+    left.set_xticks([0.25, 0.5, 1, 2], ["1/4", "1/2", "1", "2"])
+    left.minorticks_off()
+    right.set(xlabel=r"$\mu_q - \mu_{p(z|x)}$")
+    left.legend(loc="lower center")
+    return figure
+
+
+if __name__ == "__main__":
+    FIGURES.mkdir(exist_ok=True)
+    for draw in (dimensions, bounds):
+        draw().savefig(FIGURES / f"{draw.__name__}.png", dpi=110)
