@@ -99,7 +99,57 @@ def bounds() -> Figure:
     return figure
 
 
+class Other(nn.Module):
+    """A trained encoder with another spread."""
+
+    def __init__(self, encoder: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.encoder, self.factor = encoder, factor
+
+    def forward(self, x: torch.Tensor) -> Distribution:
+        q = self.encoder(x).base_dist
+        return Independent(Normal(q.loc, self.factor * q.scale), 1)
+
+
+class Blind(nn.Module):
+    """The prior as an encoder."""
+
+    def forward(self, x: torch.Tensor) -> Distribution:
+        return Independent(Normal(torch.zeros(len(x), 1), 1.0), 1)
+
+
+def curves() -> Figure:
+    """Chapter 7: the bound against K for three encoders of one decoder."""
+    torch.manual_seed(0)
+    decoder = al.Conditional(nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 20)), al.families.bernoulli)
+    encoder = al.Conditional(nn.Sequential(nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 2)), al.families.normal)
+    model = al.VAE(al.StandardNormal(1), encoder, decoder)
+    for parameter in decoder.parameters():
+        parameter.data.mul_(5)
+    x = model.sample(500)
+    al.fit(model, x, epochs=60, batch_size=50, lr=0.01)
+    z = torch.linspace(-8, 8, 4001)
+    with torch.no_grad():
+        log_joint = decoder(z.view(-1, 1, 1)).log_prob(x) + Normal(0.0, 1.0).log_prob(z)[:, None]
+        truth = (log_joint.logsumexp(0) + (z[1] - z[0]).log()).mean()
+    figure, (left, right) = panels(2)
+    left.axhline(truth, color="k", label=r"$\log p(x)$")
+    names = (r"$q(z|x)$", r"$q(z|x), \sigma / 4$", r"$p(z)$")
+    for name, other in zip(names, (encoder, Other(encoder, 0.25), Blind()), strict=True):
+        wrong = al.VAE(al.StandardNormal(1), other, decoder)
+        torch.manual_seed(1)
+        curve = al.bound_curve(wrong, x, samples=1000)
+        left.plot([k for k, *_ in curve], [bound for _, bound, _ in curve], ".-", label=name)
+        sizes = [(k, al.evaluate(wrong, x, samples=k).effective_sample_size) for k in (2, 10, 100, 1000)]
+        right.plot(*zip(*sizes, strict=True), ".-", label=name)
+    right.plot([1, 1000], [1, 1000], "k:")
+    left.set(xlabel="K", ylabel=r"$L_K$, nats", xscale="log", ylim=(truth - 1.5, truth + 0.1))
+    right.set(xlabel="K", ylabel="ESS", xscale="log", yscale="log")
+    left.legend()
+    return figure
+
+
 if __name__ == "__main__":
     FIGURES.mkdir(exist_ok=True)
-    for draw in (dimensions, bounds):
+    for draw in (dimensions, bounds, curves):
         draw().savefig(FIGURES / f"{draw.__name__}.png", dpi=110)
