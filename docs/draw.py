@@ -1,17 +1,21 @@
-"""The figures of the course: `python docs/draw.py` writes docs/figures, in half a minute.
+"""The figures of the course: `python docs/draw.py` writes docs/figures, in a minute.
 
 Their words are symbols and names that both languages use.
 """
 
+import math
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 import allegory as al
 from allegory.data import load
+from allegory.figures import expected
 
 FIGURES = Path(__file__).with_name("figures")
 
@@ -19,6 +23,32 @@ FIGURES = Path(__file__).with_name("figures")
 def panels(count: int, width: float = 9, height: float = 3.4) -> tuple[Figure, list]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, count))
+
+
+def plain() -> Figure:
+    """Chapter 2: where the digits are in latent space, and what the decoder makes of that space."""
+    torch.manual_seed(0)
+    digits = load("digits")
+    model = al.architectures.mlp((1, 8, 8), "categorical", latent=[2], hidden=[128], categories=17, data=digits.train)
+    al.fit(model, digits.train, valid=digits.valid, epochs=60, batch_size=100, lr=3e-3)
+    scans, labels = load_digits(return_X_y=True)
+    label_of = {bytes(scan.astype(int).tolist()): label for scan, label in zip(scans, labels, strict=True)}
+    names = [label_of[bytes(x.flatten().int().tolist())] for x in digits.train]
+    figure, (left, right) = panels(2, width=9, height=4.3)
+    with torch.no_grad():
+        mean = model.encode(digits.train)[0].mean
+        at = torch.linspace(-2.5, 2.5, 9)
+        z = torch.cartesian_prod(at.flip(0), at).flip(1)  # z_2 upwards, z_1 to the right
+        images = expected(model.decode(z))[:, 0].view(9, 9, 8, 8)
+    dots = left.scatter(*mean.T, c=names, cmap="tab10", s=6)
+    for share in (0.5, 0.9, 0.99):
+        left.add_patch(Circle((0, 0), math.sqrt(-2 * math.log(1 - share)), fill=False, linestyle=":"))
+    figure.colorbar(dots, ax=left, ticks=range(10))
+    left.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal", xlim=(-3.5, 3.5), ylim=(-3.5, 3.5))
+    tiles = torch.nn.functional.pad(images, (1, 1, 1, 1), value=16.0)
+    right.imshow(tiles.permute(0, 2, 1, 3).reshape(90, 90), cmap="gray", extent=(-2.8, 2.8, -2.8, 2.8))
+    right.set(xlabel="$z_1$", ylabel="$z_2$")
+    return figure
 
 
 def dimensions() -> Figure:
@@ -151,5 +181,5 @@ def curves() -> Figure:
 
 if __name__ == "__main__":
     FIGURES.mkdir(exist_ok=True)
-    for draw in (dimensions, bounds, curves):
+    for draw in (plain, dimensions, bounds, curves):
         draw().savefig(FIGURES / f"{draw.__name__}.png", dpi=110)
