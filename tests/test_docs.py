@@ -22,7 +22,7 @@ def structure(page):
     formulas = re.findall(r"\$\$(.*?)\$\$", prose, re.S)
     return {
         "headings": re.findall(r"^(#+) ", prose, re.M),
-        "formulas": [re.sub(r"_\{.*\\text.*\}|\s", "", formula) for formula in formulas],  # but for words
+        "formulas": [re.sub(r"_\{.*\\text.*\}|\\text\{.*?\}|\s", "", formula) for formula in formulas],  # but for words
         "links": [link.replace("/zh/", "/en/") for link in re.findall(r"\]\(([^)]+)\)", prose)],
         "lists": len(re.findall(r"^[*-] ", prose, re.M)),
         "code": re.findall(r"```.*?```", text, flags=re.S),
