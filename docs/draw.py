@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 import allegory as al
 from allegory.data import load
@@ -179,7 +187,71 @@ def curves() -> Figure:
     return figure
 
 
+PEAKS, WIDTH = torch.tensor([-1.0, 1.0]), 0.2
+
+
+class Noisier(nn.Module):
+    """q(z_t | z_{t-1}), fixed."""
+
+    def __init__(self, a: torch.Tensor) -> None:
+        super().__init__()
+        self.a = a
+
+    def forward(self, z: torch.Tensor) -> Distribution:
+        return Independent(Normal(self.a.sqrt() * z, (1 - self.a).sqrt()), 1)
+
+
+class Cleaner(nn.Module):
+    """The normal with the moments of q(z_{t-1} | z_t), for data of two peaks."""
+
+    def __init__(self, before: torch.Tensor, a: torch.Tensor) -> None:
+        super().__init__()
+        self.mean, self.variance, self.a = before.sqrt() * PEAKS, before * WIDTH**2 + 1 - before, a
+
+    def forward(self, z: torch.Tensor) -> Distribution:
+        total = self.a * self.variance + 1 - self.a
+        which = Normal(self.a.sqrt() * self.mean, total.sqrt()).log_prob(z).softmax(-1)
+        means = self.mean + self.variance * self.a.sqrt() / total * (z - self.a.sqrt() * self.mean)
+        mean = (which * means).sum(-1, keepdim=True)
+        spread = (which * (means - mean) ** 2).sum(-1, keepdim=True)
+        return Independent(Normal(mean, (spread + self.variance * (1 - self.a) / total).sqrt()), 1)
+
+
+def diffusion(levels: int) -> al.VAE:
+    log_snr = torch.linspace(7, -7, levels)
+    kept = torch.cat([torch.ones(1), log_snr.sigmoid()])
+    a = kept[1:] / kept[:-1]
+    cleaners = [Cleaner(*pair) for pair in zip(kept, a, strict=False)]
+    return al.VAE(al.StandardNormal(1), [Noisier(a_t) for a_t in a], cleaners)
+
+
+@torch.no_grad()
+def infinity() -> Figure:
+    """Chapter 8: the gap of a chain with a fixed encoder, and what it does."""
+    torch.manual_seed(0)
+    data = MixtureSameFamily(Categorical(torch.ones(2)), Normal(PEAKS, WIDTH))
+    x = data.sample((20_000, 1))
+    truth, depths = data.log_prob(x).squeeze(1), [2, 4, 8, 16, 32, 64, 128]
+    gaps = [(truth - diffusion(levels)(x).log_weight[0]).mean() for levels in depths]
+    figure, (left, right) = panels(2)
+    left.plot(depths, gaps, ".-")
+    left.set(xlabel="T", ylabel=r"$\log p(x)$ - ELBO, nats", xscale="log", yscale="log")
+    left.set_xticks(depths, depths)
+    left.minorticks_off()
+    levels = 64
+    model = diffusion(levels)
+    clouds = torch.stack([x[:, 0], *(z[0, :, 0] for z in model(x).latents)])
+    density = torch.stack([torch.histc(cloud, 160, -3.2, 3.2) for cloud in clouds])
+    right.imshow(density.T, origin="lower", aspect="auto", extent=(0, levels, -3.2, 3.2), cmap="Greys")
+    walk = [torch.randn(60, 1)]
+    for decoder in reversed(model.decoders):
+        walk.insert(0, decoder(walk[0]).sample())
+    right.plot(range(levels + 1), torch.cat(walk, 1).T, color="C0", alpha=0.35, linewidth=0.7)
+    right.set(xlabel="t", ylabel="$z_t$", ylim=(-3.2, 3.2))
+    return figure
+
+
 if __name__ == "__main__":
     FIGURES.mkdir(exist_ok=True)
-    for draw in (plain, dimensions, bounds, curves):
+    for draw in (plain, dimensions, bounds, curves, infinity):
         draw().savefig(FIGURES / f"{draw.__name__}.png", dpi=110)
