@@ -52,6 +52,7 @@ __all__ = [
     "continuous_bernoulli",
     "discretized_logistic",
     "discretized_logistic_mixture",
+    "implied_sigma",
     "negative_binomial",
     "normal",
     "normal_fixed",
@@ -347,6 +348,28 @@ def discretized_logistic_mixture(components: int = 5, bins: int = 256) -> Family
     several likely values. phi: m weights, m locations, m scales. A mass. Channels are independent given z.
     """
     return DiscretizedLogisticMixtureFamily(components, bins)
+
+
+def implied_sigma(weight: float = 1.0, beta: float = 1.0, elements: int = 1) -> float:
+    """The sigma that a squared error assumes, in the units of the data: what
+
+        loss = weight / elements * sum_i (x_i - mu_i)^2 + beta * KL(q(z | x) || p(z))
+
+    is -beta ELBO of, but for a constant, if p(x | z) is N(mu, sigma^2): sigma^2 = beta * elements / (2 * weight).
+
+    Args:
+        weight: of the squared error.
+        beta: of the KL, which is summed over the latents; a KL averaged over D of them has beta = 1 / D.
+        elements: how many the squared error is averaged over; 1 if it is summed.
+
+    >>> implied_sigma()                             # summed
+    0.7071067811865476
+    >>> round(implied_sigma(elements=784), 1)       # torch's mse_loss of an image in [0, 1], and a summed KL
+    19.8
+    """
+    if not (weight > 0 and beta > 0 and elements >= 1):
+        raise ValueError(f"weight={weight}, beta={beta}, elements={elements}: wanted numbers above zero")
+    return math.sqrt(beta * elements / (2 * weight))
 
 
 def standardized(family: Family, loc: Tensor, scale: Tensor) -> Family:

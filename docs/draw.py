@@ -59,6 +59,28 @@ def plain() -> Figure:
     return figure
 
 
+def likelihoods() -> Figure:
+    """Chapter 3: what squared error assumes, and what binary cross-entropy of greys integrates to."""
+    figure, (left, right) = panels(2)
+    weights = torch.logspace(-1, 5, 50)
+    for elements, name in ((784, "mean"), (1, "sum")):
+        left.plot(weights, [al.families.implied_sigma(w, elements=elements) for w in weights.tolist()], label=name)
+    left.axhspan(0.05, 0.3, color="0.9")
+    left.set(xlabel="w", ylabel=r"$\sigma$", xscale="log", yscale="log")
+    left.legend()
+    grid, logits = torch.linspace(0, 1, 2001), torch.linspace(-8, 8, 81)
+    entropy = -torch.nn.functional.softplus(-logits[:, None]) * grid - torch.nn.functional.softplus(logits[:, None]) * (
+        1 - grid
+    )
+    right.plot(logits, torch.trapezoid(entropy.exp(), grid), label=r"$p^x (1-p)^{1-x}$")
+    law = al.families.continuous_bernoulli(logits[:, None].clone())
+    density = torch.stack([law.log_prob(x.expand(81, 1)) for x in grid], 1).exp()
+    right.plot(logits, torch.trapezoid(density, grid), label=r"$C(p)\, p^x (1-p)^{1-x}$")
+    right.set(xlabel="logit p", ylabel=r"$\int_0^1 dx$", ylim=(0, 1.1))
+    right.legend()
+    return figure
+
+
 def dimensions() -> Figure:
     """Chapter 4: what a dimension costs, and what the dimensions of a model of digits do."""
     figure, (left, right) = panels(2)
@@ -253,5 +275,5 @@ def infinity() -> Figure:
 
 if __name__ == "__main__":
     FIGURES.mkdir(exist_ok=True)
-    for draw in (plain, dimensions, bounds, curves, infinity):
+    for draw in (plain, likelihoods, dimensions, bounds, curves, infinity):
         draw().savefig(FIGURES / f"{draw.__name__}.png", dpi=110)

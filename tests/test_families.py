@@ -270,3 +270,18 @@ def test_every_likelihood_builds_scores_and_samples(name):
     assert bound.shape == (7,)
     assert bool(torch.isfinite(bound).all())
     assert isinstance(model.decoders[0](torch.zeros(2)), Independent)
+
+
+@pytest.mark.parametrize(("weight", "beta", "elements"), [(1.0, 1.0, 1), (0.3, 4.0, 1), (1.0, 0.1, 12)])
+def test_a_squared_error_is_a_normal_of_the_implied_sigma(weight, beta, elements):
+    x, mu = torch.randn(12), torch.randn(12, requires_grad=True)
+    sigma = families.implied_sigma(weight, beta, elements)
+    log_px = families.normal_fixed(sigma)(mu).log_prob(x)
+    (error,) = torch.autograd.grad(weight / elements * ((x - mu) ** 2).sum(), mu)
+    (density,) = torch.autograd.grad(-beta * log_px, mu)
+    assert torch.allclose(error, density)
+
+
+def test_a_weight_that_is_not_positive_implies_nothing():
+    with pytest.raises(ValueError, match="wanted numbers above zero"):
+        families.implied_sigma(weight=0)
