@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 FIT = (
     "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "beta", "weight_decay", "ema",
-    "patience", "seed", "precision", "compile", "shard", "checkpoint_seconds",
+    "patience", "seed", "precision", "compile", "checkpoint_seconds",
 )  # fmt: skip
 WORTH_COMPILING = 20_000  # steps
 BOTH = ("latent", "dropout", "markov", "prior", "components")
@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Any] = dict(
     likelihood="auto", architecture="mlp", objective="elbo", dropout=0.0, prior="standard", components=500,
     free_bits=None, alpha=None, dynamic=False, beta=1.0, epochs=None, minutes=None, samples=1, batch_size=128, lr=1e-3,
     lr_warmup=100, kl_warmup=None, weight_decay=0.0, ema=0.999, patience=50, seed=0, precision="auto", compile=None,
-    shard=False, checkpoint_seconds=10.0,
+    checkpoint_seconds=10.0,
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def _run(command: str, options: dict[str, Any]) -> None:
     return None
 
 
-def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
+def train(data: str, out: str, resume: bool, device: str, shard: bool, **flags: Any) -> None:
     """Trains a model on DATA and writes a run directory."""
     import torch
 
@@ -106,10 +106,11 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
     some = x if isinstance(x, torch.Tensor) else x[: max(1, 2**26 // math.prod(x.shape[1:]))]
     parts |= dict(categories=about["categories"], data=some)
     model = build(examples.event_shape, about["likelihood"], **parts)
-    model = model if options["shard"] else model.to(where)
+    model = model if shard else model.to(where)
     if options["kl_warmup"] is None:
         steps = math.ceil(len(examples.train) / options["batch_size"]) * (options["epochs"] or EPOCHS)
         options["kl_warmup"] = 0 if model.levels == 1 else min(2000, steps // 10)
+    options["compile"] = False if shard and options["compile"] is None else options["compile"]
     options |= _fast(options, about["likelihood"], len(examples.train), where)
     _say(f"{model.extra_repr()}: {sum(p.numel() for p in model.parameters()):,} parameters, on {where}")
     try:
@@ -123,6 +124,7 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
             resume=resume,
             about={"data": about, "command": options},
             progress=True,
+            shard=where.type if shard else None,
             **{key: options[key] for key in FIT},
         )
     except KeyboardInterrupt:
@@ -139,7 +141,7 @@ def train(data: str, out: str, resume: bool, device: str, **flags: Any) -> None:
         ) from None
     if processes.rank() > 0:
         return
-    _pictures(load(out) if options["shard"] else model, examples, Path(out))
+    _pictures(load(out) if shard else model, examples, Path(out))
     print(f"{out}: {record.epoch} epochs, {record.seconds:.0f} s, stopped by {record.stopped}")
     if record.best_bound is None:
         print("the warm-up had not ended, so these are the last weights; train longer")
@@ -185,7 +187,7 @@ def _fast(options: dict[str, Any], likelihood: str, count: int, device: Any) -> 
     if compile is None:
         steps = math.ceil(count / options["batch_size"]) * (options["epochs"] or math.inf)
         long = steps >= WORTH_COMPILING and (options["minutes"] is None or options["minutes"] >= 5)
-        compile = long and not options["shard"] and processes.told(lambda: has_compiler(device))
+        compile = long and processes.told(lambda: has_compiler(device))
         if compile:
             _say("compiled: half a minute at the start, and then each step is a third faster")
     return dict(precision=precision, compile=compile)

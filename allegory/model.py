@@ -371,6 +371,8 @@ class VAE(nn.Module):
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (N, *event) with at least one example")
         if not x.is_floating_point():
             raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use x.float()")
+        if any(hasattr(p, "to_local") for p in self.parameters()):
+            raise ValueError("this model is cut between processes; read its run for a whole one, al.load(out)")
         pieces = [(name, x)] if isinstance(x, Tensor) else ((f"{name}, {where}", part) for where, part in x.pieces())
         training = self.training
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,8 +94,10 @@ def joined() -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         yield
+        signal.signal(signal.SIGTERM, terminated)  # a training that lost a process leaves its own
     finally:
         gc.collect()  # if nobody else holds the group, its threads end with it: they must not outlive the interpreter
         dist.destroy_process_group()

@@ -1,9 +1,14 @@
 r"""Models that are cut between processes, for what one of them cannot hold (FSDP: Zhao et al. 2023).
 
 Each of N processes keeps an N-th of every network's weights, of their gradient, average and moments. A network is
-gathered when it runs, forward and backward, and let go after it:
+gathered when it runs, forward and backward, and let go after it. In units of the weights a process holds
 
-    memory a process  ~  (weights + gradient + average + best weights + two moments) / N + the largest network.
+    6 / N    weights, gradient, average, best weights and two moments
+    5 / N    all but the gradient, as it was when the epoch began, to go back to
+    1        in bfloat16, half of it: the rounded weights are kept from the forward to the backward pass; and at the
+             start, on the CPU, where every process has the whole model before it is cut
+
+and the largest network. While the first process saves, it has five of the whole in the CPU's memory, several times.
 
 What is cut are the networks of conditionals, the steps of a pass up and the states, which map tensors to tensors, each
 as a whole. What else has weights, such as a prior, or a decoder that is no `Conditional`, is whole in all processes.
@@ -28,18 +33,16 @@ if TYPE_CHECKING:
 __all__ = ["cut", "gathered", "groups", "part", "reduced", "spread"]
 
 
-def cut(*models: VAE) -> None:
-    """Leaves of every network of these VAEs this process's part, on its device, in place."""
+def cut(device: str, *models: VAE) -> None:
+    """Leaves of every network of these VAEs this process's part, in place, on "cpu" or on its "cuda" device."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    cuda = torch.cuda.is_available()
-    mesh = init_device_mesh("cuda" if cuda else "cpu", (processes.count(),))
+    mesh = init_device_mesh(device, (processes.count(),))
     for model in models:
-        for network in _networks(model):
+        for network in list(_networks(model)):
             fully_shard(network, mesh=mesh, reshard_after_forward=True)
-        if cuda:
-            model.cuda()
+        model.to(device)
 
 
 def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
@@ -58,9 +61,9 @@ def reduced(gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """What this process has of the gradients, and () the norm of the whole; what is not cut is averaged over all
     processes first, as what is cut has been.
     """
-    cut = [part(g) for g in gradients if _is_cut(g)]
+    parts = [part(g) for g in gradients if _is_cut(g)]
     rest = [processes.total(g).div_(processes.count()) for g in gradients if not _is_cut(g)]
-    return cut + rest, (processes.total(_square(cut)) + _square(rest)).sqrt()
+    return parts + rest, (processes.total(_square(parts)) + _square(rest)).sqrt()
 
 
 def gathered(tensors: dict[str, Any]) -> dict[str, Tensor]:
@@ -103,4 +106,14 @@ def _networks(model: VAE) -> Iterator[nn.Module]:
         up = model.encoders.network
         maps += up if isinstance(up, Climb) else [up]
     maps += model.states or ()
-    return (network for network in dict.fromkeys(maps) if any(True for _ in network.parameters()))
+    inner = {id(part) for network in maps for part in network.modules() if part is not network}
+    seen: set[int] = set()
+    for network in dict.fromkeys(maps):
+        ids = {id(p) for p in network.parameters()}
+        if ids and id(network) not in inner:
+            if ids & seen:
+                raise ValueError(
+                    "shard: two networks share a parameter, so that neither can be cut; share none, or all"
+                )
+            seen |= ids
+            yield network

@@ -23,7 +23,7 @@ An epoch that fails for the sixth time is an error; after five restarts in all, 
 
 Started by `torchrun`, or wherever torch.distributed is initialised (with gloo for what is on the CPU), all processes
 call `fit` with the same arguments: each takes its share of every batch, the gradient is that of the whole batch, and
-the first one writes the run. They agree on the time after every step, which waits for it. With shard=True each holds a
+the first one writes the run. They agree on the time after every step, which waits for it. With `shard` each holds a
 part of the model alone, see `allegory.sharding`.
 """
 
@@ -112,7 +112,7 @@ def fit(
     transform: Callable[[Tensor], Tensor] | None = None,
     precision: str = "float32",
     compile: bool = False,
-    shard: bool = False,
+    shard: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -145,8 +145,8 @@ def fit(
             and validation stay as they are. Faster where the machine has bfloat16 instructions, slower where not.
         compile: whether to compile the objective (torch.compile): half a minute at the start, then a third faster. The
             noise is drawn in another order, so the numbers differ from those of an uncompiled run.
-        shard: whether each of several processes keeps its part of the model alone, for what one cannot hold; a model on
-            the CPU is brought to the GPUs as it is cut. It stays cut: read the run for a whole one. Not compiled.
+        shard: "cpu" or "cuda": each of several processes keeps its part of the model alone, there, for what one cannot
+            hold. The model stays cut, so that out is needed: read the run for a whole one. Not compiled.
         seed: of the order of the data, the noise of the latents and dropout. torch's global generator is left alone.
         out: a run directory to write; see `allegory.checkpoint`. Of several processes the first writes it.
         resume: go on from out's last checkpoint, if there is one, as if nothing had happened.
@@ -176,14 +176,14 @@ def fit(
     plain = getattr(objective, "func", objective)
     held, measured = getattr(plain, "held", False), getattr(plain, "bound", objective)
     if shard:
-        _check_shard(compile, held, objective)
+        _check_shard(shard, compile, held, objective, out)
     if held or isinstance(objective, functools.partial):
         _check_objective(model, objective, held, data, transform, samples, weights)
     if processes.count() > 1:
         model.load_state_dict(processes.told(model.state_dict))
     average = copy.deepcopy(model).requires_grad_(False)
     if shard:
-        sharding.cut(model, average)
+        sharding.cut(shard, model, average)
     device = next(model.parameters()).device
     rounded(device, precision)  # asks whether there is such a precision
     data = data.to(device)
@@ -366,6 +366,7 @@ def fit(
         good: _Snapshot | None = None
         while not over():
             if good is None or state.norms[-1] == 0:  # amid skips it may be too late
+                good = None  # not two at once
                 good = state.capture()
             model.train()
             for rows, x in _ahead(batches(), fetch, data):
@@ -461,7 +462,10 @@ class _State:
         self.optimizer.state.clear()
         for name, value in parts["optimizer"].items():
             i, key = name.split("/")
-            self.optimizer.state[self.learned[int(i)]][key] = value.clone()
+            p = self.learned[int(i)]
+            if value.dim() and value.shape != p.shape:
+                raise ValueError(f"moments of shape {tuple(value.shape)} for a parameter of {tuple(p.shape)}")
+            self.optimizer.state[p][key] = value.to(p.device, copy=True)
         self.totals.copy_(tensors["totals"])
         self.norms.copy_(tensors["norms"])
         torch.set_rng_state(tensors["random"].cpu())
@@ -492,7 +496,7 @@ class _State:
             self._take_own(tensors, seed + position["step"])
             self._cut(tensors)
             self.restore((tensors, position))
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, IndexError, ValueError) as error:
             detail = " ".join(str(error).split())
             raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
 
@@ -625,7 +629,7 @@ def _stoppable(active: bool) -> Iterator[list[int]]:
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
-    except Exception:
+    except RuntimeError:
         if processes.count() > 1:  # torchrun ends all as soon as one has died: the others still say why
             del before[signal.SIGTERM]
         raise
@@ -717,7 +721,11 @@ def _check_beta(beta: float | Sequence[float], levels: int) -> Any:
     return beta if isinstance(beta, int | float) else torch.tensor(values)
 
 
-def _check_shard(compile: bool, held: bool, objective: Any) -> None:
+def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any) -> None:
+    if shard not in ("cpu", "cuda"):
+        raise ValueError(f"shard={shard!r}: wanted 'cpu' or 'cuda', where the parts of the model are to be")
+    if out is None:
+        raise ValueError("shard: wanted out, a run directory, since the model itself stays cut")
     if compile:
         raise ValueError("shard: a model that is cut between processes is not compiled; leave out one of the two")
     if held:

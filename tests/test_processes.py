@@ -1,5 +1,6 @@
 """Several processes give what one gives: two real ones, on loopback, by torchrun."""
 
+import copy
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import torch
 
 import allegory as al
 from allegory.command import main
+from allegory.train import _State
 
 HERE = Path(__file__).parent
 ALONE = [sys.executable]
@@ -65,7 +67,7 @@ def test_a_run_goes_on_in_as_many_processes_bit_by_bit_and_in_another_number(tmp
     alone = run(ALONE, "resumed", tmp_path / "alone", 6)
     assert alone[:3] == parts
     assert [line["step"] for line in alone] == [line["step"] for line in whole]
-    assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.2)
+    assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.5)  # other noise
     assert alone != whole
 
 
@@ -84,21 +86,43 @@ def test_a_run_that_is_cut_goes_on_bit_by_bit_and_in_a_process_alone(tmp_path):
     assert run(TOGETHER, "resumed", tmp_path / "parts", 6, "cut") == whole
     alone = run(ALONE, "resumed", tmp_path / "alone", 6)
     assert alone[:3] == parts
-    assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.2)
+    assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.5)  # other noise
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (dict(shard="mps"), "shard='mps': wanted 'cpu' or 'cuda'"),
+        (dict(out=None), "shard: wanted out"),
         (dict(compile=True), "shard: a model that is cut between processes is not compiled"),
         (dict(objective=al.dreg), "shard: dreg holds the posterior's weights"),
         ({}, "shard: there is one process"),
     ],
 )
-def test_what_does_not_go_with_a_cut_is_said(settings, message):
+def test_what_does_not_go_with_a_cut_is_said(settings, message, tmp_path):
     model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8])
     with pytest.raises(ValueError, match=message):
-        al.fit(model, torch.ones(4, 6), epochs=1, shard=True, **settings)
+        al.fit(model, torch.ones(4, 6), epochs=1, **dict(shard="cpu", out=tmp_path / "run") | settings)
+
+
+def test_a_model_that_cannot_be_cut_or_is_cut_is_said(tmp_path):
+    shared, again, evaluated = run(TOGETHER, "unfitting", tmp_path, "cut")
+    assert shared.startswith("shard: two networks share a parameter")
+    assert again == evaluated == "this model is cut between processes; read its run for a whole one, al.load(out)"
+
+
+def test_moments_are_restored_to_where_the_parameter_is():
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[7])
+    learned = list(model.parameters())
+    there = [torch.nn.Parameter(p.to("meta")) for p in learned]  # stands for a GPU
+    average = copy.deepcopy(model)
+    state = _State(model, average, there, torch.optim.AdamW(there, fused=False))
+    tensors, position = state.capture()
+    tensors |= {f"optimizer/{i}/exp_avg": torch.ones(p.shape) for i, p in enumerate(learned)}
+    state.restore((tensors, position))
+    assert {moments["exp_avg"].device.type for moments in state.optimizer.state.values()} == {"meta"}
+    with pytest.raises(ValueError, match="moments of shape"):
+        state.restore((tensors | {"optimizer/0/exp_avg": torch.ones(5)}, position))
 
 
 def test_a_cut_training_by_the_command(tmp_path):

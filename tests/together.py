@@ -13,6 +13,7 @@ from allegory import processes, sharding
 from allegory.checkpoint import read_tensors
 from allegory.evaluation import posterior_moments
 
+SIZES = ((6, al.families.bernoulli), (6, al.families.normal))
 N = 33  # so that the last batch of 8 has a single row
 
 
@@ -55,7 +56,9 @@ def fit(out):
     """A training whose noise is given; cut between the processes if that is asked for and there are several."""
     vae, x = model(), bits()
     settings = dict(valid=x[N:], epochs=3, batch_size=8, lr=0.01, kl_warmup=4, ema=0.5)
-    record = al.fit(vae, x[:N], **settings, out=out, shard=sys.argv[3:] == ["cut"] and processes.count() > 1)
+    record = al.fit(
+        vae, x[:N], **settings, out=out, shard="cpu" if sys.argv[3:] == ["cut"] and processes.count() > 1 else None
+    )
     weights, _ = read_tensors(Path(out) / "weights.safetensors")
     return record.history, {key: value.tolist() for key, value in weights.items()}
 
@@ -69,7 +72,7 @@ def ladder(out):
         checkpointed=True,
     ).double()  # fmt: skip
     settings = dict(valid=x[N:], epochs=2, batch_size=8, lr=0.01, kl_warmup=4, samples=2, objective=al.iwae)
-    record = al.fit(vae, x[:N], **settings, out=out, shard=sys.argv[3] == "cut")
+    record = al.fit(vae, x[:N], **settings, out=out, shard="cpu" if sys.argv[3] == "cut" else None)
     held = sum(sharding.part(p).numel() for p in vae.parameters())
     weights, _ = read_tensors(Path(out) / "weights.safetensors")
     return record.history, {key: value.tolist() for key, value in weights.items()}, processes.gathered(held)
@@ -109,9 +112,15 @@ def resumed(out):
     """A run of mlp with its own noise and dropout, up to the epochs that are asked for."""
     epochs = int(sys.argv[3])
     torch.manual_seed(0)
-    vae, x = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8], dropout=0.1).double(), bits()
+    vae, x = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[7], dropout=0.1).double(), bits()
     settings = dict(
-        valid=x[N:], batch_size=8, lr=0.01, lr_final=1.0, out=out, resume=True, shard=sys.argv[4:] == ["cut"]
+        valid=x[N:],
+        batch_size=8,
+        lr=0.01,
+        lr_final=1.0,
+        out=out,
+        resume=True,
+        shard="cpu" if sys.argv[4:] == ["cut"] else None,
     )
     return al.fit(vae, x[:N], epochs=epochs, **settings).history
 
@@ -133,6 +142,27 @@ def various(out):
     states, _ = read_tensors(Path(out) / "last.safetensors")
     flat = torch.cat([p.detach().flatten() for p in vae.parameters()])
     return processes.gathered(flat.tolist()), states["random"].tolist()
+
+
+def unfitting(out):
+    """What is said of models that cannot be cut, or that are cut and asked for more."""
+    x, said = bits(), []
+    settings = dict(epochs=1, batch_size=8, shard="cpu")
+    shared = nn.Linear(3, 3)
+    decoders = [al.Conditional(nn.Sequential(shared, nn.Linear(3, size)), family) for size, family in SIZES]
+    encoders = [al.Conditional(nn.Linear(size, 6), al.families.normal) for size in (6, 3)]
+    cut = model()
+    al.fit(cut, x, **settings, out=Path(out) / "cut")
+    for act in (
+        lambda: al.fit(al.VAE(al.StandardNormal(3), encoders, decoders), x, **settings, out=Path(out) / "shared"),
+        lambda: al.fit(cut, x, **settings, out=Path(out) / "again"),
+        lambda: al.evaluate(cut, x, samples=2),
+    ):
+        try:
+            act()
+        except ValueError as error:
+            said.append(str(error))
+    return said
 
 
 def lost(out):
