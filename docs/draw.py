@@ -22,6 +22,7 @@ from torch.distributions import (
 )
 
 import allegory as al
+from allegory import cave
 from allegory.data import load
 from allegory.figures import expected
 
@@ -31,6 +32,21 @@ FIGURES = Path(__file__).with_name("figures")
 def panels(count: int, width: float = 9, height: float = 3.4) -> tuple[Figure, list]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, count))
+
+
+def shadows() -> Figure:
+    """Chapter 1: shadows, and what else a place and a size allow."""
+    shown = cave.draw(8, seed=3)
+    place = [value[2:3].expand(1000, *value.shape[1:]) for value in (shown.position, shown.size, shown.light)]
+    others = cave.draw(1000, seed=1)
+    images = cave.cast(others.kind, others.rotation, *place, resolution=28).float()
+    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    rows = [shown.images, torch.cat([images[:7], images.mean(0, keepdim=True)])]
+    for axis, image in zip(figure.subplots(2, 8).flat, torch.cat(rows), strict=True):
+        axis.imshow(image[0], cmap="gray_r", vmin=0, vmax=1)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return figure
 
 
 def plain() -> Figure:
@@ -275,5 +291,5 @@ def infinity() -> Figure:
 
 if __name__ == "__main__":
     FIGURES.mkdir(exist_ok=True)
-    for draw in (plain, likelihoods, dimensions, bounds, curves, infinity):
+    for draw in (shadows, plain, likelihoods, dimensions, bounds, curves, infinity):
         draw().savefig(FIGURES / f"{draw.__name__}.png", dpi=110)

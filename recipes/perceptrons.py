@@ -15,10 +15,10 @@ Reached on one thread of a machine of two x86-64 cores (AVX-512, bfloat16), othe
 
     iwae      86.82 +- 0.08 (86.73, 86.84, 86.89; commits a72331c, 7b3cf73), 160 epochs, 21 to 24 minutes; without the
               deformations 88.45 after 100 epochs
-    dreg      86.40 (seed 1, commit 7b3cf73), 130 epochs, 35 minutes
-    mixture   84.67, 84.58 (seeds 1, 2; commit 7b3cf73), 34 minutes; on the ELBO, 200 and 10 epochs, 85.35 (seed 1,
-              commit b860245)
-    markov    85.07 (seed 1, commit 7b3cf73), 210 epochs, 33 minutes
+    dreg      86.47 +- 0.13 (86.40, 86.39, 86.62; commits 7b3cf73, dd50337), 130 epochs, 31 to 35 minutes
+    mixture   84.58 +- 0.09 (84.67, 84.58, 84.48; commits 7b3cf73, dd50337), 160 epochs, 32 to 34 minutes; on the ELBO,
+              200 and 10 epochs, 85.35 (seed 1, commit b860245)
+    markov    85.21 +- 0.15 (85.07, 85.36, 85.19; commits 7b3cf73, dd50337), 210 epochs, 33 to 43 minutes
 """
 
 import functools
