@@ -372,7 +372,7 @@ class VAE(nn.Module):
         if not x.is_floating_point():
             raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use x.float()")
         if any(hasattr(p, "to_local") for p in self.parameters()):
-            raise ValueError("this model is cut between processes; read its run for a whole one, al.load(out)")
+            raise ValueError("this model is sharded over processes; read its run for a whole one, al.load(out)")
         pieces = [(name, x)] if isinstance(x, Tensor) else ((f"{name}, {where}", part) for where, part in x.pieces())
         training = self.training
         try:

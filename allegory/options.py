@@ -106,7 +106,7 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
                    help="of the networks in training (default auto: bfloat16 where that is faster)")  # fmt: skip
     p.add_argument("--compile", action=argparse.BooleanOptionalAction,
                    help="compile the training (default: if it is long enough to pay)")  # fmt: skip
-    p.add_argument("--shard", action="store_true", help="under torchrun: cut the model between processes")
+    p.add_argument("--shard", action="store_true", help="under torchrun: shard the model over the processes")
     p.add_argument("--checkpoint-seconds", type=float, metavar="S", help="between checkpoints (default 10)")
     _add_device(p)
 

@@ -1,4 +1,4 @@
-r"""Models that are cut between processes, for what one of them cannot hold (FSDP: Zhao et al. 2023).
+r"""Models that are sharded over processes, for what one of them cannot hold (FSDP: Zhao et al. 2023).
 
 Each of N processes keeps an N-th of every network's weights, of their gradient, average and moments. A network is
 gathered when it runs, forward and backward, and let go after it. In units of the weights a process holds
@@ -6,12 +6,13 @@ gathered when it runs, forward and backward, and let go after it. In units of th
     6 / N    weights, gradient, average, best weights and two moments
     5 / N    all but the gradient, as it was when the epoch began, to go back to
     1        in bfloat16, half of it: the rounded weights are kept from the forward to the backward pass; and at the
-             start, on the CPU, where every process has the whole model before it is cut
+             start, on the CPU, where every process has the whole model before it is sharded
 
 and the largest network. While the first process saves, it has five of the whole in the CPU's memory, several times.
 
-What is cut are the networks of conditionals, the steps of a pass up and the states, which map tensors to tensors, each
-as a whole. What else has weights, such as a prior, or a decoder that is no `Conditional`, is whole in all processes.
+What is sharded are the networks of conditionals, the steps of a pass up and the states, which map tensors to tensors,
+each as a whole. What else has weights, such as a prior, or a decoder that is no `Conditional`, is whole in all
+processes.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from allegory.networks import Climb
 if TYPE_CHECKING:
     from allegory.model import VAE
 
-__all__ = ["cut", "gathered", "groups", "part", "reduced", "spread"]
+__all__ = ["distributed", "gathered", "groups", "local", "reduced", "shard"]
 
 
-def cut(device: str, *models: VAE) -> None:
+def shard(device: str, *models: VAE) -> None:
     """Leaves of every network of these VAEs this process's part, in place, on "cpu" or on its "cuda" device."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -46,48 +47,48 @@ def cut(device: str, *models: VAE) -> None:
 
 
 def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
-    """What is cut and what is not, apart: no step of an optimizer takes both at once."""
-    parts = [[p for p in parameters if _is_cut(p)], [p for p in parameters if not _is_cut(p)]]
+    """What is sharded and what is not, apart: no step of an optimizer takes both at once."""
+    parts = [[p for p in parameters if _is_sharded(p)], [p for p in parameters if not _is_sharded(p)]]
     return [{"params": part} for part in parts if part]
 
 
 @torch.no_grad()  # a view of what it holds, to be written to
-def part(x: Any) -> Tensor:
-    """What this process has of a tensor that is cut; any other tensor as it is."""
-    return x.to_local() if _is_cut(x) else x
+def local(x: Any) -> Tensor:
+    """What this process has of a sharded tensor; any other tensor as it is."""
+    return x.to_local() if _is_sharded(x) else x
 
 
 def reduced(gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """What this process has of the gradients, and () the norm of the whole; what is not cut is averaged over all
-    processes first, as what is cut has been.
+    """What this process has of the gradients, and () the norm of the whole; what is not sharded is averaged over all
+    processes first, as what is has been.
     """
-    parts = [part(g) for g in gradients if _is_cut(g)]
-    rest = [processes.total(g).div_(processes.count()) for g in gradients if not _is_cut(g)]
+    parts = [local(g) for g in gradients if _is_sharded(g)]
+    rest = [processes.total(g).div_(processes.count()) for g in gradients if not _is_sharded(g)]
     return parts + rest, (processes.total(_square(parts)) + _square(rest)).sqrt()
 
 
 def gathered(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """The whole of every tensor, in the first process; what is cut is brought to the CPU, one after the other. The
+    """The whole of every tensor, in the first process; what is sharded is brought to the CPU, one after the other. The
     others get nothing, but have to call it.
     """
     first: dict[str, Tensor] = {}
     for key, x in tensors.items():
-        full = x.full_tensor().cpu() if _is_cut(x) else x
+        full = x.full_tensor().cpu() if _is_sharded(x) else x
         if processes.rank() == 0:
             first[key] = full
     return first
 
 
-def spread(x: Tensor, like: Any) -> Tensor:
-    """A whole tensor, cut as `like` is."""
-    if not _is_cut(like):
+def distributed(x: Tensor, like: Any) -> Tensor:
+    """A whole tensor, sharded as `like` is."""
+    if not _is_sharded(like):
         return x
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)
 
 
-def _is_cut(x: Any) -> bool:
+def _is_sharded(x: Any) -> bool:
     """Whether this process has a part of x alone; asked without importing what makes such tensors."""
     return hasattr(x, "to_local")
 
@@ -113,7 +114,7 @@ def _networks(model: VAE) -> Iterator[nn.Module]:
         if ids and id(network) not in inner:
             if ids & seen:
                 raise ValueError(
-                    "shard: two networks share a parameter, so that neither can be cut; share none, or all"
+                    "shard: two networks share a parameter, so that neither can be sharded; share none, or all"
                 )
             seen |= ids
             yield network

@@ -146,7 +146,7 @@ def fit(
         compile: whether to compile the objective (torch.compile): half a minute at the start, then a third faster. The
             noise is drawn in another order, so the numbers differ from those of an uncompiled run.
         shard: "cpu" or "cuda": each of several processes keeps its part of the model alone, there, for what one cannot
-            hold. The model stays cut, so that out is needed: read the run for a whole one. Not compiled.
+            hold. The model stays sharded, so that out is needed: read the run for a whole one. Not compiled.
         seed: of the order of the data, the noise of the latents and dropout. torch's global generator is left alone.
         out: a run directory to write; see `allegory.checkpoint`. Of several processes the first writes it.
         resume: go on from out's last checkpoint, if there is one, as if nothing had happened.
@@ -183,7 +183,7 @@ def fit(
         model.load_state_dict(processes.told(model.state_dict))
     average = copy.deepcopy(model).requires_grad_(False)
     if shard:
-        sharding.cut(shard, model, average)
+        sharding.shard(shard, model, average)
     device = next(model.parameters()).device
     rounded(device, precision)  # asks whether there is such a precision
     data = data.to(device)
@@ -194,9 +194,9 @@ def fit(
         sharding.groups(learned), lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
     )
     state = _State(model, average, learned, optimizer)
-    parameters = [sharding.part(p) for p in learned]
+    parameters = [sharding.local(p) for p in learned]
     both = zip(average.parameters(), model.parameters(), strict=True)
-    averages = [sharding.part(mean) for mean, p in both if p.requires_grad]
+    averages = [sharding.local(mean) for mean, p in both if p.requires_grad]
     run = processes.told(lambda: _open_run(out, resume, model, settings, about))
     now = state.position
     steps = math.ceil(len(data) / batch_size)
@@ -494,7 +494,7 @@ class _State:
         tensors, position = processes.told(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
         try:
             self._take_own(tensors, seed + position["step"])
-            self._cut(tensors)
+            self._shard(tensors)
             self.restore((tensors, position))
         except (RuntimeError, KeyError, IndexError, ValueError) as error:
             detail = " ".join(str(error).split())
@@ -513,16 +513,16 @@ class _State:
         if processes.rank() > 0:
             tensors["totals"][0] = 0
 
-    def _cut(self, tensors: dict[str, Tensor]) -> None:
-        """Cuts what was saved whole as the model is cut, if it is."""
+    def _shard(self, tensors: dict[str, Tensor]) -> None:
+        """Shards what was saved whole as the model is, if it is."""
         parts = {"model": self.model.state_dict(), "average": self.average.state_dict()}
         parts["best"] = parts["average"]
         for key, value in tensors.items():
             part, _, name = key.partition("/")
             if part == "optimizer" and value.dim():
-                tensors[key] = sharding.spread(value, self.learned[int(name.split("/")[0])])
+                tensors[key] = sharding.distributed(value, self.learned[int(name.split("/")[0])])
             elif part in parts and name in parts[part]:
-                tensors[key] = sharding.spread(value, parts[part][name])
+                tensors[key] = sharding.distributed(value, parts[part][name])
 
 
 def _ahead(batches: Iterator[Tensor], fetch: Callable[[Tensor], Tensor], data: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -709,8 +709,9 @@ def _check_objective(
     """What an objective with conditions or settings says of this model, before a run is made."""
     with _seeded(0):
         x = data[:2] if transform is None else transform(data[:2])
-        trial = copy.deepcopy(model).train()
-        objective(trial(x.to(next(model.parameters()).device), samples=samples, held=held), beta)
+        trial, device = copy.deepcopy(model).train(), next(model.parameters()).device
+        beta = beta.to(device) if isinstance(beta, Tensor) else beta
+        objective(trial(x.to(device), samples=samples, held=held), beta)
 
 
 def _check_beta(beta: float | Sequence[float], levels: int) -> Any:
@@ -725,11 +726,13 @@ def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any
     if shard not in ("cpu", "cuda"):
         raise ValueError(f"shard={shard!r}: wanted 'cpu' or 'cuda', where the parts of the model are to be")
     if out is None:
-        raise ValueError("shard: wanted out, a run directory, since the model itself stays cut")
+        raise ValueError("shard: wanted out, a run directory, since the model itself stays sharded")
     if compile:
-        raise ValueError("shard: a model that is cut between processes is not compiled; leave out one of the two")
+        raise ValueError("shard: a model that is sharded is not compiled; leave out one of the two")
     if held:
-        raise ValueError(f"shard: {_name(objective)} holds the posterior's weights, which are cut; use elbo or iwae")
+        raise ValueError(
+            f"shard: {_name(objective)} holds the posterior's weights, which are sharded; use elbo or iwae"
+        )
     if processes.count() == 1:
         raise ValueError("shard: there is one process, which has to hold the whole model; start several by torchrun")
 

@@ -1,6 +1,7 @@
 """Several processes give what one gives: two real ones, on loopback, by torchrun."""
 
 import copy
+import functools
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ import torch
 
 import allegory as al
 from allegory.command import main
-from allegory.train import _State
+from allegory.evaluation import unvalidated
+from allegory.train import _check_objective, _State
 
 HERE = Path(__file__).parent
 ALONE = [sys.executable]
@@ -39,7 +41,7 @@ def flat(value):
     return [v for part in value for v in flat(part)] if isinstance(value, list) else [value]
 
 
-@pytest.mark.parametrize("task", [["fit"], ["fit", "cut"], ["score"]])
+@pytest.mark.parametrize("task", [["fit"], ["fit", "sharded"], ["score"]])
 def test_two_processes_give_what_one_gives(task, tmp_path):
     task, *how = task
     alone, together = (run(command, task, tmp_path / str(len(command)), *how) for command in (ALONE, TOGETHER))
@@ -71,19 +73,19 @@ def test_a_run_goes_on_in_as_many_processes_bit_by_bit_and_in_another_number(tmp
     assert alone != whole
 
 
-def test_a_model_that_is_cut_trains_as_one_that_is_not(tmp_path):
-    *cut, held = run(TOGETHER, "ladder", tmp_path / "cut", "cut")
-    *uncut, everything = run(TOGETHER, "ladder", tmp_path / "uncut", "uncut")
-    assert flat(cut) == pytest.approx(flat(uncut), rel=1e-9, abs=1e-9)
+def test_a_model_that_is_sharded_trains_as_one_that_is_not(tmp_path):
+    *sharded, held = run(TOGETHER, "ladder", tmp_path / "sharded", "sharded")
+    *whole, everything = run(TOGETHER, "ladder", tmp_path / "whole", "whole")
+    assert flat(sharded) == pytest.approx(flat(whole), rel=1e-9, abs=1e-9)
     assert everything[0] == everything[1]
     assert max(held) < 0.6 * everything[0]
 
 
-def test_a_run_that_is_cut_goes_on_bit_by_bit_and_in_a_process_alone(tmp_path):
-    whole = run(TOGETHER, "resumed", tmp_path / "whole", 6, "cut")
-    parts = run(TOGETHER, "resumed", tmp_path / "parts", 3, "cut")
+def test_a_run_that_is_sharded_goes_on_bit_by_bit_and_in_a_process_alone(tmp_path):
+    whole = run(TOGETHER, "resumed", tmp_path / "whole", 6, "sharded")
+    parts = run(TOGETHER, "resumed", tmp_path / "parts", 3, "sharded")
     shutil.copytree(tmp_path / "parts", tmp_path / "alone")
-    assert run(TOGETHER, "resumed", tmp_path / "parts", 6, "cut") == whole
+    assert run(TOGETHER, "resumed", tmp_path / "parts", 6, "sharded") == whole
     alone = run(ALONE, "resumed", tmp_path / "alone", 6)
     assert alone[:3] == parts
     assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.5)  # other noise
@@ -94,21 +96,21 @@ def test_a_run_that_is_cut_goes_on_bit_by_bit_and_in_a_process_alone(tmp_path):
     [
         (dict(shard="mps"), "shard='mps': wanted 'cpu' or 'cuda'"),
         (dict(out=None), "shard: wanted out"),
-        (dict(compile=True), "shard: a model that is cut between processes is not compiled"),
+        (dict(compile=True), "shard: a model that is sharded is not compiled"),
         (dict(objective=al.dreg), "shard: dreg holds the posterior's weights"),
         ({}, "shard: there is one process"),
     ],
 )
-def test_what_does_not_go_with_a_cut_is_said(settings, message, tmp_path):
+def test_what_does_not_go_with_sharding_is_said(settings, message, tmp_path):
     model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8])
     with pytest.raises(ValueError, match=message):
         al.fit(model, torch.ones(4, 6), epochs=1, **dict(shard="cpu", out=tmp_path / "run") | settings)
 
 
-def test_a_model_that_cannot_be_cut_or_is_cut_is_said(tmp_path):
-    shared, again, evaluated = run(TOGETHER, "unfitting", tmp_path, "cut")
+def test_a_model_that_cannot_be_cut_or_is_sharded_is_said(tmp_path):
+    shared, again, evaluated = run(TOGETHER, "unfitting", tmp_path, "sharded")
     assert shared.startswith("shard: two networks share a parameter")
-    assert again == evaluated == "this model is cut between processes; read its run for a whole one, al.load(out)"
+    assert again == evaluated == "this model is sharded over processes; read its run for a whole one, al.load(out)"
 
 
 def test_moments_are_restored_to_where_the_parameter_is():
@@ -125,7 +127,7 @@ def test_moments_are_restored_to_where_the_parameter_is():
         state.restore((tensors | {"optimizer/0/exp_avg": torch.ones(5)}, position))
 
 
-def test_a_cut_training_by_the_command(tmp_path):
+def test_a_sharded_training_by_the_command(tmp_path):
     train = ["-m", "allegory", "train", "digits", "--out", str(tmp_path / "run"), "--epochs", "1", "--hidden", "8"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parent)}
     done = subprocess.run([*TOGETHER, *train, "--shard"], capture_output=True, text=True, env=environment, timeout=100)
@@ -203,3 +205,10 @@ def test_other_commands_want_one_process(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["sample", "run", "--out", "x.png"]) == 2
     assert capsys.readouterr().err == "allegory: sample works in one process; torchrun is for train and evaluate\n"
+
+
+def test_the_weights_of_levels_are_tried_where_the_model_is():
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[7]).to("meta")  # stands for a GPU
+    objective = functools.partial(al.free_bits, nats=1.0)
+    with unvalidated():
+        _check_objective(model, objective, False, torch.ones(4, 6), None, 1, torch.ones(2))

@@ -53,18 +53,18 @@ def bits():
 
 
 def fit(out):
-    """A training whose noise is given; cut between the processes if that is asked for and there are several."""
+    """A training whose noise is given; sharded over the processes if that is asked for and there are several."""
     vae, x = model(), bits()
     settings = dict(valid=x[N:], epochs=3, batch_size=8, lr=0.01, kl_warmup=4, ema=0.5)
     record = al.fit(
-        vae, x[:N], **settings, out=out, shard="cpu" if sys.argv[3:] == ["cut"] and processes.count() > 1 else None
+        vae, x[:N], **settings, out=out, shard="cpu" if sys.argv[3:] == ["sharded"] and processes.count() > 1 else None
     )
     weights, _ = read_tensors(Path(out) / "weights.safetensors")
     return record.history, {key: value.tolist() for key, value in weights.items()}
 
 
 def ladder(out):
-    """A training of a ladder with its own noise, cut between the processes or not; and what each process then holds."""
+    """A training of a ladder with its own noise, sharded over the processes or not; and what each then holds."""
     torch.manual_seed(0)
     x = bits().unflatten(1, (1, 6, 1)).expand(-1, 1, 6, 6).contiguous()
     vae = al.architectures.conv(
@@ -72,8 +72,8 @@ def ladder(out):
         checkpointed=True,
     ).double()  # fmt: skip
     settings = dict(valid=x[N:], epochs=2, batch_size=8, lr=0.01, kl_warmup=4, samples=2, objective=al.iwae)
-    record = al.fit(vae, x[:N], **settings, out=out, shard="cpu" if sys.argv[3] == "cut" else None)
-    held = sum(sharding.part(p).numel() for p in vae.parameters())
+    record = al.fit(vae, x[:N], **settings, out=out, shard="cpu" if sys.argv[3] == "sharded" else None)
+    held = sum(sharding.local(p).numel() for p in vae.parameters())
     weights, _ = read_tensors(Path(out) / "weights.safetensors")
     return record.history, {key: value.tolist() for key, value in weights.items()}, processes.gathered(held)
 
@@ -120,7 +120,7 @@ def resumed(out):
         lr_final=1.0,
         out=out,
         resume=True,
-        shard="cpu" if sys.argv[4:] == ["cut"] else None,
+        shard="cpu" if sys.argv[4:] == ["sharded"] else None,
     )
     return al.fit(vae, x[:N], epochs=epochs, **settings).history
 
@@ -145,18 +145,18 @@ def various(out):
 
 
 def unfitting(out):
-    """What is said of models that cannot be cut, or that are cut and asked for more."""
+    """What is said of models that cannot be sharded, or that are and are asked for more."""
     x, said = bits(), []
     settings = dict(epochs=1, batch_size=8, shard="cpu")
     shared = nn.Linear(3, 3)
     decoders = [al.Conditional(nn.Sequential(shared, nn.Linear(3, size)), family) for size, family in SIZES]
     encoders = [al.Conditional(nn.Linear(size, 6), al.families.normal) for size in (6, 3)]
-    cut = model()
-    al.fit(cut, x, **settings, out=Path(out) / "cut")
+    sharded = model()
+    al.fit(sharded, x, **settings, out=Path(out) / "sharded")
     for act in (
         lambda: al.fit(al.VAE(al.StandardNormal(3), encoders, decoders), x, **settings, out=Path(out) / "shared"),
-        lambda: al.fit(cut, x, **settings, out=Path(out) / "again"),
-        lambda: al.evaluate(cut, x, samples=2),
+        lambda: al.fit(sharded, x, **settings, out=Path(out) / "again"),
+        lambda: al.evaluate(sharded, x, samples=2),
     ):
         try:
             act()
@@ -183,6 +183,6 @@ if __name__ == "__main__":
         if processes.rank() == 0:
             print(json.dumps(found))
     threads = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
-    assert "cut" in sys.argv or not any("gloo" in name for name in threads), (
+    assert "sharded" in sys.argv or not any("gloo" in name for name in threads), (
         f"threads that outlive their group: {threads}"
     )
