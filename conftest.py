@@ -1,5 +1,6 @@
-"""What every doctest finds in its namespace: torch, nn, al, and a small model with its data."""
+"""What every doctest finds in its namespace, torch, np, nn, al, a small model with its data; and an empty folder."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,4 +14,5 @@ def _doctest_names(request: pytest.FixtureRequest, doctest_namespace: dict[str, 
     if isinstance(request.node, pytest.DoctestItem):
         model = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[8])
         x = (torch.rand(7, 6) < 0.5).float()
-        doctest_namespace.update(torch=torch, nn=nn, al=al, model=model, x=x)
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
+        doctest_namespace.update(torch=torch, np=np, nn=nn, al=al, model=model, x=x)

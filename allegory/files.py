@@ -16,19 +16,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from allegory.stored import Mapped, Pictures, Stored
 
 __all__ = ["beside", "read_arrays", "read_splits", "reading", "write_whole"]
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+Array = NDArray[Any]
 
 KEPT = 2**28  # numbers that are held in memory at most
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -71,7 +70,7 @@ def read_splits(path: Path) -> dict[str, Any]:
     arrays = {"": images} if images is not None else read_arrays(path)
     if len(arrays) == 1:
         (array,) = arrays.values()
-        if _is_mapped(array):
+        if isinstance(array, np.memmap):
             if not array.flags.c_contiguous:
                 raise ValueError(f"{path}: too large for memory, and in Fortran order; save np.ascontiguousarray of it")
             _check_numbers(array, str(path))
@@ -97,8 +96,6 @@ def read_splits(path: Path) -> dict[str, Any]:
 
 def read_arrays(path: Path, advice: str = _WANTED) -> dict[str, Array]:
     """The arrays of a .npz file by name, or that of a .npy file, named ""; never a pickle."""
-    import numpy as np
-
     with reading(path, advice), path.open("rb") as stream:
         magic = stream.read(6)
         if magic != b"\x93NUMPY" and magic[:2] != b"PK":
@@ -118,16 +115,8 @@ def read_arrays(path: Path, advice: str = _WANTED) -> dict[str, Array]:
         return arrays
 
 
-def _is_mapped(array: Array) -> bool:
-    import numpy as np
-
-    return isinstance(array, np.memmap)
-
-
 def _read_images(folder: Path) -> Array | Pictures:
     """The images of a folder by name, (N, C, H, W) uint8; C = 1 where all are grey, else 3."""
-    import numpy as np
-
     with reading(folder):
         files = sorted(
             file for file in folder.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
@@ -172,8 +161,6 @@ def _read_image(path: Path) -> Array:
 
 def _to_tensor(array: Array, where: str) -> Tensor:
     """float32 (N, *event), once it is sure that these are finite numbers that float32 can hold."""
-    import numpy as np
-
     _check_numbers(array, where)
     return torch.from_numpy(array.astype(np.float32, order="C"))
 
@@ -194,8 +181,6 @@ def _check_numbers(array: Array, where: str) -> None:
 
 def _check_values(part: Array, start: int, array: Array, where: str) -> None:
     """The rows of `array` from `start`."""
-    import numpy as np
-
     finite = np.isfinite(part)
     if not finite.all():
         row, *index = np.argwhere(~finite)[0].tolist()

@@ -5,12 +5,18 @@ r"""Examples that stay in their files, and are read as they are drawn: for sets 
     Mapped(array)           a memory-mapped array, as its source
     Pictures(files, ...)    the images of a folder, as its source
 
+A disk gives a row from somewhere no sooner than a piece of a quarter of a megabyte, and many pieces at once as soon as
+one. So an epoch goes through the pieces in random order, and mixes the examples of one pool of some hundred pieces at
+a time; while a pool is in use, the next one is read. A set that is not larger than a pool is in the order that it would
+have in memory.
+
 Shapes: M examples in the source, N of them here, *event the shape of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +26,23 @@ from torch import Size, Tensor
 
 __all__ = ["Mapped", "Pictures", "Stored"]
 
-NUMBERS = 2**24  # of a piece
+NUMBERS = 2**24  # that are looked at together
+PIECE, POOL = 2**18, 2**26  # bytes
+READERS = 16
 
 
 class Stored:
     """(N, *event) float32 examples, read when they are asked for: `x[rows]` or `x[a:b]` is a tensor.
 
     Args:
-        source: (M, *event) numbers of any type: it has a shape, and gives a tensor for a tensor of rows.
+        source: (M, *event) numbers. It has a shape, the dtype of what it gives, and the number of rows that are best
+            read together, its piece; for a tensor of ascending rows of one piece it gives a tensor, in any thread.
         rows: (N,) which of the source's examples these are; by default all of them.
         values: two values to be taken as 0 and 1.
         device: where to put what is read.
 
-    >>> x = Stored(torch.arange(12, dtype=torch.uint8).view(6, 2), torch.tensor([4, 0, 2]))
+    >>> np.save("x.npy", np.arange(12, dtype="u1").reshape(6, 2))
+    >>> x = Stored(Mapped(np.load("x.npy", mmap_mode="r")), torch.tensor([4, 0, 2]))
     >>> x.shape, x[1:]
     (torch.Size([3, 2]), tensor([[0., 1.],
             [4., 5.]]))
@@ -60,8 +70,7 @@ class Stored:
         return len(self.rows)
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        rows = self.rows[index.cpu() if isinstance(index, Tensor) else index]
-        return self._read(rows)
+        return self._examples(self._read(index))
 
     def __repr__(self) -> str:
         return f"Stored{tuple(self.shape)}"
@@ -86,11 +95,35 @@ class Stored:
         """The same with two values taken as 0 and 1."""
         return Stored(self.source, self.rows, values, self.device)
 
+    def shuffled(self, generator: torch.Generator, batch: int) -> Tensor:
+        """(N,) all of them, to be drawn in this order: random pieces of the file, mixed within a pool of batches."""
+        pool = self._batches(batch) * batch
+        if len(self) <= pool:
+            return torch.randperm(len(self), generator=generator)
+        places = self.rows.argsort()
+        pieces = places.split(self.source.piece)
+        order = torch.cat([pieces[i] for i in torch.randperm(len(pieces), generator=generator)])
+        return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in order.split(pool)])
+
+    def ahead(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The examples of batches of which (n,) are given: a pool of them at a time is read while the one before is
+        in use.
+        """
+        several = self._batches(max(map(len, batches), default=1))
+        pools = [batches[i : i + several] for i in range(0, len(batches), several)]
+        with ThreadPoolExecutor(1) as reader:
+            coming = [reader.submit(self._read, torch.cat([*pool])) for pool in pools[:1]]
+            for i, pool in enumerate(pools, start=1):
+                examples = coming[0].result()
+                coming = [reader.submit(self._read, torch.cat([*following])) for following in pools[i : i + 1]]
+                yield from map(self._examples, examples.split([len(batch) for batch in pool]))
+
     def pieces(self) -> Iterator[tuple[str, Tensor]]:
         """All examples in the order of the file, some million numbers at a time, and what to call them."""
         size = max(1, NUMBERS // max(1, self.shape[1:].numel()))
-        for rows in self.rows.sort().values.split(size):
-            yield f"examples {int(rows[0])} to {int(rows[-1])} of the file", self._read(rows)
+        for which in self.rows.argsort().split(size):
+            rows = self.rows[which]
+            yield f"examples {int(rows[0])} to {int(rows[-1])} of the file", self[which]
 
     def min(self) -> Tensor:
         """() the smallest number."""
@@ -107,27 +140,56 @@ class Stored:
             self.range = torch.stack([low for low, _ in both]).min(), torch.stack([high for _, high in both]).max()
         return self.range
 
-    def _read(self, rows: Tensor) -> Tensor:
-        x = self.source[rows]
-        x = x.to(self.dtype) if self.values is None else (x == self.values[1]).to(self.dtype)
-        return x.to(self.device)
+    def _batches(self, batch: int) -> int:
+        """How many batches of that size a pool has."""
+        return max(1, POOL // max(1, batch * self.shape[1:].numel() * self.source.dtype.itemsize))
+
+    def _read(self, index: slice | Tensor) -> Tensor:
+        """(n, *event) what the source has, from many pieces at the same time."""
+        rows, order = self.rows[index.cpu() if isinstance(index, Tensor) else index].sort()
+        x = torch.empty(len(rows), *self.shape[1:], dtype=self.source.dtype)
+        _, counts = torch.unique_consecutive(rows // self.source.piece, return_counts=True)
+
+        def fill(part: tuple[Tensor, Tensor]) -> None:
+            places, several = part
+            x[places] = self.source[several]
+
+        parts = zip(order.split(counts.tolist()), rows.split(counts.tolist()), strict=True)
+        with ThreadPoolExecutor(READERS) as readers:
+            list(readers.map(fill, parts))
+        return x
+
+    def _examples(self, x: Tensor) -> Tensor:
+        """What the source has as what the model takes."""
+        x = x.to(self.device)
+        return x.to(self.dtype) if self.values is None else (x == self.values[1]).to(self.dtype)
 
 
 class Mapped:
-    """A memory-mapped array as a source.
+    """A memory-mapped array as a source. It is read from its file, since who touches the mapped memory waits for the
+    disk page by page.
 
     Args:
-        array: (M, *event) real numbers of any type.
+        array: (M, *event) real numbers of any type, as `numpy.load` gives them with `mmap_mode="r"`.
     """
 
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+    def __init__(self, array: np.memmap[Any, Any]) -> None:
         self.array, self.shape = array, Size(array.shape)
+        self.dtype = torch.uint8 if array.dtype in (np.uint8, np.bool_) else torch.float32
+        self.size = array.itemsize * self.shape[1:].numel()  # of a row, in bytes
+        self.piece = max(1, PIECE // max(1, self.size))
 
     def __len__(self) -> int:
         return len(self.array)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(np.take(self.array, rows.numpy(), 0).astype(np.float32))
+        if not len(rows):
+            return torch.empty(0, *self.shape[1:], dtype=self.dtype)
+        first, last = int(rows[0]), int(rows[-1])
+        count, start = (last + 1 - first) * self.shape[1:].numel(), self.array.offset + first * self.size
+        numbers = np.fromfile(str(self.array.filename), self.array.dtype, count, offset=start)
+        kept = numbers.reshape(-1, *self.shape[1:])[(rows - first).numpy()]
+        return torch.from_numpy(kept.astype(np.uint8 if self.dtype == torch.uint8 else np.float32))
 
 
 class Pictures:
@@ -141,6 +203,7 @@ class Pictures:
 
     def __init__(self, files: Sequence[Path], read: Callable[[Path], Any], shape: Sequence[int]) -> None:
         self.files, self.read, self.shape = files, read, Size((len(files), *shape))
+        self.dtype, self.piece = torch.uint8, 1
 
     def __len__(self) -> int:
         return len(self.files)

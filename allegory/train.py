@@ -38,10 +38,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +53,7 @@ from allegory.files import write_whole
 from allegory.model import VAE, Trace
 from allegory.objectives import elbo
 from allegory.progress import Progress
+from allegory.stored import Stored
 
 __all__ = ["Record", "fit"]
 
@@ -229,16 +228,16 @@ def fit(
         rate = lr * now.lr_scale * min(1.0, (now.step + 1) / max(1, lr_warmup)) * cosine
         return rate, weights * min(1.0, (now.step + 1) / max(1, kl_warmup))
 
-    def batches() -> Iterator[Tensor]:
-        """The rows of the batches of this epoch that are still to do; their order depends on seed and epoch alone."""
-        order = torch.Generator().manual_seed(seed * 1_000_003 + now.epoch)
-        rows = torch.randperm(len(data), generator=order).to(device)
-        yield from rows.split(batch_size)[now.batch :]
-
-    def fetch(rows: Tensor) -> Tensor:
-        """The share that this process has of a batch; where it has none, one row that it will not count."""
-        mine = processes.share(rows)
-        return data[mine if len(mine) else rows[:1]]
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of this epoch that are still to do, in an order that depends on seed and epoch alone: their rows,
+        and the examples of which this process has its share; where it has none, one that it will not count.
+        """
+        chance = torch.Generator().manual_seed(seed * 1_000_003 + now.epoch)
+        source: Any = data if isinstance(data, Stored) else None
+        order = source.shuffled(chance, batch_size) if source else torch.randperm(len(data), generator=chance)
+        todo = order.to(device).split(batch_size)[now.batch :]
+        shares = [mine if len(mine := processes.share(rows)) else rows[:1] for rows in todo]
+        return zip(todo, source.ahead(shares) if source else map(data.__getitem__, shares), strict=True)
 
     def draw(x: Tensor) -> Tensor:
         return x if transform is None else transform(x)
@@ -306,7 +305,7 @@ def fit(
     def where_lost(finite: bool) -> str:
         """Runs the epoch again, looking at every step, and names what went wrong first."""
         large = f"the gradient was above {skip:g} times its usual size, {SKIPS + 1} times in a row"
-        for rows, x in _ahead(batches(), fetch, data):
+        for rows, x in batches():
             mine = processes.share(rows)
             with torch.random.fork_rng(), torch.no_grad(), rounded(device, precision):
                 trace = model(draw(x), samples=samples)
@@ -369,7 +368,7 @@ def fit(
                 good = None  # not two at once
                 good = state.capture()
             model.train()
-            for rows, x in _ahead(batches(), fetch, data):
+            for rows, x in batches():
                 update(rows, x)
                 due, stop = look()
                 bar.step(now, spent)
@@ -523,18 +522,6 @@ class _State:
                 tensors[key] = sharding.distributed(value, self.learned[int(name.split("/")[0])])
             elif part in parts and name in parts[part]:
                 tensors[key] = sharding.distributed(value, parts[part][name])
-
-
-def _ahead(batches: Iterator[Tensor], fetch: Callable[[Tensor], Tensor], data: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of each batch and what they hold; what is not in memory is read while the batch before is in use."""
-    if isinstance(data, Tensor):
-        yield from ((rows, fetch(rows)) for rows in batches)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        coming = [(rows, pool.submit(fetch, rows)) for rows in islice(batches, 1)]
-        while coming:
-            (rows, x), coming = coming[0], [(rows, pool.submit(fetch, rows)) for rows in islice(batches, 1)]
-            yield rows, x.result()
 
 
 class _Scored(nn.Module):

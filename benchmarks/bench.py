@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def ours(x: torch.Tensor, batch: int, **settings: Any) -> Setup:
         def train(pause: Any) -> Any:
             return al.fit(network(), x, epochs=10**6, batch_size=batch, lr=1e-3, transform=pause, **settings)
 
-        return Epochs(train, math.ceil(len(x) / batch))
+        return Epochs(train, len(x), batch)
 
     return setup
 

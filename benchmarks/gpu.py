@@ -49,7 +49,7 @@ def ours(model: al.VAE, x: torch.Tensor, batch: int, **settings: Any) -> Setup:
         def train(pause: Any) -> Any:
             return al.fit(model, x, epochs=10**6, batch_size=batch, transform=pause, compile=True, **settings)
 
-        return Epochs(train, len(x) // batch)
+        return Epochs(train, len(x), batch)
 
     return setup
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -55,11 +56,12 @@ class Epochs:
 
     Args:
         fit: starts the training with the given transform.
-        steps: batches an epoch.
+        count: examples an epoch.
+        batch: examples a batch; what has more is `fit`'s look at the data before it begins.
     """
 
-    def __init__(self, fit: Callable[[Callable[[torch.Tensor], torch.Tensor]], Any], steps: int) -> None:
-        self.steps, self.count, self.failure = steps, -1, None  # fit looks at the data once before
+    def __init__(self, fit: Callable[[Callable[[Any], Any]], Any], count: int, batch: int) -> None:
+        self.steps, self.batch, self.done_steps, self.failure = math.ceil(count / batch), batch, 0, None
         self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
 
         def train() -> None:
@@ -73,10 +75,11 @@ class Epochs:
         self.wait()
 
     def pause(self, x: torch.Tensor) -> torch.Tensor:
-        if self.count >= 0 and self.count % self.steps == 0:
-            self.done.release()
-            self.go.acquire()
-        self.count += 1
+        if len(x) <= self.batch:
+            if self.done_steps % self.steps == 0:
+                self.done.release()
+                self.go.acquire()
+            self.done_steps += 1
         return x
 
     def wait(self) -> None:

@@ -1,6 +1,7 @@
 """Examples that stay in their files give what examples in memory give."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -160,5 +161,41 @@ def test_mistakes_in_stored_files_are_named(nothing_fits, capsys):
     assert "of the file" in err
 
 
+def test_an_epoch_goes_through_pieces_of_the_file_and_mixes_a_pool(monkeypatch):
+    monkeypatch.setattr("allegory.stored.PIECE", 40)  # 5 rows
+    monkeypatch.setattr("allegory.stored.POOL", 320)  # 40 rows: 13 batches of 3
+    values = np.random.default_rng(0).integers(0, 256, (500, 8)).astype("u1")
+    np.save("x.npy", values)
+    rows = torch.randperm(500)[:400]
+    x = Stored(Mapped(np.load("x.npy", mmap_mode="r")), rows)
+    first, again, other = (x.shuffled(torch.Generator().manual_seed(seed), 3) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(first.sort().values, torch.arange(400))
+    place = rows.argsort().argsort()[first]  # among those of the file that are here
+    for pool in place.split(39):
+        assert len((pool // 5).unique()) <= 10  # pieces; 39 rows from anywhere have some 32
+        assert not torch.equal(pool, pool.sort().values)
+    for start in (0, 7, 130):  # from the beginning, and after a resume
+        batches = first.split(3)[start:]
+        for batch, found in zip(batches, x.ahead(batches), strict=True):
+            assert_close(found, torch.from_numpy(values[rows[batch].numpy()]).float(), rtol=0, atol=0)
+
+
+def test_a_pool_is_read_while_the_one_before_is_in_use(monkeypatch):
+    monkeypatch.setattr("allegory.stored.POOL", 64)
+    np.save("x.npy", np.zeros((80, 8), "u1"))
+    x, pools = Stored(Mapped(np.load("x.npy", mmap_mode="r"))), []
+    monkeypatch.setattr(x, "_read", lambda rows: pools.append(len(rows)) or torch.zeros(len(rows), 8))
+    examples = x.ahead(torch.arange(80).split(4))
+    assert len(next(examples)) == 4
+    end = time.monotonic() + 10
+    while len(pools) < 2 and time.monotonic() < end:
+        time.sleep(0.001)
+    examples.close()
+    assert pools == [8, 8]  # and no further ahead
+
+
 def test_a_source_may_be_empty_of_rows():
-    assert Stored(Mapped(np.zeros((3, 2))))[torch.tensor([], dtype=torch.long)].shape == (0, 2)
+    np.save("x.npy", np.zeros((3, 2)))
+    assert Stored(Mapped(np.load("x.npy", mmap_mode="r")))[torch.tensor([], dtype=torch.long)].shape == (0, 2)
