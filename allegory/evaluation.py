@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from allegory import processes
+from allegory.memory import kept
 from allegory.model import VAE
 
 __all__ = [
@@ -148,7 +149,7 @@ def scoring(model: nn.Module, precision: str = "float32") -> Iterator[None]:
     device = next(model.parameters(), torch.empty(0)).device
     model.eval()
     try:
-        with torch.no_grad(), unvalidated(), rounded(device, precision):
+        with torch.no_grad(), unvalidated(), kept(), rounded(device, precision):
             yield
     finally:
         model.train(training)

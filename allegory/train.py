@@ -50,6 +50,7 @@ from torch.nn.parallel import DistributedDataParallel
 from allegory import checkpoint, processes, sharding
 from allegory.evaluation import has_compiler, pairs_for, rounded, scoring, unvalidated
 from allegory.files import write_whole
+from allegory.memory import kept
 from allegory.model import VAE, Trace
 from allegory.objectives import elbo
 from allegory.progress import Progress
@@ -237,7 +238,8 @@ def fit(
         order = source.shuffled(chance, batch_size) if source else torch.randperm(len(data), generator=chance)
         todo = order.to(device).split(batch_size)[now.batch :]
         shares = [mine if len(mine := processes.share(rows)) else rows[:1] for rows in todo]
-        return zip(todo, source.ahead(shares) if source else map(data.__getitem__, shares), strict=True)
+        examples = source.ahead(shares) if source else (data.index_select(0, rows) for rows in shares)
+        return zip(todo, examples, strict=True)
 
     def draw(x: Tensor) -> Tensor:
         return x if transform is None else transform(x)
@@ -263,7 +265,8 @@ def fit(
             group["lr"] = now.lr
         bound = score(draw(x), torch.as_tensor(beta) if compile else beta)
         bound = bound if len(processes.share(rows)) else 0 * bound
-        state.optimizer.zero_grad()
+        for p in learned:
+            p.grad = None
         (-bound.sum() * processes.count() / len(rows)).backward()  # the processes' gradients are averaged
         gradients = [p.grad for p in learned if p.grad is not None]
         gradients, norm = sharding.reduced(gradients) if shard else (gradients, _norm(gradients))
@@ -351,6 +354,7 @@ def fit(
         torch.random.fork_rng(),
         warnings.catch_warnings(),
         unvalidated(),
+        kept(),
         _stoppable(run is not None) as interrupted,
         Progress(progress and processes.rank() == 0, epochs, minutes, steps) as bar,
     ):
@@ -565,6 +569,10 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     """() the norm of all gradients side by side, in float64: in float32 its square overflows at 2e19, which a burst
     reaches while every gradient is still finite.
     """
+    if not gradients[0].is_cuda:  # where float64 takes a copy of all gradients, and looking costs nothing
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).double()
+        if torch.isfinite(norm):
+            return norm
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float64)))
 
 

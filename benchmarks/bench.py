@@ -1,6 +1,6 @@
 """How fast training and evaluation are: this library, a plain PyTorch loop, pythae, and the machine at its best.
 
-    make bench                                       # some twenty minutes; leave the machine alone meanwhile
+    make bench                                       # some ten minutes; leave the machine alone meanwhile
     python benchmarks/bench.py [--pythae PYTHON] [--rounds 5] [--small] [--only NAME]
 
 Writes benchmarks/results/bench.json and bench.md. PYTHON is that of an environment that has pythae.
@@ -8,19 +8,22 @@ Writes benchmarks/results/bench.json and bench.md. PYTHON is that of an environm
     training      an epoch of 60,000 examples, 784-400-20-400-784, ReLU, Bernoulli, Adam, batches of 128 and of 1,000
     evaluation    L_1000 of 10,000 examples with the same network, timed on some of them and scaled
 
-The limit is the floating-point operations that the arithmetic needs, over the rate at which this machine multiplies
-large matrices of float32 in the same run: (forward, and twice that backward, less the gradient by x).
+Every side is a process of its own, and they take turns. The limit is the floating-point operations that the arithmetic
+needs (forward, and twice that backward, less the gradient by x), over the rate at which this machine multiplies large
+matrices of float32 in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from sides import Elsewhere, Epochs, Setup, compare, machine, matrix_rate, say
+from sides import Elsewhere, Setup, answer, compare, machine, matrix_rate, say
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -42,16 +45,28 @@ def network() -> al.VAE:
     return al.architectures.mlp((PIXELS,), "bernoulli", latent=[LATENT], hidden=[WIDTH], activation="ReLU")
 
 
-def ours(x: torch.Tensor, batch: int, **settings: Any) -> Setup:
-    """`fit`, with all that it does: clipping, averaged weights, the watch for NaN."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "allegory, float32": {},
+    "allegory, float32, compiled": dict(compile=True),
+    "allegory, bfloat16": dict(precision="bfloat16"),
+    "allegory, bfloat16, compiled": dict(precision="bfloat16", compile=True),
+}
 
-    def setup() -> Epochs:
-        def train(pause: Any) -> Any:
-            return al.fit(network(), x, epochs=10**6, batch_size=batch, lr=1e-3, transform=pause, **settings)
 
-        return Epochs(train, len(x), batch)
+def train(x: torch.Tensor, batch: int, settings: dict[str, Any]) -> None:
+    """`fit`, with all that it does: clipping, averaged weights, the watch for NaN. It waits before each epoch."""
+    steps, done = math.ceil(len(x) / batch), 0
 
-    return setup
+    def pause(rows: torch.Tensor) -> torch.Tensor:
+        nonlocal done
+        if len(rows) <= batch:  # more is the look at the data before the training
+            if done % steps == 0:
+                answer(done)
+                sys.stdin.readline() or sys.exit()
+            done += 1
+        return rows
+
+    al.fit(network(), x, epochs=10**6, batch_size=batch, lr=1e-3, transform=pause, **settings)
 
 
 class Plain(nn.Module):
@@ -69,61 +84,58 @@ class Plain(nn.Module):
         return log_px + 0.5 * (1 + log_variance - mu**2 - log_variance.exp()).sum(-1)
 
 
-def plain(x: torch.Tensor, batch: int) -> Setup:
+def train_plainly(x: torch.Tensor, batch: int) -> None:
     """A plain loop over a DataLoader."""
-
-    def setup() -> Any:
-        torch.manual_seed(0)
-        model = Plain()
-        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-        loader = DataLoader(TensorDataset(x), batch_size=batch, shuffle=True)
-
-        def run() -> float:
-            total = 0.0
-            for (rows,) in loader:
-                loss = -model(rows).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += loss.item()
-            return total
-
-        return run
-
-    return setup
+    torch.manual_seed(0)
+    model = Plain()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    loader = DataLoader(TensorDataset(x), batch_size=batch, shuffle=True)
+    answer("ready")
+    for _ in sys.stdin:
+        total = 0.0
+        for (rows,) in loader:
+            loss = -model(rows).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        answer(total)
 
 
-def pythae(python: str, task: str, count: int, batch: int) -> Setup:
-    return lambda: Elsewhere(python, "pythae_worker.py", task, count, batch)
+def side(task: str, name: str, count: int, batch: int) -> None:
+    """What runs in a process of its own: it answers when it is ready, and once for each line it reads."""
+    x = images(count)
+    if task == "nll":
+        model = network().eval()
+        answer("ready")
+        for _ in sys.stdin:
+            answer(al.log_likelihood(model, x, samples=1000, **SETTINGS[name]).mean().item())
+    elif name == "plain loop":
+        train_plainly(x, batch)
+    else:
+        train(x, batch, SETTINGS[name])
+
+
+def setups(task: str, names: list[str], count: int, batch: int, python: str | None) -> dict[str, Setup]:
+    """A process for each side."""
+
+    def setup(name: str) -> Setup:
+        if name == "pythae":
+            return lambda: Elsewhere(python or "", "pythae_worker.py", task, count, batch)
+        return lambda: Elsewhere(sys.executable, "bench.py", "--side", task, name, count, batch)
+
+    return {name: setup(name) for name in [*names, *(["pythae"] if python else [])]}
 
 
 def training(count: int, batch: int, python: str | None, rounds: int) -> dict[str, Any]:
-    x = images(count)
-    sides: dict[str, Setup] = {
-        "allegory, float32": ours(x, batch),
-        "allegory, float32, compiled": ours(x, batch, compile=True),
-        "allegory, bfloat16, compiled": ours(x, batch, compile=True, precision="bfloat16"),
-        "plain loop": plain(x, batch),
-    }
-    sides |= {"pythae": pythae(python, "train", count, batch)} if python else {}
     operations = count * (6 * WEIGHTS - 2 * PIXELS * WIDTH)
+    sides = setups("train", [*SETTINGS, "plain loop"], count, batch, python)
     return dict(title=f"training, batch {batch}", operations=operations, sides=compare(sides, rounds))
 
 
 def evaluation(count: int, python: str | None, rounds: int) -> dict[str, Any]:
-    x, model = images(count), network().eval()
-
-    def score(**settings: Any) -> Setup:
-        return lambda: lambda: al.log_likelihood(model, x, samples=1000, **settings)
-
-    sides: dict[str, Setup] = {
-        "allegory, float32": score(),
-        "allegory, float32, compiled": score(compile=True),
-        "allegory, bfloat16, compiled": score(compile=True, precision="bfloat16"),
-    }
-    sides |= {"pythae": pythae(python, "nll", count, 100)} if python else {}
     operations = count * 1000 * 2 * (LATENT * WIDTH + WIDTH * PIXELS)
-    found = compare(sides, rounds)
+    found = compare(setups("nll", [*SETTINGS], count, 100, python), rounds)
     return dict(title=f"L_1000 of {count:,} examples", operations=operations, sides=found, scale=10_000 / count)
 
 
@@ -151,7 +163,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="a few seconds, to see whether it works; writes nothing")
     parser.add_argument("--only", choices=("training", "evaluation"))
+    parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.side:
+        task, name, *numbers = options.side
+        return side(task, name, *map(int, numbers))
     count, some, rounds = (3000, 10, 2) if options.small else (60_000, 200, options.rounds)
     rates = {"float32": matrix_rate(torch.float32), "bfloat16": matrix_rate(torch.bfloat16)}
     say(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
@@ -168,6 +184,7 @@ def main() -> None:
         gflops = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
         (RESULTS / "bench.json").write_text(json.dumps(about | dict(results=results), indent=1) + "\n")
         (RESULTS / "bench.md").write_text(f"{head}; large matrices: {gflops}.\n\n{written}\n")
+    return None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ all of them. One side is set up twice: what the two differ by is noise.
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import platform
@@ -40,7 +39,6 @@ def compare(sides: dict[str, Setup], rounds: int) -> dict[str, dict[str, Any]]:
     names = list(runs)
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            gc.collect()
             began = time.perf_counter()
             runs[name]()
             found[name]["rounds"].append(time.perf_counter() - began)
@@ -94,7 +92,7 @@ class Epochs:
 
 
 class Elsewhere:
-    """A side in another environment: a process that reads a line for each run and answers with one."""
+    """A side in a process of its own, maybe of another environment: it reads a line for each run, and answers."""
 
     def __init__(self, python: str, script: str, *arguments: Any) -> None:
         command = [python, str(Path(__file__).with_name(script)), *map(str, arguments)]
@@ -113,6 +111,11 @@ class Elsewhere:
         self.process.stdin.write("run\n")  # type: ignore[union-attr]
         self.process.stdin.flush()  # type: ignore[union-attr]
         return self.hear()
+
+
+def answer(value: Any) -> None:
+    """What such a process says: it is ready, or has done a run."""
+    print(f"= {json.dumps(value)}", flush=True)
 
 
 def matrix_rate(precision: torch.dtype, seconds: float = 2.0, device: str = "cpu") -> float:
