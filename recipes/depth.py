@@ -7,6 +7,9 @@ The top is a vector of 32 with a standard normal prior, each level below it a gr
 more residual blocks each has (3, 3, 2, 1, 1): up to T = 5 the networks are about equally deep, at T = 10 deeper. The
 weights are chosen on 5,000 validation images; what is scored is every fifth test image (they are sorted by digit), with
 K = 100.
+
+Reached: 87.30, 84.82, 85.58, 85.58 and 89.92, standard error over the images 0.47 (commit 1ded6c1, one thread each,
+another training beside).
 """
 
 import json
