@@ -39,6 +39,7 @@ from torch.distributions import Normal as NormalLaw
 
 from allegory.distributions import (
     Bernoulli,
+    Bernoullis,
     ContinuousBernoulli,
     DiscretizedLogistic,
     NegativeBinomial,
@@ -166,6 +167,12 @@ class BernoulliFamily(Family):
 
     def law(self, logits: Tensor) -> Distribution:  # type: ignore[override]
         return Bernoulli(logits)
+
+    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
+        """The distribution over events."""
+        elements = super().forward(phi, event_dim)
+        assert isinstance(elements, Independent)
+        return Bernoullis(elements.base_dist, event_dim)
 
 
 class ContinuousBernoulliFamily(Family):

@@ -24,11 +24,13 @@ import numpy as np
 import torch
 from torch import Size, Tensor
 
+from allegory.memory import trim
+
 __all__ = ["Mapped", "Pictures", "Stored"]
 
 NUMBERS = 2**24  # that are looked at together
 PIECE, POOL = 2**18, 2**26  # bytes
-READERS = 16
+READERS = 8
 
 
 class Stored:
@@ -70,7 +72,8 @@ class Stored:
         return len(self.rows)
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        return self._examples(self._read(index))
+        x, places = self._read(index)
+        return self._examples(x.index_select(0, places))
 
     def __repr__(self) -> str:
         return f"Stored{tuple(self.shape)}"
@@ -103,7 +106,9 @@ class Stored:
         places = self.rows.argsort()
         pieces = places.split(self.source.piece)
         order = torch.cat([pieces[i] for i in torch.randperm(len(pieces), generator=generator)])
-        return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in order.split(pool)])
+        for part in order.split(pool):
+            part.copy_(part[torch.randperm(len(part), generator=generator)])
+        return order
 
     def ahead(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The examples of batches of which (n,) are given: a pool of them at a time is read while the one before is
@@ -114,9 +119,11 @@ class Stored:
         with ThreadPoolExecutor(1) as reader:
             coming = [reader.submit(self._read, torch.cat([*pool])) for pool in pools[:1]]
             for i, pool in enumerate(pools, start=1):
-                examples = coming[0].result()
+                x, places = coming[0].result()
+                trim()
                 coming = [reader.submit(self._read, torch.cat([*following])) for following in pools[i : i + 1]]
-                yield from map(self._examples, examples.split([len(batch) for batch in pool]))
+                for where in places.split([len(batch) for batch in pool]):
+                    yield self._examples(x.index_select(0, where))
 
     def pieces(self) -> Iterator[tuple[str, Tensor]]:
         """All examples in the order of the file, some million numbers at a time, and what to call them."""
@@ -144,20 +151,25 @@ class Stored:
         """How many batches of that size a pool has."""
         return max(1, POOL // max(1, batch * self.shape[1:].numel() * self.source.dtype.itemsize))
 
-    def _read(self, index: slice | Tensor) -> Tensor:
-        """(n, *event) what the source has, from many pieces at the same time."""
-        rows, order = self.rows[index.cpu() if isinstance(index, Tensor) else index].sort()
+    def _read(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """(n, *event) what the source has, in its order, from many pieces at the same time; (n,) where in it each is.
+
+        All by numpy: in a thread other than the one that trains, torch would start a second team of OpenMP threads, and
+        as soon as there are more of them than processors, every step of the first is slower, by up to a half.
+        """
+        asked = self.rows.numpy()[index.numpy(force=True) if isinstance(index, Tensor) else index]
+        order = asked.argsort()
+        rows, places = asked[order], np.empty_like(order)
+        places[order] = np.arange(len(order))
         x = torch.empty(len(rows), *self.shape[1:], dtype=self.source.dtype)
-        _, counts = torch.unique_consecutive(rows // self.source.piece, return_counts=True)
+        numbers, starts = x.numpy(), np.flatnonzero(np.diff(rows // self.source.piece, prepend=-1))
 
-        def fill(part: tuple[Tensor, Tensor]) -> None:
-            places, several = part
-            x[places] = self.source[several]
+        def fill(start: int, stop: int) -> None:
+            numbers[start:stop] = self.source[torch.from_numpy(rows[start:stop])].numpy()
 
-        parts = zip(order.split(counts.tolist()), rows.split(counts.tolist()), strict=True)
         with ThreadPoolExecutor(READERS) as readers:
-            list(readers.map(fill, parts))
-        return x
+            list(readers.map(fill, starts, [*starts[1:], len(rows)]))
+        return x, torch.from_numpy(places)
 
     def _examples(self, x: Tensor) -> Tensor:
         """What the source has as what the model takes."""
@@ -186,10 +198,12 @@ class Mapped:
         if not len(rows):
             return torch.empty(0, *self.shape[1:], dtype=self.dtype)
         first, last = int(rows[0]), int(rows[-1])
-        count, start = (last + 1 - first) * self.shape[1:].numel(), self.array.offset + first * self.size
-        numbers = np.fromfile(str(self.array.filename), self.array.dtype, count, offset=start)
-        kept = numbers.reshape(-1, *self.shape[1:])[(rows - first).numpy()]
-        return torch.from_numpy(kept.astype(np.uint8 if self.dtype == torch.uint8 else np.float32))
+        numbers = np.empty((last + 1 - first, *self.shape[1:]), self.array.dtype)
+        with open(str(self.array.filename), "rb", buffering=0) as file:
+            file.seek(self.array.offset + first * self.size)
+            file.readinto(numbers.data)
+        kept = numbers if len(rows) == len(numbers) else numbers[(rows - first).numpy()]
+        return torch.from_numpy(kept.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
 
 
 class Pictures:

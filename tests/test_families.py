@@ -12,7 +12,14 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory import families
-from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial, OptimalNormal
+from allegory.distributions import (
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    NegativeBinomial,
+    OptimalNormal,
+    bernoulli_log_mass,
+)
+from allegory.evaluation import unvalidated
 
 LOC, SCALE = torch.tensor([3.0, -1.0]), torch.tensor([2.0, 0.5])
 CONTINUOUS = {
@@ -246,6 +253,29 @@ def test_optimal_sigma_is_the_maximum_likelihood_one_and_its_running_value_score
     assert_close(in_units(mu).log_prob(1 + 2 * x).sum(), best - x.numel() * math.log(2))
     scores = family.eval()(mu).log_prob(x)
     assert_close(family(mu[:1]).log_prob(x[:1]), scores[:1])  # no neighbour matters
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 64, 784])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 100.0])
+def test_a_logarithm_of_many_factors_keeps_its_digits(size, scale):
+    logits, x = scale * torch.randn(2, 100, size), (torch.rand(100, size) < 0.2).double()
+    wanted = torch.distributions.Bernoulli(logits=logits).log_prob(x.expand_as(logits)).sum(-1)
+    assert_close(bernoulli_log_mass(logits, x), wanted, rtol=1e-13, atol=1e-13)
+    logits = logits.float()
+    wanted = torch.distributions.Bernoulli(logits=logits.double()).log_prob(x.expand_as(logits)).sum(-1)
+    found = bernoulli_log_mass(logits, x.float()).double()
+    assert_close(found, wanted, rtol=1e-6, atol=size * 6e-8)
+    assert abs((found - wanted).mean()) < 3e-7 * abs(wanted.mean()) + size * 3e-8  # no bias in the last digits
+
+
+def test_a_compiled_score_of_bernoullis_is_the_sum_of_the_elements():
+    law = lambda logits: families.bernoulli(logits, 3)  # noqa: E731
+    logits, x = torch.randn(2, 4, 3, 5, 7), torch.rand(4, 3, 5, 7).round()
+    wanted = torch.distributions.Bernoulli(logits=logits).log_prob(x.expand_as(logits)).flatten(2).sum(-1)
+    assert_close(law(logits).log_prob(x), wanted, rtol=1e-13, atol=1e-13)
+    compiled = torch.compile(lambda logits, x: law(logits).log_prob(x), backend="eager")
+    with torch.no_grad(), unvalidated():
+        assert_close(compiled(logits, x), wanted, rtol=1e-13, atol=1e-13)
 
 
 def test_bernoulli_refuses_grey_values_and_says_what_to_use():

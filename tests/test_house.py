@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "evaluation": {"memory", "model", "processes"},
     "annealing": {"evaluation", "model"},
     "diagnosis": {"evaluation", "ladder", "model"},
-    "stored": set(),
+    "stored": {"memory"},
     "files": {"stored"},
     "checkpoint": {"architectures", "files", "model"},
     "progress": set(),

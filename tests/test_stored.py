@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,7 @@ def test_a_pool_is_read_while_the_one_before_is_in_use(monkeypatch):
     monkeypatch.setattr("allegory.stored.POOL", 64)
     np.save("x.npy", np.zeros((80, 8), "u1"))
     x, pools = Stored(Mapped(np.load("x.npy", mmap_mode="r"))), []
-    monkeypatch.setattr(x, "_read", lambda rows: pools.append(len(rows)) or torch.zeros(len(rows), 8))
+    monkeypatch.setattr(x, "_read", lambda rows: (torch.zeros(80, 8), rows[: pools.append(len(rows))]))
     examples = x.ahead(torch.arange(80).split(4))
     assert len(next(examples)) == 4
     end = time.monotonic() + 10
@@ -194,6 +195,18 @@ def test_a_pool_is_read_while_the_one_before_is_in_use(monkeypatch):
         time.sleep(0.001)
     examples.close()
     assert pools == [8, 8]  # and no further ahead
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists a process's threads")
+@pytest.mark.parametrize("dtype", ["u1", "f8"])
+def test_what_reads_ahead_starts_no_team_of_openmp_threads(dtype):
+    np.save("x.npy", np.zeros((300_000, 2), dtype))  # so many that torch's own indexing would share them out
+    x = Stored(Mapped(np.load("x.npy", mmap_mode="r")))
+    with ThreadPoolExecutor(1) as reader:
+        reader.submit(int).result()
+        before = len(list(Path("/proc/self/task").iterdir()))
+        reader.submit(x._read, torch.randperm(300_000)).result()
+        assert len(list(Path("/proc/self/task").iterdir())) == before
 
 
 def test_a_source_may_be_empty_of_rows():
