@@ -1,4 +1,4 @@
-r"""The command `allegory`: train, evaluate, diagnose, sample, reconstruct, encode, datasets, demo.
+r"""The command `allegory`: train, evaluate, diagnose, sample, reconstruct, encode, runs, datasets, completion, demo.
 
 Results go to standard output, progress and remarks to standard error. Exit 0; 2 with one line that says what came,
 what was wanted and what to do; 130 after Ctrl-C.
@@ -13,6 +13,7 @@ import json
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ def _run(command: str, options: dict[str, Any]) -> None:
     return None
 
 
-def train(data: str, out: str, resume: bool, device: str, shard: bool, **flags: Any) -> None:
+def train(data: str, out: str | None, resume: bool, device: str, shard: bool, **flags: Any) -> None:
     """Trains a model on DATA and writes a run directory."""
     import torch
 
@@ -89,6 +90,11 @@ def train(data: str, out: str, resume: bool, device: str, shard: bool, **flags: 
     from allegory.data import binarize
 
     where = _device(device)
+    if out is None:
+        if resume:
+            raise ValueError("--resume goes on with a run; say which: --out RUN")
+        out = processes.told(lambda: f"runs/{Path(data).stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}")
+        _say(f"the run goes to {out}")
     stored: Any = {}
     if resume and (Path(out) / checkpoint.CONFIG).exists():
         stored = checkpoint.read_config(out).get("command")
@@ -262,6 +268,7 @@ def evaluate(
         table.add_row(f"  -L_{importance_samples} of the same", f"{found['nll_bound']:.3f}", "")
         table.add_row("  -L less annealed", f"{found['difference']:.3f}", f"{found['difference_stderr']:.3f}")
     Console().print(table)
+    print(f"next: allegory diagnose {run}")
 
 
 def _annealed(model: Any, x: Any, count: int, samples: int) -> dict[str, Any]:
@@ -320,6 +327,7 @@ def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) ->
     Console().print(table)
     for line in found.verdict:
         print(line)
+    print(f"next: allegory sample {run} --out samples.png")
 
 
 def sample(run: str, count: int, out: str, device: str, seed: int) -> None:
@@ -390,6 +398,42 @@ def encode(run: str, data: str, out: str, device: str, seed: int) -> None:
     print(f"{out}: {len(x)} examples; {', '.join(f'{key} {tuple(value.shape)}' for key, value in arrays.items())}")
 
 
+def runs(folder: str, as_json: bool) -> None:
+    """Lists and compares the runs in a folder: what was trained on what, and what it came to."""
+    from allegory.runs import find, summary
+
+    found = []
+    for path in find(folder):
+        try:
+            found.append(summary(path))
+        except ValueError as error:
+            _say(f"allegory: left out: {error}")
+    found.sort(key=lambda run: (run.data, -math.inf if run.bound is None else -run.bound))
+    if as_json:
+        print(json.dumps(_without_nan([run.as_dict() for run in found])))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"runs in {folder}, nats an example on the validation data", box=box.SIMPLE, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for column in ("data", "model", "objective"):
+        table.add_column(column)
+    for column in ("epochs", "minutes", "bound", "rates, level 1 first"):
+        table.add_column(column, justify="right", no_wrap=column != "rates, level 1 first")
+    for run in found:
+        model = " ".join(filter(None, [*run.model.split()[:1], ",".join(map(str, run.latent))]))
+        table.add_row(
+            os.path.relpath(run.path, folder), Path(run.data).name, model, run.objective,
+            f"{run.epochs}" if run.stopped else f"{run.epochs}..", f"{run.minutes:.1f}",
+            "" if run.bound is None else f"{run.bound:.2f}", " ".join(f"{rate:.1f}" for rate in run.kl_per_level),
+        )  # fmt: skip
+    Console().print(table)
+    if any(not run.stopped for run in found):
+        print("..: not finished, go on with --resume; or still going on")
+
+
 def datasets() -> None:
     """Lists what is built in."""
     from rich.console import Console
@@ -407,6 +451,23 @@ def datasets() -> None:
     Console().print(table)
     for row in BUILTIN:
         print(f"{row.name}: {row.source}. Licence: {row.licence}.")
+
+
+def completion(shell: str) -> None:
+    """Prints what teaches a shell to complete allegory's words: eval "$(allegory completion bash)"."""
+    import argparse
+
+    import shtab
+
+    root = parser(COMMANDS)
+    (commands,) = [action for action in root._actions if isinstance(action, argparse._SubParsersAction)]
+    for command in commands.choices.values():
+        for action in command._actions:
+            if action.metavar in ("RUN", "DIR"):
+                action.complete = shtab.DIRECTORY
+            elif action.metavar in ("DATA", "FILE", "FILE.npz"):
+                action.complete = shtab.FILE
+    print(shtab.complete(root, shell))
 
 
 def demo(out: str | None) -> None:
@@ -595,5 +656,6 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    command.__name__: command for command in (train, evaluate, diagnose, sample, reconstruct, encode, datasets, demo)
+    command.__name__: command
+    for command in (train, evaluate, diagnose, sample, reconstruct, encode, runs, datasets, completion, demo)
 }

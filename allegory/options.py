@@ -58,7 +58,7 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
 
     p = add("train")
     p.add_argument("data", metavar="DATA", help="a built-in name (see datasets), .npy, .npz, or a folder of images")
-    p.add_argument("--out", required=True, metavar="RUN", help="the run directory to write")
+    p.add_argument("--out", metavar="RUN", help="the run directory to write (default: runs/DATA-date-time)")
     p.add_argument("--levels", type=_natural, metavar="T", help="levels of latents (default: as --latent has, or 1)")
     p.add_argument(
         "--latent",
@@ -150,7 +150,14 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("--seed", type=_whole, default=0, help="of the noise (default 0)")
     _add_device(p)
 
+    p = add("runs")
+    p.add_argument("folder", metavar="DIR", nargs="?", default="runs", help="in which they are, however deep (runs)")
+    p.add_argument("--json", action="store_true", dest="as_json", help="print a JSON list")
+
     add("datasets")
+    p = add("completion")
+    p.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
     p = add("demo")
     p.add_argument("--out", metavar="DIR", help="where to write (default: a new folder allegory-demo)")
     return root

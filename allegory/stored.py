@@ -28,7 +28,7 @@ from allegory.memory import trim
 
 __all__ = ["Mapped", "Pictures", "Stored"]
 
-NUMBERS = 2**24  # that are looked at together
+NUMBERS = 2**22  # that are looked at together
 PIECE, POOL = 2**18, 2**26  # bytes
 READERS = 8
 
@@ -103,8 +103,7 @@ class Stored:
         pool = self._batches(batch) * batch
         if len(self) <= pool:
             return torch.randperm(len(self), generator=generator)
-        places = self.rows.argsort()
-        pieces = places.split(self.source.piece)
+        pieces = self._in_file_order().split(self.source.piece)
         order = torch.cat([pieces[i] for i in torch.randperm(len(pieces), generator=generator)])
         for part in order.split(pool):
             part.copy_(part[torch.randperm(len(part), generator=generator)])
@@ -128,7 +127,7 @@ class Stored:
     def pieces(self) -> Iterator[tuple[str, Tensor]]:
         """All examples in the order of the file, some million numbers at a time, and what to call them."""
         size = max(1, NUMBERS // max(1, self.shape[1:].numel()))
-        for which in self.rows.argsort().split(size):
+        for which in self._in_file_order().split(size):
             rows = self.rows[which]
             yield f"examples {int(rows[0])} to {int(rows[-1])} of the file", self[which]
 
@@ -146,6 +145,11 @@ class Stored:
             both = [(part.min(), part.max()) for _, part in self.pieces()]
             self.range = torch.stack([low for low, _ in both]).min(), torch.stack([high for _, high in both]).max()
         return self.range
+
+    def _in_file_order(self) -> Tensor:
+        """(N,) these examples in the order of the source; most often they are, and then no sorting takes memory."""
+        ascending = bool((self.rows[1:] > self.rows[:-1]).all())
+        return torch.arange(len(self)) if ascending else self.rows.argsort()
 
     def _batches(self, batch: int) -> int:
         """How many batches of that size a pool has."""

@@ -139,13 +139,13 @@ def evaluation(count: int, python: str | None, rounds: int) -> dict[str, Any]:
     return dict(title=f"L_1000 of {count:,} examples", operations=operations, sides=found, scale=10_000 / count)
 
 
-def table(result: dict[str, Any], rates: dict[str, float]) -> str:
+def table(result: dict[str, Any]) -> str:
     """Markdown: seconds and how they compare."""
     lines = [f"### {result['title']}", "", "| side | seconds | least to most | first run | times | of the limit |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     sides = result["sides"]
     base = sides.get("pythae", sides[next(iter(sides))])["median"]
-    limit = result["operations"] / rates["float32"]
+    limit = result["operations"] / result["float32_rate"]
     for name, side in sides.items():
         lines.append(
             f"| {name} | {side['median']:.3f} | {side['least']:.3f} to {side['most']:.3f} | {side['first']:.2f} "
@@ -176,13 +176,19 @@ def main() -> None:
         results += [training(count, batch, options.pythae, rounds) for batch in (128, 1000)]
     if options.only != "training":
         results.append(evaluation(some, options.pythae, rounds))
-    about = dict(machine=machine(), matrix_rates=rates, rounds=rounds)
-    written = "\n\n".join(table(result, rates) for result in results)
+    results = [dict(float32_rate=rates["float32"], rounds=rounds, **result) for result in results]
+    path = RESULTS / "bench.json"
+    if options.only and not options.small:  # the other part stays as it was
+        kept = json.loads(path.read_text())["results"]
+        kept = [old for old in kept if old["title"].startswith("L_") == (options.only == "training")]
+        results = results + kept if options.only == "training" else kept + results
+    about = dict(machine=machine(), matrix_rates=rates)
+    written = "\n\n".join(map(table, results))
     print(written)
     if not options.small:
         head = ", ".join(f"{key} {value}" for key, value in about["machine"].items())
         gflops = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
-        (RESULTS / "bench.json").write_text(json.dumps(about | dict(results=results), indent=1) + "\n")
+        path.write_text(json.dumps(about | dict(results=results), indent=1) + "\n")
         (RESULTS / "bench.md").write_text(f"{head}; large matrices: {gflops}.\n\n{written}\n")
     return None
 

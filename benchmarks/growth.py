@@ -144,6 +144,20 @@ def exponent(sizes: list[int], costs: list[float]) -> float:
     return float(np.polyfit(np.log(sizes[half:]), np.log(costs[half:]), 1)[0])
 
 
+def draw(seconds: dict[str, dict[int, float]], slopes: dict[str, float]) -> Figure:
+    """Cost against size, a panel each."""
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    for axes, (what, found) in zip(figure.subplots(2, 3).flat, seconds.items(), strict=True):
+        axes.loglog(list(found), list(found.values()), marker="o")
+        axes.set_xticks(list(found), [f"{size:,}" if size < 10**5 else f"{size:.0e}" for size in found], fontsize=8)
+        ends = [min(found.values()), max(found.values())]
+        axes.set_yticks(ends, [f"{value:.3g}" for value in ends])
+        axes.minorticks_off()
+        axes.set_title(f"{what}: exponent {slopes[what]:.2f}", fontsize=10)
+        axes.set_ylabel("seconds")
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="How cost grows.")
     parser.add_argument("--small", action="store_true", help="to see whether it works; writes nothing")
@@ -175,11 +189,7 @@ def main() -> None:
     print("\n".join(lines))
     if options.small:
         return None
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    for axes, (what, found) in zip(figure.subplots(2, 3).flat, seconds.items(), strict=True):
-        axes.loglog(list(found), list(found.values()), marker="o")
-        axes.set(title=f"{what}: exponent {slopes[what]:.2f}", ylabel="seconds")
-    figure.savefig(RESULTS / "growth.png", dpi=150)
+    draw(seconds, slopes).savefig(RESULTS / "growth.png", dpi=150)
     about = dict(machine=machine(), seconds=seconds, exponents=slopes, memory=peaks)
     (RESULTS / "growth.json").write_text(json.dumps(about, indent=1) + "\n")
     head = ", ".join(f"{key} {value}" for key, value in about["machine"].items())

@@ -1,6 +1,6 @@
 """Sets that are larger than memory: how fast they are trained on, and that memory stays bounded.
 
-    python benchmarks/larger.py [--small]           # some ten minutes; leave the machine alone meanwhile
+    python benchmarks/larger.py [--small] [--only rate|limit]     # some 20 minutes; leave the machine alone meanwhile
 
     rate        examples a second, 784-400-20-400-784, batches of 128 and of 1,000: 400,000 images of 784 bytes in
                 memory, and read from a .npy file, of which the system's cache has all, or none when an epoch begins;
@@ -159,6 +159,7 @@ def in_a_process_of_its_own(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sets that are larger than memory.")
     parser.add_argument("--small", action="store_true", help="to see whether it works; writes nothing")
+    parser.add_argument("--only", choices=("rate", "limit"), help="measure one part, keep the other's last results")
     parser.add_argument("--limited", help=argparse.SUPPRESS)
     parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -167,31 +168,36 @@ def main() -> None:
     if options.limited:
         return in_a_process_of_its_own(Path(options.limited))
     count, allowed, rounds = (20_000, 64 * MIB, 1) if options.small else (400_000, 512 * MIB, 3)
-    lines, found = ["| batch | side | examples a second | of the rate in memory |", "| --- | --- | --- | --- |"], {}
+    results = RESULTS / "larger.json"
+    found: dict[str, Any] = json.loads(results.read_text())["found"] if options.only else {}
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        path = array_file(Path(folder, "some.npy").absolute(), count)
-        for batch in (128, 1000):
-            found[str(batch)] = sides = rates(path, batch, rounds)
-            for name, side in sides.items():
-                share = side["rate"] / sides["in memory"]["rate"]
-                lines.append(f"| {batch:,} | {name} | {side['rate']:,.0f} | {share:.0%} |")
-        lines += ["", "| set | examples | its size | a tenth | most held | epoch, examples a second |"]
-        lines += ["| --- | --- | --- | --- | --- | --- |"]
-        sets = {
-            "a .npy file": lambda: array_file(Path(folder, "large.npy"), 10 * allowed // PIXELS),
-            "a folder of PNG images": lambda: folder_of_images(Path(folder, "images"), 10 * allowed // (3 * SIDE**2)),
-        }
-        for name, make in sets.items():
-            say(f"{name}: being made")
-            told = found[name] = limited(make())
-            sizes = [f"{value / MIB:,.0f} MiB" for value in (told["bytes"], allowed, told["peak"])]
-            lines.append(f"| {name} | {told['examples']:,} | {' | '.join(sizes)} | {told['rate']:,.0f} |")
+        if options.only != "limit":
+            path = array_file(Path(folder, "some.npy").absolute(), count)
+            found |= {str(batch): rates(path, batch, rounds) for batch in (128, 1000)}
+        if options.only != "rate":
+            say("a .npy file")
+            found["a .npy file"] = limited(array_file(Path(folder, "large.npy"), 10 * allowed // PIXELS))
+            say("a folder of PNG images")
+            found["a folder of PNG images"] = limited(
+                folder_of_images(Path(folder, "images"), 10 * allowed // (3 * SIDE**2))
+            )
+    lines = ["| batch | side | examples a second | of the rate in memory |", "| --- | --- | --- | --- |"]
+    for batch in ("128", "1000"):
+        for name, side in found[batch].items():
+            share = side["rate"] / found[batch]["in memory"]["rate"]
+            lines.append(f"| {batch} | {name} | {side['rate']:,.0f} | {share:.0%} |")
+    lines += ["", "| set | examples | its size | a tenth | most held | epoch, examples a second |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for name in ("a .npy file", "a folder of PNG images"):
+        told = found[name]
+        sizes = [f"{value / MIB:,.0f} MiB" for value in (told["bytes"], told["bytes"] / 10, told["peak"])]
+        lines.append(f"| {name} | {told['examples']:,} | {' | '.join(sizes)} | {told['rate']:,.0f} |")
     print("\n".join(lines))
     if options.small:
         return None
     head = ", ".join(f"{key} {value}" for key, value in machine().items())
-    (RESULTS / "larger.json").write_text(json.dumps(dict(machine=machine(), found=found), indent=1) + "\n")
-    (RESULTS / "larger.md").write_text("\n".join([head + ".", "", *lines]) + "\n")
+    results.write_text(json.dumps(dict(machine=machine(), found=found), indent=1) + "\n")
+    results.with_suffix(".md").write_text("\n".join([head + ".", "", *lines]) + "\n")
     return None
 
 

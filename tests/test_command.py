@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,31 @@ def fails(capsys, *arguments):
     assert len(line) == 1, err
     assert "Traceback" not in err
     return line[0]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_commands_flags_values_and_files(tmp_path):
+    (tmp_path / "digits.npy").touch()
+    script = """
+    eval "$(%s -m allegory completion bash)"
+    try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_allegory; echo "${COMPREPLY[@]}"; }
+    try allegory ev
+    try allegory train digits --arch
+    try allegory train digits --architecture c
+    try allegory train dig
+    """
+    done = subprocess.run(["bash", "-c", script % sys.executable], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["evaluate", "--architecture", "conv", "digits.npy"]
+
+
+def test_a_run_has_a_dated_folder_by_default(capsys):
+    assert main(["train", "digits", *TINY]) == 0
+    out, err = capsys.readouterr()
+    (run,) = Path("runs").iterdir()
+    assert re.fullmatch(r"digits-\d{8}-\d{6}", run.name)
+    assert f"the run goes to {run}" in err
+    assert f"next: allegory evaluate {run}" in out
+    assert "say which: --out RUN" in fails(capsys, "train", "digits", "--resume")
 
 
 def test_a_run_directory_is_self_contained(digits_run):

@@ -63,8 +63,10 @@ MAY_IMPORT = {
         "model",
         "objectives",
         "processes",
+        "runs",
         "train",
     },
+    "runs": {"checkpoint"},
     "__main__": {"command"},
 }
 CORE = (
