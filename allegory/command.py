@@ -408,15 +408,18 @@ def runs(folder: str, as_json: bool) -> None:
             found.append(summary(path))
         except ValueError as error:
             _say(f"allegory: left out: {error}")
-    found.sort(key=lambda run: (run.data, -math.inf if run.bound is None else -run.bound))
+    found.sort(key=lambda run: (run.data, math.inf if run.bound is None else -run.bound))
     if as_json:
         print(json.dumps(_without_nan([run.as_dict() for run in found])))
         return
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"runs in {folder}, nats an example on the validation data", box=box.SIMPLE, pad_edge=False)
+    table = Table(
+        title=f"runs in {escape(folder)}, nats an example on the validation data", box=box.SIMPLE, pad_edge=False
+    )
     table.add_column("run", overflow="fold")
     for column in ("data", "model", "objective"):
         table.add_column(column)
@@ -425,7 +428,7 @@ def runs(folder: str, as_json: bool) -> None:
     for run in found:
         model = " ".join(filter(None, [*run.model.split()[:1], ",".join(map(str, run.latent))]))
         table.add_row(
-            os.path.relpath(run.path, folder), Path(run.data).name, model, run.objective,
+            escape(os.path.relpath(run.path, folder)), escape(Path(run.data).name), model, escape(run.objective),
             f"{run.epochs}" if run.stopped else f"{run.epochs}..", f"{run.minutes:.1f}",
             "" if run.bound is None else f"{run.bound:.2f}", " ".join(f"{rate:.1f}" for rate in run.kl_per_level),
         )  # fmt: skip
@@ -454,7 +457,7 @@ def datasets() -> None:
 
 
 def completion(shell: str) -> None:
-    """Prints what teaches a shell to complete allegory's words: eval "$(allegory completion bash)"."""
+    """Prints what teaches a shell to complete allegory's words: eval "$(allegory completion bash)", or zsh."""
     import argparse
 
     import shtab

@@ -79,10 +79,10 @@ def summary(run: str | Path) -> Run:
     history = position.get("history", [])
     kept = [line for line in history if line["epoch"] == position.get("best_epoch")] or history[-1:]
     scored: dict[str, Any] = kept[0] if kept and "elbo" in kept[0] else {}
-    model, fit = config["model"] or {}, config["fit"] or {}
+    model, fit, data = config["model"] or {}, config["fit"] or {}, config.get("data")
     return Run(
         path=str(run),
-        data=(config.get("data") or {}).get("source", ""),
+        data=str(data["source"]) if isinstance(data, dict) and "source" in data else "",
         model=" ".join(str(model[key]) for key in ("architecture", "likelihood") if key in model),
         latent=list(model.get("latent", [])),
         objective=str(fit.get("objective", "")),

@@ -186,10 +186,19 @@ class Mapped:
     disk page by page.
 
     Args:
-        array: (M, *event) real numbers of any type, as `numpy.load` gives them with `mmap_mode="r"`.
+        array: (M, *event) real numbers of any type, as `numpy.load` gives them with `mmap_mode="r"`: all of them, for a
+            slice does not say where in the file it begins.
+
+    Raises:
+        ValueError: a slice, or numbers in Fortran's order; or, when it is read, a file that has become shorter.
     """
 
     def __init__(self, array: np.memmap[Any, Any]) -> None:
+        if isinstance(array.base, np.memmap) or not array.flags.c_contiguous:
+            raise ValueError(
+                f"{array.filename}: wanted the whole array in C's order, as numpy.load(..., mmap_mode='r') gives it, "
+                "not a slice of it; choose examples by Stored(source, rows)"
+            )
         self.array, self.shape = array, Size(array.shape)
         self.dtype = torch.uint8 if array.dtype in (np.uint8, np.bool_) else torch.float32
         self.size = array.itemsize * self.shape[1:].numel()  # of a row, in bytes
@@ -203,10 +212,13 @@ class Mapped:
             return torch.empty(0, *self.shape[1:], dtype=self.dtype)
         first, last = int(rows[0]), int(rows[-1])
         numbers = np.empty((last + 1 - first, *self.shape[1:]), self.array.dtype)
-        with open(str(self.array.filename), "rb", buffering=0) as file:
+        with open(str(self.array.filename), "rb") as file:
             file.seek(self.array.offset + first * self.size)
-            file.readinto(numbers.data)
-        kept = numbers if len(rows) == len(numbers) else numbers[(rows - first).numpy()]
+            found = file.readinto(numbers.data) if numbers.size else 0
+        if found < numbers.nbytes:
+            raise ValueError(f"{self.array.filename} has become shorter while it was in use: row {last} is not there")
+        whole = bool((np.diff(rows.numpy()) == 1).all())
+        kept = numbers if whole else numbers[(rows - first).numpy()]
         return torch.from_numpy(kept.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
 
 
@@ -227,7 +239,7 @@ class Pictures:
         return len(self.files)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        images = [torch.tensor(self.read(self.files[row])) for row in rows.tolist()]
-        if not images:
+        if not len(rows):
             return torch.empty(0, *self.shape[1:], dtype=torch.uint8)
-        return torch.stack(images).permute(0, 3, 1, 2)[:, : self.shape[1]]
+        images = np.stack([self.read(self.files[row]) for row in rows.tolist()])
+        return torch.from_numpy(images.transpose(0, 3, 1, 2)[:, : self.shape[1]])

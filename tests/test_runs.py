@@ -54,8 +54,9 @@ def test_the_command_lists_the_best_first_and_leaves_out_what_is_damaged(capsys)
     train("runs/deep/long", epochs=20, lr=1e-2)
     train("runs/broken")
     (runs.Path("runs/short") / "last.safetensors").rename("kept")
-    assert main(["runs", "runs/short"]) == 0
-    assert "0.." in capsys.readouterr().out
+    assert main(["runs", "runs"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("deep") < out.index("0..")  # what has no bound yet comes last
     runs.Path("kept").rename("runs/short/last.safetensors")
     (runs.Path("runs/broken") / "last.safetensors").write_bytes(b"no")
     assert main(["runs"]) == 0
@@ -68,6 +69,14 @@ def test_the_command_lists_the_best_first_and_leaves_out_what_is_damaged(capsys)
     assert first["bound"] > second["bound"]
     assert [run["path"] for run in (first, second)] == ["runs/deep/long", "runs/short"]
     assert runs.find("runs/short") == [runs.Path("runs/short")]
+
+
+@pytest.mark.parametrize("data", ["mnist", {"source": 3}, {}, None], ids=str)
+def test_a_run_of_a_users_own_is_listed_under_its_name(data, capsys):
+    model = al.architectures.mlp((6,), latent=[2], hidden=[8])
+    al.fit(model, torch.randn(20, 6), epochs=1, out="runs/[red]", about={"data": data})
+    assert main(["runs"]) == 0
+    assert "[red]" in capsys.readouterr().out
 
 
 def test_a_folder_without_runs_is_an_error(capsys, tmp_path):
