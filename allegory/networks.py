@@ -34,6 +34,7 @@ __all__ = [
     "OneHot",
     "Residual",
     "Standardize",
+    "Vectors",
     "bottleneck",
     "mlp",
     "scaled",
@@ -47,7 +48,7 @@ def mlp(
     activation: Callable[[], nn.Module] = nn.SiLU,
     dropout: float = 0.0,
     block: str = "plain",
-) -> nn.Sequential:
+) -> Vectors:
     """A multilayer perceptron, (*batch, inputs) -> (*batch, outputs).
 
     Args:
@@ -74,7 +75,7 @@ def mlp(
         else:
             layers += [nn.Linear(inputs, width), activation(), *silent]
         inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+    return Vectors(*layers, nn.Linear(inputs, outputs))
 
 
 def bottleneck(
@@ -145,6 +146,19 @@ class Residual(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
+
+
+class Vectors(nn.Sequential):
+    """Layers on vectors with any leading dimensions: (*batch, D) -> (*batch, D'). They see one of them: what is compiled
+    with two keeps each activation twice for the backward pass.
+
+    >>> Vectors(nn.Linear(3, 8))(torch.zeros(4, 2, 3)).shape
+    torch.Size([4, 2, 8])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x.reshape(-1, x.shape[-1]))
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class Images(nn.Sequential):

@@ -60,6 +60,7 @@ __all__ = ["Record", "fit"]
 
 RESTARTS = 5
 SKIPS = 3  # in a row
+SETTLED, TINY = 100, 1e-30  # how often moments are looked at, in steps, and below what they are cleared
 RANDOM = ("random", "random_cuda")
 
 
@@ -273,11 +274,23 @@ def fit(
         scale, burst = _clip(norm, state.norms, clip, skip)
         torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
         state.optimizer.step()
+        if now.step % SETTLED == 0:
+            settle()
         keep = min(ema, (1 + now.step) / (10 + now.step))
         torch._foreach_lerp_(averages, parameters, 1 - keep)
         one = torch.ones_like(norm)
         state.totals += torch.stack([bound.detach().sum(), norm, one, scale < 1, scale == 0, burst])
         now.step, now.batch = now.step + 1, now.batch + 1
+
+    def settle() -> None:
+        """Clears moments that nothing moves any more, of units that have fallen silent: on their way to zero they become
+        subnormal, and with such numbers some processors take a hundred times as long. As small as they are (AdamW adds
+        1e-8 to the root of the second), they move no weight.
+        """
+        for moments in state.optimizer.state.values():
+            for key in ("exp_avg", "exp_avg_sq"):
+                moment = sharding.local(moments[key])
+                torch.hardshrink(moment, lambd=TINY, out=moment)
 
     def lost() -> bool:
         """Whether what this epoch did is to be undone."""

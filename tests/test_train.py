@@ -10,6 +10,7 @@ from itertools import groupby
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
@@ -460,3 +461,28 @@ def test_no_space_leaves_the_old_file(tmp_path, monkeypatch):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+class Falls(nn.Module):
+    """A bias of -relu(w) that its first steps put to zero, whence no gradient comes any more."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.w = nn.Linear(1, 6), nn.Parameter(torch.full((50,), 1e-4))
+
+    def forward(self, z):
+        return self.linear(z) - torch.relu(self.w).sum()
+
+
+def test_the_moments_of_silent_units_become_zero_and_not_subnormal(tmp_path):
+    torch.manual_seed(0)
+    encoder, decoder = al.Conditional(nn.Linear(6, 2), al.families.normal), al.Conditional(Falls(), al.families.bernoulli)
+    model = al.VAE(al.StandardNormal(1), encoder, decoder)
+    al.fit(model, torch.ones(8, 6), epochs=1000, batch_size=8, lr=0.01, out=tmp_path / "run")
+    last = load_file(tmp_path / "run" / "last.safetensors")
+    silent = [i for i, p in enumerate(model.parameters()) if p.shape == (50,)][0]
+    assert not (model.decoders[0].network.w > 0).any()
+    for key in ("exp_avg", "exp_avg_sq"):
+        moment = last[f"optimizer/{silent}/{key}"].abs()
+        assert not ((moment > 0) & (moment < torch.finfo(torch.float32).tiny)).any()
+    assert (last[f"optimizer/{silent}/exp_avg"] == 0).all()
