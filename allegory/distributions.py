@@ -52,6 +52,7 @@ __all__ = [
     "OptimalNormal",
     "bernoulli_log_mass",
     "check_support",
+    "cooled",
 ]
 
 
@@ -77,6 +78,33 @@ def check_support(law: Distribution, x: Tensor, name: str = "x") -> None:
             f"{_name(law)}, {_describe(support)}; the first is "
             f"{x[tuple(first)].flatten()[0].item():g} at {first}.{advice}"
         )
+
+
+def cooled(law: Distribution, temperature: float) -> Distribution:
+    """The law with its standard deviations times `temperature`, of a mixture those of its components: to be drawn from.
+    At 0 it is the mean, or one of the components' means.
+
+    Args:
+        law: normal, or a `NormalMixture`; anything at temperature 1.
+        temperature: 0 or more; below 1 draws are more typical, and less varied.
+
+    Raises:
+        ValueError: a negative temperature, or one other than 1 for a law that is not made of normals.
+
+    >>> cooled(Normal(1.0, 2.0), 0.5).stddev
+    tensor(1.)
+    """
+    if temperature == 1:
+        return law
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature}: wanted 0 or more")
+    if isinstance(law, NormalMixture):
+        return NormalMixture(law.log_weights, law.loc, law.scale * temperature)
+    if isinstance(law, Independent):
+        return Independent(cooled(law.base_dist, temperature), law.reinterpreted_batch_ndims, validate_args=False)
+    if not isinstance(law, Normal):
+        raise ValueError(f"temperature={temperature}: wanted 1, for a {type(law).__name__} is not made of normals")
+    return Normal(law.loc, law.scale * temperature, validate_args=False)
 
 
 def _name(law: Distribution) -> str:

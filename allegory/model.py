@@ -38,7 +38,7 @@ from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
-from allegory.distributions import check_support
+from allegory.distributions import check_support, cooled
 from allegory.ladder import TopDown
 
 __all__ = ["VAE", "Trace"]
@@ -90,15 +90,34 @@ class Trace:
     @property
     def kl(self) -> Tensor:
         """(T, S, B) the rate of each level, in closed form where there is one, nats."""
-        shape, rates = self.latents[-1].shape[:2], []
+        shape = self.latents[-1].shape[:2]
+        levels = enumerate(zip(self.q, self.p[1:], self.latents, strict=True), start=1)
+        return torch.stack([self._rate(t)(q, p, z).expand(shape) for t, (q, p, z) in levels])
+
+    @property
+    def unit_kl(self) -> tuple[Tensor | None, ...]:
+        """The rate of each element of z_t, (S, B, *event_t), level 1 first, nats; their sum is `kl`. None where q or p
+        is not a product over elements, as a mixture is none.
+        """
+        rates: list[Tensor | None] = []
         for t, (q, p, z) in enumerate(zip(self.q, self.p[1:], self.latents, strict=True), start=1):
-            rate = _divergence if self.top_down or t == len(self.q) else _sampled_rate
-            rates.append(rate(q, p, z).expand(shape))
-        return torch.stack(rates)
+            parts = [_elements(law) for law in (q, p)]
+            rates.append(None if None in parts else self._rate(t)(*parts, z).expand(z.shape))
+        return tuple(rates)
+
+    def _rate(self, level: int) -> Callable[..., Tensor]:
+        """How the rate of a level is found: in closed form, but below the top of a bottom-up chain."""
+        return _divergence if self.top_down or level == len(self.q) else _sampled_rate
 
     def __repr__(self) -> str:
         latents = ", ".join(f"z_{t} {tuple(z.shape)}" for t, z in enumerate(self.latents, start=1))
         return f"Trace(x {tuple(self.x.shape)}, {latents})"
+
+
+def _elements(law: Distribution) -> Distribution | None:
+    """The law of each element by itself, where they are independent."""
+    independent = isinstance(law, Independent) and not law.base_dist.event_shape
+    return law.base_dist if independent and law.reinterpreted_batch_ndims == len(law.event_shape) else None
 
 
 def _sampled_rate(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
@@ -315,12 +334,13 @@ class VAE(nn.Module):
         """
         return self._infer(x, samples)[1]
 
-    def decode(self, z: Tensor | Sequence[Tensor], level: int = 1) -> Distribution:
+    def decode(self, z: Tensor | Sequence[Tensor], level: int = 1, temperature: float = 1.0) -> Distribution:
         """p(x | s_1) given z_level and what is above it; all below it is drawn from the prior.
 
         Args:
             z: (*batch, *event_level); where the chain is not Markov, z_level, ..., z_T.
             level: where z stands, 1 to T.
+            temperature: of what is drawn; at 0 it is the mean of each level given the one above.
         """
         self._check_level(level)
         given = [z] if isinstance(z, Tensor) else list(z)
@@ -329,34 +349,41 @@ class VAE(nn.Module):
             markov = "; only a Markov chain can do with fewer" if len(given) < above else ""
             raise ValueError(f"level={level}: got {len(given)} latents, wanted z_{level}, ..., z_{self.levels}{markov}")
         *_, state = self._descend(
-            lambda t, p, state: given[t - level] if t >= level else p.sample(), level + len(given) - 1
+            lambda t, p, state: given[t - level] if t >= level else cooled(p, temperature).sample(),
+            level + len(given) - 1,
         )
         return self.decoders[0](state)
 
-    def generate(self, n: int) -> Distribution:
-        """p(x | z_1) for n draws from the prior, with batch shape (n,)."""
+    def generate(self, n: int, temperature: float = 1.0) -> Distribution:
+        """p(x | z_1) for n draws from the prior, with batch shape (n,).
+
+        Args:
+            n: how many.
+            temperature: the standard deviations of all latents are multiplied by it; see `distributions.cooled`.
+        """
         if n < 1:
             raise ValueError(f"n={n}: wanted at least one")
-        *_, state = self._descend(lambda t, p, state: p.sample((n,) if state is None else ()))
+        *_, state = self._descend(lambda t, p, state: cooled(p, temperature).sample((n,) if state is None else ()))
         return self.decoders[0](state)
 
     @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
-        """(n, *event): z from the prior, then a draw of p(x | z_1), not its mean."""
+    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
+        """(n, *event): z from the prior, at a temperature as in `generate`, then a draw of p(x | z_1), not its mean."""
         with self._naming():
-            x = self.generate(n).sample()
+            x = self.generate(n, temperature).sample()
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())  # categories are whole floats in data
 
-    def reconstruct(self, x: Tensor, level: int = 1) -> Distribution:
+    def reconstruct(self, x: Tensor, level: int = 1, temperature: float = 1.0) -> Distribution:
         """p(x | s_1) with batch shape (B,): z_level, ..., z_T are drawn from the posterior, all below from the prior.
 
         Args:
             x: (B, *event) data.
             level: 1 shows what the latents keep of x, T what the top keeps.
+            temperature: of what is drawn from the prior.
         """
         self._check_level(level)
         latents, _ = self._infer(x, samples=1)
-        return self.decode([z[0] for z in latents[level - 1 :]], level)
+        return self.decode([z[0] for z in latents[level - 1 :]], level, temperature)
 
     @torch.no_grad()
     def check(self, x: Tensor, name: str = "x") -> None:

@@ -10,6 +10,7 @@ from torch.distributions import Categorical, Independent, Normal
 from torch.testing import assert_close
 
 import allegory as al
+from allegory.distributions import NormalMixture, cooled
 
 
 def link(inputs, outputs, family=al.families.normal):
@@ -88,6 +89,48 @@ def test_samples_are_draws_and_not_means():
         model.decoders[0].network.bias.zero_()
     draws = model.sample(50_000)
     assert draws.var().item() == pytest.approx(4 + 1, rel=0.05)
+
+
+def test_a_temperature_scales_the_deviations_of_the_latents_alone():
+    model = al.VAE(al.StandardNormal(1), link(1, 1), al.Conditional(nn.Linear(1, 2), al.families.normal)).double()
+    with torch.no_grad():
+        model.decoders[0].network.weight.copy_(torch.tensor([[2.0], [0.0]]))
+        model.decoders[0].network.bias.zero_()
+    assert model.sample(50_000, temperature=0.5).var().item() == pytest.approx(4 * 0.25 + 1, rel=0.05)
+    assert (model.generate(5, temperature=0).mean == 0).all()
+
+
+def test_at_temperature_zero_what_is_below_is_its_mean():
+    model = al.VAE(al.StandardNormal(2), [link(5, 3), link(3, 2)], [link(3, 5), link(2, 3)]).double()
+    z2 = torch.randn(7, 2)
+    expected = model.decoders[0](model.decoders[1](z2).mean).mean
+    assert_close(model.decode(z2, level=2, temperature=0).mean, expected)
+    with pytest.raises(ValueError, match="temperature=-1: wanted 0 or more"):
+        model.generate(3, temperature=-1)
+
+
+def test_a_cooled_mixture_keeps_its_components():
+    law = NormalMixture(torch.tensor([0.0, math.log(3)]), torch.tensor([[-1.0], [1.0]]), torch.tensor([[0.5], [2.0]]))
+    cold = cooled(law, 0.5)
+    assert_close(cold.mean, law.mean)
+    assert_close(cold.variance, law.variance - 0.75 * (0.25 * 0.25 + 0.75 * 4))
+    assert set(cooled(law, 0).sample((50,)).flatten().tolist()) == {-1.0, 1.0}
+    with pytest.raises(ValueError, match=r"temperature=0\.5: wanted 1, for a Gamma is not made of normals"):
+        cooled(torch.distributions.Gamma(1.0, 1.0), 0.5)
+
+
+@pytest.mark.parametrize("top_down", [False, True])
+@pytest.mark.parametrize("prior", ["standard", "mixture"])
+def test_the_rates_of_the_units_sum_to_that_of_their_level(top_down, prior):
+    model = al.architectures.mlp((5,), latent=[4, 3], hidden=[8], top_down=top_down, prior=prior, components=3).double()
+    trace = model(torch.randn(7, 5), samples=2)
+    first, last = trace.unit_kl
+    assert first.shape == (2, 7, 4)
+    assert_close(first.sum(-1), trace.kl[0])
+    if prior == "mixture":
+        assert last is None
+    else:
+        assert_close(last.sum(-1), trace.kl[1])
 
 
 class Diffusion(nn.Module):
