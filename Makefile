@@ -1,10 +1,10 @@
 # make demo: train on embedded data and look at what comes out. make test: everything that must hold.
-# make bench: how fast it is, beside a plain loop and pythae.
+# make bench: how fast it is, beside a plain loop and pythae. make docs: the site, in build/site.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest format clean bench
+.PHONY: demo test lint types pytest format clean bench docs
 
 demo: $(VENV)/ready
 	$(BIN)/allegory demo
@@ -25,6 +25,12 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/ready
+	rm -rf build/site
+	$(BIN)/sphinx-build -q -n -W --keep-going -c docs -D language=en docs/en build/site/en
+	$(BIN)/sphinx-build -q -n -W --keep-going -c docs -D language=zh_CN docs/zh build/site/zh
+	cp docs/index.html build/site
+
 bench: $(VENV)/ready $(VENV)-pythae/ready
 	$(BIN)/python benchmarks/bench.py --pythae $(VENV)-pythae/bin/python
 
@@ -38,5 +44,5 @@ clean:
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@

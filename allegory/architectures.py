@@ -48,8 +48,12 @@ from allegory.priors import MixtureOfNormals, Shaped, VampPrior
 __all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "mlp"]
 
 PRIORS = ("standard", "mixture", "vamp", "flow")
+"""Names of priors p(z_T)."""
+
 CONTINUOUS = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
 ACTIVATIONS = ("SiLU", "GELU", "ReLU", "LeakyReLU", "ELU", "Mish", "Softplus", "Tanh")
+"""Names of activations, classes of torch.nn."""
+
 LIKELIHOODS = (
     *CONTINUOUS,
     "bernoulli",
@@ -60,6 +64,7 @@ LIKELIHOODS = (
     "poisson",
     "negative_binomial",
 )
+"""Names of families of p(x | z_1), see `allegory.families`."""
 
 
 def mlp(

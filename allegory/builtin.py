@@ -165,6 +165,7 @@ BUILTIN = (
         packed=("omniglot_28x28.npz", "029c5cb362efd62368e207983b84aead2bdbd1a3fde126d8524a8d546ce35709"),
     ),
 )
+"""The built-in data sets; a row adds one."""
 
 
 def cached(name: str) -> bool:

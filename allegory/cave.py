@@ -145,6 +145,7 @@ _SOLIDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 KINDS: tuple[str, ...] = tuple(_SOLIDS)
+"""Names of the solids; a kind is an index of these."""
 
 _CHUNK = 2**15  # pixels worked on at once
 

@@ -1,0 +1,148 @@
+"""The site: `make docs` builds it once for each language, and any warning is an error.
+
+The pages are plain Markdown. Formulas become MathML, which browsers draw by themselves, and nothing is loaded from
+elsewhere. Docstrings are plain text: what is indented in them is set as it stands.
+"""
+
+import importlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import latex2mathml.converter
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+import allegory
+
+LOGGER = logging.getLogger(__name__)
+DOCS = Path(__file__).parent
+PACKAGE = Path(allegory.__file__).parent
+INTERNAL = {"__init__", "__main__", "command", "demo", "files", "memory", "options", "processes", "progress"}
+MODULES = sorted({path.stem for path in PACKAGE.glob("*.py")} - INTERNAL)
+PUBLIC = {m: importlib.import_module(f"allegory.{m}").__all__ for m in MODULES}
+
+project = "allegory"
+release = allegory.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+templates_path = ["templates"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+highlight_language = "none"
+html_theme = "furo"
+html_title = "allegory"
+html_copy_source = False
+html_show_copyright = False
+html_show_sphinx = False
+html_math_renderer = "mathml"
+smartquotes_action = "D"  # dashes alone
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nitpick_ignore_regex = [("py:.*", r"(?!allegory\.).*")]  # what is not ours is documented elsewhere
+
+autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
+autodoc_inherit_docstrings = False
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+
+def mathml(node: nodes.Element, display: str) -> str:
+    math = latex2mathml.converter.convert(node.astext(), display=display)
+    math = math.replace(r">\|<", ">&#x02016;<").replace("<mo>&#x02016;", '<mo stretchy="false">&#x02016;')  # bars
+    if "\\" in math:
+        LOGGER.warning(f"a formula with an unknown command: {node.astext()}", location=node)
+    return re.sub(r"(<mi>log</mi>)(?!<mo[^>]*>&#x00028;)", r'\1<mspace width="0.17em" />', math)
+
+
+def visit_math(writer: Any, node: nodes.Element) -> None:
+    writer.body.append(mathml(node, "inline"))
+    raise nodes.SkipNode
+
+
+def visit_math_block(writer: Any, node: nodes.Element) -> None:
+    writer.body.append(f'<div class="math">{mathml(node, "block")}</div>')
+    raise nodes.SkipNode
+
+
+def linked(text: str, module: str) -> str:
+    """A quoted name as a link, where it is in the reference, else as code."""
+    dotted = text.removeprefix("allegory.").removeprefix("al.")
+    home, _, name = dotted.rpartition(".")
+    for place in [home] if home else [module, *MODULES]:
+        if name in PUBLIC.get(place, ()):
+            return f":py:obj:`{text} <allegory.{place}.{name}>`"
+    return f":py:mod:`{text} <allegory.{name}>`" if text == f"allegory.{name}" and name in PUBLIC else f"``{text}``"
+
+
+def escaped(block: str, module: str) -> str:
+    words = re.split(r"`([^`]+)`", block)
+    for i in range(0, len(words), 2):
+        words[i] = re.sub(r"(?<![\w*])(\*\w+\*)(?![\w*])|([*|\\]|_(?!\w))", r"\1" "\\\\" r"\2", words[i])
+    words[1::2] = [linked(re.sub(r"\s+", " ", word), module) + "\\ " for word in words[1::2]]
+    return "".join(words)
+
+
+def rest(lines: list[str], module: str) -> list[str]:
+    """A docstring in plain text as reStructuredText: what is indented outside of a section is set as it stands."""
+    out: list[str] = []
+    section = literal = False
+    for block in re.split(r"\n\s*\n", "\n".join(lines).rstrip()):
+        section = bool(re.match(r"[A-Z][a-z]+:\n ", block)) or (section and block.startswith(" "))
+        was, literal = literal, block.startswith(" ") and not section
+        out += ["::"] if literal and not was else []
+        out.append(block if literal or block.startswith(">>>") else escaped(block, module))
+    return [*"\n\n".join(out).split("\n"), ""]
+
+
+def read_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = rest(lines, name.split(".")[1])
+
+
+def joined(app: Sphinx, page: str, source: list[str]) -> None:
+    """Chinese has no space where a line ends."""
+    chinese = r"[\u2e80-\u9fff\uff00-\uffef]"
+    source[0] = re.sub(rf"(?<={chinese})\n(?={chinese})", "", source[0])
+
+
+def follow(app: Sphinx, tree: nodes.document) -> None:
+    """Links that leave the sources: to a page in the other language; else their text is left."""
+    here = (Path(app.srcdir) / app.env.docname).parent
+    for link in list(tree.findall(pending_xref)):
+        target = link["reftarget"]
+        if link.get("refdomain") == "doc" and Path(target).is_relative_to(DOCS):
+            link.replace_self(nodes.reference("", "", *link.children, refuri=os.path.relpath(f"{target}.html", here)))
+        elif (link["reftype"] == "myst" and (here / target).is_dir()) or os.path.isabs(target):
+            link.replace_self(link.children)
+
+
+def add_language(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    other = "zh" if app.config.language == "en" else "en"
+    there = page if (DOCS / other / f"{page}.md").exists() else "reference" if "reference" in page else "index"
+    context["other_language"], context["other_page"] = other, "../" * (page.count("/") + 1) + f"{other}/{there}.html"
+
+
+def check(app: Sphinx, env: Any) -> None:
+    """Every public name is in the reference."""
+    found = env.get_domain("py").objects
+    for module, names in PUBLIC.items() if app.config.language == "en" else ():
+        for name in names:
+            if f"allegory.{module}.{name}" not in found:
+                LOGGER.warning(
+                    f"not in the reference: allegory.{module}.{name}; wanted a docstring, and its module on a page of "
+                    "docs/en/reference"
+                )
+
+
+def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
+    app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon
+    app.connect("source-read", joined)
+    app.connect("doctree-read", follow)
+    app.connect("html-page-context", add_language)
+    app.connect("env-check-consistency", check)
