@@ -108,6 +108,9 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
                    help="compile the training (default: if it is long enough to pay)")  # fmt: skip
     p.add_argument("--shard", action="store_true", help="under torchrun: shard the model over the processes")
     p.add_argument("--checkpoint-seconds", type=float, metavar="S", help="between checkpoints (default 10)")
+    p.add_argument("--tensorboard", action="store_true", help="metrics for TensorBoard, too, into RUN/tensorboard")
+    p.add_argument("--wandb", nargs="?", const="allegory", metavar="PROJECT",
+                   help="metrics for Weights & Biases, too (default project: allegory)")  # fmt: skip
     _add_device(p)
 
     p = add("evaluate")

@@ -1,7 +1,10 @@
-r"""Progress on standard error: a bar on a terminal, a plain line now and then elsewhere, nothing unless asked."""
+r"""Progress: a bar on a terminal, below the cell in a notebook, a plain line on standard error now and then elsewhere;
+in a notebook by default, elsewhere if asked.
+"""
 
 from __future__ import annotations
 
+import html
 import sys
 import time
 from types import TracebackType
@@ -9,76 +12,69 @@ from typing import Any
 
 __all__ = ["Progress"]
 
-PLAIN_SECONDS = 15.0
-
 
 class Progress:
     """Shows how a training goes: rate, time left, the bound.
 
     Args:
-        shown: whether to show anything.
+        shown: whether to show anything; None for in a notebook alone.
         epochs, minutes: the budget.
         steps: updates an epoch.
     """
 
-    def __init__(self, shown: bool, epochs: int | None, minutes: float | None, steps: int) -> None:
+    def __init__(self, shown: bool | None, epochs: int | None, minutes: float | None, steps: int) -> None:
         self.shown, self.epochs, self.minutes, self.steps = shown, epochs, minutes, steps
-        self.bar: Any = None
-        self.bound = ""
+        self.view: _Lines | _Bar | _Page | None = None
+        self.bound: list[str] = []
         self.refreshed = self.began = time.monotonic()
         self.began_at: int | None = None
+        self.position: Any = None
 
     def __enter__(self) -> Progress:
-        if self.shown and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as Bar
-
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"))
-            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task("training", total=1.0, text="")
-            self.bar.start()
+        notebook = _in_notebook()
+        if notebook and self.shown is not False:
+            self.view = _Page()
+        elif self.shown:
+            self.view = _Bar() if sys.stderr.isatty() and _Bar.moves() else _Lines()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        if self.view is not None:
+            now = self.position
+            parts = [f"{now.epoch} epochs", f"{now.step:,} steps", _duration(self.seconds)] if now is not None else []
+            self.view.close(None if kind else 1.0, parts + self.bound)
 
     def step(self, position: Any, seconds: float) -> None:
         """To be called after an update: moves the bar, or prints a line now and then."""
-        if not self.shown:
+        if self.view is None:
             return
+        self.position, self.seconds = position, seconds
         if self.began_at is None:
             self.began_at = position.step - 1
         now = time.monotonic()
-        if now - self.refreshed < (0.2 if self.bar is not None else PLAIN_SECONDS):
+        if now - self.refreshed < self.view.pause:
             return
         self.refreshed = now
         done, left = self._fraction(position, seconds, now)
         rate = (position.step - self.began_at) / max(1e-9, now - self.began)
         epochs = f"/{self.epochs}" if self.epochs is not None else ""
-        text = f"epoch {position.epoch + 1}{epochs}  {rate:.0f} steps/s  {_duration(left)} left{self.bound}"
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, text=text)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        parts = [f"epoch {position.epoch + 1}{epochs}", f"{_duration(left)} left", *self.bound, f"{rate:.0f} steps/s"]
+        self.view.show(done, parts)
 
     def epoch(self, line: dict[str, Any], position: Any) -> None:
         """To be called after an epoch: remembers the bound to show."""
         if "bound" in line:
-            best = "" if position.best_bound is None else f" (best {position.best_bound:.2f})"
-            self.bound = f"  validation bound {line['bound']:.2f}{best}"
+            self.bound = [f"validation bound {line['bound']:.2f}"]
+            self.bound += [] if position.best_bound is None else [f"best {position.best_bound:.2f}"]
         else:
-            self.bound = f"  training bound {line['train']:.2f}"
+            self.bound = [f"training bound {line['train']:.2f}"]
 
     def say(self, text: str) -> None:
-        """Prints a line of its own, above the bar."""
-        if self.bar is not None:
-            self.bar.console.print(text, highlight=False)
-        elif self.shown:
-            print(text, file=sys.stderr, flush=True)
+        """Shows a line of its own, beside the bar."""
+        if self.view is not None:
+            self.view.say(text)
 
     def _fraction(self, position: Any, seconds: float, now: float) -> tuple[float, float]:
         """How much of the budget is spent, and the seconds left."""
@@ -90,6 +86,89 @@ class Progress:
         if self.minutes is not None:
             options.append((seconds / (60 * self.minutes), max(0.0, 60 * self.minutes - seconds)))
         return min(options, key=lambda option: option[1])
+
+
+class _Lines:
+    """Plain lines on standard error."""
+
+    pause = 15.0  # seconds between two
+
+    def show(self, done: float, parts: list[str]) -> None:
+        self.say("  ".join(parts))
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self, done: float | None, parts: list[str]) -> None:
+        pass
+
+
+class _Bar:
+    """A line on a terminal that moves, and goes when all is done."""
+
+    pause = 0.2
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = (BarColumn(bar_width=None), TextColumn("{task.description}"))
+        self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.bar.add_task("training", total=1.0)
+        self.bar.start()
+
+    @staticmethod
+    def moves() -> bool:
+        """Whether this terminal can."""
+        from rich.console import Console
+
+        return not Console(stderr=True).is_dumb_terminal
+
+    def show(self, done: float, parts: list[str]) -> None:
+        while len("  ".join(parts)) > self.bar.console.width - 6 and len(parts) > 1:
+            parts = parts[:-1]
+        self.bar.update(self.task, completed=done, description="  ".join(parts))
+
+    def say(self, text: str) -> None:
+        self.bar.console.print(text, highlight=False)
+
+    def close(self, done: float | None, parts: list[str]) -> None:
+        self.bar.stop()
+
+
+class _Page:
+    """HTML below a notebook's cell; what it came to stays there."""
+
+    pause = 0.5
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self.done, self.said = 0.0, ""
+        self.handle = display(self._html(["training"]), display_id=True)
+
+    def _html(self, parts: list[str]) -> Any:
+        from IPython.display import HTML
+
+        bar = f'<progress max="1" value="{self.done:.4f}" style="width: 20em; max-width: 100%"></progress>'
+        return HTML(f"<div>{bar} {html.escape(' · '.join(parts))}{self.said}</div>")
+
+    def show(self, done: float, parts: list[str]) -> None:
+        self.done = done
+        self.handle.update(self._html(parts))
+
+    def say(self, text: str) -> None:
+        self.said += f"<br>{html.escape(text)}"
+
+    def close(self, done: float | None, parts: list[str]) -> None:
+        self.show(self.done if done is None else done, parts)
+
+
+def _in_notebook() -> bool:
+    """Whether this runs in a cell of a notebook."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 def _duration(seconds: float) -> str:

@@ -64,7 +64,7 @@ SETTLED, TINY = 100, 1e-30  # how often moments are looked at, in steps, and bel
 RANDOM = ("random", "random_cuda")
 
 
-@dataclass
+@dataclass(repr=False)
 class Record:
     """What happened in a training.
 
@@ -88,6 +88,14 @@ class Record:
     stopped: str = ""
     seconds: float = 0.0
     restarts: int = 0
+
+    def __repr__(self) -> str:
+        parts = [f"{self.epoch} epochs", f"{self.step:,} steps", f"{self.seconds:.0f} s"]
+        parts += [f"stopped by {self.stopped}"] if self.stopped else []
+        if self.best_bound is not None:
+            parts.append(f"best bound {self.best_bound:.2f} in epoch {self.best_epoch}")
+        parts += [f"{self.restarts} restarts"] if self.restarts else []
+        return f"Record({', '.join(parts)})"
 
 
 def fit(
@@ -119,7 +127,8 @@ def fit(
     resume: bool = False,
     about: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
-    progress: bool = False,
+    progress: bool | None = None,
+    tracker: Callable[[dict[str, Any]], None] | None = None,
 ) -> Record:
     """Trains `model` in place and leaves it in eval mode with the best weights.
 
@@ -153,7 +162,10 @@ def fit(
         resume: go on from out's last checkpoint, if there is one, as if nothing had happened.
         about: JSON to keep in out's config.json.
         checkpoint_seconds: how often to write a checkpoint.
-        progress: show a bar on standard error.
+        progress: whether to show a bar: in a notebook below the cell, else on standard error. By default in a notebook
+            alone.
+        tracker: called in the first process with each epoch's line of the history, such as those of
+            `allegory.trackers`. One that raises is not called again; a warning says so.
 
     Returns:
         What happened, an entry an epoch.
@@ -283,9 +295,9 @@ def fit(
         now.step, now.batch = now.step + 1, now.batch + 1
 
     def settle() -> None:
-        """Clears moments that nothing moves any more, of units that have fallen silent: on their way to zero they become
-        subnormal, and with such numbers some processors take a hundred times as long. As small as they are (AdamW adds
-        1e-8 to the root of the second), they move no weight.
+        """Clears moments that nothing moves any more, of units that have fallen silent: on their way to zero they
+        become subnormal, and with such numbers some processors take a hundred times as long. As small as they are
+        (AdamW adds 1e-8 to the root of the second), they move no weight.
         """
         for moments in state.optimizer.state.values():
             for key in ("exp_avg", "exp_avg_sq"):
@@ -317,6 +329,22 @@ def fit(
                 state.best = _clone(state.average.state_dict())
         now.history.append(line)
         return line
+
+    def tell(line: dict[str, Any]) -> None:
+        """Tells the tracker, and goes on without it where it fails."""
+        nonlocal tracker
+        if tracker is None or processes.rank() > 0:
+            return
+        try:
+            with torch.random.fork_rng():  # it may draw
+                tracker(copy.deepcopy(line))
+        except Exception as error:
+            tracker = None
+            warnings.warn(
+                f"the tracker failed in epoch {line['epoch']} and is not called again in this training, which goes on: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=3,
+            )
 
     def where_lost(finite: bool) -> str:
         """Runs the epoch again, looking at every step, and names what went wrong first."""
@@ -369,7 +397,7 @@ def fit(
         unvalidated(),
         kept(),
         _stoppable(run is not None) as interrupted,
-        Progress(progress and processes.rank() == 0, epochs, minutes, steps) as bar,
+        Progress(progress if processes.rank() == 0 else False, epochs, minutes, steps) as bar,
     ):
         warnings.filterwarnings("ignore", "The .grad attribute")  # the compiler looks, and needs none
         warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # of what is done in place to a view; nothing is
@@ -401,7 +429,9 @@ def fit(
             if lost():
                 recover(good)
             else:
-                bar.epoch(finish_epoch(), now)
+                line = finish_epoch()
+                bar.epoch(line, now)
+                tell(line)
             look()
         now.stopped = over()
         state.average_buffers()
@@ -411,7 +441,7 @@ def fit(
     return Record(**{key: getattr(now, key) for key in Record.__dataclass_fields__})
 
 
-@dataclass
+@dataclass(repr=False)
 class _Position(Record):
     """Where the loop stands: the record so far, the batches done in this epoch, and what restarts have changed."""
 
@@ -491,7 +521,7 @@ class _State:
             setattr(self.position, key, list(value) if key == "history" else value)
 
     def save(self, run: Path) -> None:
-        """The weights to use first, so that they are never older than the position."""
+        """The position last, so that neither the weights to use nor the metrics are ever older."""
         tensors, position = self.capture()
         for key in filter(tensors.__contains__, RANDOM):  # every process has its own
             tensors[key] = torch.stack(processes.gathered(tensors[key].cpu()))
@@ -501,9 +531,9 @@ class _State:
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
             checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
-            checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
             lines = "".join(json.dumps(line) + "\n" for line in position["history"])
             write_whole(run / checkpoint.METRICS, lines.encode())
+            checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
         processes.most(0.0)  # the others wait until it is there
 
     def load(self, run: Path, seed: int) -> None:
