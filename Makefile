@@ -26,9 +26,9 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 
 docs: $(VENV)/ready
-	rm -rf build/site
-	$(BIN)/sphinx-build -q -n -W --keep-going -c docs -D language=en docs/en build/site/en
-	$(BIN)/sphinx-build -q -n -W --keep-going -c docs -D language=zh_CN docs/zh build/site/zh
+	rm -rf build/site build/doctrees
+	$(BIN)/sphinx-build -q -n -W --keep-going -c docs -d build/doctrees/en -D language=en docs/en build/site/en
+	$(BIN)/sphinx-build -q -n -W --keep-going -c docs -d build/doctrees/zh -D language=zh_CN docs/zh build/site/zh
 	cp docs/index.html build/site
 
 bench: $(VENV)/ready $(VENV)-pythae/ready

@@ -14,6 +14,7 @@ import latex2mathml.converter
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.search.zh import SearchChinese
 from sphinx.util import logging
 
 import allegory
@@ -35,6 +36,7 @@ highlight_language = "none"
 html_theme = "furo"
 html_title = "allegory"
 html_copy_source = False
+html_use_index = html_domain_indices = False
 html_show_copyright = False
 html_show_sphinx = False
 html_math_renderer = "mathml"
@@ -52,12 +54,22 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 
+REPAIRS = {  # where latex2mathml writes what TeX would not draw
+    r">\\\|<": ">&#x02016;<",  # \big\|
+    r"<mo>(?=&#x02016;)": '<mo stretchy="false">',  # \rVert
+    r"<mi>&#x0007E;</mi>": "<mo>&#x0223C;</mo>",  # \sim
+    r"<mi>(?=&#x000[4-7].;)": '<mi mathvariant="normal">',  # \mathrm of one letter
+    r"(<mi>log</mi>)(?!<mo[^>]*>&#x00028;)": r'\1<mspace width="0.17em" />',
+}
+
+
 def mathml(node: nodes.Element, display: str) -> str:
     math = latex2mathml.converter.convert(node.astext(), display=display)
-    math = math.replace(r">\|<", ">&#x02016;<").replace("<mo>&#x02016;", '<mo stretchy="false">&#x02016;')  # bars
+    for wrong, right in REPAIRS.items():
+        math = re.sub(wrong, right, math)
     if "\\" in math:
         LOGGER.warning(f"a formula with an unknown command: {node.astext()}", location=node)
-    return re.sub(r"(<mi>log</mi>)(?!<mo[^>]*>&#x00028;)", r'\1<mspace width="0.17em" />', math)
+    return math
 
 
 def visit_math(writer: Any, node: nodes.Element) -> None:
@@ -84,7 +96,8 @@ def escaped(block: str, module: str) -> str:
     words = re.split(r"`([^`]+)`", block)
     for i in range(0, len(words), 2):
         words[i] = re.sub(r"(?<![\w*])(\*\w+\*)(?![\w*])|([*|\\]|_(?!\w))", r"\1" "\\\\" r"\2", words[i])
-    words[1::2] = [linked(re.sub(r"\s+", " ", word), module) + "\\ " for word in words[1::2]]
+    for i in range(1, len(words), 2):
+        words[i] = linked(re.sub(r"\s+", " ", words[i]), module) + "\\ " * words[i + 1][:1].isalnum()
     return "".join(words)
 
 
@@ -107,7 +120,7 @@ def read_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, 
 def joined(app: Sphinx, page: str, source: list[str]) -> None:
     """Chinese has no space where a line ends."""
     chinese = r"[\u2e80-\u9fff\uff00-\uffef]"
-    source[0] = re.sub(rf"(?<={chinese})\n(?={chinese})", "", source[0])
+    source[0] = re.sub(rf"(?<={chinese})\n(> )?(?={chinese})", "", source[0])
 
 
 def follow(app: Sphinx, tree: nodes.document) -> None:
@@ -119,6 +132,21 @@ def follow(app: Sphinx, tree: nodes.document) -> None:
             link.replace_self(nodes.reference("", "", *link.children, refuri=os.path.relpath(f"{target}.html", here)))
         elif (link["reftype"] == "myst" and (here / target).is_dir()) or os.path.isabs(target):
             link.replace_self(link.children)
+
+
+class Pairs(SearchChinese):
+    """Chinese is searched by pairs of characters: there are no spaces between its words."""
+
+    language_name = "English"  # of the stemmer, which is for the English words
+    js_splitter_code = r"""
+        var splitQuery = (query) => [
+            ...query.matchAll(/[a-zA-Z0-9_]+|[\u4e00-\u9fff](?=([\u4e00-\u9fff]))/g)
+        ].map(([word, next]) => word + (next || ""));
+    """
+
+    def split(self, input: str) -> list[str]:
+        pairs = re.findall(r"(?=([\u4e00-\u9fff]{2}))", input)
+        return pairs + super().split(input)
 
 
 def add_language(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
@@ -142,6 +170,7 @@ def check(app: Sphinx, env: Any) -> None:
 def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon
+    app.add_search_language(Pairs)
     app.connect("source-read", joined)
     app.connect("doctree-read", follow)
     app.connect("html-page-context", add_language)

@@ -122,6 +122,12 @@ def test_the_formulas_of_the_site_need_no_script(site):
 
 
 @needs_sphinx
+def test_chinese_is_searched(site):
+    assert "\\u540e\\u9a8c" in (site / "zh/searchindex.js").read_text()
+    assert "ChineseStemmer" not in (site / "zh/_static/language_data.js").read_text()  # there is none
+
+
+@needs_sphinx
 def test_what_is_broken_or_missing_fails_the_build(tmp_path):
     docs = shutil.copytree(DOCS, tmp_path / "docs")
     with (docs / "en/index.md").open("a") as page:
