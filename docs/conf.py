@@ -98,7 +98,11 @@ def escaped(block: str, module: str) -> str:
         words[i] = re.sub(r"(?<![\w*])(\*\w+\*)(?![\w*])|([*|\\]|_(?!\w))", r"\1" "\\\\" r"\2", words[i])
     for i in range(1, len(words), 2):
         words[i] = linked(re.sub(r"\s+", " ", words[i]), module) + "\\ " * words[i + 1][:1].isalnum()
-    return "".join(words)
+    return re.sub(r"(?m)(?<=: )(\w)\.$", r"\1\\.", "".join(words))  # "K." begins no list
+
+
+def apart(entry: re.Match[str]) -> str:
+    return "\n".join(f"{entry[1]}{name}{entry[3]}" for name in entry[2].split(", "))
 
 
 def rest(lines: list[str], module: str) -> list[str]:
@@ -106,6 +110,8 @@ def rest(lines: list[str], module: str) -> list[str]:
     out: list[str] = []
     section = literal = False
     for block in re.split(r"\n\s*\n", "\n".join(lines).rstrip()):
+        if block.startswith("Attributes:"):  # napoleon takes one name a line
+            block = re.sub(r"(?m)^( +)(\w+(?:, \w+)+)(: .*(?:\n\1 .*)*)", apart, block)
         section = bool(re.match(r"[A-Z][a-z]+:\n ", block)) or (section and block.startswith(" "))
         was, literal = literal, block.startswith(" ") and not section
         out += ["::"] if literal and not was else []

@@ -122,6 +122,15 @@ def test_the_formulas_of_the_site_need_no_script(site):
 
 
 @needs_sphinx
+def test_the_reference_says_what_the_docstrings_say(site):
+    page = (site / "en/reference/evaluation.html").read_text()
+    assert "<ol" not in page  # "K." is a size
+    assert all(f"<strong>{name}</strong>" in page for name in ("nll", "nll_stderr"))  # of one line
+    assert 'href="#allegory.evaluation.evaluate"' in page
+    assert "<pre><span></span>L_K  = E log mean_{k=1..K} w_k" in page
+
+
+@needs_sphinx
 def test_chinese_is_searched(site):
     assert "\\u540e\\u9a8c" in (site / "zh/searchindex.js").read_text()
     assert "ChineseStemmer" not in (site / "zh/_static/language_data.js").read_text()  # there is none
