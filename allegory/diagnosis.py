@@ -67,7 +67,7 @@ class Level:
     verdict: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What `diagnose` found.
 
@@ -94,6 +94,10 @@ class Diagnosis:
 
     def __str__(self) -> str:
         return "\n".join(self.verdict)
+
+    def __repr__(self) -> str:
+        gap = "" if self.gap is None else f"; gap {self.gap:.2f} nats"
+        return f"Diagnosis({', '.join(f'level {level.level} {level.verdict}' for level in self.levels)}{gap})"
 
 
 @torch.no_grad()

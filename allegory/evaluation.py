@@ -58,7 +58,7 @@ ACTIVE = 0.01
 TRUSTED = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """What `evaluate` measured; nats an example unless said.
 
@@ -91,6 +91,15 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        rates = " ".join(f"{rate:.2f}" for rate in self.kl_per_level)
+        return (
+            f"Evaluation({self.examples:,} examples: -L_{self.importance_samples} {self.nll:.2f} +- "
+            f"{self.nll_stderr:.2f} nats, ELBO {self.elbo:.2f} +- {self.elbo_stderr:.2f}, reconstruction "
+            f"{self.reconstruction:.2f}, rates {rates}, active units {' '.join(map(str, self.active_units))}, "
+            f"effective sample size {self.effective_sample_size:.1f})"
+        )
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 from allegory.distributions import check_support, cooled
 from allegory.ladder import TopDown
@@ -110,8 +111,9 @@ class Trace:
         return _divergence if self.top_down or level == len(self.q) else _sampled_rate
 
     def __repr__(self) -> str:
+        samples, batch = self.latents[-1].shape[:2]
         latents = ", ".join(f"z_{t} {tuple(z.shape)}" for t, z in enumerate(self.latents, start=1))
-        return f"Trace(x {tuple(self.x.shape)}, {latents})"
+        return f"Trace(S={samples}, B={batch}, T={len(self.latents)}: x {tuple(self.x.shape)}, {latents})"
 
 
 def _elements(law: Distribution) -> Distribution | None:
@@ -484,9 +486,52 @@ class VAE(nn.Module):
             raise ValueError(f"level={level}: this model has levels 1 to {self.levels}")
 
     def extra_repr(self) -> str:
-        more = "" if self.states is None else ", .."
-        below = " ".join(f"p(z_{t - 1} | z_{t}{more if t < self.levels else ''})" for t in range(self.levels, 1, -1))
-        return " ".join(filter(None, [f"p(z_{self.levels})", below, "p(x | z_1)"]))
+        return self._generative(None)
+
+    def __repr__(self) -> str:
+        parameters = list(self.parameters())
+        if any(is_lazy(p) for p in parameters):  # a pass would settle what is still open
+            return f"VAE: {self._generative(None)}; {self._inference()}"
+        shapes = None if any(hasattr(p, "to_local") for p in parameters) else self._shapes()
+        count = sum(p.numel() for p in parameters)
+        return f"VAE: {self._generative(shapes)}; {self._inference()}; {count:,} parameters"
+
+    def _generative(self, shapes: list[Size] | None) -> str:
+        """p(z_T) ... p(x | z_1), as it is written; with the shapes of x, z_1, ..., z_T, if they are known."""
+        markov, parts = self.states is None, []
+        for t in range(self.levels, -1, -1):
+            size = "" if shapes is None else f": {'x'.join(map(str, shapes[t])) or '()'}"
+            above = "" if t == self.levels else f" | z_{t + 1}{'' if markov or t + 1 == self.levels else ', ..'}"
+            parts.append(f"p({f'z_{t}' if t else 'x'}{size}{above})")
+        return _shortened(parts)
+
+    def _inference(self) -> str:
+        """q(z_1 | x) ..., in the order in which they are drawn."""
+        top = self.levels
+        if not isinstance(self.encoders, TopDown):
+            return _shortened([f"q(z_{t} | {f'z_{t - 1}' if t > 1 else 'x'})" for t in range(1, top + 1)])
+        more = ["" if self.states is None or t + 1 >= top else ", .." for t in range(top)]
+        below = [f"q(z_{t} | z_{t + 1}{more[t]}, x)" for t in range(top - 1, 0, -1)]
+        return _shortened([f"q(z_{top} | x)", *below])
+
+    def _shapes(self) -> list[Size] | None:
+        """Of x, z_1, ..., z_T, by one pass that leaves nothing behind; None where the model cannot be run."""
+        training = {module: module.training for module in self.modules()}
+        devices = list({p.device for p in self.parameters() if p.is_cuda})
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices):
+                self.eval()
+                _, p, state = self._descend(lambda t, p, state: p.sample((1,) if state is None else ()))
+                return [law.event_shape for law in (self.decoders[0](state), *p)]
+        except Exception:  # whatever is wrong, it is said where the model is used
+            return None
+        finally:
+            for module, flag in training.items():
+                module.training = flag
+
+
+def _shortened(parts: list[str]) -> str:
+    return " ".join(parts if len(parts) <= 7 else [*parts[:3], "...", *parts[-3:]])
 
 
 def _given(latents: Latents) -> Draw:

@@ -94,7 +94,7 @@ class Record:
         parts += [f"stopped by {self.stopped}"] if self.stopped else []
         if self.best_bound is not None:
             parts.append(f"best bound {self.best_bound:.2f} in epoch {self.best_epoch}")
-        parts += [f"{self.restarts} restarts"] if self.restarts else []
+        parts += [f"{self.restarts} restart{'s' * (self.restarts > 1)}"] if self.restarts else []
         return f"Record({', '.join(parts)})"
 
 
