@@ -12,7 +12,7 @@ from typing import Any
 
 import latex2mathml.converter
 from docutils import nodes
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import desc_annotation, pending_xref
 from sphinx.application import Sphinx
 from sphinx.search.zh import SearchChinese
 from sphinx.util import logging
@@ -45,7 +45,8 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nitpick_ignore_regex = [("py:.*", r"(?!allegory\.).*")]  # what is not ours is documented elsewhere
 
-autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
@@ -95,7 +96,7 @@ def linked(text: str, module: str) -> str:
 def escaped(block: str, module: str) -> str:
     words = re.split(r"`([^`]+)`", block)
     for i in range(0, len(words), 2):
-        words[i] = re.sub(r"(?<![\w*])(\*\w+\*)(?![\w*])|([*|\\]|_(?!\w))", r"\1" "\\\\" r"\2", words[i])
+        words[i] = re.sub(r"(?<![\w*])(\*\w+\*)(?![\w*])|[*|\\]|_(?!\w)", lambda m: m[1] or f"\\{m[0]}", words[i])
     for i in range(1, len(words), 2):
         words[i] = linked(re.sub(r"\s+", " ", words[i]), module) + "\\ " * words[i + 1][:1].isalnum()
     return re.sub(r"(?m)(?<=: )(\w)\.$", r"\1\\.", "".join(words))  # "K." begins no list
@@ -121,6 +122,12 @@ def rest(lines: list[str], module: str) -> list[str]:
 
 def read_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     lines[:] = rest(lines, name.split(".")[1])
+    if what in ("attribute", "data", "property"):  # napoleon would take "Counts: ..." for a type
+        lines[:] = [line.replace(":", "\0") for line in lines]
+
+
+def restore_colons(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace("\0", ":") for line in lines]
 
 
 def joined(app: Sphinx, page: str, source: list[str]) -> None:
@@ -155,6 +162,13 @@ class Pairs(SearchChinese):
         return pairs + super().split(input)
 
 
+def shorten(app: Sphinx, tree: nodes.document) -> None:
+    """The value of a name, where it is long, is left out."""
+    for value in list(tree.findall(desc_annotation)):
+        if len(value.astext()) > 300:
+            value.parent.remove(value)
+
+
 def add_language(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
     other = "zh" if app.config.language == "en" else "en"
     there = page if (DOCS / other / f"{page}.md").exists() else "reference" if "reference" in page else "index"
@@ -176,8 +190,10 @@ def check(app: Sphinx, env: Any) -> None:
 def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", restore_colons, priority=600)
     app.add_search_language(Pairs)
     app.connect("source-read", joined)
     app.connect("doctree-read", follow)
+    app.connect("doctree-read", shorten)
     app.connect("html-page-context", add_language)
     app.connect("env-check-consistency", check)
