@@ -122,7 +122,7 @@ def train(
         options["kl_warmup"] = 0 if model.levels == 1 else min(2000, steps // 10)
     options["compile"] = False if shard and options["compile"] is None else options["compile"]
     options |= _fast(options, about["likelihood"], len(examples.train), where)
-    _say(f"{model.extra_repr()}: {sum(p.numel() for p in model.parameters()):,} parameters, on {where}")
+    _say(f"{model!r}, on {where}")
     try:
         record = fit(
             model,
@@ -185,10 +185,8 @@ def _settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 def _tracker(out: Path, tensorboard: bool, project: str | None, config: dict[str, Any]) -> Any:
     """What is told of each epoch, or None."""
-    from allegory import processes, trackers
+    from allegory import trackers
 
-    if processes.rank() > 0:
-        return None
     told = [trackers.tensorboard(out / "tensorboard")] if tensorboard else []
     told += [trackers.wandb(out, project, name=out.name, config=config)] if project else []
     return (lambda line: [tell(line) for tell in told]) if told else None
@@ -259,7 +257,6 @@ def evaluate(
     if as_json:
         print(json.dumps(_without_nan(values)))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{run}, {split}, {result.examples:,} examples, nats an example")
@@ -283,7 +280,7 @@ def evaluate(
         table.add_row(name, f"{found['nll']:.3f}", f"{found['nll_stderr']:.3f}")
         table.add_row(f"  -L_{importance_samples} of the same", f"{found['nll_bound']:.3f}", "")
         table.add_row("  -L less annealed", f"{found['difference']:.3f}", f"{found['difference_stderr']:.3f}")
-    Console().print(table)
+    _show(table)
     print(f"next: allegory diagnose {run}")
 
 
@@ -329,7 +326,6 @@ def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) ->
     if as_json:
         print(json.dumps(_without_nan({"split": split, **found.as_dict()})))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{run}, {found.evaluation.examples:,} examples of {split}, nats an example")
@@ -340,7 +336,7 @@ def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) ->
             str(level.level), f"{level.rate:.2f}", f"{level.active_units} of {level.units}",
             f"{level.information:.2f}", f"{level.loss:.2f}", level.verdict,
         )  # fmt: skip
-    Console().print(table)
+    _show(table)
     for line in found.verdict:
         print(line)
     print(f"next: allegory sample {run} --out samples.png")
@@ -429,7 +425,6 @@ def runs(folder: str, as_json: bool) -> None:
         print(json.dumps(_without_nan([run.as_dict() for run in found])))
         return
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -448,14 +443,13 @@ def runs(folder: str, as_json: bool) -> None:
             f"{run.epochs}" if run.stopped else f"{run.epochs}..", f"{run.minutes:.1f}",
             "" if run.bound is None else f"{run.bound:.2f}", " ".join(f"{rate:.1f}" for rate in run.kl_per_level),
         )  # fmt: skip
-    Console().print(table)
+    _show(table)
     if any(not run.stopped for run in found):
         print("..: not finished, go on with --resume; or still going on")
 
 
 def datasets() -> None:
     """Lists what is built in."""
-    from rich.console import Console
     from rich.table import Table
 
     from allegory.builtin import BUILTIN, cached
@@ -467,7 +461,7 @@ def datasets() -> None:
         size = "embedded" if row.embedded else f"{row.size / 1e6:.1f} MB"
         splits = " / ".join(f"{n:,}" for n in row.splits)
         table.add_row(row.name, "x".join(map(str, row.shape)), splits, size, "yes" if cached(row.name) else "no")
-    Console().print(table)
+    _show(table)
     for row in BUILTIN:
         print(f"{row.name}: {row.source}. Licence: {row.licence}.")
 
@@ -663,6 +657,31 @@ def _write(out: str, arrays: dict[str, Any], picture: Any, about: dict[str, Any]
     file = io.BytesIO()
     np.savez_compressed(file, **{key: value.cpu().numpy() for key, value in arrays.items()})
     write_whole(Path(out), file.getvalue())
+
+
+def _show(table: Any) -> None:
+    """Prints a table; where it would have to cut words or numbers to fit the terminal, row by row instead."""
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.padding import Padding
+
+    plain = "NO_COLOR" in os.environ
+    console = Console(color_system=None if plain else "auto", highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = max(80, Measurement.get(console, console.options.update(width=1000), table).maximum)
+    with console.capture() as drawn:
+        console.print(table)
+    fits = Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width
+    if fits and "…" not in drawn.get():
+        sys.stdout.write(drawn.get())
+        return
+    console.print(table.title)
+    heads = [column.header for column in table.columns]
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        console.print(" ".join(filter(None, [heads[0], cells[0]])), overflow="fold")
+        for head, cell in zip(heads[1:], cells[1:], strict=True):
+            if cell:
+                console.print(Padding(f"{head}: {cell}", (0, 0, 0, 4), expand=False))
 
 
 def _say(text: str) -> None:

@@ -27,7 +27,7 @@ def test_shapes_of_the_trace():
     assert model.generate(5).mean.shape == model.sample(5).shape == (5, 2, 3)
     assert model.reconstruct(torch.randn(7, 2, 3), level=3).mean.shape == (7, 2, 3)
     assert "z_3 (6, 7, 2)" in repr(trace)
-    assert "p(z_3) p(z_2 | z_3) p(z_1 | z_2) p(x | z_1)" == model.extra_repr()
+    assert model.extra_repr() == "p(z_3) p(z_2 | z_3) p(z_1 | z_2) p(x | z_1)"
 
 
 def both(first, second, outputs, family=al.families.normal):
