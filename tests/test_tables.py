@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from rich import box
+from rich.table import Table
 
 from allegory.builtin import BUILTIN
-from allegory.command import main
+from allegory.command import _show, main
 
 TABLE = """
 from rich.table import Table
@@ -33,6 +35,16 @@ def test_nothing_is_cut_or_wider_than_the_terminal(columns, monkeypatch, capsys)
     assert "…" not in out
     assert ("│" in out) == (columns > 80)
     assert "digits-20261128-173607" in out.replace("\n", "")
+
+
+def test_no_column_vanishes(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "24")
+    table = Table("run", "data", box=box.SIMPLE)
+    table.columns[0].overflow = "fold"
+    table.add_column("bounds", no_wrap=True)
+    table.add_row("somewhere", "digits", "-1234.56 -1234.56")
+    _show(table)
+    assert {"somewhere", "digits", "-1234.56"} <= set(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("columns", [30, 40, 80])
