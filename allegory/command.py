@@ -1,4 +1,5 @@
-r"""The command `allegory`: train, evaluate, diagnose, sample, reconstruct, encode, runs, datasets, completion, demo.
+r"""The command `allegory`: train, evaluate, diagnose, report, sample, reconstruct, encode, runs, datasets, completion,
+demo.
 
 Results go to standard output, progress and remarks to standard error. Exit 0; 2 with one line that says what came,
 what was wanted and what to do; 130 after Ctrl-C.
@@ -342,7 +343,51 @@ def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) ->
     print(f"next: allegory sample {run} --out samples.png")
 
 
-def sample(run: str, count: int, out: str, device: str, seed: int) -> None:
+def report(run: str, out: str | None, split: str, examples: int, importance_samples: int, device: str) -> None:
+    """Writes one self-contained page of a run: curves, likelihoods, samples, what each level does, the diagnosis."""
+    import torch
+
+    from allegory.checkpoint import read_config
+    from allegory.report import report as write
+
+    command, where = read_config(run).get("command"), _device(device)
+    x, missing = None, ""
+    try:
+        found = getattr(_open_data(run)[0], split)
+        rows = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:examples]
+        x = found[rows].to(where)
+    except ValueError as error:
+        missing = " ".join(str(error).split())
+    spoken = _spoken(_about(run)["source"], command) if isinstance(command, dict) else ""
+    path = write(
+        run, x, out=out, samples=importance_samples, split=split, command=spoken, missing=missing, device=where
+    )
+    if missing:
+        _say(f"allegory: what needs data is left out: {missing}")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
+
+
+def _spoken(source: str, options: dict[str, Any]) -> str:
+    """The command that trains with these settings."""
+    import argparse
+    import shlex
+
+    (commands,) = [a for a in parser(COMMANDS)._actions if isinstance(a, argparse._SubParsersAction)]
+    words = ["allegory", "train", source]
+    for action in commands.choices["train"]._actions:
+        value, flags = options.get(action.dest), action.option_strings
+        if value is None or not flags or action.dest == "levels" or value == DEFAULTS.get(action.dest):
+            continue  # --latent has the levels
+        if isinstance(action, argparse.BooleanOptionalAction):
+            words.append(flags[0] if value else flags[1])
+        elif action.nargs == 0:
+            words += [flags[0]] if value == action.const else []
+        else:
+            words += [flags[0], ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return shlex.join(words)
+
+
+def sample(run: str, count: int, out: str, device: str, seed: int, temperature: float) -> None:
     """Draws examples from the model: `samples`, and the means of p(x | z_1) they were drawn from."""
     import torch
 
@@ -357,7 +402,7 @@ def sample(run: str, count: int, out: str, device: str, seed: int) -> None:
     model = load(run).to(_device(device))
     torch.manual_seed(seed)
     with torch.no_grad():
-        law = model.generate(count)
+        law = model.generate(count, temperature)
         mean = expected(law)
         _write(out, {"samples": law.sample(), "means": mean}, mean, about, columns=max(1, math.isqrt(count)))
     print(f"{out}: {count} samples")
@@ -602,10 +647,17 @@ def _about(run: str) -> dict[str, Any]:
 def _open_run(run: str) -> tuple[Any, Any, dict[str, Any]]:
     """Model, data and memory of a run; the data must still be the same."""
     from allegory import load
+
+    _about(run)
+    model = load(run)
+    return model, *_open_data(run)
+
+
+def _open_data(run: str) -> tuple[Any, dict[str, Any]]:
+    """Data and memory of a run; the data must still be the same."""
     from allegory.data import checksum
 
     about = _about(run)
-    model = load(run)
     examples = _load_once(about["source"], about["dynamic"], about["seed"])
     if list(examples.event_shape) != about["event_shape"]:
         raise ValueError(
@@ -618,7 +670,7 @@ def _open_run(run: str) -> tuple[Any, Any, dict[str, Any]]:
             f"{about['source']} has changed since {run} was trained on it, so its test split may hold examples the "
             "model was trained on; restore the file, or train again"
         )
-    return model, examples, about
+    return examples, about
 
 
 def _pictures(model: Any, examples: Any, out: Path) -> None:
@@ -695,5 +747,5 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__: command
-    for command in (train, evaluate, diagnose, sample, reconstruct, encode, runs, datasets, completion, demo)
+    for command in (train, evaluate, diagnose, report, sample, reconstruct, encode, runs, datasets, completion, demo)
 }

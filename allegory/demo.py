@@ -19,6 +19,7 @@ from allegory.data import describe, load
 from allegory.evaluation import evaluate
 from allegory.figures import expected, save_sheet
 from allegory.model import VAE
+from allegory.report import report
 from allegory.train import fit
 
 __all__ = ["digits_model", "independent_pixels", "run"]
@@ -95,6 +96,7 @@ def run(out: str | None = None) -> None:
         save_sheet(folder / "reconstructions.png", pairs, 16, 0, 16)
         save_sheet(folder / "walk.png", walk(model, digits.test[40:56]), 11, 0, 16)
     write_json(folder / "results.json", results)
+    page = report(folder / "levels-2", digits.test, out=folder / "report.html", split="test")
 
     title = f"digits, {len(digits.test)} test scans of 17 grey levels; nats a scan ± standard error"
     table = Table(title=title)
@@ -104,7 +106,8 @@ def run(out: str | None = None) -> None:
         table.add_row(*row)
     Console().print(table)
     print(f"{time.monotonic() - began:.0f} s. Written to {folder}: samples.png, reconstructions.png (originals left), ")
-    print("walk.png (from one digit to another), results.json, and two runs. Next:")
+    print("walk.png (from one digit to another), results.json, and two runs.")
+    print(f"Open {page} in a browser: all that there is to see of the model of two levels. Next:")
     print(f"  allegory sample {folder}/levels-2 --out more.png")
 
 

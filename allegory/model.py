@@ -116,7 +116,7 @@ class Trace:
         return f"Trace(S={samples}, B={batch}, T={len(self.latents)}: x {tuple(self.x.shape)}, {latents})"
 
 
-def _elements(law: Distribution) -> Distribution | None:
+def _elements(law: Any) -> Distribution | None:
     """The law of each element by itself, where they are independent."""
     independent = isinstance(law, Independent) and not law.base_dist.event_shape
     return law.base_dist if independent and law.reinterpreted_batch_ndims == len(law.event_shape) else None

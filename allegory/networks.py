@@ -149,8 +149,8 @@ class Residual(nn.Sequential):
 
 
 class Vectors(nn.Sequential):
-    """Layers on vectors with any leading dimensions: (*batch, D) -> (*batch, D'). They see one of them: what is compiled
-    with two keeps each activation twice for the backward pass.
+    """Layers on vectors with any leading dimensions: (*batch, D) -> (*batch, D'). They see one such dimension: compiled
+    with two, each activation is kept twice for the backward pass.
 
     >>> Vectors(nn.Linear(3, 8))(torch.zeros(4, 2, 3)).shape
     torch.Size([4, 2, 8])

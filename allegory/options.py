@@ -131,10 +131,20 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
     _add_device(p)
 
+    p = add("report")
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("--out", metavar="FILE", help="the page (default: RUN/report.html)")
+    p.add_argument("--split", choices=("train", "valid", "test"), default="test")
+    p.add_argument("--examples", type=_several, default=500, metavar="N", help="random ones to look at (default 500)")
+    p.add_argument("--importance-samples", type=_natural, default=200, metavar="K", help="of L_K (default 200)")
+    _add_device(p)
+
     p = add("sample")
     p.add_argument("run", metavar="RUN")
     p.add_argument("--count", type=int, default=64, metavar="N", help="default 64")
     p.add_argument("--out", required=True, metavar="FILE", help=".npz (samples, means) or .png (means)")
+    p.add_argument("--temperature", type=_positive, default=1.0, metavar="T",
+                   help="what the deviations of all latents are multiplied by (default 1)")  # fmt: skip
     p.add_argument("--seed", type=_whole, default=0, help="of the noise (default 0)")
     _add_device(p)
 
@@ -188,6 +198,10 @@ def _number(text: str, kind: Any, holds: Any, wanted: str) -> Any:
 
 def _natural(text: str) -> int:
     return _number(text, int, lambda v: v >= 1, "a whole number, 1 or more")
+
+
+def _several(text: str) -> int:
+    return _number(text, int, lambda v: v >= 2, "a whole number, 2 or more")
 
 
 def _whole(text: str) -> int:

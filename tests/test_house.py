@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "builtin": {"cave", "files", "stored"},
     "data": {"builtin", "files", "stored"},
     "figures": {"files"},
-    "demo": {"architectures", "checkpoint", "data", "evaluation", "figures", "model", "train"},
+    "demo": {"architectures", "checkpoint", "data", "evaluation", "figures", "model", "report", "train"},
     "options": set(),
     "command": {
         "options",
@@ -64,11 +64,14 @@ MAY_IMPORT = {
         "model",
         "objectives",
         "processes",
+        "report",
         "runs",
         "trackers",
         "train",
     },
     "runs": {"checkpoint"},
+    "plots": set(),
+    "report": {"checkpoint", "diagnosis", "evaluation", "figures", "files", "model", "plots", "runs"},
     "__main__": {"command"},
 }
 CORE = (

@@ -1,0 +1,258 @@
+r"""Plots, as SVG that is part of a page: lines and words take the page's colour, so that they are readable on light and
+on dark, and every plot is narrow enough for a phone.
+
+Shapes: N examples, D the elements of one, flattened; T levels.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from cycler import cycler
+from matplotlib import colormaps, rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+__all__ = [
+    "aggregate", "bounds", "correlations", "curve", "level_rates", "marginal", "parts", "profile", "projection",
+    "schedule", "unit_rates",
+]  # fmt: skip
+
+INK = "#010203"  # stands for the colour of the page's words
+COLOURS = ["#4878d0", "#ee854a", "#55a868", "#d65f5f", "#956cb4", "#c2a13a", "#3aa6b9", "#8c613c"]
+STYLE: Any = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
+    "ytick.color": INK, "legend.frameon": False, "legend.labelcolor": INK, "axes.grid": True, "grid.color": INK,
+    "grid.alpha": 0.12, "grid.linewidth": 0.6, "lines.linewidth": 1.4, "mathtext.fontset": "dejavusans",
+    "axes.prop_cycle": cycler(color=COLOURS),
+}  # fmt: skip
+numbers = count()  # of plots, so that no two on a page share an id
+
+
+def _drawn(plot: Callable[..., None]) -> Callable[..., str]:
+    """A function that draws on the axes it is given, as one that returns SVG."""
+
+    @functools.wraps(plot)
+    def call(*arguments: Any, height: float = 2.9, **named: Any) -> str:
+        with rc_context({**STYLE, "svg.hashsalt": f"allegory {next(numbers)}"}):
+            figure = Figure(figsize=(4.4, height), layout="constrained")
+            plot(figure.subplots(), *arguments, **named)
+            file = io.StringIO()
+            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        svg = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.S)
+        svg = re.sub(r"\s+", " ", svg[svg.index("<svg") :]).replace(INK, "currentColor")
+        svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+        return re.sub(r'width="[^"]*" height="[^"]*"|height="[^"]*"', 'role="img"', svg, count=1)
+
+    return call
+
+
+@_drawn
+def bounds(axis: Any, history: Sequence[dict[str, Any]]) -> None:
+    """The objective in training and the bound in validation against steps.
+
+    Args:
+        history: a line an epoch, as `Record.history`.
+    """
+    step = [line["step"] for line in history]
+    shown = {"objective, training": "train", "bound, validation": "bound", "ELBO, validation": "elbo"}
+    for label, key in shown.items():
+        values: list[Any] = [line.get(key) for line in history]
+        if None in values or (key == "elbo" and np.allclose(values, [line["bound"] for line in history])):
+            continue
+        axis.plot(step, values, label=label)
+    finite = [v for line in history for key in ("train", "bound") if math.isfinite(v := line.get(key, math.nan))]
+    if len(finite) > 10:  # the first epochs are far below, and would hide the others
+        low, high = np.quantile(finite, 0.08), max(finite)
+        axis.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
+    axis.set(xlabel="step", ylabel="nats an example")
+    axis.legend(loc="lower right")
+
+
+@_drawn
+def parts(axis: Any, history: Sequence[dict[str, Any]]) -> None:
+    """Reconstruction and the rate of each level, in validation, against steps.
+
+    Args:
+        history: a line an epoch, with `reconstruction` and `kl_per_level`.
+    """
+    step = [line["step"] for line in history]
+    rates = np.array([line["kl_per_level"] for line in history]).T
+    axis.stackplot(step, rates, labels=[f"rate of level {t}" for t in range(1, len(rates) + 1)][:8], alpha=0.75)
+    axis.plot(step, [-line["reconstruction"] for line in history], color=INK, label="minus reconstruction")
+    settled = np.quantile([-line["reconstruction"] + sum(line["kl_per_level"]) for line in history], 0.9)
+    axis.set(xlabel="step", ylabel="nats an example", ylim=(0, 1.2 * settled if settled > 0 else None))
+    axis.legend(loc="upper right", ncols=2, fontsize=7)
+
+
+@_drawn
+def schedule(axis: Any, history: Sequence[dict[str, Any]]) -> None:
+    """Learning rate and the weight of the KL against steps, each over its largest.
+
+    Args:
+        history: a line an epoch, with `lr` and `beta`.
+    """
+    step = [line["step"] for line in history]
+    for key, label in (("lr", "learning rate"), ("beta", "weight of the KL")):
+        values = [line[key] for line in history]
+        axis.plot(step, np.array(values) / max(max(values), 1e-30), label=f"{label}, of {max(values):.3g}")
+    axis.set(xlabel="step", ylim=(0, 1.25))
+    axis.legend(loc="upper right")
+
+
+@_drawn
+def curve(axis: Any, found: Sequence[tuple[int, float, float]]) -> None:
+    """L_K against K with its 95 % interval.
+
+    Args:
+        found: (K, L_K, its standard error), as `bound_curve` gives them.
+    """
+    k, bound, error = (np.array(values) for values in zip(*found, strict=True))
+    axis.fill_between(k, bound - 1.96 * error, bound + 1.96 * error, alpha=0.2, linewidth=0)
+    axis.plot(k, bound, ".-")
+    axis.set(xscale="log", xlabel="K", ylabel="$L_K$, nats an example")
+
+
+@_drawn
+def level_rates(axis: Any, rates: Sequence[float], active: Sequence[int], units: Sequence[int]) -> None:
+    """The rate of each level, with how many of its units are active.
+
+    Args:
+        rates, active, units: of each level, level 1 first.
+    """
+    level = np.arange(1, len(rates) + 1)
+    bars = axis.barh(level, rates)
+    axis.bar_label(bars, [f" {a} of {n} active" for a, n in zip(active, units, strict=True)], fontsize=7)
+    axis.set(xlabel="rate, nats an example", ylabel="level", xlim=(0, 1.35 * max(*rates, 1e-3)))
+    axis.set_yticks(level if len(level) <= 10 else level[:: len(level) // 5])
+
+
+@_drawn
+def unit_rates(axis: Any, rates: Sequence[Tensor | None]) -> None:
+    """The rate of every unit of each level, sorted.
+
+    Args:
+        rates: (units,) of each level, level 1 first, nats; None where they are not to be had.
+    """
+    for t, values in enumerate(rates, start=1):
+        if values is not None:
+            ordered = values.flatten().sort(descending=True).values
+            axis.plot(range(1, len(ordered) + 1), ordered, ".-", markersize=3, label=f"level {t}")
+    axis.set(xlabel="unit, sorted", ylabel="rate, nats")
+    axis.set_yscale("symlog", linthresh=0.1)
+    axis.legend(ncols=2, fontsize=7)
+
+
+@_drawn
+def aggregate(axis: Any, posterior: Tensor, prior: Tensor, names: Sequence[str]) -> None:
+    """Draws of q(z | x) over the data beside draws of p(z), in two dimensions.
+
+    Args:
+        posterior, prior: (N, 2).
+        names: of the two dimensions.
+    """
+    axis.scatter(*prior.T, s=5, linewidth=0, alpha=0.45, label="prior", color=COLOURS[1])
+    axis.scatter(*posterior.T, s=5, linewidth=0, alpha=0.6, label="aggregate posterior", color=COLOURS[0])
+    axis.set(xlabel=names[0], ylabel=names[1])
+    axis.legend(loc="upper right", fontsize=7, markerscale=2)
+
+
+@_drawn
+def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str) -> None:
+    """The values of one dimension, in the data and in draws of the model; bars where they are few whole numbers.
+
+    Args:
+        data, drawn: (N,) and (N',).
+        name: of the dimension.
+    """
+    low, high = data.min().item(), data.max().item()
+    if bool((data == data.round()).all()) and high - low <= 40:
+        values = np.arange(low, high + 1)
+        shares = [[(x == v).double().mean().item() for v in values] for x in (data, drawn)]
+        axis.bar(values - 0.2, shares[0], 0.4, label="data")
+        axis.bar(values + 0.2, shares[1], 0.4, label="model")
+        axis.set(ylabel="share")
+    else:
+        tail = 0.001 if len(data) > 2000 else 0.0
+        start, end = (data[:100_000].double().quantile(q).item() for q in (tail, 1 - tail))
+        edges = np.linspace(start, end, 41) if start < end else np.linspace(low - 0.5, high + 0.5, 41)
+        axis.hist(data.numpy(), edges, density=True, histtype="stepfilled", alpha=0.35, label="data")
+        axis.hist(drawn.numpy(), edges, density=True, histtype="step", linewidth=1.4, label="model")
+        axis.set(ylabel="density")
+    axis.set(xlabel=name)
+    axis.legend(fontsize=7)
+
+
+@_drawn
+def correlations(axis: Any, x: Tensor, title: str) -> None:
+    """The correlations between dimensions.
+
+    Args:
+        x: (N, D).
+        title: whose they are.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        matrix = np.nan_to_num(np.corrcoef(x.double().numpy().T))
+    ends = (0.5, len(matrix) + 0.5)
+    shown = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", extent=(*ends, *ends[::-1]))
+    axis.set(title=title, xlabel="dimension")
+    axis.grid(False)
+    axis.figure.colorbar(shown, ax=axis, shrink=0.8)
+
+
+@_drawn
+def projection(axis: Any, data: Tensor, drawn: Tensor, title: str) -> None:
+    """Data and draws in the plane of the data's two first principal components.
+
+    Args:
+        data, drawn: (N, D) and (N', D); for D = 1 their histograms.
+        title: what was drawn.
+    """
+    axis.set(title=title)
+    if data.shape[1] == 1:
+        axis.hist([data[:, 0].numpy(), drawn[:, 0].numpy()], 40, density=True, label=["data", "model"])
+    else:
+        centre, spread = data.mean(0), data.std(0).clamp(min=1e-9)
+        _, _, axes = torch.linalg.svd((data - centre) / spread, full_matrices=False)
+        for x, label, colour in ((data, "data", COLOURS[0]), (drawn, "model", COLOURS[1])):
+            place = ((x - centre) / spread) @ axes[:2].T
+            axis.scatter(*place.T, s=5, linewidth=0, alpha=0.5, label=label, color=colour)
+        axis.set(xlabel="first principal component", ylabel="second")
+    axis.legend(fontsize=7, markerscale=2)
+
+
+@_drawn
+def profile(axis: Any, lines: Sequence[tuple[str, Tensor]], title: str, along: bool = False) -> None:
+    """Examples as lines over their dimensions.
+
+    Args:
+        lines: name and (D,) values of each; a name that has been is not said again.
+        title: what they are.
+        along: whether they are steps of a path, coloured in their order, instead of one thing and others like it.
+    """
+    names = list(dict.fromkeys(name for name, _ in lines))
+    for i, (name, values) in enumerate(lines):
+        at = np.arange(1, len(values) + 1)
+        if along:
+            step = colormaps["viridis"](0.1 + 0.8 * i / max(1, len(lines) - 1))
+            axis.plot(at, values, color=step, marker="." if len(values) < 3 else "", linewidth=1)
+        elif i == 0:
+            axis.plot(at, values, ".-", color=INK, label=name, markersize=4, linewidth=0.8)
+        else:
+            first = all(name != before for before, _ in lines[:i])
+            colour, marker = COLOURS[names.index(name) - 1], "." if len(values) < 3 else ""
+            axis.plot(at, values, color=colour, alpha=0.7, label=name if first else None, linewidth=1, marker=marker)
+    axis.set(title=title, xlabel="dimension", ylabel="standard deviations")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not along:
+        axis.legend(fontsize=7)
