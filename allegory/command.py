@@ -260,6 +260,8 @@ def evaluate(
         return
     from rich.table import Table
 
+    from allegory.tables import show
+
     table = Table(title=f"{run}, {split}, {result.examples:,} examples, nats an example")
     table.add_column("")
     table.add_column("value", justify="right")
@@ -281,7 +283,7 @@ def evaluate(
         table.add_row(name, f"{found['nll']:.3f}", f"{found['nll_stderr']:.3f}")
         table.add_row(f"  -L_{importance_samples} of the same", f"{found['nll_bound']:.3f}", "")
         table.add_row("  -L less annealed", f"{found['difference']:.3f}", f"{found['difference_stderr']:.3f}")
-    _show(table)
+    show(table)
     print(f"next: allegory diagnose {run}")
 
 
@@ -329,6 +331,8 @@ def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) ->
         return
     from rich.table import Table
 
+    from allegory.tables import show
+
     table = Table(title=f"{run}, {found.evaluation.examples:,} examples of {split}, nats an example")
     for column in ("level", "rate", "active units", "information", "brings", "verdict"):
         table.add_column(column, justify="left" if column == "verdict" else "right")
@@ -337,7 +341,7 @@ def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) ->
             str(level.level), f"{level.rate:.2f}", f"{level.active_units} of {level.units}",
             f"{level.information:.2f}", f"{level.loss:.2f}", level.verdict,
         )  # fmt: skip
-    _show(table)
+    show(table)
     for line in found.verdict:
         print(line)
     print(f"next: allegory sample {run} --out samples.png")
@@ -473,6 +477,8 @@ def runs(folder: str, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from allegory.tables import show
+
     table = Table(
         title=f"runs in {escape(folder)}, nats an example on the validation data", box=box.SIMPLE, pad_edge=False
     )
@@ -488,7 +494,7 @@ def runs(folder: str, as_json: bool) -> None:
             f"{run.epochs}" if run.stopped else f"{run.epochs}..", f"{run.minutes:.1f}",
             "" if run.bound is None else f"{run.bound:.2f}", " ".join(f"{rate:.1f}" for rate in run.kl_per_level),
         )  # fmt: skip
-    _show(table)
+    show(table)
     if any(not run.stopped for run in found):
         print("..: not finished, go on with --resume; or still going on")
 
@@ -498,6 +504,7 @@ def datasets() -> None:
     from rich.table import Table
 
     from allegory.builtin import BUILTIN, cached
+    from allegory.tables import show
 
     table = Table(title="built-in data sets")
     for column in ("name", "shape", "train / valid / test", "download", "cached"):
@@ -506,7 +513,7 @@ def datasets() -> None:
         size = "embedded" if row.embedded else f"{row.size / 1e6:.1f} MB"
         splits = " / ".join(f"{n:,}" for n in row.splits)
         table.add_row(row.name, "x".join(map(str, row.shape)), splits, size, "yes" if cached(row.name) else "no")
-    _show(table)
+    show(table)
     for row in BUILTIN:
         print(f"{row.name}: {row.source}. Licence: {row.licence}.")
 
@@ -709,31 +716,6 @@ def _write(out: str, arrays: dict[str, Any], picture: Any, about: dict[str, Any]
     file = io.BytesIO()
     np.savez_compressed(file, **{key: value.cpu().numpy() for key, value in arrays.items()})
     write_whole(Path(out), file.getvalue())
-
-
-def _show(table: Any) -> None:
-    """Prints a table; where it would have to cut words or numbers to fit the terminal, row by row instead."""
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.padding import Padding
-
-    plain = "NO_COLOR" in os.environ
-    console = Console(color_system=None if plain else "auto", highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = max(80, Measurement.get(console, console.options.update(width=1000), table).maximum)
-    with console.capture() as drawn:
-        console.print(table)
-    fits = Measurement.get(console, console.options.update(width=1000), table).minimum <= console.width
-    if fits and "…" not in drawn.get():
-        sys.stdout.write(drawn.get())
-        return
-    console.print(table.title)
-    heads = [column.header for column in table.columns]
-    for cells in zip(*(column.cells for column in table.columns), strict=True):
-        console.print(" ".join(filter(None, [heads[0], cells[0]])), overflow="fold")
-        for head, cell in zip(heads[1:], cells[1:], strict=True):
-            if cell:
-                console.print(Padding(f"{head}: {cell}", (0, 0, 0, 4), expand=False))
 
 
 def _say(text: str) -> None:

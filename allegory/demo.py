@@ -20,6 +20,7 @@ from allegory.evaluation import evaluate
 from allegory.figures import expected, save_sheet
 from allegory.model import VAE
 from allegory.report import report
+from allegory.tables import show
 from allegory.train import fit
 
 __all__ = ["digits_model", "independent_pixels", "run"]
@@ -67,7 +68,6 @@ def run(out: str | None = None) -> None:
     Args:
         out: where to write; by default a new folder, allegory-demo, in the current one.
     """
-    from rich.console import Console
     from rich.table import Table
 
     folder = new_run(out or _free("allegory-demo"))
@@ -104,7 +104,7 @@ def run(out: str | None = None) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    show(table)
     print(f"{time.monotonic() - began:.0f} s. Written to {folder}: samples.png, reconstructions.png (originals left), ")
     print("walk.png (from one digit to another), results.json, and two runs.")
     print(f"Open {page} in a browser: all that there is to see of the model of two levels. Next:")

@@ -22,7 +22,7 @@ import allegory
 LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).parent
 PACKAGE = Path(allegory.__file__).parent
-INTERNAL = {"__init__", "__main__", "command", "demo", "files", "memory", "options", "processes", "progress"}
+INTERNAL = {"__init__", "__main__", "command", "demo", "files", "memory", "options", "processes", "progress", "tables"}
 MODULES = sorted({path.stem for path in PACKAGE.glob("*.py")} - INTERNAL)
 PUBLIC = {m: importlib.import_module(f"allegory.{m}").__all__ for m in MODULES}
 

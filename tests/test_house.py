@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "builtin": {"cave", "files", "stored"},
     "data": {"builtin", "files", "stored"},
     "figures": {"files"},
-    "demo": {"architectures", "checkpoint", "data", "evaluation", "figures", "model", "report", "train"},
+    "demo": {"architectures", "checkpoint", "data", "evaluation", "figures", "model", "report", "tables", "train"},
     "options": set(),
     "command": {
         "options",
@@ -66,11 +66,13 @@ MAY_IMPORT = {
         "processes",
         "report",
         "runs",
+        "tables",
         "trackers",
         "train",
     },
     "runs": {"checkpoint"},
     "plots": set(),
+    "tables": set(),
     "report": {"checkpoint", "diagnosis", "evaluation", "figures", "files", "model", "plots", "runs"},
     "__main__": {"command"},
 }

@@ -10,17 +10,18 @@ from rich import box
 from rich.table import Table
 
 from allegory.builtin import BUILTIN
-from allegory.command import _show, main
+from allegory.command import main
+from allegory.tables import show
 
 TABLE = """
 from rich.table import Table
-from allegory.command import _show
+from allegory.tables import show
 table = Table(title="runs, nats an example")
 for column in ("run", "bound", "rates"):
     table.add_column(column, justify="right")
 table.add_row("some-folder/digits-20261128-173607", "-12345.67", " ".join(["1234.5"] * 30))
 table.add_row("b", "", "2.5")
-_show(table)
+show(table)
 """
 
 
@@ -43,7 +44,7 @@ def test_no_column_vanishes(monkeypatch, capsys):
     table.columns[0].overflow = "fold"
     table.add_column("bounds", no_wrap=True)
     table.add_row("somewhere", "digits", "-1234.56 -1234.56")
-    _show(table)
+    show(table)
     assert {"somewhere", "digits", "-1234.56"} <= set(capsys.readouterr().out.split())
 
 

@@ -476,11 +476,12 @@ class Falls(nn.Module):
 
 def test_the_moments_of_silent_units_become_zero_and_not_subnormal(tmp_path):
     torch.manual_seed(0)
-    encoder, decoder = al.Conditional(nn.Linear(6, 2), al.families.normal), al.Conditional(Falls(), al.families.bernoulli)
+    encoder = al.Conditional(nn.Linear(6, 2), al.families.normal)
+    decoder = al.Conditional(Falls(), al.families.bernoulli)
     model = al.VAE(al.StandardNormal(1), encoder, decoder)
     al.fit(model, torch.ones(8, 6), epochs=1000, batch_size=8, lr=0.01, out=tmp_path / "run")
     last = load_file(tmp_path / "run" / "last.safetensors")
-    silent = [i for i, p in enumerate(model.parameters()) if p.shape == (50,)][0]
+    silent = next(i for i, p in enumerate(model.parameters()) if p.shape == (50,))
     assert not (model.decoders[0].network.w > 0).any()
     for key in ("exp_avg", "exp_avg_sq"):
         moment = last[f"optimizer/{silent}/{key}"].abs()
