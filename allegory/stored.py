@@ -116,13 +116,18 @@ class Stored:
         several = self._batches(max(map(len, batches), default=1))
         pools = [batches[i : i + several] for i in range(0, len(batches), several)]
         with ThreadPoolExecutor(1) as reader:
+            given = 0  # bytes, since memory was last trimmed
             coming = [reader.submit(self._read, torch.cat([*pool])) for pool in pools[:1]]
             for i, pool in enumerate(pools, start=1):
                 x, places = coming[0].result()
-                trim()
                 coming = [reader.submit(self._read, torch.cat([*following])) for following in pools[i : i + 1]]
                 for where in places.split([len(batch) for batch in pool]):
-                    yield self._examples(x.index_select(0, where))
+                    examples = self._examples(x.index_select(0, where))
+                    yield examples
+                    given += examples.nbytes
+                    if given > POOL:
+                        given = 0
+                        trim()
 
     def pieces(self) -> Iterator[tuple[str, Tensor]]:
         """All examples in the order of the file, some million numbers at a time, and what to call them."""

@@ -243,3 +243,13 @@ def test_what_reads_ahead_starts_no_team_of_openmp_threads(dtype):
 def test_a_source_may_be_empty_of_rows():
     np.save("x.npy", np.zeros((3, 2)))
     assert Stored(Mapped(np.load("x.npy", mmap_mode="r")))[torch.tensor([], dtype=torch.long)].shape == (0, 2)
+
+
+def test_memory_is_trimmed_by_what_is_given_not_by_what_is_read(tmp_path, monkeypatch):
+    trims = []
+    monkeypatch.setattr("allegory.stored.trim", lambda: trims.append(1))
+    monkeypatch.setattr("allegory.stored.POOL", 4096)
+    np.save(tmp_path / "x.npy", np.zeros((64, 64), "u1"))  # one pool of 4096 bytes, in float32 four times as many
+    x = Stored(Mapped(np.load(tmp_path / "x.npy", mmap_mode="r")))
+    assert len(list(x.ahead(torch.arange(64).split(8)))) == 8
+    assert len(trims) == 2  # after each three batches of 2048 bytes
