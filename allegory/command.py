@@ -344,7 +344,7 @@ def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) ->
     show(table)
     for line in found.verdict:
         print(line)
-    print(f"next: allegory sample {run} --out samples.png")
+    print(f"next: allegory report {run}")
 
 
 def report(run: str, out: str | None, split: str, examples: int, importance_samples: int, device: str) -> None:
@@ -369,6 +369,7 @@ def report(run: str, out: str | None, split: str, examples: int, importance_samp
     if missing:
         _say(f"allegory: what needs data is left out: {missing}")
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
+    print(f"next: allegory sample {run} --out samples.png")
 
 
 def _spoken(source: str, options: dict[str, Any]) -> str:
