@@ -39,6 +39,7 @@ from allegory.networks import (
     OneHot,
     Residual,
     Standardize,
+    Vectors,
     bottleneck,
     scaled,
 )
@@ -124,7 +125,7 @@ def mlp(
 
     def link(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
         """What reads the latents of a chain, and what came up from x beside them."""
-        return nn.Sequential(Asinh(), *net(inputs, hidden, outputs))
+        return Vectors(Asinh(), *net(inputs, hidden, outputs))
 
     encoder: TopDown | list[nn.Module]
     if top_down:

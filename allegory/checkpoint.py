@@ -3,7 +3,7 @@ r"""Run directories: what a training leaves on disk, and how a model comes back 
     config.json            how to build the model again, what it was trained on and how; versions
     weights.safetensors    the weights to use: the best on the validation set, averaged over steps
     last.safetensors       everything that `fit` needs to go on as if nothing had happened
-    metrics.jsonl          one line an epoch, up to last.safetensors
+    metrics.jsonl          one line an epoch, up to last.safetensors at least
 
 Every file is written whole or not at all (beside, fsync, rename). Tensors are kept as safetensors, the rest as JSON;
 no pickle is read or written.
@@ -48,7 +48,10 @@ def load(run: str | Path, model: VAE | None = None) -> VAE:
                 f"{run}: its model was not made by allegory.architectures; build it and pass it: load(run, model)"
             )
         model = build(config["model"])
-    weights, _ = read_tensors(Path(run) / WEIGHTS)
+        weights, _ = read_tensors(Path(run) / WEIGHTS)
+        model.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.get_default_dtype()))
+    else:
+        weights, _ = read_tensors(Path(run) / WEIGHTS)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -258,11 +258,12 @@ def evaluate(
     if as_json:
         print(json.dumps(_without_nan(values)))
         return
+    from rich.markup import escape
     from rich.table import Table
 
     from allegory.tables import show
 
-    table = Table(title=f"{run}, {split}, {result.examples:,} examples, nats an example")
+    table = Table(title=f"{escape(run)}, {split}, {result.examples:,} examples, nats an example")
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("standard error", justify="right")
@@ -315,25 +316,21 @@ def diagnose(run: str, split: str, examples: int, as_json: bool, device: str) ->
     import torch
 
     import allegory
-    from allegory.data import binarize
 
     where = _device(device)
     model, data, _ = _open_run(run)
     torch.manual_seed(0)
-
-    def some(x: Any) -> Any:
-        return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:examples]].to(where)
-
-    train = binarize(some(data.train)) if data.dynamic else some(data.train)
-    found = allegory.diagnose(model.to(where), some(getattr(data, split)), train)
+    x, train = _some(data, split, examples, where), _some(data, "train", examples, where)
+    found = allegory.diagnose(model.to(where), x, train)
     if as_json:
         print(json.dumps(_without_nan({"split": split, **found.as_dict()})))
         return
+    from rich.markup import escape
     from rich.table import Table
 
     from allegory.tables import show
 
-    table = Table(title=f"{run}, {found.evaluation.examples:,} examples of {split}, nats an example")
+    table = Table(title=f"{escape(run)}, {found.evaluation.examples:,} examples of {split}, nats an example")
     for column in ("level", "rate", "active units", "information", "brings", "verdict"):
         table.add_column(column, justify="left" if column == "verdict" else "right")
     for level in found.levels:
@@ -354,22 +351,41 @@ def report(run: str, out: str | None, split: str, examples: int, importance_samp
     from allegory.checkpoint import read_config
     from allegory.report import report as write
 
-    command, where = read_config(run).get("command"), _device(device)
-    x, missing = None, ""
+    config, where = read_config(run), _device(device)
+    command, about = config.get("command"), config.get("data") or {}
+    x, train, missing = None, None, ""
+    torch.manual_seed(0)
     try:
-        found = getattr(_open_data(run)[0], split)
-        rows = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:examples]
-        x = found[rows].to(where)
+        data, _ = _open_data(run)
+        x, train = _some(data, split, examples, where), _some(data, "train", examples, where)
     except ValueError as error:
         missing = " ".join(str(error).split())
-    spoken = _spoken(_about(run)["source"], command) if isinstance(command, dict) else ""
     path = write(
-        run, x, out=out, samples=importance_samples, split=split, command=spoken, missing=missing, device=where
+        run,
+        x,
+        out=out,
+        train=train,
+        samples=importance_samples,
+        split=split,
+        command=_spoken(str(about.get("source", "")), command) if isinstance(command, dict) else "",
+        missing=missing,
+        device=where,
     )
     if missing:
         _say(f"allegory: what needs data is left out: {missing}")
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
     print(f"next: allegory sample {run} --out samples.png")
+
+
+def _some(data: Any, split: str, count: int, device: Any) -> Any:
+    """Examples of a split at random, binarised where they are to be."""
+    import torch
+
+    from allegory.data import binarize
+
+    x = getattr(data, split)
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]].to(device)
+    return binarize(x) if data.dynamic and split == "train" else x
 
 
 def _spoken(source: str, options: dict[str, Any]) -> str:

@@ -21,12 +21,17 @@ __all__ = ["are_images", "expected", "save_sheet", "sheet"]
 
 
 def expected(law: Distribution) -> Tensor:
-    """(*batch, *event) the mean of a distribution over x; of categories their expected number."""
+    """(*batch, *event) the mean of a distribution over x; of categories their expected number; a draw where there is no
+    mean to be had.
+    """
     base = law.base_dist if isinstance(law, Independent) else law
     if isinstance(base, Categorical):
         levels = torch.arange(base.probs.shape[-1], dtype=base.probs.dtype, device=base.probs.device)
         return (base.probs * levels).sum(-1)
-    return law.mean
+    try:
+        return law.mean
+    except NotImplementedError:
+        return law.sample()
 
 
 def are_images(event_shape: tuple[int, ...]) -> bool:

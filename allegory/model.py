@@ -118,6 +118,8 @@ class Trace:
 
 def _elements(law: Any) -> Distribution | None:
     """The law of each element by itself, where they are independent."""
+    if not law.event_shape:
+        return law
     independent = isinstance(law, Independent) and not law.base_dist.event_shape
     return law.base_dist if independent and law.reinterpreted_batch_ndims == len(law.event_shape) else None
 

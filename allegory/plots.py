@@ -36,6 +36,7 @@ STYLE: Any = {
     "grid.alpha": 0.12, "grid.linewidth": 0.6, "lines.linewidth": 1.4, "mathtext.fontset": "dejavusans",
     "axes.prop_cycle": cycler(color=COLOURS),
 }  # fmt: skip
+MARKED, DOTS = 100, 800  # points a line has at most for a marker each; and a cloud
 numbers = count()  # of plots, so that no two on a page share an id
 
 
@@ -86,26 +87,32 @@ def parts(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     Args:
         history: a line an epoch, with `reconstruction` and `kl_per_level`.
     """
+    history = [line for line in history if "kl_per_level" in line]
     step = [line["step"] for line in history]
     rates = np.array([line["kl_per_level"] for line in history]).T
     axis.stackplot(step, rates, labels=[f"rate of level {t}" for t in range(1, len(rates) + 1)][:8], alpha=0.75)
-    axis.plot(step, [-line["reconstruction"] for line in history], color=INK, label="minus reconstruction")
-    settled = np.quantile([-line["reconstruction"] + sum(line["kl_per_level"]) for line in history], 0.9)
-    axis.set(xlabel="step", ylabel="nats an example", ylim=(0, 1.2 * settled if settled > 0 else None))
+    distortion = -np.array([line["reconstruction"] for line in history])
+    axis.plot(step, distortion, color=INK, label="minus reconstruction")
+    seen = np.isfinite(distortion + rates.sum(0))
+    if seen.any():  # the first epochs are far above, and would hide the others
+        low = min(0.0, np.quantile(distortion[seen], 0.02))
+        high = np.quantile(np.maximum(distortion, rates.sum(0))[seen], 0.9)
+        axis.set_ylim(low - 0.05 * (high - low) * (low < 0), high + 0.25 * (high - low) + 1e-9)
+    axis.set(xlabel="step", ylabel="nats an example")
     axis.legend(loc="upper right", ncols=2, fontsize=7)
 
 
 @_drawn
-def schedule(axis: Any, history: Sequence[dict[str, Any]]) -> None:
+def schedule(axis: Any, history: Sequence[dict[str, Any]], beta: str) -> None:
     """Learning rate and the weight of the KL against steps, each over its largest.
 
     Args:
-        history: a line an epoch, with `lr` and `beta`.
+        history: a line an epoch, with `lr` and `beta`, which is the part of the weight that the warm-up gives.
+        beta: the whole weight, in words.
     """
-    step = [line["step"] for line in history]
-    for key, label in (("lr", "learning rate"), ("beta", "weight of the KL")):
-        values = [line[key] for line in history]
-        axis.plot(step, np.array(values) / max(max(values), 1e-30), label=f"{label}, of {max(values):.3g}")
+    step, rate = [line["step"] for line in history], np.array([line["lr"] for line in history])
+    axis.plot(step, rate / max(rate.max(), 1e-30), label=f"learning rate, of {rate.max():.3g}")
+    axis.plot(step, [line["beta"] for line in history], label=f"weight of the KL, of {beta}")
     axis.set(xlabel="step", ylim=(0, 1.25))
     axis.legend(loc="upper right")
 
@@ -147,7 +154,8 @@ def unit_rates(axis: Any, rates: Sequence[Tensor | None]) -> None:
     for t, values in enumerate(rates, start=1):
         if values is not None:
             ordered = values.flatten().sort(descending=True).values
-            axis.plot(range(1, len(ordered) + 1), ordered, ".-", markersize=3, label=f"level {t}")
+            name, marker = f"level {t}" if t <= 8 else None, "." if len(ordered) <= MARKED else ""
+            axis.plot(range(1, len(ordered) + 1), ordered, marker=marker, markersize=3, label=name)
     axis.set(xlabel="unit, sorted", ylabel="rate, nats")
     axis.set_yscale("symlog", linthresh=0.1)
     axis.legend(ncols=2, fontsize=7)
@@ -161,33 +169,37 @@ def aggregate(axis: Any, posterior: Tensor, prior: Tensor, names: Sequence[str])
         posterior, prior: (N, 2).
         names: of the two dimensions.
     """
-    axis.scatter(*prior.T, s=5, linewidth=0, alpha=0.45, label="prior", color=COLOURS[1])
-    axis.scatter(*posterior.T, s=5, linewidth=0, alpha=0.6, label="aggregate posterior", color=COLOURS[0])
+    axis.scatter(*prior[:DOTS].T, s=5, linewidth=0, alpha=0.45, label="prior", color=COLOURS[1])
+    axis.scatter(*posterior[:DOTS].T, s=5, linewidth=0, alpha=0.6, label="aggregate posterior", color=COLOURS[0])
     axis.set(xlabel=names[0], ylabel=names[1])
     axis.legend(loc="upper right", fontsize=7, markerscale=2)
 
 
 @_drawn
-def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str) -> None:
+def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str, labels: tuple[str, str] = ("data", "model")) -> None:
     """The values of one dimension, in the data and in draws of the model; bars where they are few whole numbers.
+    What is drawn outside of the range of the data is missing from the area below the line.
 
     Args:
         data, drawn: (N,) and (N',).
         name: of the dimension.
+        labels: whose values they are.
     """
     low, high = data.min().item(), data.max().item()
     if bool((data == data.round()).all()) and high - low <= 40:
         values = np.arange(low, high + 1)
         shares = [[(x == v).double().mean().item() for v in values] for x in (data, drawn)]
-        axis.bar(values - 0.2, shares[0], 0.4, label="data")
-        axis.bar(values + 0.2, shares[1], 0.4, label="model")
+        axis.bar(values - 0.2, shares[0], 0.4, label=labels[0])
+        axis.bar(values + 0.2, shares[1], 0.4, label=labels[1])
         axis.set(ylabel="share")
     else:
         tail = 0.001 if len(data) > 2000 else 0.0
         start, end = (data[:100_000].double().quantile(q).item() for q in (tail, 1 - tail))
         edges = np.linspace(start, end, 41) if start < end else np.linspace(low - 0.5, high + 0.5, 41)
-        axis.hist(data.numpy(), edges, density=True, histtype="stepfilled", alpha=0.35, label="data")
-        axis.hist(drawn.numpy(), edges, density=True, histtype="step", linewidth=1.4, label="model")
+        looks: list[dict[str, Any]] = [dict(histtype="stepfilled", alpha=0.35), dict(histtype="step", linewidth=1.4)]
+        for x, label, look in zip((data, drawn), labels, looks, strict=True):
+            weights = np.full(len(x), 1 / (len(x) * (edges[1] - edges[0])))
+            axis.hist(x.numpy(), edges, weights=weights, label=label, **look)
         axis.set(ylabel="density")
     axis.set(xlabel=name)
     axis.legend(fontsize=7)
@@ -222,10 +234,11 @@ def projection(axis: Any, data: Tensor, drawn: Tensor, title: str) -> None:
     if data.shape[1] == 1:
         axis.hist([data[:, 0].numpy(), drawn[:, 0].numpy()], 40, density=True, label=["data", "model"])
     else:
-        centre, spread = data.mean(0), data.std(0).clamp(min=1e-9)
+        centre, spread = data.mean(0), data.std(0, correction=0)
+        spread = torch.where(spread > 0, spread, 1)
         _, _, axes = torch.linalg.svd((data - centre) / spread, full_matrices=False)
         for x, label, colour in ((data, "data", COLOURS[0]), (drawn, "model", COLOURS[1])):
-            place = ((x - centre) / spread) @ axes[:2].T
+            place = ((x[:DOTS] - centre) / spread) @ axes[:2].T
             axis.scatter(*place.T, s=5, linewidth=0, alpha=0.5, label=label, color=colour)
         axis.set(xlabel="first principal component", ylabel="second")
     axis.legend(fontsize=7, markerscale=2)
@@ -242,12 +255,12 @@ def profile(axis: Any, lines: Sequence[tuple[str, Tensor]], title: str, along: b
     """
     names = list(dict.fromkeys(name for name, _ in lines))
     for i, (name, values) in enumerate(lines):
-        at = np.arange(1, len(values) + 1)
+        at, dot = np.arange(1, len(values) + 1), "." if len(values) <= MARKED else ""
         if along:
             step = colormaps["viridis"](0.1 + 0.8 * i / max(1, len(lines) - 1))
             axis.plot(at, values, color=step, marker="." if len(values) < 3 else "", linewidth=1)
         elif i == 0:
-            axis.plot(at, values, ".-", color=INK, label=name, markersize=4, linewidth=0.8)
+            axis.plot(at, values, marker=dot, color=INK, label=name, markersize=4, linewidth=0.8)
         else:
             first = all(name != before for before, _ in lines[:i])
             colour, marker = COLOURS[names.index(name) - 1], "." if len(values) < 3 else ""

@@ -168,7 +168,9 @@ class _Page:
 def _in_notebook() -> bool:
     """Whether this runs in a cell of a notebook."""
     shell = sys.modules.get("IPython")
-    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
+    if shell is None:
+        return False
+    return "ZMQInteractiveShell" in [kind.__name__ for kind in type(shell.get_ipython()).__mro__]  # Colab has its own
 
 
 def _duration(seconds: float) -> str:

@@ -27,7 +27,7 @@ from torch import Tensor
 from allegory import plots
 from allegory.checkpoint import METRICS, load, read_config
 from allegory.diagnosis import Diagnosis, diagnose
-from allegory.evaluation import Evaluation, bound_curve, evaluate, log_likelihood, posterior_moments, scoring
+from allegory.evaluation import Evaluation, bound_curve, log_likelihood, pairs_for, posterior_moments, scoring
 from allegory.figures import are_images, expected, sheet
 from allegory.files import write_whole
 from allegory.model import VAE
@@ -39,6 +39,8 @@ SHOWN = 12  # examples in a row of images
 LINES = 6  # examples, where they are lines
 STEPS = 9  # of a path
 UNITS = 6  # of a level
+DIMENSIONS = 200  # of a line
+EPOCHS = 400  # of a curve
 LARGEST = 64  # pixels a side of an image; larger ones are averaged down to it
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0)
 DRAWN, MOST = 2000, 2**21  # draws, for distributions; numbers in them
@@ -69,6 +71,7 @@ def report(
     x: Tensor | None = None,
     *,
     out: str | Path | None = None,
+    train: Tensor | None = None,
     model: VAE | None = None,
     samples: int = 200,
     split: str = "",
@@ -83,7 +86,9 @@ def report(
         x: (N, *event) examples it was not trained on; some hundred are enough. Without them what needs data is left
             out.
         out: the file, RUN/report.html by default.
-        model: needed only where the run's model was not made by `allegory.architectures`; see `load`.
+        train: (N', *event) examples it was trained on, for the gap between the two.
+        model: needed only where the run's model was not made by `allegory.architectures`; it gets the run's weights, as
+            by `load`.
         samples: K of L_K.
         split: what x is called.
         command: what makes the run again, to be quoted.
@@ -106,14 +111,20 @@ def report(
     if x is not None:
         x = x.to(device)
         model.check(x, split or "x")
+    train = None if train is None else train.to(device)
     with torch.random.fork_rng(), scoring(model):
         torch.manual_seed(0)
         show = _Show(config, model, x)
         sections = [_what(told, config, model)]
-        sections += [] if x is None else [_worth(model, x, samples, split)]
-        sections += [_training(told, history), _samples(model, x, show)]
-        if x is not None:
-            sections += [_reconstructions(model, x, show), _levels(model, x, show), _latents(model, x, show)]
+        if x is None:
+            sections += [_training(told, config, history), _samples(model, x, show)]
+        else:
+            torch.manual_seed(0)  # as before every bound, so that all of them have the same noise
+            found = _quietly(lambda: diagnose(model, x, train, samples))
+            rates = _unit_rates(model, x)
+            sections += [_worth(model, x, found.evaluation, split), _training(told, config, history)]
+            sections += [_samples(model, x, show), _reconstructions(model, x, show)]
+            sections += [_levels(model, x, found, rates, show), _latents(model, x, rates, show)]
             sections += [_extremes(model, x, samples, show)]
         sections.append(_again(told, config, command))
     notes = [] if x is not None else [f"What needs data is left out: {missing or 'no examples were given'}."]
@@ -144,7 +155,8 @@ class _Show:
         self.images = are_images(self.event_shape)
         low, high = _about(config).get("range") or (some.min().item(), some.max().item())
         self.low, self.high = float(low), float(high)
-        self.centre, self.spread = some.mean(0), some.std(0).clamp(min=1e-6)
+        spread = some.std(0, correction=0)
+        self.centre, self.spread = some.mean(0), torch.where(spread > 0, spread, 1)
         self.binary = self.low == 0 and self.high == 1 and bool(((some == 0) | (some == 1)).all())
         self.count = SHOWN if self.images else LINES
 
@@ -164,7 +176,8 @@ class _Show:
 
     def line(self, x: Tensor) -> Tensor:
         """(D,) an example in standard deviations of the data from their mean."""
-        return ((x - self.centre) / self.spread).flatten().cpu()
+        values = ((x - self.centre) / self.spread).flatten().cpu()
+        return values[_spread(range(len(values)), DIMENSIONS)]
 
     def strip(self, images: Tensor) -> str:
         """(n, *event) images side by side, as an HTML image that says how wide it is."""
@@ -198,9 +211,10 @@ def _what(told: Run, config: dict[str, Any], model: VAE) -> Section:
         sizes = " / ".join(f"{n:,}" for n in about.get("examples", []))
         rows.append(("train / valid / test", sizes + (", binarised anew at each draw" if about.get("dynamic") else "")))
         rows.append(("an example", " x ".join(map(str, about.get("event_shape", [])))))
+    shapes = model._shapes() or []
     rows += [
         ("model", f"{told.model} {model.extra_repr()}".strip()),
-        ("latents", ", ".join(f"z_{t} of {width}" for t, width in enumerate(told.latent, start=1))),
+        ("latents", ", ".join(f"z_{t} of {' x '.join(map(str, shape))}" for t, shape in enumerate(shapes) if t)),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
         ("objective", told.objective),
         ("trained", f"{told.epochs:,} epochs, {told.steps:,} steps, {told.minutes:.1f} minutes"),
@@ -209,9 +223,8 @@ def _what(told: Run, config: dict[str, Any], model: VAE) -> Section:
     return Section("What was trained on what", table=[(name, value) for name, value in rows if value])
 
 
-def _worth(model: VAE, x: Tensor, samples: int, split: str) -> Section:
+def _worth(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section:
     """L_K and its parts."""
-    found: Evaluation = _quietly(lambda: evaluate(model, x, samples))
     k, n = found.importance_samples, found.examples
     section = Section("What it is worth")
     section.words = [f"On {n:,} examples{f' of {split}' if split else ''}, in nats an example, K = {k}."]
@@ -223,7 +236,8 @@ def _worth(model: VAE, x: Tensor, samples: int, split: str) -> Section:
         ("bits a dimension", f"{found.bits_per_dim:.4f}"),
         ("effective sample size", f"{found.effective_sample_size:.1f} of {k}"),
     ]
-    curve = bound_curve(model, x, samples)
+    torch.manual_seed(0)
+    curve = bound_curve(model, x, k)
     if len(curve) > 1:
         words = (
             "The bound against K, with the 95 % interval of its mean over the examples. Where it still rises at the "
@@ -232,39 +246,44 @@ def _worth(model: VAE, x: Tensor, samples: int, split: str) -> Section:
     return section
 
 
-def _training(told: Run, history: list[dict[str, Any]]) -> Section:
+def _training(told: Run, config: dict[str, Any], history: list[dict[str, Any]]) -> Section:
     """The bound and its parts over training."""
-    section = Section("Training")
+    section, lost = Section("Training"), sum(line.get("skipped", 0) for line in history)
+    history = [history[i] for i in _spread(range(len(history)), EPOCHS)]
     if len(history) < 2:
         section.words = ["There are too few epochs for a curve."]
         return section
     section.figures = [Figure([plots.bounds(history)], "The bound over training.")]
     if "kl_per_level" in history[0]:
         section.figures.append(Figure([plots.parts(history)], "What minus the ELBO in validation is made of."))
-    section.figures.append(Figure([plots.schedule(history)], "Learning rate and the weight of the KL."))
+    beta = (config["fit"] or {}).get("beta", 1.0)
+    whole = ", ".join(f"{b:g}" for b in (beta if isinstance(beta, list) else [beta]))
+    section.figures.append(Figure([plots.schedule(history, whole)], "Learning rate and the weight of the KL."))
     if told.best_epoch is not None:
         best = f"The weights are those of epoch {told.best_epoch}, with a validation bound of {told.bound:.2f}."
         section.words.append(best)
-    lost = sum(line.get("skipped", 0) for line in history)
     if lost:
         section.words.append(f"{lost:,} of {told.steps:,} gradients were left out, far above the usual size.")
     return section
 
 
-def _levels(model: VAE, x: Tensor, show: _Show) -> Section:
+def _levels(model: VAE, x: Tensor, found: Diagnosis, rates: Sequence[Tensor | None], show: _Show) -> Section:
     """The rate of each level and of each unit, the diagnosis, and what each level does."""
-    found: Diagnosis = _quietly(lambda: diagnose(model, x))
-    levels = found.levels
+    levels, verdict = found.levels, found.verdict
+    if len(levels) > 8:  # those that work are named together
+        fine = [level.level for level in levels if level.verdict == "works"]
+        said = tuple(f"level {t} works" for t in fine)
+        verdict = [f"{len(fine)} of {len(levels)} levels work: {', '.join(map(str, fine)) or 'none'}"]
+        verdict += [line for line in found.verdict if not line.startswith(said)]
     bars = plots.level_rates(
         [v.rate for v in levels], [v.active_units for v in levels], [v.units for v in levels],
         height=1.2 + 0.35 * len(levels),
     )  # fmt: skip
     figures = [Figure([bars], "The rate of each level, and how many of its units vary with x.")]
-    rates = _unit_rates(model, x)
     gone = [f"z_{t}" for t, values in enumerate(rates, start=1) if values is None]
     if len(gone) < len(rates):
-        words = f" Not of {' and '.join(gone)}, whose prior is no product over units." if gone else ""
-        figures.append(Figure([plots.unit_rates(rates)], f"The rate of every unit, sorted.{words}"))
+        but = f" Not of {' and '.join(gone)}, where q or p is no product over units." if gone else ""
+        figures.append(Figure([plots.unit_rates(rates)], f"The rate of every unit, sorted.{but}"))
     some = x[: show.count]
     rows: Rows = [("x", some)]
     for level in _spread(range(1, model.levels + 1), 5):
@@ -272,11 +291,9 @@ def _levels(model: VAE, x: Tensor, show: _Show) -> Section:
         rows += [(f"{anew} anew" if anew else "all kept", expected(model.reconstruct(some, level)))]
         rows += [(f"{anew} anew", expected(model.reconstruct(some, level))) for _ in range(2 if anew else 0)]
     rows += [("all anew", expected(model.generate(len(some)))) for _ in range(2)]
-    words = (
-        "What each level does: z is drawn from the posterior of x, but the levels named are drawn anew from the prior, "
-    )
-    figures.append(show.rows(rows, words + "given those above them."))
-    return Section("What the levels do", words=found.verdict, figures=figures)
+    words = "What each level does: z is of the posterior of x, but for the levels named, which are drawn anew from the "
+    figures.append(show.rows(rows, words + "prior, given those above them."))
+    return Section("What the levels do", words=verdict, figures=figures)
 
 
 def _samples(model: VAE, x: Tensor | None, show: _Show) -> Section:
@@ -293,6 +310,11 @@ def _samples(model: VAE, x: Tensor | None, show: _Show) -> Section:
             rows.append((f"{temperature:g}", expected(model.generate(SHOWN, temperature))))
         words = "The same draws at several temperatures, by which the deviations of all latents are multiplied."
         section.figures += [show.rows(rows, words)] if len(temperatures) > 1 else []
+    if x is None and not show.images:
+        lines = [("a draw", values) for values in expected(model.generate(4 * LINES)).split(LINES)]
+        section.figures.append(
+            show.rows(lines, "Draws of the prior, each shown by the mean of p(x | z_1).", along=True)
+        )
     if x is None:
         return section
     data, draws = x.flatten(1).cpu(), _in_parts(model.sample, x[0].numel())
@@ -304,20 +326,19 @@ def _samples(model: VAE, x: Tensor | None, show: _Show) -> Section:
             section.figures.append(Figure([values], "All values, in the data and in draws of p(x | z_1)."))
         return section
     clouds = []
-    for temperature in temperatures:
+    for temperature in temperatures if len(data) > 2 else ():
         cooled = _in_parts(functools.partial(model.sample, temperature=temperature), x[0].numel())[: len(data)]
         clouds.append(plots.projection(data, cooled, f"temperature {temperature:g}"))
-    words = (
-        "Data and draws, in the plane in which the data vary most; the deviations of all latents are multiplied by the "
-    )
-    section.figures.append(Figure(clouds, words + "temperature."))
+    words = "Data and draws, in the plane in which the data vary most. The deviations of all latents are multiplied by "
+    section.figures += [Figure(clouds, words + "the temperature.")] if clouds else []
     dimensions = _spread(range(data.shape[1]), 12)
     single = [plots.marginal(data[:, d], draws[:, d], f"dimension {d + 1}", height=2.2) for d in dimensions]
     section.figures.append(Figure(single, "Single dimensions, in the data and in draws of the model."))
-    if data.shape[1] > 1:
+    if data.shape[1] > 1 and len(data) > 2:
         columns = _spread(range(data.shape[1]), 60)
         both = [plots.correlations(v[:, columns], title) for v, title in ((data, "data"), (draws, "model"))]
-        section.figures.append(Figure(both, "Correlations between dimensions."))
+        some = f" Shown are {len(columns)} of {data.shape[1]}, evenly spread." if len(columns) < data.shape[1] else ""
+        section.figures.append(Figure(both, f"Correlations between dimensions.{some}"))
     return section
 
 
@@ -329,17 +350,17 @@ def _reconstructions(model: VAE, x: Tensor, show: _Show) -> Section:
     return Section("Reconstructions", figures=[show.rows(rows, words)])
 
 
-def _latents(model: VAE, x: Tensor, show: _Show) -> Section:
+def _latents(model: VAE, x: Tensor, found: Sequence[Tensor | None], show: _Show) -> Section:
     """Traversals of the most active units, interpolations, the aggregate posterior and the prior."""
     section = Section("Latent space")
     means = [mean for mean, _ in posterior_moments(model, x[: 2 * LINES], samples=50)]
-    z = [latents[0].flatten(1) for latents in model(x).latents]
-    rates = [v.var(0) if rate is None else rate.flatten() for v, rate in zip(z, _unit_rates(model, x), strict=True)]
+    z = [latents[0].reshape(len(x), -1) for latents in model._infer(x, 1)[0]]
+    rates = [v.var(0, correction=0) if r is None else r.flatten() for v, r in zip(z, found, strict=True)]
     still = 0.0 if _is_cool(model) else 1.0
     for t in _spread(range(1, model.levels + 1), 3):
         rows: Rows = []
         for unit in rates[t - 1].topk(min(UNITS, len(rates[t - 1]))).indices.tolist():
-            path = means[t - 1][:1].flatten(1).repeat(STEPS, 1)
+            path = means[t - 1][:1].reshape(1, -1).repeat(STEPS, 1)
             low, high = (z[t - 1][:, unit].quantile(q).item() for q in (0.02, 0.98))
             path[:, unit] = torch.linspace(low, high, STEPS)
             above = [mean[:1].expand(STEPS, *mean.shape[1:]) for mean in means[t:]]
@@ -354,15 +375,17 @@ def _latents(model: VAE, x: Tensor, show: _Show) -> Section:
         between = [torch.stack([torch.lerp(m[2 * i], m[2 * i + 1], w) for w in weights]) for m in means]
         rows.append((f"from {2 * i + 1} to {2 * i + 2}", expected(model.decode(between))))
     words = "From one example to another, in a straight line between the means of their latents."
-    section.figures.append(show.rows(rows, words, along=True))
-    if z[-1].shape[1] > 1:
+    section.figures += [show.rows(rows, words, along=True)] if rows else []
+    prior = model.prior().sample((len(x),)).reshape(len(x), -1)
+    if z[-1].shape[1] == 1:
+        labels = ("aggregate posterior", "prior")
+        plot = plots.marginal(z[-1][:, 0].cpu(), prior[:, 0].cpu(), f"z_{model.levels}", labels)
+        section.figures.append(Figure([plot], "Where q(z | x) puts the data, and where the prior draws."))
+    else:
         pair = sorted(rates[-1].topk(2).indices.tolist())
-        prior = model.prior().sample((len(x),)).flatten(1)
         names = [f"unit {unit + 1} of z_{model.levels}" for unit in pair]
         plot = plots.aggregate(z[-1][:, pair].cpu(), prior[:, pair].cpu(), names, height=3.8)
-        words = (
-            "Where q(z | x) puts the data, and where the prior draws, in the two most active units of the top level."
-        )
+        words = "Where q(z | x) puts the data, and where the prior draws: the two most active units of the top level."
         section.figures.append(Figure([plot], words))
     return section
 
@@ -370,9 +393,10 @@ def _latents(model: VAE, x: Tensor, show: _Show) -> Section:
 def _extremes(model: VAE, x: Tensor, samples: int, show: _Show) -> Section:
     """The most and the least likely examples."""
     section = Section("Best and worst")
+    torch.manual_seed(0)
     bound = log_likelihood(model, x, samples)
     order = bound.argsort(descending=True).tolist()
-    count = min(show.count, len(x) // 2)
+    count = min(show.count, max(1, len(x) // 2))
     for name, rows in (("most", order[:count]), ("least", order[::-1][:count])):
         if show.images:
             cards = [f"{show.strip(x[row : row + 1])}<small>{bound[row]:.1f}</small>" for row in rows]
@@ -415,8 +439,12 @@ def _history(run: str | Path) -> list[dict[str, Any]]:
 
 def _unit_rates(model: VAE, x: Tensor) -> list[Tensor | None]:
     """The mean rate of every unit, (*event_t), level 1 first."""
-    rates = model(x, samples=4).unit_kl
-    return [None if rate is None else rate.mean((0, 1)).cpu() for rate in rates]
+    found = []
+    for rows in x.split(max(1, pairs_for(model, x) // 4)):
+        rates = model(rows, samples=4).unit_kl
+        found.append([None if rate is None else rate.mean(0).sum(0).cpu() for rate in rates])
+    levels = zip(*found, strict=True)
+    return [None if level[0] is None else torch.stack(level).sum(0) / len(x) for level in levels]
 
 
 def _is_cool(model: VAE) -> bool:

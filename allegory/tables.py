@@ -29,7 +29,8 @@ def show(table: Any) -> None:
     if fits and "…" not in drawn.get():
         sys.stdout.write(drawn.get())
         return
-    console.print(table.title)
+    if table.title:
+        console.print(table.title)
     heads = [column.header for column in table.columns]
     for cells in zip(*(column.cells for column in table.columns), strict=True):
         console.print(" ".join(filter(None, [heads[0], cells[0]])), overflow="fold")

@@ -108,7 +108,7 @@ def _id(folder: Path) -> str:
     """The id of the W&B run that is kept there; a new one where there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "id"
-    if not kept.exists():
+    if not kept.exists() or not kept.read_text():
         kept.write_text(secrets.token_hex(4))
     return kept.read_text()
 

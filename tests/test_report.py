@@ -45,11 +45,18 @@ def colours():
     return torch.randint(0, 256, (24, 3, 80, 80)).float()
 
 
+def counts():
+    """Of 1,500 things, of which a fifth is never there."""
+    return torch.poisson(torch.rand(40, 1500) * 3 * (torch.arange(1500) % 5 > 0))
+
+
 KINDS = {
     "bits": (bits, dict(likelihood="bernoulli", latent=[4, 3])),
     "vectors": (vectors, dict(likelihood="normal", latent=[2], prior="mixture", components=3)),
     "codes": (codes, dict(likelihood="categorical", categories=5, latent=[3, 2], top_down=True, markov=False)),
     "colours": (colours, dict(likelihood="discretized_logistic", latent=[2])),
+    "counts": (counts, dict(likelihood="negative_binomial", latent=[2])),
+    "deep": (vectors, dict(likelihood="normal_shared", latent=[2] * 12)),
     "one number": (lambda: torch.randn(40, 1), dict(likelihood="student_t", latent=[1])),
 }
 
@@ -124,7 +131,42 @@ def test_a_page_says_what_was_measured():
     assert "Level 2" in text
 
 
-def test_the_model_and_the_random_state_are_left_as_they_were():
+def test_every_bound_of_a_page_is_of_the_same_noise(monkeypatch):
+    seen = {}
+    for name in ("diagnose", "bound_curve", "log_likelihood"):
+        function = getattr(sys.modules["allegory.report"], name)
+        keep = lambda *a, name=name, function=function: seen.setdefault(name, function(*a))  # noqa: E731
+        monkeypatch.setattr(f"allegory.report.{name}", keep)
+    report("run", train("bits"), samples=30)
+    nll = seen["diagnose"].evaluation.nll
+    assert seen["bound_curve"][-1][1] == pytest.approx(-nll, abs=1e-4)
+    assert seen["log_likelihood"].mean().item() == pytest.approx(-nll, abs=1e-4)
+
+
+def test_the_weight_of_the_kl_is_that_of_the_training():
+    x = train("bits", beta=[0.5, 4.0])
+    assert "weight of the KL, of 0.5, 4" in report("run", x, samples=5).read_text()
+
+
+def test_a_split_of_one_example_is_reported():
+    x = train("vectors")
+    page = Page(report("run", x[:1], samples=5))
+    assert page.titles() == EVERYTHING
+
+
+def test_draws_outside_of_the_data_are_missing_below_the_line():
+    from allegory import plots
+
+    def top(drawn):
+        svg = plots.marginal(data, drawn, "x")
+        line = next(path for path in re.findall(r'd="([^"]*)"[^>]*stroke: #ee854a', svg) if path.count("L") > 20)
+        return min(float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", line))
+
+    data = torch.linspace(0, 1, 200)
+    assert top(torch.cat([data[::10], torch.full((180,), 100.0)])) > top(data) + 50  # SVG counts from above
+
+
+def test_the_random_state_is_left_as_it_was():
     x = train("bits")
     state = torch.get_rng_state()
     first = report("run", x, samples=5).read_text()
@@ -154,6 +196,7 @@ def test_without_data_what_the_model_alone_can_show_is_shown():
     train("vectors")
     page = Page(report("run", missing="they are lost"))
     assert page.titles() == [EVERYTHING[0], "Training", "Samples", EVERYTHING[-1]]
+    assert "Draws of the prior" in page.text
     assert "What needs data is left out: they are lost." in page.text
 
 
