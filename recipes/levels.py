@@ -1,12 +1,15 @@
 r"""What each level of a hierarchy does: the figure of the README, from a run of any data of images.
 
-    allegory train binarized-mnist --architecture conv --levels 3 --prior mixture --components 200 --lr 2e-3 \
-        --batch-size 100 --minutes 15 --out runs/levels
+    allegory train binarized-mnist --architecture conv --levels 3 --scales 4,4,28 --prior mixture --components 200 \
+        --lr 2e-3 --batch-size 100 --minutes 11 --out runs/levels
     python recipes/levels.py runs/levels docs/levels.png
 
 Each column begins with an image of the test split. Below it, z_1..t are drawn anew from the prior given the levels
 above, which are those of the image's posterior: what stays is what the levels above t hold, what changes is what the
 levels up to t add.
+
+The figure's run: 6 epochs in 11 minutes of one x86-64 core that other work shared, seed 0, a validation bound of -95.27;
+the training is ended by the clock.
 """
 
 import sys
