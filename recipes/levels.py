@@ -8,7 +8,7 @@ Each column begins with an image of the test split. Below it, z_1..t are drawn a
 above, which are those of the image's posterior: what stays is what the levels above t hold, what changes is what the
 levels up to t add.
 
-The figure's run: 6 epochs in 11 minutes of one x86-64 core that other work shared, seed 0, a validation bound of -95.27;
+The figure's run: 6 epochs in 11 minutes of one x86-64 core that other work shared, seed 0, validation bound -95.27;
 the training is ended by the clock.
 """
 
