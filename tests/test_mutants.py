@@ -12,16 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MISTAKES = {
     # what: (module, what stands there, what is put there)
-    "drop the top level's KL": ("model", "return torch.stack(rates)",
-                                "return torch.stack([*rates[:-1], 0 * rates[-1]])"),
+    "drop the top level's KL": ("model", "self._rate(t)(q, p, z).expand(shape) for t",
+                                "self._rate(t)(q, p, z).expand(shape) * (t < len(self.q)) for t"),
     "drop log p(x | z_1) from the weight": ("model", "return self.log_px + (self.log_pz", "return 0 + (self.log_pz"),
     "drop the entropy": ("model", "return -q.entropy() - p", "return -p"),
     "swap p and q in the KL": ("model", "kl_divergence(q, p.expand(q.batch_shape))",
                                  "kl_divergence(p.expand(q.batch_shape), q)"),
     "swap p and q in the weight": ("model", "(self.log_pz - self.log_qz).sum(0)", "(self.log_qz - self.log_pz).sum(0)"),
     "average the levels": ("model", "(self.log_pz - self.log_qz).sum(0)", "(self.log_pz - self.log_qz).mean(0)"),
-    "closed KL below the top, bottom-up": ("model", "self.top_down or t == len(self.q)", "True"),
-    "sampled rates top-down": ("model", "self.top_down or t == len(self.q)", "t == len(self.q)"),
+    "closed KL below the top, bottom-up": ("model", "self.top_down or level == len(self.q)", "True"),
+    "sampled rates top-down": ("model", "self.top_down or level == len(self.q)", "level == len(self.q)"),
     "a state that forgets": ("model", "self.states[level - 1](z, state)", "self.states[level - 1](z, 0 * state)"),
     "a residual without the prior's scale": ("ladder", "p.mean + p.stddev * q.mean", "p.mean + q.mean"),
     "a residual sigma that is absolute": ("ladder", "p.stddev * q.stddev", "q.stddev"),
