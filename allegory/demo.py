@@ -96,7 +96,7 @@ def run(out: str | None = None) -> None:
         save_sheet(folder / "reconstructions.png", pairs, 16, 0, 16)
         save_sheet(folder / "walk.png", walk(model, digits.test[40:56]), 11, 0, 16)
     write_json(folder / "results.json", results)
-    page = report(folder / "levels-2", digits.test, out=folder / "report.html", split="test")
+    page = report(folder / "levels-2", digits.test, train=digits.train, out=folder / "report.html", split="test")
 
     title = f"digits, {len(digits.test)} test scans of 17 grey levels; nats a scan ± standard error"
     table = Table(title=title)
