@@ -84,7 +84,7 @@ def _run(command: str, options: dict[str, Any]) -> None:
 
 
 def train(
-    data: str, out: str | None, resume: bool, device: str, shard: bool, tensorboard: bool, wandb: str | None,
+    data: str, out: str | None, resume: bool, device: str, shard: bool, tensorboard: bool, wandb: bool,
     **flags: Any,
 ) -> None:  # fmt: skip
     """Trains a model on DATA and writes a run directory."""
@@ -105,7 +105,7 @@ def train(
         if not isinstance(stored, dict):
             raise ValueError(f"{out} was not trained by `allegory train`; resume it from where it was trained")
     options = _settings(stored, {key: value for key, value in flags.items() if value is not None})
-    tracker = _tracker(Path(out), tensorboard, wandb, {"data": data, **options})
+    trackers = _trackers(Path(out), tensorboard, wandb, {"data": data, **options})
     examples, about = _load(data, options["dynamic"], options["seed"], options["likelihood"])
     objective = _objective(options["objective"], options["free_bits"], options["alpha"])
     if options["objective"] in ("iwae", "dreg", "renyi") and options["samples"] == 1:
@@ -135,7 +135,7 @@ def train(
             resume=resume,
             about={"data": about, "command": options},
             progress=True,
-            tracker=tracker,
+            tracker=trackers,
             shard=where.type if shard else None,
             **{key: options[key] for key in FIT},
         )
@@ -184,13 +184,12 @@ def _settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
 
-def _tracker(out: Path, tensorboard: bool, project: str | None, config: dict[str, Any]) -> Any:
-    """What is told of each epoch, or None."""
+def _trackers(out: Path, tensorboard: bool, wandb: bool, config: dict[str, Any]) -> list[Any]:
+    """What is told of each epoch."""
     from allegory import trackers
 
     told = [trackers.tensorboard(out / "tensorboard")] if tensorboard else []
-    told += [trackers.wandb(out, project, name=out.name, config=config)] if project else []
-    return (lambda line: [tell(line) for tell in told]) if told else None
+    return told + ([trackers.wandb(out, name=out.name, config=config)] if wandb else [])
 
 
 def _fast(options: dict[str, Any], likelihood: str, count: int, device: Any) -> dict[str, Any]:

@@ -109,8 +109,8 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
     p.add_argument("--shard", action="store_true", help="under torchrun: shard the model over the processes")
     p.add_argument("--checkpoint-seconds", type=float, metavar="S", help="between checkpoints (default 10)")
     p.add_argument("--tensorboard", action="store_true", help="metrics for TensorBoard, too, into RUN/tensorboard")
-    p.add_argument("--wandb", nargs="?", const="allegory", metavar="PROJECT",
-                   help="metrics for Weights & Biases, too (default project: allegory)")  # fmt: skip
+    p.add_argument("--wandb", action="store_true",
+                   help="metrics for Weights & Biases, too; WANDB_PROJECT names the project (or allegory)")  # fmt: skip
     _add_device(p)
 
     p = add("evaluate")

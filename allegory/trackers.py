@@ -3,9 +3,9 @@ r"""Trackers: where else the metrics of a training go, epoch by epoch, while it 
     fit(..., tracker=f)     f(line) after every epoch, in the first process, with the line of `Record.history`
     f(line)                 each number under its name, the rate of level t as rate/level_t, against line["step"]
 
-A tracker is a function, and yours is as good as those here: `lambda line: run.log(line)`. It is told of an epoch before
-the checkpoint that keeps it: a resumed training, which goes on from the last checkpoint, leaves no epoch out, and may
-tell some again. Whatever a kill has left, a curve has each of them once:
+A tracker is a function, and yours is as good as those here: `lambda line: run.log(line)`; there may be several. It is
+told of an epoch before the checkpoint that keeps it: a resumed training, which goes on from the last checkpoint, leaves
+no epoch out, and may tell some again. Whatever a kill has left, a curve has each of them once:
 
     TensorBoard     the first line of a training purges what was there from its step on
     W&B             the run keeps its id in its directory. The first line is preceded by those of metrics.jsonl that the
@@ -60,7 +60,7 @@ def tensorboard(folder: str | Path) -> Tracker:
     return tell
 
 
-def wandb(folder: str | Path, project: str = "allegory", **settings: Any) -> Tracker:
+def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tracker:
     """A run of Weights & Biases; needs `pip install allegory[wandb]`, and a login or WANDB_MODE=offline.
 
     It begins with the first line, and ends with the process, with `wandb.finish()`, or where another one begins.
@@ -68,7 +68,7 @@ def wandb(folder: str | Path, project: str = "allegory", **settings: Any) -> Tra
     Args:
         folder: fit's out, the run directory: W&B writes in its folder wandb, and the run's id is kept there. A tracker
             of the same folder goes on with the same run.
-        project: its project.
+        project: its project; if None, what WANDB_PROJECT says, or allegory.
         settings: what else `wandb.init` takes, such as name, entity, config, tags, mode.
 
     Raises:
@@ -91,7 +91,8 @@ def wandb(folder: str | Path, project: str = "allegory", **settings: Any) -> Tra
     def tell(line: dict[str, Any]) -> None:
         nonlocal run
         if run is None:
-            where = dict(project=project, dir=str(folder), id=_id(Path(folder) / "wandb"), resume="allow")
+            place = project or os.environ.get("WANDB_PROJECT") or "allegory"
+            where = dict(project=place, dir=str(folder), id=_id(Path(folder) / "wandb"), resume="allow")
             run = client.init(**{**where, "reinit": "finish_previous", **settings})
             metrics = Path(folder) / "metrics.jsonl"
             for text in metrics.read_text().splitlines() if metrics.exists() else ():

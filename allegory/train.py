@@ -128,7 +128,7 @@ def fit(
     about: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool | None = None,
-    tracker: Callable[[dict[str, Any]], None] | None = None,
+    tracker: Callable[[dict[str, Any]], None] | Sequence[Callable[[dict[str, Any]], None]] = (),
 ) -> Record:
     """Trains `model` in place and leaves it in eval mode with the best weights.
 
@@ -165,7 +165,7 @@ def fit(
         progress: whether to show a bar: in a notebook below the cell, else on standard error. By default in a notebook
             alone.
         tracker: called in the first process with each epoch's line of the history, such as those of
-            `allegory.trackers`. One that raises is not called again; a warning says so.
+            `allegory.trackers`; or several. One that raises is not called again; a warning says so.
 
     Returns:
         What happened, an entry an epoch.
@@ -211,6 +211,7 @@ def fit(
     both = zip(average.parameters(), model.parameters(), strict=True)
     averages = [sharding.local(mean) for mean, p in both if p.requires_grad]
     run = processes.told(lambda: _open_run(out, resume, model, settings, about))
+    trackers = [] if processes.rank() > 0 else [tracker] if callable(tracker) else list(tracker)
     now = state.position
     steps = math.ceil(len(data) / batch_size)
     saved = origin = time.monotonic()
@@ -331,20 +332,18 @@ def fit(
         return line
 
     def tell(line: dict[str, Any]) -> None:
-        """Tells the tracker, and goes on without it where it fails."""
-        nonlocal tracker
-        if tracker is None or processes.rank() > 0:
-            return
-        try:
-            with torch.random.fork_rng():  # it may draw
-                tracker(copy.deepcopy(line))
-        except Exception as error:
-            tracker = None
-            warnings.warn(
-                f"the tracker failed in epoch {line['epoch']} and is not called again in this training, which goes on: "
-                f"{type(error).__name__}: {error}",
-                stacklevel=3,
-            )
+        """Tells the trackers, and goes on without one that fails."""
+        for track in list(trackers):
+            try:
+                with torch.random.fork_rng():  # it may draw
+                    track(copy.deepcopy(line))
+            except Exception as error:
+                trackers.remove(track)
+                warnings.warn(
+                    f"the tracker failed in epoch {line['epoch']} and is not called again in this training, which goes "
+                    f"on: {type(error).__name__}: {error}",
+                    stacklevel=3,
+                )
 
     def where_lost(finite: bool) -> str:
         """Runs the epoch again, looking at every step, and names what went wrong first."""

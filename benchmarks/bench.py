@@ -40,8 +40,8 @@ def images(count: int) -> torch.Tensor:
     return (torch.rand(count, PIXELS, generator=torch.Generator().manual_seed(0)) < 0.13).float()
 
 
-def network() -> al.VAE:
-    torch.manual_seed(0)
+def network(seed: int = 0) -> al.VAE:
+    torch.manual_seed(seed)
     return al.architectures.mlp((PIXELS,), "bernoulli", latent=[LATENT], hidden=[WIDTH], activation="ReLU")
 
 

@@ -2,9 +2,10 @@
 
 python pythae_worker.py train|nll COUNT BATCH
 
-And for time_to_number.py: an epoch of training and the validation bound, with the seconds so far.
+And for time_to_number.py and same_bound.py: an epoch of training and the validation bound, with the seconds so far;
+of a perceptron whose encoder has these WIDTHS, as 784,300,300,40.
 
-python pythae_worker.py curve DATA.npz BATCH LR
+python pythae_worker.py curve DATA.npz BATCH LR ACTIVATION WIDTHS SEED
 """
 
 import json
@@ -66,13 +67,15 @@ def answer(value):
     print(f"= {json.dumps(value)}", flush=True)
 
 
-def curve(source, batch, lr):
+def curve(source, batch, lr, activation, widths, seed):
     data = {key: torch.from_numpy(value).flatten(1) for key, value in np.load(source).items()}
     answer("ready")
     began = time.perf_counter()
-    torch.manual_seed(0)
-    config = VAEConfig(input_dim=(PIXELS,), latent_dim=40, reconstruction_loss="bce")
-    encoder, decoder = perceptron(nn.SiLU, PIXELS, 300, 300, 80), perceptron(nn.SiLU, 40, 300, 300, PIXELS)
+    torch.manual_seed(seed)
+    *widths, latent = map(int, widths.split(","))
+    config = VAEConfig(input_dim=(PIXELS,), latent_dim=latent, reconstruction_loss="bce")
+    kind = getattr(nn, activation)
+    encoder, decoder = perceptron(kind, *widths, 2 * latent), perceptron(kind, latent, *widths[::-1])
     model = VAE(config, encoder=Encoder(encoder), decoder=Decoder(decoder))
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(model, data["train"], data["valid"], batch, lr, folder)
@@ -102,5 +105,9 @@ def speed(task, count, batch):
 
 
 if __name__ == "__main__":
-    task, what, batch, *lr = sys.argv[1:]
-    curve(what, int(batch), float(*lr)) if task == "curve" else speed(task, int(what), int(batch))
+    task, what, batch, *rest = sys.argv[1:]
+    if task == "curve":
+        lr, activation, widths, seed = rest
+        curve(what, int(batch), float(lr), activation, widths, int(seed))
+    else:
+        speed(task, int(what), int(batch))

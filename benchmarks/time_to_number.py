@@ -81,7 +81,7 @@ def plain(train: torch.Tensor, valid: torch.Tensor, lr: float, epochs: int, batc
 
 
 def pythae(python: str, data: str, lr: float, epochs: int) -> Curve:
-    side = Elsewhere(python, "pythae_worker.py", "curve", data, BATCH, lr)
+    side = Elsewhere(python, "pythae_worker.py", "curve", data, BATCH, lr, "SiLU", "784,300,300,40", 0)
     curve: Curve = []
     while len(curve) < epochs and not done(curve):
         curve.append(tuple(side()))

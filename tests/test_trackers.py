@@ -87,9 +87,11 @@ def test_a_tracker_that_fails_is_left_alone_and_the_run_goes_on(bits, tmp_path):
         if line["epoch"] == 2:
             raise OSError("no space left")
 
+    other = []
     with pytest.warns(UserWarning, match=r"tracker failed in epoch 2 and is not called again.*OSError: no space left"):
-        record = train(bits, epochs=4, tracker=track, out=tmp_path / "run")
+        record = train(bits, epochs=4, tracker=[track, other.append], out=tmp_path / "run")
     assert (record.epoch, calls) == (4, [1, 2])
+    assert other == record.history
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
     assert "tracker" not in (tmp_path / "run" / "config.json").read_text()
 
@@ -210,7 +212,8 @@ def test_the_command_tells_both_and_keeps_neither_as_a_setting(tmp_path, server,
     torch.set_default_dtype(torch.float32)
     run = tmp_path / "run"
     begin = ["train", "digits", "--out", str(run), *TINY]
-    assert main([*begin, "--epochs", "2", "--tensorboard", "--wandb", "ours"]) == 0
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    assert main([*begin, "--epochs", "2", "--tensorboard", "--wandb"]) == 0
     config = json.loads((run / "config.json").read_text())
     assert "wandb" not in json.dumps(config)
     assert "tensorboard" not in json.dumps(config)
@@ -220,6 +223,7 @@ def test_the_command_tells_both_and_keeps_neither_as_a_setting(tmp_path, server,
     (settings, rows), = server.begun  # fmt: skip
     assert (settings["project"], settings["name"], sorted(rows)) == ("ours", "run", [3, 6])
     assert settings["config"]["latent"] == [3, 2]
+    monkeypatch.delenv("WANDB_PROJECT")
     assert main([*begin, "--epochs", "4", "--resume", "--wandb"]) == 0
     assert sorted(server.begun[-1][1]) == [3, 6, 9, 12]
     assert server.begun[-1][0]["project"] == "allegory"
