@@ -149,7 +149,11 @@ def draw(seconds: dict[str, dict[int, float]], slopes: dict[str, float]) -> Figu
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     for axes, (what, found) in zip(figure.subplots(2, 3).flat, seconds.items(), strict=True):
         axes.loglog(list(found), list(found.values()), marker="o")
-        axes.set_xticks(list(found), [f"{size:,}" if size < 10**5 else f"{size:.0e}" for size in found], fontsize=8)
+        axes.set_xticks(
+            list(found),
+            [f"{size:,}" if size < 10**5 else f"$10^{{{len(str(size)) - 1}}}$" for size in found],
+            fontsize=8,
+        )
         ends = [min(found.values()), max(found.values())]
         axes.set_yticks(ends, [f"{value:.3g}" for value in ends])
         axes.minorticks_off()

@@ -139,7 +139,7 @@ def main() -> None:
         axes.plot(*zip(*curves[name][lr], strict=True), marker=".", label=f"{name}, {lr}")
     axes.axhline(TARGET, color="grey", linewidth=1)
     axes.set(xlabel="seconds, set-up counted", ylabel="validation ELBO (nats)", ylim=(-125, -92))
-    axes.legend()
+    axes.legend(title="and its best learning rate")
     figure.savefig(RESULTS / "time_to_number.png", dpi=150)
     written = dict(machine=machine(), target=TARGET, seconds=times, learning_rates=best, curves=curves)
     (RESULTS / "time_to_number.json").write_text(json.dumps(written, indent=1) + "\n")
