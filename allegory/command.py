@@ -588,11 +588,11 @@ def _device(name: str) -> Any:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
+        if device.type not in ("cpu", "cuda"):
             raise RuntimeError
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ValueError(f"--device {name}: not on this machine; wanted auto, cpu, cuda or mps") from None
+        raise ValueError(f"--device {name}: wanted auto, cpu, or cuda where this machine has it") from None
     return device
 
 

@@ -258,8 +258,8 @@ def _kl_continuous_bernoulli(p: ContinuousBernoulli, q: ContinuousBernoulli) -> 
 
 
 class NegativeBinomial(TorchNegativeBinomial):
-    """torch's negative binomial, its log-density in float64, where the device has it: with a large `total_count` it is
-    a small difference of large logarithms.
+    """torch's negative binomial, its log-density in float64: with a large `total_count` it is a small
+    difference of large logarithms.
 
     >>> law = NegativeBinomial(torch.tensor(1e5), logits=torch.tensor(-8.5))
     >>> round(law.log_prob(torch.arange(200.0)).exp().sum().item(), 4)
@@ -269,8 +269,7 @@ class NegativeBinomial(TorchNegativeBinomial):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        wide = torch.float32 if value.device.type == "mps" else torch.float64
-        n, logits, x = self.total_count.to(wide), self.logits.to(wide), value.to(wide)
+        n, logits, x = self.total_count.double(), self.logits.double(), value.double()
         log_p = torch.lgamma(n + x) - torch.lgamma(1 + x) - torch.lgamma(n)
         return (log_p + n * F.logsigmoid(-logits) + x * F.logsigmoid(logits)).to(self.logits.dtype)
 
@@ -368,12 +367,11 @@ class NormalMixture(Distribution):
 
     def log_prob(self, z: Tensor) -> Tensor:
         # The squares below cancel. In float64, and near 0, what is left has all the digits of float32.
-        wide = torch.float32 if z.device.type == "mps" else torch.float64
-        middle = self.loc.mean(0).detach().to(wide)
-        mu = (self.loc.to(wide) - middle).flatten(1)
-        precision = self.scale.to(wide).flatten(1).square().reciprocal()
+        middle = self.loc.mean(0).detach().double()
+        mu = (self.loc.double() - middle).flatten(1)
+        precision = self.scale.double().flatten(1).square().reciprocal()
         constant = self.log_weights - 0.5 * ((mu.square() * precision).sum(1) + (2 * math.pi / precision).log().sum(1))
-        v = (z.to(wide) - middle).flatten(z.dim() - len(self.event_shape))
+        v = (z.double() - middle).flatten(z.dim() - len(self.event_shape))
         log_p = (constant + v @ (mu * precision).T - 0.5 * (v.square() @ precision.T)).logsumexp(-1)
         return log_p.to(z.dtype)
 

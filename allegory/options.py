@@ -177,7 +177,7 @@ def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentPars
 
 
 def _add_device(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
 
 
 def _version() -> str:

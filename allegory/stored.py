@@ -182,7 +182,7 @@ class Stored:
 
     def _examples(self, x: Tensor) -> Tensor:
         """What the source has as what the model takes."""
-        x = x.to(self.device)
+        x = x.to(self.device, non_blocking=True)
         return x.to(self.dtype) if self.values is None else (x == self.values[1]).to(self.dtype)
 
 

@@ -250,7 +250,7 @@ def fit(
         chance = torch.Generator().manual_seed(seed * 1_000_003 + now.epoch)
         source: Any = data if isinstance(data, Stored) else None
         order = source.shuffled(chance, batch_size) if source else torch.randperm(len(data), generator=chance)
-        todo = order.to(device).split(batch_size)[now.batch :]
+        todo = (order if source else order.to(device)).split(batch_size)[now.batch :]
         shares = [mine if len(mine := processes.share(rows)) else rows[:1] for rows in todo]
         examples = source.ahead(shares) if source else (data.index_select(0, rows) for rows in shares)
         return zip(todo, examples, strict=True)
@@ -355,7 +355,7 @@ def fit(
                 terms = {"log p(x | z_1)": trace.log_px}
                 terms |= {f"the rate of level {t}": rate for t, rate in enumerate(trace.kl, start=1)}
             for name, term in terms.items():
-                found = mine[~torch.isfinite(term).all(0)[: len(mine)]].tolist()
+                found = mine[~torch.isfinite(term).all(0)[: len(mine)].to(mine.device)].tolist()
                 bad = sorted(row for part in processes.gathered(found) for row in part)
                 if bad:
                     return f"step {now.step + 1}: {name} is not finite in {len(bad)} of {len(rows)} rows, {_some(bad)}"
@@ -611,7 +611,7 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     """() the norm of all gradients side by side, in float64: in float32 its square overflows at 2e19, which a burst
     reaches while every gradient is still finite.
     """
-    if not gradients[0].is_cuda:  # where float64 takes a copy of all gradients, and looking costs nothing
+    if gradients[0].is_cpu:  # where float64 takes a copy of all gradients, and looking costs nothing
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).double()
         if torch.isfinite(norm):
             return norm

@@ -294,7 +294,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("digits", "--prior", "vamp"): "categories cannot be learned",
         train("ok.npy", "--prior", "vmap"): "did you mean 'vamp'",
         train("ok.npy", "--activation", "Module"): "activation='Module': wanted one of",
-        train("ok.npy", "--device", "meta"): "--device meta: not on this machine",
+        train("ok.npy", "--device", "meta"): "--device meta: wanted auto, cpu, or cuda where",
         train("ok.npy", "--seed", "-1"): "--seed: got '-1'",
         train("ok.npy", "--hidden", "1000000,1000000"): "not enough memory",
         train("three.npy"): "one training example has no spread",
