@@ -133,7 +133,8 @@ def _sampled_rate(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
 
 def _divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     try:
-        return kl_divergence(q, p.expand(q.batch_shape))  # some of torch's do not broadcast
+        normal = isinstance(getattr(p, "base_dist", p), Normal)  # some of torch's others do not broadcast
+        return kl_divergence(q, p if normal else p.expand(q.batch_shape))
     except NotImplementedError:
         return _sampled_rate(q, p, z)
 
@@ -293,12 +294,12 @@ class VAE(nn.Module):
         q: list[Distribution] = []
 
         def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
-            q.insert(0, self.encoders.posterior(t, features[t - 1], state, p))
-            self._check_fit(t, q[0], p, (samples, len(x)))
-            return draw(t, q[0])
+            q.append(self.encoders.posterior(t, features[t - 1], state, p))
+            self._check_fit(t, q[-1], p, (samples, len(x)))
+            return draw(t, q[-1])
 
         latents, p, state = self._descend(choose)
-        return latents, tuple(q), p, state
+        return latents, tuple(q[::-1]), p, state
 
     def _descend(
         self, choose: Choose, top: int | None = None, prior: Distribution | None = None
