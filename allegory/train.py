@@ -152,7 +152,8 @@ def fit(
         patience: epochs without a better validation bound before the training stops.
         transform: applied to every batch as it is drawn, such as `data.binarize`.
         precision: "float32", or "bfloat16" for the matrix products of the networks while training; densities, weights
-            and validation stay as they are. Faster where the machine has bfloat16 instructions, slower where not.
+            and validation stay as they are. Faster where the machine has bfloat16 instructions, slower where not. For
+            TF32 on a GPU call torch.set_float32_matmul_precision("high") before, and leave this at "float32".
         compile: whether to compile the objective (torch.compile): half a minute at the start, then a third faster. The
             noise is drawn in another order, so the numbers differ from those of an uncompiled run.
         shard: "cpu" or "cuda": each of several processes keeps its part of the model alone, there, for what one cannot

@@ -15,7 +15,7 @@ MISTAKES = {
                                 "self._rate(t)(q, p, z).expand(shape) * (t < len(self.q)) for t"),
     "drop log p(x | z_1) from the weight": ("model", "return self.log_px + (self.log_pz", "return 0 + (self.log_pz"),
     "drop the entropy": ("model", "return -q.entropy() - p", "return -p"),
-    "swap p and q in the KL": ("model", "kl_divergence(q, p.expand(q.batch_shape))",
+    "swap p and q in the KL": ("model", "kl_divergence(q, p if normal else p.expand(q.batch_shape))",
                                  "kl_divergence(p.expand(q.batch_shape), q)"),
     "swap p and q in the weight": ("model", "(self.log_pz - self.log_qz).sum(0)", "(self.log_qz - self.log_pz).sum(0)"),
     "average the levels": ("model", "(self.log_pz - self.log_qz).sum(0)", "(self.log_pz - self.log_qz).mean(0)"),
