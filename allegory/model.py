@@ -291,15 +291,15 @@ class VAE(nn.Module):
 
     def _ladder(self, x: Tensor, samples: int, draw: Draw) -> tuple[Latents, Laws, Laws, Tensor]:
         features = self.encoders(x)
-        q: list[Distribution] = []
+        q: dict[int, Distribution] = {}
 
         def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
-            q.append(self.encoders.posterior(t, features[t - 1], state, p))
-            self._check_fit(t, q[-1], p, (samples, len(x)))
-            return draw(t, q[-1])
+            q[t] = self.encoders.posterior(t, features[t - 1], state, p)
+            self._check_fit(t, q[t], p, (samples, len(x)))
+            return draw(t, q[t])
 
         latents, p, state = self._descend(choose)
-        return latents, tuple(q[::-1]), p, state
+        return latents, tuple(q[t] for t in sorted(q)), p, state
 
     def _descend(
         self, choose: Choose, top: int | None = None, prior: Distribution | None = None
