@@ -42,6 +42,8 @@ from torch.distributions import NegativeBinomial as TorchNegativeBinomial
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import broadcast_all
 
+from allegory import processes
+
 __all__ = [
     "Bernoulli",
     "Bernoullis",
@@ -410,7 +412,7 @@ class OptimalNormal(Normal):
         self.running, self.seen, self.momentum = variance, seen, momentum
 
     def log_prob(self, x: Tensor) -> Tensor:
-        variance = (x - self.loc).detach().square().mean().clamp(min=1e-6)
+        variance = processes.mean((x - self.loc).detach().square().flatten()).squeeze().clamp(min=1e-6)
         self.seen += 1
         self.running.lerp_(variance.to(self.running), (1 / self.seen).clamp(min=self.momentum))
         return Normal(self.loc, variance.sqrt(), validate_args=False).log_prob(x)

@@ -131,17 +131,19 @@ def bfloat16_gain(device: torch.device) -> float:
     there are instructions for it, below 1 where there are none.
     """
     a, b = torch.randn(256, 512, device=device), torch.randn(512, 512, device=device)
-
-    def seconds(precision: str) -> float:
-        times = []
-        with rounded(device, precision):
-            for _ in range(20):
-                began = time.perf_counter()
-                (a @ b).sum().item()  # waits
-                times.append(time.perf_counter() - began)
-        return min(times)
-
-    return seconds("float32") / seconds("bfloat16")
+    times: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two wait for each other, and beside other work that is all one would measure
+    try:
+        for _ in range(20):
+            for precision, found in times.items():
+                with rounded(device, precision):
+                    began = time.perf_counter()
+                    (a @ b).sum().item()  # waits
+                    found.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return min(times["float32"]) / min(times["bfloat16"])
 
 
 def has_compiler(device: torch.device) -> bool:
@@ -149,6 +151,27 @@ def has_compiler(device: torch.device) -> bool:
     if device.type == "cuda":
         return find_spec("triton") is not None
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name)
+
+
+def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """The function, compiled; or as it is, with a warning, where that cannot be done."""
+    if not has_compiler(device):
+        warnings.warn("there is no compiler on this machine, so nothing is compiled", stacklevel=4)
+        return function
+    now = torch.compile(function, dynamic=False)
+
+    def call(*arguments: Any) -> Any:
+        nonlocal now
+        try:
+            return now(*arguments)
+        except Exception as error:
+            found = function(*arguments)  # raises the same, if it is not the compiler's
+            now = function
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            warnings.warn(f"what is there does not compile, so nothing is compiled: {reason}", stacklevel=2)
+            return found
+
+    return call
 
 
 @contextmanager
@@ -370,10 +393,7 @@ def _is_normal(q: Distribution) -> bool:
 
 
 def _compiled(function: Callable[..., Any], compile: bool, x: Tensor) -> Callable[..., Any]:
-    if compile and not has_compiler(x.device):
-        warnings.warn("there is no compiler on this machine, so nothing is compiled", stacklevel=3)
-        compile = False
-    return torch.compile(function, dynamic=False) if compile else function
+    return compiled(function, x.device) if compile else function
 
 
 def _weigh(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:
@@ -424,9 +444,11 @@ def _moments(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pairs_for(model: VAE, x: Tensor) -> int:
-    """How many (example, particle) pairs of x: (N, *event) to take in one pass, by the numbers p(x | z_1) needs."""
+    """How many (example, particle) pairs of x: (N, *event) to take in one pass, by the numbers p(x | z_1) needs; where
+    these are few, those of the hidden layers count.
+    """
     size = getattr(getattr(model.decoders[0], "family", None), "size", 1)
-    return max(100, 2**20 // (size * math.prod(x.shape[1:])))
+    return max(100, min(2**14, 2**20 // (size * math.prod(x.shape[1:]))))
 
 
 def _gather(

@@ -31,6 +31,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from allegory import processes
 from allegory.model import Trace, uncompiled
 
 __all__ = ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"]
@@ -59,8 +60,8 @@ def free_bits(
         trace: of S particles.
         beta: as in `elbo`.
         nats: that each level has free; a number, or one for each level, level 1 first.
-        average: whether it is the batch's mean rate that counts, so that one example may spend less than another.
-            Otherwise every example has them free.
+        average: whether it is the mean rate of the batch, of all processes, that counts, so that one example may spend
+            less than another. Otherwise every example has them free.
 
     Raises:
         ValueError: free nats below zero, or not one for each level.
@@ -77,7 +78,7 @@ def free_bits(
     if not all(value >= 0 for value in values):
         raise ValueError(f"free bits: got {nats} nats, wanted 0 or more")
     rates = trace.kl.mean(1)
-    spent = rates.mean(1, keepdim=True) if average else rates
+    spent = processes.mean(rates) if average else rates
     free = free.expand(levels)[:, None]
     rates = rates + (free - spent).relu() * (free > 0)  # a sampled rate may be negative: with nothing free it stays
     return trace.log_px.mean(0) - _weigh(rates[:, None], beta).sum((0, 1))

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["count", "gathered", "joined", "most", "rank", "share", "told", "total"]
+__all__ = ["count", "gathered", "joined", "mean", "most", "rank", "share", "told", "total"]
 
 
 TOLD = "told to all processes"
@@ -46,6 +46,17 @@ def total(x: Tensor) -> Tensor:
     if count() > 1:
         dist.all_reduce(x)
     return x
+
+
+def mean(x: Tensor) -> Tensor:
+    """(*, 1) the mean of (*, B) over the B of all processes, with its gradient. A process without examples has one that
+    counts here.
+    """
+    if count() == 1:
+        return x.mean(-1, keepdim=True)
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x.sum(-1, keepdim=True)) / total(x.new_tensor(x.shape[-1]))
 
 
 def most(*numbers: float) -> list[float]:

@@ -61,6 +61,9 @@ class Stored:
     ) -> None:
         self.source, self.values, self.device = source, values, torch.device(device)
         self.rows = torch.arange(len(source)) if rows is None else rows
+        ends = [int(end) for end in self.rows.aminmax()] if len(self.rows) else []
+        if self.rows.dtype != torch.int64 or any(not 0 <= end < len(source) for end in ends):
+            raise ValueError(f"rows: wanted int64 from 0 to {len(source) - 1}, which of the source's examples")
         self.range: tuple[Tensor, Tensor] | None = None
 
     @property

@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from allegory import checkpoint, processes, sharding
-from allegory.evaluation import has_compiler, pairs_for, rounded, scoring, unvalidated
+from allegory.evaluation import compiled, pairs_for, rounded, scoring, unvalidated
 from allegory.files import write_whole
 from allegory.memory import kept
 from allegory.model import VAE, Trace
@@ -169,7 +169,7 @@ def fit(
             `allegory.trackers`; or several. One that raises is not called again; a warning says so.
 
     Returns:
-        What happened, an entry an epoch.
+        What happened, an entry an epoch. Ctrl-C leaves the model with the best weights so far, too.
 
     Raises:
         ValueError: data the model cannot score, or a setting that makes no sense.
@@ -191,7 +191,7 @@ def fit(
     held, measured = getattr(plain, "held", False), getattr(plain, "bound", objective)
     if shard:
         _check_shard(shard, compile, held, objective, out)
-    if held or isinstance(objective, functools.partial):
+    if held or getattr(objective, "__module__", None) != elbo.__module__:
         _check_objective(model, objective, held, data, transform, samples, weights)
     if processes.count() > 1:
         model.load_state_dict(processes.told(model.state_dict))
@@ -265,11 +265,9 @@ def fit(
             trace = model(x, samples=samples, held=held)
         return objective(trace, beta)
 
-    if compile and not has_compiler(device):
-        warnings.warn("there is no compiler on this machine, so nothing is compiled", stacklevel=2)
-        compile = False
     if compile:
-        score = torch.compile(score, dynamic=False)
+        score.__code__ = score.__code__.replace()  # its own: of one piece of code torch keeps eight graphs, and no more
+        score = compiled(score, device)
     if processes.count() > 1 and not shard:
         score = DistributedDataParallel(_Scored(model, score), static_graph=True)
 
@@ -323,8 +321,8 @@ def fit(
         line |= dict(clipped=int(clipped - skipped), skipped=int(skipped))
         if valid is not None:
             state.average_buffers()
-            with _seeded(_own(seed)):
-                line |= _validate(state.average, valid, measured, samples)
+            with _seeded(seed):
+                line |= _validate(state.average, valid, measured, samples, seed)
             warm = now.step >= max(lr_warmup, kl_warmup)
             if warm and (now.best_bound is None or line["bound"] > now.best_bound):
                 now.best_bound, now.best_epoch = line["bound"], now.epoch
@@ -391,11 +389,17 @@ def fit(
             state.save(run)
         saved = time.monotonic()
 
+    def leave() -> None:
+        """The model as it is left: with the weights to use."""
+        model.load_state_dict(state.weights())
+        model.eval()
+
     with (
         torch.random.fork_rng(),
         warnings.catch_warnings(),
         unvalidated(),
         kept(),
+        _left(leave),
         _stoppable(run is not None) as interrupted,
         Progress(progress if processes.rank() == 0 else False, epochs, minutes, steps) as bar,
     ):
@@ -436,8 +440,7 @@ def fit(
         now.stopped = over()
         state.average_buffers()
         save()
-    model.load_state_dict(state.weights())
-    model.eval()
+    leave()
     return Record(**{key: getattr(now, key) for key in Record.__dataclass_fields__})
 
 
@@ -471,8 +474,11 @@ class _State:
         self.norms = torch.zeros(3, dtype=torch.float64, device=device)
 
     def average_buffers(self) -> None:
+        """Buffers are taken as they are, and where each process has its own, their mean."""
         for average, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
             average.copy_(buffer)
+            if average.is_floating_point() and processes.count() > 1:
+                processes.total(average).div_(processes.count())
 
     def all_totals(self) -> Tensor:
         """The totals, with the bounds of all processes."""
@@ -587,17 +593,25 @@ def _own(seed: int) -> int:
     return seed + 10_000_019 * processes.rank()
 
 
-def _validate(model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tensor], samples: int) -> dict[str, Any]:
-    """The objective at beta = 1, the ELBO and its parts, averaged over the validation set."""
-    sums = [torch.zeros(2 + model.levels, dtype=torch.float64, device=valid.device)]
-    rows = processes.count() * max(1, pairs_for(model, valid) // samples)
+def _validate(
+    model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tensor], samples: int, seed: int
+) -> dict[str, Any]:
+    """The objective at beta = 1, the ELBO and its parts, averaged over the validation set. The noise is that of seed
+    and of the place in the set, in however many processes.
+    """
+    sums = torch.zeros(2 + model.levels, dtype=torch.float64, device=valid.device)
+    rows = max(1, pairs_for(model, valid) // samples)
+    starts = torch.arange(0, len(valid), rows)
+    mine = processes.share(starts).tolist()
     with scoring(model):
-        for several in torch.arange(len(valid), device=valid.device).split(rows):
-            mine = processes.share(several)
-            trace = model(valid[mine if len(mine) else several[:1]], samples=samples)  # as often in every process
+        for turn in range(math.ceil(len(starts) / processes.count())):  # as often in every process
+            start = mine[turn] if turn < len(mine) else 0
+            torch.manual_seed(seed + start)
+            trace = model(valid[start : start + rows], samples=samples)
             terms = torch.cat([objective(trace, 1.0)[None], torch.cat([trace.log_px[None], trace.kl]).mean(1)])
-            sums.append(terms[:, : len(mine)].sum(1).double())
-    bound, reconstruction, *rates = (processes.total(torch.stack(sums).sum(0)) / len(valid)).tolist()
+            if turn < len(mine):
+                sums += terms.sum(1).double()
+    bound, reconstruction, *rates = (processes.total(sums) / len(valid)).tolist()
     return dict(bound=bound, elbo=reconstruction - sum(rates), reconstruction=reconstruction, kl_per_level=rates)
 
 
@@ -642,6 +656,16 @@ def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _some(rows: list[int]) -> str:
     return f"examples {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"
+
+
+@contextmanager
+def _left(leave: Callable[[], None]) -> Iterator[None]:
+    """What was reached is not lost with Ctrl-C either."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        leave()
+        raise
 
 
 @contextmanager
@@ -744,12 +768,17 @@ def _check_objective(
     samples: int,
     beta: Any,
 ) -> None:
-    """What an objective with conditions or settings says of this model, before a run is made."""
+    """What an objective of a user's, or with conditions or settings, says of this model, before a run is made."""
     with _seeded(0):
         x = data[:2] if transform is None else transform(data[:2])
         trial, device = copy.deepcopy(model).train(), next(model.parameters()).device
         beta = beta.to(device) if isinstance(beta, Tensor) else beta
-        objective(trial(x.to(device), samples=samples, held=held), beta)
+        bound = objective(trial(x.to(device), samples=samples, held=held), beta)
+    if not isinstance(bound, Tensor) or bound.shape != x.shape[:1]:
+        raise ValueError(
+            f"objective {_name(objective)}: got {tuple(bound.shape) if isinstance(bound, Tensor) else bound!r} for "
+            f"{len(x)} examples, wanted (B,), nats an example; average over the particles, not over the examples"
+        )
 
 
 def _check_beta(beta: float | Sequence[float], levels: int) -> Any:

@@ -13,13 +13,13 @@ import allegory
 
 PACKAGE = Path(allegory.__file__).parent
 MAY_IMPORT = {
-    "distributions": set(),
+    "distributions": {"processes"},
     "families": {"distributions"},
     "conditional": set(),
     "ladder": set(),
     "priors": {"distributions", "families", "ladder"},
     "model": {"distributions", "ladder"},
-    "objectives": {"model"},
+    "objectives": {"model", "processes"},
     "networks": set(),
     "architectures": {"families", "conditional", "ladder", "model", "networks", "priors"},
     "processes": set(),

@@ -41,7 +41,7 @@ def flat(value):
     return [v for part in value for v in flat(part)] if isinstance(value, list) else [value]
 
 
-@pytest.mark.parametrize("task", [["fit"], ["fit", "sharded"], ["score"]])
+@pytest.mark.parametrize("task", [["fit"], ["fit", "sharded"], ["pooled"], ["score"]])
 def test_two_processes_give_what_one_gives(task, tmp_path):
     task, *how = task
     alone, together = (run(command, task, tmp_path / str(len(command)), *how) for command in (ALONE, TOGETHER))

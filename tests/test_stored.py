@@ -254,3 +254,10 @@ def test_memory_is_trimmed_by_what_is_given_not_by_what_is_read(tmp_path, monkey
     x = Stored(Mapped(np.load(tmp_path / "x.npy", mmap_mode="r")))
     assert len(list(x.ahead(torch.arange(64).split(8)))) == 8
     assert len(trims) == 2  # after each three batches of 2048 bytes
+
+
+@pytest.mark.parametrize("rows", [torch.arange(-3, 0), torch.tensor([0, 6]), torch.ones(6, dtype=torch.bool)])
+def test_rows_that_the_source_has_not_are_refused(rows, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((6, 2), "u1"))
+    with pytest.raises(ValueError, match="rows: wanted int64 from 0 to 5"):
+        Stored(Mapped(np.load(tmp_path / "x.npy", mmap_mode="r")), rows)

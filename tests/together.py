@@ -1,5 +1,6 @@
 """What tests/test_processes.py runs, in one process or in several: `python together.py TASK OUT`, or by torchrun."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -61,6 +62,20 @@ def fit(out):
     )
     weights, _ = read_tensors(Path(out) / "weights.safetensors")
     return record.history, {key: value.tolist() for key, value in weights.items()}
+
+
+def pooled(out):
+    """Trainings with means over the batch, free bits and the best sigma, as all processes hold them."""
+    x, found = bits(), []
+    torch.manual_seed(0)
+    decoder = al.Conditional(nn.Linear(3, 6), al.families.normal_optimal())
+    optimal = al.VAE(al.StandardNormal(3), Encoder(), decoder).double()
+    for vae, objective in ((model(), functools.partial(al.free_bits, nats=1.5)), (optimal, al.elbo)):
+        record = al.fit(vae, x[:32], valid=x[N:], epochs=2, batch_size=8, lr=0.01, objective=objective)
+        state = torch.cat([value.flatten().double() for value in vae.state_dict().values()])
+        everywhere = processes.gathered(state.tolist())
+        found.append([record.history, everywhere[0], everywhere[-1]])
+    return found
 
 
 def ladder(out):
