@@ -209,7 +209,7 @@ def _fast(options: dict[str, Any], likelihood: str, count: int, device: Any) -> 
         long = steps >= WORTH_COMPILING and (options["minutes"] is None or options["minutes"] >= 5)
         compile = long and processes.told(lambda: has_compiler(device))
         if compile:
-            _say("compiled: half a minute at the start, and then each step is a third faster")
+            _say("compiled: up to half a minute at the start, and then each step is faster")
     return dict(precision=precision, compile=compile)
 
 

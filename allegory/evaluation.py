@@ -235,7 +235,7 @@ def evaluate(
         pairs: (example, particle) pairs a pass; bounds the memory. By default as many as give a million
             numbers for p(x | z_1), compiled four million.
         precision: "float32", or "bfloat16" for the matrix products of the networks.
-        compile: whether to compile a pass (torch.compile): some seconds at the start, then a third faster.
+        compile: whether to compile a pass (torch.compile): some seconds at the start, then faster.
     """
     _check_samples(samples)
     model.check(x)

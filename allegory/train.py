@@ -154,7 +154,7 @@ def fit(
         precision: "float32", or "bfloat16" for the matrix products of the networks while training; densities, weights
             and validation stay as they are. Faster where the machine has bfloat16 instructions, slower where not. For
             TF32 on a GPU call torch.set_float32_matmul_precision("high") before, and leave this at "float32".
-        compile: whether to compile the objective (torch.compile): half a minute at the start, then a third faster. The
+        compile: whether to compile the objective (torch.compile): up to half a minute at the start, then faster. The
             noise is drawn in another order, so the numbers differ from those of an uncompiled run.
         shard: "cpu" or "cuda": each of several processes keeps its part of the model alone, there, for what one cannot
             hold. The model stays sharded, so that out is needed: read the run for a whole one. Not compiled.

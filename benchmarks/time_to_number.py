@@ -33,7 +33,7 @@ import allegory as al
 from allegory.data import load
 
 TARGET, BATCH, LARGE = -97.0, 100, 500
-RATES, LARGE_RATES, FIT_RATES = (5e-4, 1e-3, 2e-3), (1e-3, 2e-3, 4e-3), (3e-3, 4e-3, 5e-3)
+RATES, LARGE_RATES, FIT_RATES = (2.5e-4, 5e-4, 1e-3), (1e-3, 2e-3, 4e-3), (3e-3, 4e-3, 5e-3)
 RESULTS = Path(__file__).with_name("results")
 Curve = list[tuple[float, float]]  # seconds, bound
 
