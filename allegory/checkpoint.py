@@ -123,15 +123,21 @@ def new_run(run: str | Path) -> Path:
     path = Path(run)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for entry in path.iterdir():  # what a kill in the very first write left behind
-            if re.fullmatch(r"\.config\.json\.\d+", entry.name):
-                entry.unlink()
+        sweep(path)
         occupied = any(path.iterdir())
     except OSError as error:
         raise ValueError(f"cannot make the run directory {path}: {error.strerror}") from None
     if occupied:
         raise ValueError(f"{path} exists and is not empty; choose another directory, or resume the run in it")
     return path
+
+
+def sweep(run: Path) -> None:
+    """Removes what a kill amid a write has left in a run: half a file, beside the one it was to become."""
+    names = "|".join(map(re.escape, (CONFIG, WEIGHTS, LAST, METRICS)))
+    for entry in run.iterdir():
+        if re.fullmatch(rf"\.({names})\.\d+", entry.name):
+            entry.unlink()
 
 
 def versions() -> dict[str, str]:

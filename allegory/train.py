@@ -149,7 +149,7 @@ def fit(
         clip, skip: a gradient's norm is scaled down to clip times its running median; a gradient above skip times the
             median counts as zero, and the fourth in a row sends the training back to the start of the epoch.
         ema: the averaged weights keep this fraction of themselves a step; 0 uses the weights as they are.
-        patience: epochs without a better validation bound before the training stops.
+        patience: epochs without a better validation bound before the training stops; without valid it never does.
         transform: applied to every batch as it is drawn, such as `data.binarize`.
         precision: "float32", or "bfloat16" for the matrix products of the networks while training; densities, weights
             and validation stay as they are. Faster where the machine has bfloat16 instructions, slower where not. For
@@ -179,7 +179,7 @@ def fit(
     >>> record.epoch, record.stopped
     (2, 'epochs')
     """
-    _check_settings(epochs, minutes, batch_size, samples, lr, ema, clip, skip, patience)
+    _check_settings(epochs, minutes, batch_size, samples, lr, lr_final, ema, clip, skip, patience)
     weights = _check_beta(beta, model.levels)
     _check_data(model, data, valid, transform)
     settings = dict(
@@ -717,6 +717,7 @@ def _open_run(
     )
     if resume and (run / checkpoint.CONFIG).exists():
         _check_same(run, checkpoint.read_config(run), config)
+        checkpoint.sweep(run)
     else:
         checkpoint.new_run(run)
     checkpoint.write_json(run / checkpoint.CONFIG, config)
@@ -737,8 +738,8 @@ def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _check_settings(
-    epochs: int | None, minutes: float | None, batch_size: int, samples: int, lr: float, ema: float, clip: float,
-    skip: float, patience: int | None,
+    epochs: int | None, minutes: float | None, batch_size: int, samples: int, lr: float, lr_final: float, ema: float,
+    clip: float, skip: float, patience: int | None,
 ) -> None:  # fmt: skip
     if epochs is None and minutes is None:
         raise ValueError("fit needs a budget: epochs, minutes, or both")
@@ -755,6 +756,8 @@ def _check_settings(
     for name, value in positive.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name}={value}: wanted a number above zero")
+    if not lr_final >= 0:
+        raise ValueError(f"lr_final={lr_final}: wanted the fraction of lr at the end, at least 0")
     if not 0 <= ema < 1:
         raise ValueError(f"ema={ema}: wanted the fraction kept a step, at least 0 and below 1")
 
@@ -806,6 +809,9 @@ def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any
 
 def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None) -> None:
     """Everything about the data is asked here, once; the loop does not look again."""
+    for name, x in {"training": data, "validation": valid}.items():
+        if x is not None and not isinstance(x, Tensor | Stored):
+            raise ValueError(f"{name} data: got {type(x).__name__}, wanted a tensor, such as torch.from_numpy gives")
     if data.dim() < 1 or len(data) < 2:
         raise ValueError(f"training data: got shape {tuple(data.shape)}, wanted at least two examples, (N, *event)")
     device = next(model.parameters()).device

@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Training on a GPU.")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="a few seconds, to see whether it works; writes nothing")
+    parser.add_argument("--small", action="store_true", help="a minute or two, to see whether it works; writes nothing")
     options = parser.parse_args()
     rate = matrix_rate(torch.bfloat16, device=options.device)
     say(f"bfloat16: {rate / 1e12:.1f} TFLOP/s")

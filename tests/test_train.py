@@ -361,6 +361,7 @@ WRONG = {
     "samples=0": dict(samples=0),
     "lr=-1": dict(lr=-1.0),
     "lr=nan": dict(lr=math.nan),
+    "lr_final=-1": dict(lr_final=-1.0),
     "ema=1": dict(ema=1.0),
     "patience=0": dict(patience=0),
     "resume=True needs out": dict(resume=True),
@@ -554,3 +555,19 @@ def test_validation_has_its_noise_by_place(bits, monkeypatch):
             _validate(model, bits, al.elbo, 1, 7)
         found.append(sum(totals))
     assert_close(found[0], found[1], rtol=1e-12, atol=0)
+
+
+def test_half_a_checkpoint_that_a_kill_has_left_goes_with_a_resume(bits, tmp_path):
+    train(small(), bits, out=tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    for name in (".last.safetensors.123", ".metrics.jsonl.7", ".mine"):
+        (tmp_path / "run" / name).write_text("x")
+    train(small(), bits, out=tmp_path / "run", resume=True, epochs=6)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names | {".mine"}
+
+
+def test_arrays_are_refused_by_name(bits):
+    with pytest.raises(ValueError, match=r"training data: got ndarray, wanted a tensor"):
+        al.fit(small(), bits.numpy(), epochs=1)
+    with pytest.raises(ValueError, match=r"validation data: got list, wanted a tensor"):
+        al.fit(small(), bits, valid=bits.tolist(), epochs=1)
