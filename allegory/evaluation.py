@@ -156,7 +156,7 @@ def has_compiler(device: torch.device) -> bool:
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """The function, compiled; or as it is, with a warning, where that cannot be done."""
     if not has_compiler(device):
-        warnings.warn("there is no compiler on this machine, so nothing is compiled", stacklevel=4)
+        warnings.warn("there is no compiler on this machine, so nothing is compiled", stacklevel=3)
         return function
     now = torch.compile(function, dynamic=False)
 
@@ -208,7 +208,7 @@ def log_likelihood(
     """
     _check_samples(samples)
     model.check(x)
-    weigh = _compiled(_log_weights, compile, x)
+    weigh = compiled(_log_weights, x.device) if compile else _log_weights
 
     def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
         return (torch.stack([weigh(model, rows, noise).logsumexp(0) for noise in noises]).logsumexp(0),)
@@ -239,7 +239,7 @@ def evaluate(
     """
     _check_samples(samples)
     model.check(x)
-    weigh = _compiled(_weigh, compile, x)
+    weigh = compiled(_weigh, x.device) if compile else _weigh
 
     def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
         log_w, log_w2, terms, *means = _together(weigh(model, rows, noise) for noise in noises)
@@ -308,7 +308,7 @@ def bound_curve(
     _check_samples(samples)
     model.check(x)
     ladder = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
-    weigh = _compiled(_log_weights, compile, x)
+    weigh = compiled(_log_weights, x.device) if compile else _log_weights
 
     def averages(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
         log_w = torch.cat([weigh(model, rows, noise) for noise in noises])
@@ -390,10 +390,6 @@ def _is_normal(q: Distribution) -> bool:
     """Whether its draws are mu + sigma eps."""
     law = type(q.base_dist if isinstance(q, Independent) else q)
     return issubclass(law, Normal) and law.rsample is Normal.rsample
-
-
-def _compiled(function: Callable[..., Any], compile: bool, x: Tensor) -> Callable[..., Any]:
-    return compiled(function, x.device) if compile else function
 
 
 def _weigh(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:

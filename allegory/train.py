@@ -321,8 +321,7 @@ def fit(
         line |= dict(clipped=int(clipped - skipped), skipped=int(skipped))
         if valid is not None:
             state.average_buffers()
-            with _seeded(seed):
-                line |= _validate(state.average, valid, measured, samples, seed)
+            line |= _validate(state.average, valid, measured, samples, seed)
             warm = now.step >= max(lr_warmup, kl_warmup)
             if warm and (now.best_bound is None or line["bound"] > now.best_bound):
                 now.best_bound, now.best_epoch = line["bound"], now.epoch
@@ -477,7 +476,7 @@ class _State:
         """Buffers are taken as they are, and where each process has its own, their mean."""
         for average, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
             average.copy_(buffer)
-            if average.is_floating_point() and processes.count() > 1:
+            if average.is_floating_point():
                 processes.total(average).div_(processes.count())
 
     def all_totals(self) -> Tensor:
@@ -603,7 +602,7 @@ def _validate(
     rows = max(1, pairs_for(model, valid) // samples)
     starts = torch.arange(0, len(valid), rows)
     mine = processes.share(starts).tolist()
-    with scoring(model):
+    with scoring(model), torch.random.fork_rng():
         for turn in range(math.ceil(len(starts) / processes.count())):  # as often in every process
             start = mine[turn] if turn < len(mine) else 0
             torch.manual_seed(seed + start)
