@@ -7,19 +7,16 @@ them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from allegory.version import __version__
+
 if TYPE_CHECKING:
     from allegory import architectures, families, networks
-    from allegory.annealing import ais
-    from allegory.checkpoint import load
     from allegory.conditional import Conditional, StandardNormal
-    from allegory.diagnosis import Diagnosis, diagnose
-    from allegory.evaluation import bound_curve, evaluate, log_likelihood
+    from allegory.evaluation import Diagnosis, ais, bound_curve, diagnose, evaluate, log_likelihood
     from allegory.ladder import TopDown
     from allegory.model import VAE, Trace
     from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
-    from allegory.train import Record, fit
-
-__version__ = "0.1.0"
+    from allegory.training import Record, fit, load, trackers
 
 __all__ = [
     "VAE",
@@ -29,6 +26,7 @@ __all__ = [
     "StandardNormal",
     "TopDown",
     "Trace",
+    "__version__",
     "ais",
     "architectures",
     "bound_curve",
@@ -45,19 +43,17 @@ __all__ = [
     "networks",
     "renyi",
     "stl",
+    "trackers",
 ]
 
 # Where each name is. It is fetched when it is first asked for: `allegory --help` does not wait for torch.
 _MODULES = {
-    "annealing": ["ais"],
-    "checkpoint": ["load"],
     "conditional": ["Conditional", "StandardNormal"],
-    "diagnosis": ["Diagnosis", "diagnose"],
-    "evaluation": ["bound_curve", "evaluate", "log_likelihood"],
+    "evaluation": ["Diagnosis", "ais", "bound_curve", "diagnose", "evaluate", "log_likelihood"],
     "ladder": ["TopDown"],
     "model": ["VAE", "Trace"],
     "objectives": ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"],
-    "train": ["Record", "fit"],
+    "training": ["Record", "fit", "load", "trackers"],
 }
 
 

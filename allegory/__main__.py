@@ -2,7 +2,7 @@
 
 import sys
 
-from allegory.command import main
+from allegory.command.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

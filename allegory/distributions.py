@@ -42,7 +42,7 @@ from torch.distributions import NegativeBinomial as TorchNegativeBinomial
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import broadcast_all
 
-from allegory import processes
+from allegory.runtime import processes
 
 __all__ = [
     "Bernoulli",
@@ -54,7 +54,7 @@ __all__ = [
     "OptimalNormal",
     "bernoulli_log_mass",
     "check_support",
-    "cooled",
+    "tempered",
 ]
 
 
@@ -82,7 +82,7 @@ def check_support(law: Distribution, x: Tensor, name: str = "x") -> None:
         )
 
 
-def cooled(law: Distribution, temperature: float) -> Distribution:
+def tempered(law: Distribution, temperature: float) -> Distribution:
     """The law with its standard deviations times `temperature`, of a mixture those of its components: to be drawn from.
     At 0 it is the mean, or one of the components' means.
 
@@ -93,7 +93,7 @@ def cooled(law: Distribution, temperature: float) -> Distribution:
     Raises:
         ValueError: a negative temperature, or one other than 1 for a law that is not made of normals.
 
-    >>> cooled(Normal(1.0, 2.0), 0.5).stddev
+    >>> tempered(Normal(1.0, 2.0), 0.5).stddev
     tensor(1.)
     """
     if temperature == 1:
@@ -103,7 +103,7 @@ def cooled(law: Distribution, temperature: float) -> Distribution:
     if isinstance(law, NormalMixture):
         return NormalMixture(law.log_weights, law.loc, law.scale * temperature)
     if isinstance(law, Independent):
-        return Independent(cooled(law.base_dist, temperature), law.reinterpreted_batch_ndims, validate_args=False)
+        return Independent(tempered(law.base_dist, temperature), law.reinterpreted_batch_ndims, validate_args=False)
     if not isinstance(law, Normal):
         raise ValueError(f"temperature={temperature}: wanted 1, for a {type(law).__name__} is not made of normals")
     return Normal(law.loc, law.scale * temperature, validate_args=False)
@@ -168,7 +168,7 @@ class Bernoullis(Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         n = self.reinterpreted_batch_ndims
         if not n or not torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return super().log_prob(value)  # uncompiled, or backward, fewer logarithms are no gain
+            return super().log_prob(value)  # disable_compile, or backward, fewer logarithms are no gain
         logits, x = broadcast_all(self.base_dist.logits, value)
         return bernoulli_log_mass(logits.flatten(-n), x.flatten(-n))
 
@@ -412,7 +412,7 @@ class OptimalNormal(Normal):
         self.running, self.seen, self.momentum = variance, seen, momentum
 
     def log_prob(self, x: Tensor) -> Tensor:
-        variance = processes.mean((x - self.loc).detach().square().flatten()).squeeze().clamp(min=1e-6)
+        variance = processes.global_mean((x - self.loc).detach().square().flatten()).squeeze().clamp(min=1e-6)
         self.seen += 1
         self.running.lerp_(variance.to(self.running), (1 / self.seen).clamp(min=self.momentum))
         return Normal(self.loc, variance.sqrt(), validate_args=False).log_prob(x)

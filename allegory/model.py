@@ -26,11 +26,10 @@ Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -39,13 +38,11 @@ from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
-from allegory.distributions import check_support, cooled
+from allegory.distributions import check_support, tempered
 from allegory.ladder import TopDown
+from allegory.runtime.compilation import disable_compile
 
 __all__ = ["VAE", "Trace"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(eq=False, repr=False)
@@ -137,18 +134,6 @@ def _divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
         return kl_divergence(q, p if normal else p.expand(q.batch_shape))
     except NotImplementedError:
         return _sampled_rate(q, p, z)
-
-
-def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that `torch.compile` leaves as it is. torch's own decorator imports the compiler at once, which takes
-    as long as importing torch.
-    """
-
-    @functools.wraps(function)
-    def call(*arguments: P.args, **named: P.kwargs) -> R:
-        return torch.compiler.disable(function)(*arguments, **named)
-
-    return call
 
 
 Latents = tuple[Tensor, ...]
@@ -354,7 +339,7 @@ class VAE(nn.Module):
             markov = "; only a Markov chain can do with fewer" if len(given) < above else ""
             raise ValueError(f"level={level}: got {len(given)} latents, wanted z_{level}, ..., z_{self.levels}{markov}")
         *_, state = self._descend(
-            lambda t, p, state: given[t - level] if t >= level else cooled(p, temperature).sample(),
+            lambda t, p, state: given[t - level] if t >= level else tempered(p, temperature).sample(),
             level + len(given) - 1,
         )
         return self.decoders[0](state)
@@ -364,11 +349,11 @@ class VAE(nn.Module):
 
         Args:
             n: how many.
-            temperature: the standard deviations of all latents are multiplied by it; see `distributions.cooled`.
+            temperature: the standard deviations of all latents are multiplied by it; see `distributions.tempered`.
         """
         if n < 1:
             raise ValueError(f"n={n}: wanted at least one")
-        *_, state = self._descend(lambda t, p, state: cooled(p, temperature).sample((n,) if state is None else ()))
+        *_, state = self._descend(lambda t, p, state: tempered(p, temperature).sample((n,) if state is None else ()))
         return self.decoders[0](state)
 
     @torch.no_grad()
@@ -552,7 +537,7 @@ class _Posterior(nn.Module):
         return self.model._infer(x, len(latents[0]), _given(latents))
 
 
-@uncompiled  # functional_call and the compiler do not go together
+@disable_compile  # functional_call and the compiler do not go together
 def _held(model: VAE, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
     """q(z | x) at given latents, a function of them alone: no gradient reaches its parameters."""
     posterior = _Posterior(model)

@@ -31,8 +31,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from allegory import processes
-from allegory.model import Trace, uncompiled
+from allegory.model import Trace
+from allegory.runtime import processes
+from allegory.runtime.compilation import disable_compile
 
 __all__ = ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"]
 
@@ -78,7 +79,7 @@ def free_bits(
     if not all(value >= 0 for value in values):
         raise ValueError(f"free bits: got {nats} nats, wanted 0 or more")
     rates = trace.kl.mean(1)
-    spent = processes.mean(rates) if average else rates
+    spent = processes.global_mean(rates) if average else rates
     free = free.expand(levels)[:, None]
     rates = rates + (free - spent).relu() * (free > 0)  # a sampled rate may be negative: with nothing free it stays
     return trace.log_px.mean(0) - _weigh(rates[:, None], beta).sum((0, 1))
@@ -108,7 +109,7 @@ def iwae(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
-@uncompiled  # a hook belongs to one pass
+@disable_compile  # a hook belongs to one pass
 def dreg(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     """(B,) the importance-weighted bound L_S, nats, for a held trace: the gradient of `iwae` in expectation, with less
     noise for the encoder the more particles there are.

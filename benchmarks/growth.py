@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from sides import machine, say
 
 import allegory as al
-from allegory.stored import Mapped, Stored
+from allegory.data.stored import Mapped, Stored
 
 RESULTS = Path(__file__).with_name("results")
 SIZES: dict[str, list[int]] = {

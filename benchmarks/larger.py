@@ -32,8 +32,8 @@ from PIL import Image
 from sides import Elsewhere, Setup, answer, compare, machine, say
 
 import allegory as al
-from allegory import files
-from allegory.stored import Mapped, Pictures, Stored
+from allegory.data import files
+from allegory.data.stored import Mapped, Pictures, Stored
 
 PIXELS, SIDE, MIB = 784, 256, 2**20
 RESULTS = Path(__file__).with_name("results")

@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 import allegory as al
-from allegory import cave
+from allegory.data import cave
 
 SEEDS, LR, EPOCHS, BATCH = 30, 1e-2, 12, 128
 MODELS = {

@@ -22,8 +22,9 @@ import allegory
 LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).parent
 PACKAGE = Path(allegory.__file__).parent
-INTERNAL = {"__init__", "__main__", "command", "demo", "files", "memory", "options", "processes", "progress", "tables"}
-MODULES = sorted({path.stem for path in PACKAGE.glob("*.py")} - INTERNAL)
+INTERNAL = ("__init__", "__main__", "version", "runtime.", "command.", "data.files", "views.terminal")
+ROOMS = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
+MODULES = [room for room in ROOMS if not room.startswith(INTERNAL) and not room.endswith("__init__")]
 PUBLIC = {m: importlib.import_module(f"allegory.{m}").__all__ for m in MODULES}
 
 project = "allegory"
@@ -83,14 +84,21 @@ def visit_math_block(writer: Any, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
+def room_of(name: str) -> str:
+    """The module of the reference that a dotted name begins with."""
+    dotted = name.removeprefix("allegory.")
+    return next((m for m in MODULES if dotted == m or dotted.startswith(f"{m}.")), "")
+
+
 def linked(text: str, module: str) -> str:
     """A quoted name as a link, where it is in the reference, else as code."""
     dotted = text.removeprefix("allegory.").removeprefix("al.")
     home, _, name = dotted.rpartition(".")
-    for place in [home] if home else [module, *MODULES]:
-        if name in PUBLIC.get(place, ()):
-            return f":py:obj:`{text} <allegory.{place}.{name}>`"
-    return f":py:mod:`{text} <allegory.{name}>`" if text == f"allegory.{name}" and name in PUBLIC else f"``{text}``"
+    rooms = [m for m in MODULES if home in (m, m.split(".")[0], m.split(".")[-1])] if home else [module, *MODULES]
+    for room in rooms:
+        if name in PUBLIC.get(room, ()):
+            return f":py:obj:`{text} <allegory.{room}.{name}>`"
+    return f":py:mod:`{text} <allegory.{dotted}>`" if dotted in PUBLIC else f"``{text}``"
 
 
 def escaped(block: str, module: str) -> str:
@@ -121,7 +129,7 @@ def rest(lines: list[str], module: str) -> list[str]:
 
 
 def read_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = rest(lines, name.split(".")[1])
+    lines[:] = rest(lines, room_of(name))
     if what in ("attribute", "data", "property"):  # napoleon would take "Counts: ..." for a type
         lines[:] = [line.replace(":", "\0") for line in lines]
 

@@ -22,9 +22,8 @@ from torch.distributions import (
 )
 
 import allegory as al
-from allegory import cave
-from allegory.data import load
-from allegory.figures import expected
+from allegory.data import cave, load
+from allegory.views.figures import expected
 
 FIGURES = Path(__file__).with_name("figures")
 

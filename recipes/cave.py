@@ -14,9 +14,8 @@ import torch
 from matplotlib.figure import Figure
 
 import allegory as al
-from allegory import cave
-from allegory.data import load
-from allegory.figures import expected
+from allegory.data import cave, load
+from allegory.views.figures import expected
 
 MINUTES = 6.0
 SHOWN = 8

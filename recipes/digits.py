@@ -15,8 +15,8 @@ import torch
 from common import machine
 
 import allegory as al
+from allegory.command.demo import digits_model, independent_pixels
 from allegory.data import load
-from allegory.demo import digits_model, independent_pixels
 
 SEEDS = range(5)
 

@@ -18,9 +18,9 @@ import torch
 from matplotlib.figure import Figure
 
 import allegory as al
-from allegory.checkpoint import read_config
 from allegory.data import load
-from allegory.figures import expected
+from allegory.training.checkpoint import read_config
+from allegory.views.figures import expected
 
 SHOWN, DRAWS = 10, 2
 

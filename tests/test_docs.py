@@ -147,5 +147,10 @@ def test_what_is_broken_or_missing_fails_the_build(tmp_path):
     data.write_text(data.read_text().replace(".. automodule:: allegory.cave\n", ""))
     done = sphinx(docs, "en", tmp_path)
     assert done.returncode != 0
-    for told in ("nowhere.md", r"unknown command: \nothing", "alone.md", "not in the reference: allegory.cave.draw"):
+    for told in (
+        "nowhere.md",
+        r"unknown command: \nothing",
+        "alone.md",
+        "not in the reference: allegory.data.cave.draw",
+    ):
         assert told in done.stderr

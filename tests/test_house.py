@@ -1,6 +1,7 @@
-"""The layers point one way, imports have no effects, and public names are documented."""
+"""The floors point one way, imports have no effects, and public names are documented."""
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
@@ -12,86 +13,41 @@ import pytest
 import allegory
 
 PACKAGE = Path(allegory.__file__).parent
+# What each wing may import besides itself: what stands below it.
+RUNTIME, CORE = {"runtime", "version"}, {
+    "distributions", "families", "conditional", "ladder", "model", "objectives", "networks", "priors", "architectures",
+}  # fmt: skip
+BELOW = {
+    "version": set(),
+    "runtime": {"version"},
+    **dict.fromkeys(CORE, RUNTIME | CORE),
+    "data": RUNTIME,
+    "evaluation": RUNTIME | CORE,
+    "training": RUNTIME | CORE | {"data", "evaluation"},
+    "views": RUNTIME | CORE | {"data", "evaluation", "training"},
+    "command": RUNTIME | CORE | {"data", "evaluation", "training", "views"},
+    "__main__": {"command"},
+}
+# The order within the core.
 MAY_IMPORT = {
-    "distributions": {"processes"},
+    "distributions": set(),
     "families": {"distributions"},
     "conditional": set(),
     "ladder": set(),
-    "priors": {"distributions", "families", "ladder"},
-    "model": {"distributions", "ladder"},
-    "objectives": {"model", "processes"},
     "networks": set(),
+    "model": {"distributions", "ladder"},
+    "objectives": {"model"},
+    "priors": {"distributions", "families", "ladder"},
     "architectures": {"families", "conditional", "ladder", "model", "networks", "priors"},
-    "processes": set(),
-    "sharding": {"conditional", "ladder", "model", "networks", "processes"},
-    "memory": set(),
-    "evaluation": {"memory", "model", "processes"},
-    "annealing": {"evaluation", "model"},
-    "diagnosis": {"evaluation", "ladder", "model"},
-    "stored": {"memory"},
-    "files": {"stored"},
-    "checkpoint": {"architectures", "files", "model"},
-    "progress": set(),
-    "trackers": set(),
-    "train": {
-        "checkpoint",
-        "evaluation",
-        "files",
-        "memory",
-        "model",
-        "objectives",
-        "processes",
-        "progress",
-        "sharding",
-        "stored",
-    },
-    "cave": set(),
-    "builtin": {"cave", "files", "stored"},
-    "data": {"builtin", "files", "stored"},
-    "figures": {"files"},
-    "demo": {"architectures", "checkpoint", "data", "evaluation", "figures", "model", "report", "tables", "train"},
-    "options": set(),
-    "command": {
-        "options",
-        "architectures",
-        "builtin",
-        "checkpoint",
-        "data",
-        "demo",
-        "evaluation",
-        "figures",
-        "files",
-        "model",
-        "objectives",
-        "processes",
-        "report",
-        "runs",
-        "tables",
-        "trackers",
-        "train",
-    },
-    "runs": {"checkpoint"},
-    "plots": set(),
-    "tables": set(),
-    "report": {"checkpoint", "diagnosis", "evaluation", "figures", "files", "model", "plots", "runs"},
-    "__main__": {"command"},
 }
-CORE = (
-    "distributions",
-    "families",
-    "conditional",
-    "ladder",
-    "model",
-    "objectives",
-    "networks",
-    "priors",
-    "architectures",
-    "processes",
-    "sharding",
-    "evaluation",
-    "annealing",
-    "diagnosis",
-)
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+WINGS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+
+
+def name_of(path):
+    """allegory.wing.room, of a file."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(path):
@@ -104,16 +60,51 @@ def imports(path):
                 yield from (f"allegory.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
-def test_dependencies_go_one_way(path):
-    if path.stem == "__init__":
-        return
-    modules = {name.split(".")[1] for name in imports(path) if name.startswith("allegory.")}
-    inside = {module for module in modules if (PACKAGE / f"{module}.py").exists()}
-    assert inside <= MAY_IMPORT[path.stem]
+def inside(path):
+    """The parts of the package that a file imports: wings, and modules of the core."""
+    modules = {name.split(".")[1] for name in imports(path) if name and name.startswith("allegory.")}
+    return {name for name in modules if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()}
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_floors_point_one_way(path):
+    here = name_of(path).split(".")[1]
+    assert inside(path) - {here} <= BELOW[here]
+    if here in MAY_IMPORT:
+        assert inside(path) & CORE <= MAY_IMPORT[here]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_nothing_asks_the_package_that_stands_above_it(path):
+    top = {name for name in imports(path) if name == "allegory"}
+    assert not top or name_of(path).split(".")[1] == "command" or inside(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "allegory":
+            rooms = {alias.name for alias in node.names}
+            known = {part.stem for part in PACKAGE.iterdir()}
+            assert rooms <= known or name_of(path).split(".")[1] == "command"
+
+
+@pytest.mark.parametrize("wing", WINGS, ids=name_of)
+def test_a_wing_hands_names_on_and_does_nothing_else(wing):
+    for node in ast.parse((wing / "__init__.py").read_text()).body:
+        handed = isinstance(node, ast.ImportFrom) and node.module.startswith(name_of(wing))
+        listed = isinstance(node, ast.Assign) and [target.id for target in node.targets] == ["__all__"]
+        assert handed or listed or isinstance(node, ast.Expr)  # the docstring
+
+
+def test_a_module_and_a_function_never_share_a_name():
+    rooms = {path.stem for path in MODULES} | {wing.name for wing in WINGS}
+    names = {name for name, thing in vars(allegory).items() if callable(thing)} | {
+        name for name in allegory.__all__ if callable(getattr(allegory, name))
+    }
+    for wing in WINGS:
+        module = importlib.import_module(name_of(wing))
+        names |= {name for name in getattr(module, "__all__", ()) if inspect.isroutine(getattr(module, name))}
+    assert not rooms & names
+
+
+@pytest.mark.parametrize("name", sorted(CORE))
 def test_the_core_needs_torch_alone(name):
     outside = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")}
     optional = {"zuko"} if name == "architectures" else set()  # imported where it is asked for
@@ -156,7 +147,11 @@ def test_torch_is_all_that_importing_waits_for():
 
 def test_the_names_of_the_package_are_those_it_fetches():
     fetched = {name for names in allegory._MODULES.values() for name in names}
-    assert {*fetched, "architectures", "families", "networks"} == set(allegory.__all__) <= set(dir(allegory))
+    assert (
+        {*fetched, "architectures", "families", "networks", "__version__"}
+        == set(allegory.__all__)
+        <= set(dir(allegory))
+    )
     with pytest.raises(AttributeError, match="module 'allegory' has no attribute 'gan'"):
         _ = allegory.gan
 
@@ -170,25 +165,25 @@ def test_every_name_that_the_readme_uses_is_there_from_the_start():
 
 def test_the_command_knows_every_likelihood():
     from allegory.architectures import LIKELIHOODS
-    from allegory.options import LIKELIHOODS as KNOWN
+    from allegory.command.options import LIKELIHOODS as KNOWN
 
     assert ("auto", *LIKELIHOODS) == KNOWN
 
 
 def public():
-    for path in sorted(PACKAGE.glob("*.py")):
-        if path.stem not in ("__main__", "__init__"):
-            module = __import__(f"allegory.{path.stem}", fromlist=["x"])
-            yield path.stem, module
+    for path in MODULES:
+        if path.stem not in ("__main__", "__init__", "version"):
+            module = importlib.import_module(name_of(path))
+            yield name_of(path), module
             for name in module.__all__:
                 thing = getattr(module, name)
                 if inspect.isfunction(thing) or inspect.isclass(thing):
-                    yield f"{path.stem}.{name}", thing
+                    yield f"{name_of(path)}.{name}", thing
                 if inspect.isclass(thing):
                     for method, value in vars(thing).items():
                         value = value.fget if isinstance(value, property) else value
                         if not method.startswith("_") and inspect.isfunction(value) and method != "forward":
-                            yield f"{path.stem}.{name}.{method}", value
+                            yield f"{name_of(path)}.{name}.{method}", value
 
 
 INHERITED = {
@@ -214,5 +209,5 @@ def test_every_public_name_is_documented(name, thing):
 
 
 def test_every_module_opens_with_words():
-    for path in PACKAGE.glob("*.py"):
+    for path in [*MODULES, PACKAGE / "__init__.py"]:
         assert ast.get_docstring(ast.parse(path.read_text())), path.stem

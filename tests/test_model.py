@@ -10,7 +10,7 @@ from torch.distributions import Categorical, Independent, Normal
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.distributions import NormalMixture, cooled
+from allegory.distributions import NormalMixture, tempered
 
 
 def link(inputs, outputs, family=al.families.normal):
@@ -111,12 +111,12 @@ def test_at_temperature_zero_what_is_below_is_its_mean():
 
 def test_a_cooled_mixture_keeps_its_components():
     law = NormalMixture(torch.tensor([0.0, math.log(3)]), torch.tensor([[-1.0], [1.0]]), torch.tensor([[0.5], [2.0]]))
-    cold = cooled(law, 0.5)
+    cold = tempered(law, 0.5)
     assert_close(cold.mean, law.mean)
     assert_close(cold.variance, law.variance - 0.75 * (0.25 * 0.25 + 0.75 * 4))
-    assert set(cooled(law, 0).sample((50,)).flatten().tolist()) == {-1.0, 1.0}
+    assert set(tempered(law, 0).sample((50,)).flatten().tolist()) == {-1.0, 1.0}
     with pytest.raises(ValueError, match=r"temperature=0\.5: wanted 1, for a Gamma is not made of normals"):
-        cooled(torch.distributions.Gamma(1.0, 1.0), 0.5)
+        tempered(torch.distributions.Gamma(1.0, 1.0), 0.5)
 
 
 @pytest.mark.parametrize("top_down", [False, True])
@@ -170,7 +170,7 @@ def test_a_zuko_flow_is_a_prior_and_an_encoder():
 def test_the_readable_loss_compiles_whole(latent):
     model = al.architectures.mlp((5,), "bernoulli", latent=latent, hidden=[4]).double()
     x = (torch.rand(6, 5) < 0.5).double()
-    with al.evaluate.__globals__["unvalidated"]():
+    with al.evaluate.__globals__["no_validation"]():
         loss = torch.compile(lambda x: -al.elbo(model(x)).mean(), fullgraph=True, backend="eager")
         assert math.isfinite(loss(x).item())
 

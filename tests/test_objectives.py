@@ -10,7 +10,7 @@ from torch.distributions import kl
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.evaluation import unvalidated
+from allegory.runtime.validation import no_validation
 
 KINDS = {**EXACT, "bottom-up, not Markov": {"markov": False}}
 
@@ -231,5 +231,5 @@ def test_an_objective_of_a_checked_model_compiles_whole(objective, top_down):
     torch.compiler.reset()
 
     whole = torch.compile(lambda x: objective(model(x, samples=2)), fullgraph=True, backend="eager")
-    with unvalidated():
+    with no_validation():
         assert whole(x).shape == (5,)

@@ -1,0 +1,5 @@
+"""The command `allegory`."""
+
+from allegory.command.entry import main
+
+__all__ = ["main"]

@@ -1,0 +1,27 @@
+"""Data: arrays, images and built-in sets in, tensors out."""
+
+from allegory.data.splits import (
+    Data,
+    binarize,
+    checksum,
+    choose_likelihood,
+    describe,
+    load,
+    read,
+    to_binary,
+    two_values,
+)
+from allegory.data.stored import Stored
+
+__all__ = [
+    "Data",
+    "Stored",
+    "binarize",
+    "checksum",
+    "choose_likelihood",
+    "describe",
+    "load",
+    "read",
+    "to_binary",
+    "two_values",
+]

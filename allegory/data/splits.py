@@ -1,0 +1,262 @@
+"""Data: the built-in sets and the user's own files, as three splits.
+
+    load(source)  ->  Data: train, valid, test
+    read(source)  ->  all examples in one tensor, to be encoded by a trained model
+
+A source is a built-in name (see `allegory.data.builtin`) or a path: a `.npy` file (one array), a `.npz` file (`train`,
+`valid`, `test`; or `train`, `test`; or one array), or a folder of images. Values stay in the user's own units.
+
+Shapes: N = examples, *event = the shape of one example; C, H, W = channels, height, width. All tensors are float32,
+(N, *event); images are (N, C, H, W).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allegory.data.builtin import BUILTIN, find, load_splits, shuffle_and_cut
+from allegory.data.files import read_splits
+from allegory.data.stored import Stored
+
+__all__ = [
+    "Data",
+    "binarize",
+    "checksum",
+    "choose_likelihood",
+    "describe",
+    "load",
+    "read",
+    "to_binary",
+    "two_values",
+]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Data:
+    """Three splits, each (N, *event) float32: tensors, or `Stored` of what is too large for memory.
+
+    `name` is what the user called it: a built-in name or a path. `dynamic` says that `train` holds
+    grey levels in [0, 1], to be binarised anew at each draw by `binarize`, while `valid` and `test`
+    were binarised once.
+
+    >>> Data("ours", torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
+    Data('ours', event_shape=(2,), train=8, valid=1, test=1)
+    """
+
+    name: str
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    dynamic: bool = False
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one example."""
+        return self.train.shape[1:]
+
+    def __repr__(self) -> str:
+        sizes = f"train={len(self.train)}, valid={len(self.valid)}, test={len(self.test)}"
+        dynamic = ", dynamic=True" if self.dynamic else ""
+        return f"Data({self.name!r}, event_shape={tuple(self.event_shape)}, {sizes}{dynamic})"
+
+
+def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
+    """The three splits of a built-in set, or of a path.
+
+    A string that is a built-in name means that set, split as the module says, whatever the `seed`
+    (`./mnist` means a folder). It is downloaded once, its checksum is checked, and it is kept in
+    the cache (`Builtin.folder`).
+
+    Anything else is a path. One array, or a folder of images, is shuffled by `seed` and split
+    80 : 10 : 10, with at least one example in each split. Where a `.npz` file has `train` and
+    `test` alone, a tenth of `train`, drawn by `seed`, becomes `valid`. Images (png, jpg, jpeg, bmp,
+    gif, webp; of an animation the first) are taken in the order of their names, with values 0..255:
+    (1, H, W) where all of them are grey, else (3, H, W). A `.npy` file or a folder that would take more than a gigabyte
+    stays where it is, and is read as it is drawn.
+
+    `dynamic` is for mnist, fashion-mnist and omniglot: `train` in [0, 1], to be binarised at each draw by
+    `binarize`; `valid` and `test` binarised. Raises ValueError, in one line, for whatever is wrong
+    with the name, the file, its values or the network.
+
+    >>> load("digits")
+    Data('digits', event_shape=(1, 8, 8), train=1197, valid=300, test=300)
+    """
+    if dynamic and not (_is_builtin(source) and find(str(source)).dynamic):
+        known = ", ".join(row.name for row in BUILTIN if row.dynamic)
+        raise ValueError(f"{source}: dynamic binarisation is defined for {known} only")
+    if _is_builtin(source):
+        train, valid, test = load_splits(find(str(source)), dynamic)
+        return Data(str(source), train, valid, test, dynamic)
+    parts = read_splits(Path(source))
+    if "" in parts:
+        train, valid, test = _split(parts[""], 3, seed, str(source))
+    elif "valid" in parts:
+        train, valid, test = parts["train"], parts["valid"], parts["test"]
+    else:
+        train, valid = _split(parts["train"], 2, seed, f"{source}, train")
+        test = parts["test"]
+    return Data(str(source), train, valid, test)
+
+
+def read(source: str | Path, *, dynamic: bool = False) -> Tensor:
+    """All examples of a path, (N, *event), in their own order; of a built-in set its test split.
+
+    Of a `.npz` file with splits: train, then valid, then test. Raises ValueError as `load` does.
+
+    >>> read("digits").shape
+    torch.Size([300, 1, 8, 8])
+    """
+    if dynamic or _is_builtin(source):
+        return load(source, dynamic=dynamic).test
+    parts = list(read_splits(Path(source)).values())
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def binarize(grey: Tensor) -> Tensor:
+    """Draw x ~ Bernoulli(grey), pixel by pixel, anew at each call, by torch's global generator.
+
+    `grey` holds probabilities in [0, 1], of any shape; the result has its shape and dtype, and the
+    values 0 and 1. Applied to each batch this is the dynamic binarisation of Burda et al. 2016.
+    Raises RuntimeError outside [0, 1].
+
+    >>> binarize(torch.tensor([0.0, 1.0]))
+    tensor([0., 1.])
+    """
+    return torch.bernoulli(grey)
+
+
+def to_binary(x: Tensor, values: tuple[float, float] | None = None) -> Tensor:
+    """The first of two values as 0, the second as 1; the shape and dtype of `x`.
+
+    `values` are by default 0 and 1 if nothing else occurs in `x`, else its smallest and its largest
+    value. Give those of the training split to treat other examples alike. A probability does not
+    depend on what the two values are called: nats stay nats. Raises ValueError for a third value.
+
+    >>> to_binary(torch.tensor([0.0, 255.0, 0.0]))
+    tensor([0., 1., 0.])
+    """
+    if values is None:
+        low, high = x.min().item(), x.max().item()
+        values = (0.0, 1.0) if {low, high} <= {0.0, 1.0} else (low, high)
+    first, second = values
+    for part in _pieces(x):
+        others = part[(part != first) & (part != second)]
+        if len(others):
+            raise ValueError(f"a value {others[0].item():g}; wanted {first:g} and {second:g} alone")
+    return x.taken_as_bits(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
+
+
+def two_values(x: Tensor) -> tuple[float, float] | None:
+    """The two values of `x`, (N, *event), the smaller first; 0 and 1 if only one of those occurs; else None.
+
+    >>> two_values(torch.tensor([0.0, 255.0, 0.0]))
+    (0.0, 255.0)
+    """
+    low, high = x.min().item(), x.max().item()
+    if {low, high} <= {0.0, 1.0}:
+        low, high = 0.0, 1.0
+    two = low < high and all(bool(((part == low) | (part == high)).all()) for part in _pieces(x))
+    return (low, high) if two else None
+
+
+def choose_likelihood(x: Tensor) -> tuple[str, str]:
+    """The likelihood that fits the values of `x`, (N, *event), and one line that says why.
+
+    Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31:
+    "categorical". Whole numbers in 0..255: "discretized_logistic". Otherwise: "normal". Of dynamic
+    data give the `valid` split, for its `train` holds probabilities.
+
+    >>> choose_likelihood(torch.tensor([[0.0], [3.0], [16.0]]))
+    ('categorical', 'whole numbers 0..16, 17 levels')
+    """
+    two = two_values(x)
+    if two is not None:
+        return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
+    low, high = x.min().item(), x.max().item()
+    if low >= 0 and high <= 255 and all(bool((part == part.round()).all()) for part in _pieces(x)):
+        if high <= 31:
+            return "categorical", f"whole numbers 0..{high:g}, {high + 1:g} levels"
+        return "discretized_logistic", f"whole numbers {low:g}..{high:g}, within 0..255"
+    why = f"real values, {low:g} to {high:g}"
+    # A density over hidden levels has no bound, and this is the commonest way to hide them.
+    steps = (part * 255 for part in _pieces(x))
+    if low >= 0 and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
+        why += "; they look like grey levels / 255, so multiply by 255 to score them as levels"
+    return "normal", why
+
+
+def describe(
+    data: Data,
+    likelihood: str,
+    categories: int | None = None,
+    two_values: Sequence[float] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What a run has to remember of its data, as JSON: where they are, how they were split and read, what they were.
+
+    Args:
+        data: as `load` gave them, two values already as 0 and 1.
+        likelihood, categories: of the model.
+        two_values: what 0 and 1 are called in the source, of Bernoulli data.
+        seed: of the split.
+
+    >>> describe(load("digits"), "categorical", 17)["source"]
+    'digits'
+    """
+    parts = (data.train, data.valid, data.test)
+    return dict(
+        source=data.name if _is_builtin(data.name) else str(Path(data.name).resolve()),
+        dynamic=data.dynamic,
+        seed=seed,
+        event_shape=list(data.event_shape),
+        examples=[len(part) for part in parts],
+        likelihood=likelihood,
+        categories=categories,
+        two_values=None if two_values is None else list(two_values),
+        range=[data.train.min().item(), data.train.max().item()],
+        checksum=checksum(data),
+    )
+
+
+def checksum(data: Data) -> str:
+    """SHA-256 of the values of the three splits; of a split that stays in its file, in the order of the file."""
+    digest = hashlib.sha256()
+    for split in (data.train, data.valid, data.test):
+        for part in _pieces(split):
+            digest.update(part.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _pieces(x: Any) -> Iterable[Tensor]:
+    """All of x; a part at a time where it stays in its file."""
+    return (part for _, part in x.pieces()) if isinstance(x, Stored) else [x]
+
+
+def _is_builtin(source: str | Path) -> bool:
+    """Whether it means a built-in set; a bare word that is no set and no path is a ValueError."""
+    if isinstance(source, Path):
+        return False
+    if source in {row.name for row in BUILTIN}:
+        return True
+    if Path(source).suffix or len(Path(source).parts) > 1 or os.path.exists(source):
+        return False
+    return bool(find(source))
+
+
+def _split(x: Tensor, ways: int, seed: int, where: str) -> list[Tensor]:
+    """Examples at random in two or three parts, all but the first a tenth, and at least one."""
+    if len(x) < ways:
+        raise ValueError(
+            f"{where}: cannot split {len(x)} example{'s' * (len(x) > 1)} in {ways}; "
+            f"wanted more, or a .npz file with train, valid and test"
+        )
+    tenth = max(1, round(len(x) / 10))
+    return shuffle_and_cut(x, [len(x) - (ways - 1) * tenth] + [tenth] * (ways - 1), seed)

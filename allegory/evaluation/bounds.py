@@ -1,0 +1,409 @@
+r"""Evaluation: what a model is worth, in nats an example.
+
+    L_K  = E log mean_{k=1..K} w_k        rises to log p(x) with K; L_1 = ELBO                (Burda et al. 2016)
+    ESS  = (sum_k w_k)^2 / sum_k w_k^2    between 1 and K; near 1 a single particle carries L_K, which then says little
+    active units of level t: those whose posterior mean E[z_t | x] varies over x by more than 0.01      (Burda et al.)
+                             Where that mean is one over particles, the variance of its error is taken off, which
+                             needs K > 1: with a single particle its noise counts as activity
+
+L_K is a lower bound on log p(x) in expectation, so minus L_K is an upper bound on the negative log-likelihood: always
+say K. Every example counts once, none is dropped; a NaN shows.
+
+In bfloat16 the networks' matrix products are rounded, the densities are not: the rounded networks are a model of their
+own, and L_K is a bound of its likelihood, as honest as the other.
+
+Everything here runs without gradients, in eval mode, in passes of about `pairs` (example, particle) pairs, so that
+memory does not grow with K or N. By default a pass makes some million numbers for p(x | z_1), which a cache still
+likes; compiled, which goes over them once, four times as many. The noise of an example depends on torch's seed and on
+its place among the examples alone (where q is normal): a result does not depend on `pairs`.
+
+Where torch.distributed is initialised all processes have to call these functions, with the same arguments: each scores
+its share of the examples, and all get the whole result, which is that of one process.
+
+Shapes: S particles a pass, B examples a pass, N examples, K particles in all, T levels.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from allegory.model import VAE
+from allegory.runtime import processes
+from allegory.runtime.compilation import compile_or_warn
+from allegory.runtime.memory import caching
+from allegory.runtime.precision import autocast
+from allegory.runtime.validation import no_validation
+
+__all__ = [
+    "Evaluation",
+    "bound_curve",
+    "evaluate",
+    "log_likelihood",
+    "posterior_moments",
+]
+
+ACTIVE = 0.01
+TRUSTED = 2.0
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """What `evaluate` measured; nats an example unless said.
+
+    Attributes:
+        examples: N.
+        importance_samples: K.
+        nll, nll_stderr: minus L_K, and its standard error over the examples.
+        elbo, elbo_stderr: the ELBO, averaged over K draws.
+        reconstruction: E_q log p(x | z_1).
+        kl_per_level: the rate of each level, level 1 first.
+        active_units: how many latents of each level vary with x.
+        bits_per_dim: nll in bits an element of x. Of a density it depends on the unit of x.
+        effective_sample_size: ESS of the K weights, averaged over the examples.
+        unreliable: the fraction of examples whose ESS is below 2.
+    """
+
+    examples: int
+    importance_samples: int
+    nll: float
+    nll_stderr: float
+    elbo: float
+    elbo_stderr: float
+    reconstruction: float
+    kl_per_level: list[float]
+    active_units: list[int]
+    bits_per_dim: float
+    effective_sample_size: float
+    unreliable: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, for JSON."""
+        return asdict(self)
+
+    def __repr__(self) -> str:
+        rates = " ".join(f"{rate:.2f}" for rate in self.kl_per_level)
+        return (
+            f"Evaluation({self.examples:,} examples: -L_{self.importance_samples} {self.nll:.2f} +- "
+            f"{self.nll_stderr:.2f} nats, ELBO {self.elbo:.2f} +- {self.elbo_stderr:.2f}, reconstruction "
+            f"{self.reconstruction:.2f}, rates {rates}, active units {' '.join(map(str, self.active_units))}, "
+            f"effective sample size {self.effective_sample_size:.1f})"
+        )
+
+
+@contextmanager
+def evaluating(model: nn.Module, precision: str = "float32") -> Iterator[None]:
+    """No gradient, eval mode, no checks; and the mode restored."""
+    training = model.training
+    device = next(model.parameters(), torch.empty(0)).device
+    model.eval()
+    try:
+        with torch.no_grad(), no_validation(), caching(), autocast(device, precision):
+            yield
+    finally:
+        model.train(training)
+
+
+def log_likelihood(
+    model: VAE,
+    x: Tensor,
+    samples: int = 1000,
+    pairs: int | None = None,
+    precision: str = "float32",
+    compile: bool = False,
+) -> Tensor:
+    """(N,) L_K of each example with K = samples, nats: a lower bound of log p(x) in expectation.
+
+    Args:
+        model: any VAE.
+        x: (N, *event) data.
+        samples: K.
+        pairs, precision, compile: as in `evaluate`.
+
+    >>> al.log_likelihood(model, x, samples=10).shape
+    torch.Size([7])
+    """
+    _check_samples(samples)
+    model.check(x)
+    weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
+
+    def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
+        return (torch.stack([weigh(model, rows, noise).logsumexp(0) for noise in noises]).logsumexp(0),)
+
+    with evaluating(model, precision):
+        (log_w,) = _gather(x, _Particles(model, x, samples, pairs, compile), score)
+    return (log_w - math.log(samples)).to(x.dtype)
+
+
+def evaluate(
+    model: VAE,
+    x: Tensor,
+    samples: int = 1000,
+    pairs: int | None = None,
+    precision: str = "float32",
+    compile: bool = False,
+) -> Evaluation:
+    """L_K, the ELBO and its parts, active units and the effective sample size, of all examples.
+
+    Args:
+        model: any VAE.
+        x: (N, *event) data.
+        samples: K.
+        pairs: (example, particle) pairs a pass; bounds the memory. By default as many as give a million
+            numbers for p(x | z_1), compiled four million.
+        precision: "float32", or "bfloat16" for the matrix products of the networks.
+        compile: whether to compile a pass (torch.compile): some seconds at the start, then faster.
+    """
+    _check_samples(samples)
+    model.check(x)
+    weigh = compile_or_warn(_weigh, x.device) if compile else _weigh
+
+    def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
+        log_w, log_w2, terms, *means = _together(weigh(model, rows, noise) for noise in noises)
+        sums = []  # over the rows, of E[z_t | x], its square, and its error's, (3, *event_t) for each level
+        for mean, square in zip(means[::2], means[1::2], strict=True):
+            mean, square = mean / samples, square / samples
+            error = (square - mean.square()).clamp(min=0) / max(1, samples - 1)
+            sums.append(torch.stack([mean.sum(0), mean.square().sum(0), error.sum(0)]))
+        return log_w, log_w2, terms / samples, *sums
+
+    with evaluating(model, precision):
+        log_w, log_w2, terms, *sums = _gather(
+            x, _Particles(model, x, samples, pairs, compile), score, summed=model.levels
+        )
+    bound = log_w - math.log(samples)
+    ess = torch.exp(2 * log_w - log_w2)
+    elbo = terms[:, 0] - terms[:, 1:].sum(1)
+    active = [
+        int((square - mean.square() - error > ACTIVE).sum()) for mean, square, error in (s / len(x) for s in sums)
+    ]
+    result = Evaluation(
+        examples=len(x),
+        importance_samples=samples,
+        nll=-bound.mean().item(),
+        nll_stderr=_stderr(bound),
+        elbo=elbo.mean().item(),
+        elbo_stderr=_stderr(elbo),
+        reconstruction=terms[:, 0].mean().item(),
+        kl_per_level=terms[:, 1:].mean(0).tolist(),
+        active_units=active,
+        bits_per_dim=-bound.mean().item() / (math.prod(x.shape[1:]) * math.log(2)),
+        effective_sample_size=ess.mean().item(),
+        unreliable=(ess < TRUSTED).double().mean().item(),
+    )
+    if samples > TRUSTED and result.unreliable > 0.5:
+        warnings.warn(
+            f"L_{samples} says little: for {result.unreliable:.0%} of the examples the effective sample size is below "
+            f"{TRUSTED:g}, so the bound may be far below log p(x); use more samples, or train longer",
+            stacklevel=2,
+        )
+    return result
+
+
+def bound_curve(
+    model: VAE,
+    x: Tensor,
+    samples: int = 1000,
+    pairs: int | None = None,
+    precision: str = "float32",
+    compile: bool = False,
+) -> list[tuple[int, float, float]]:
+    """L_K against K: (K, the mean of L_K over x, its standard error), for K = 1, 2, 5, 10, ... up to `samples`.
+
+    Every example's weights are drawn once; L_K averages over all groups of K among them. A curve that still rises at
+    its end says that log p(x) is not reached.
+
+    Args:
+        model: any VAE.
+        x: (N, *event) data.
+        samples: the largest K.
+        pairs, precision, compile: as in `evaluate`.
+
+    >>> [k for k, bound, error in al.bound_curve(model, x, samples=12)]
+    [1, 2, 5, 10, 12]
+    """
+    _check_samples(samples)
+    model.check(x)
+    ladder = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
+    weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
+
+    def averages(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
+        log_w = torch.cat([weigh(model, rows, noise) for noise in noises])
+        groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in ladder]
+        return (torch.stack([group.mean(0) for group in groups], 1),)
+
+    with evaluating(model, precision):
+        (bounds,) = _gather(x, _Particles(model, x, samples, pairs, compile), averages)
+    return [(k, bound.mean().item(), _stderr(bound)) for k, bound in zip(ladder, bounds.unbind(1), strict=True)]
+
+
+def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[Tensor, Tensor]]:
+    """Mean and standard deviation of every latent given x, level 1 first, each (N, *event_t). Exact where the
+    posterior reads x alone, at level 1 bottom-up and at level T top-down; elsewhere averaged over `samples` draws.
+
+    Args:
+        model: any VAE.
+        x: (N, *event) data.
+        samples: draws of the levels below.
+    """
+    _check_samples(samples)
+    model.check(x)
+
+    def moments(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
+        latents, laws = model._infer(rows, samples)
+        return tuple(part for q, z in zip(laws, latents, strict=True) for part in _moments(q, z))
+
+    with evaluating(model):
+        found = _gather(x, _Particles(model, x, samples, None), moments)
+    return [(mean, variance.sqrt()) for mean, variance in zip(found[::2], found[1::2], strict=True)]
+
+
+Noise = tuple[int, Sequence[Tensor | None]]  # S, and the noise of S particles for `VAE.forward`
+
+
+class _Particles:
+    """K particles of each of N examples: how many a pass takes, and what they are made of.
+
+    Args:
+        model: any VAE, in eval mode.
+        x: (N, *event) data.
+        samples: K.
+        pairs: (example, particle) pairs a pass.
+        compile: whether a pass is compiled.
+    """
+
+    SHARED = 64  # pairs that share a generator: to seed one takes as long as to draw a thousand numbers
+
+    def __init__(self, model: VAE, x: Tensor, samples: int, pairs: int | None, compile: bool = False) -> None:
+        most = pairs_per_pass(model, x)
+        pairs = pairs or most * (4 if compile else 1)
+        self.size = math.ceil(samples / math.ceil(samples / most))
+        self.passes = [min(self.size, samples - start) for start in range(0, samples, self.size)]
+        self.block = max(1, self.SHARED // self.size)
+        self.rows = max(1, pairs // (self.size * self.block)) * self.block
+        self.most = max(1, pairs // self.rows)  # particles at a time, of the rows of a pass
+        seed = int(torch.randint(2**62, ()))
+        self.device, self.seed = x.device, processes.broadcast(lambda: seed)
+        self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in model.encode(x[:1])]
+
+    def noise(self, start: int, count: int) -> Iterator[Noise]:
+        """Of each pass for the examples from `start`, a multiple of the block."""
+        blocks = range(start // self.block, math.ceil((start + count) / self.block))
+        generators = [torch.Generator(self.device).manual_seed(self.seed + i) for i in blocks]
+
+        def draw(particles: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+            size = (particles, self.block, *shape)
+            parts = [torch.randn(size, generator=g, dtype=dtype, device=self.device) for g in generators]
+            return torch.cat(parts, 1)[:, :count]
+
+        for particles in self.passes:
+            drawn = [None if shape is None else draw(particles, *shape) for shape in self.shapes]
+            for part in range(0, particles, self.most):
+                some = [None if noise is None else noise[part : part + self.most] for noise in drawn]
+                yield min(self.most, particles - part), some
+
+
+def _is_normal(q: Distribution) -> bool:
+    """Whether its draws are mu + sigma eps."""
+    law = type(q.base_dist if isinstance(q, Independent) else q)
+    return issubclass(law, Normal) and law.rsample is Normal.rsample
+
+
+def _weigh(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:
+    """Of one pass, in float64: log sum w and log sum w^2, (B,); sums over the particles of log p(x | z_1) and of each
+    rate, (B, 1 + T); of each level the sum of E[z_t | ...] and of its square, (B, *event_t) both.
+    """
+    trace = model(x, samples=noise[0], noise=noise[1])
+    log_px = trace.log_px
+    log_w = (log_px + (trace.log_pz - trace.log_qz).sum(0)).double()
+    terms = torch.cat([log_px[None], trace.kl]).double().sum(1).T
+    found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms]
+    for q, z in zip(trace.q, trace.latents, strict=True):
+        mean = _means(q, z).double()
+        found += [mean.sum(0), mean.square().sum(0)]
+    return found
+
+
+def _log_weights(model: VAE, x: Tensor, noise: Noise) -> Tensor:
+    """(S, B) log w, in float64."""
+    return model(x, samples=noise[0], noise=noise[1]).log_weight.double()
+
+
+def _together(passes: Iterable[list[Tensor]]) -> list[Tensor]:
+    """What `_weigh` says of all particles, from what it says of each pass."""
+    sums: list[Tensor] = []
+    for found in passes:
+        sums = [*map(torch.logaddexp, sums[:2], found[:2]), *map(torch.add, sums[2:], found[2:])] if sums else found
+    return sums
+
+
+def _means(q: Distribution, z: Tensor) -> Tensor:
+    """E[z_t | ...] of each particle, (S, B, *event_t); the draws themselves where q does not know its mean."""
+    try:
+        return q.mean.expand(z.shape)
+    except NotImplementedError:
+        return z
+
+
+def _moments(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
+    """E[z_t | x] and Var[z_t | x], each (B, *event_t), from the law and the draws of S particles."""
+    try:
+        mean, variance = q.mean, q.variance
+    except NotImplementedError:
+        return z.mean(0), z.var(0, correction=0)
+    if mean.dim() < z.dim():
+        return mean, variance
+    return mean.mean(0), variance.mean(0) + mean.var(0, correction=0)
+
+
+def pairs_per_pass(model: VAE, x: Tensor) -> int:
+    """How many (example, particle) pairs of x: (N, *event) to take in one pass, by the numbers p(x | z_1) needs; where
+    these are few, those of the hidden layers count.
+    """
+    size = getattr(getattr(model.decoders[0], "family", None), "size", 1)
+    return max(100, min(2**14, 2**20 // (size * math.prod(x.shape[1:]))))
+
+
+def _gather(
+    x: Tensor, particles: _Particles, score: Callable[[Tensor, Iterator[Noise]], tuple[Tensor, ...]], summed: int = 0
+) -> tuple[Tensor, ...]:
+    """What `score` gives for some rows of x at a time, (B, *) each, as (N, *); the last `summed` of it as sums over x.
+    Several processes take the rows in turn.
+
+    It is written into place: small results kept from one pass to the next would come to lie in the large blocks that a
+    pass leaves, the next pass would need new ones, and memory would grow with N.
+    """
+    whole: list[Tensor] = []
+    starts = processes.local_rows(torch.arange(0, len(x), particles.rows)).tolist()
+    for start in starts or [0]:  # a process without rows has to know what the others add to
+        rows = x[start : start + particles.rows]
+        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            torch.manual_seed(particles.seed + start)  # for what is not made of the given noise
+            parts = score(rows, particles.noise(start, len(rows)))
+        each = len(parts) - summed
+        if not whole:
+            whole = [part.new_zeros(len(x), *part.shape[1:]) for part in parts[:each]]
+            whole += [torch.zeros_like(part) for part in parts[each:]]
+        if starts:
+            for all_rows, part in zip(whole[:each], parts[:each], strict=True):
+                all_rows[start : start + len(rows)] = part
+            for sums, part in zip(whole[each:], parts[each:], strict=True):
+                sums += part
+    return tuple(map(processes.all_reduce, whole))
+
+
+def _stderr(x: Tensor) -> float:
+    return (x.std(correction=1) / math.sqrt(len(x))).item() if len(x) > 1 else math.nan
+
+
+def _check_samples(samples: int) -> None:
+    if samples < 1:
+        raise ValueError(f"samples={samples}: wanted K >= 1 particles")

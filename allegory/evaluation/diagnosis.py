@@ -1,0 +1,260 @@
+r"""Diagnosis: which levels of a model work, which have collapsed, and what to do.
+
+Of each level t, on data it was not trained on:
+
+    rate            E KL(q(z_t | ...) || p(z_t | s_{t+1})), what the bound pays for the level
+    active units    elements of z_t whose posterior mean varies over x by more than 0.01       (Burda et al. 2016)
+    information     E KL(q(z_t | c) || mean_c' q(z_t | c')), how much z_t says about what its posterior looks at:
+                    c = z_{t-1} bottom-up; top-down c = x, with the levels above kept. From N contexts (at most 512,
+                    top-down 64) it cannot come out above log N
+    loss            the ELBO, minus the ELBO when the level is drawn from its prior instead: what it brings.
+                    Bottom-up the levels above go with it, for there they are inferred from it
+
+Verdicts, with these thresholds:
+
+    collapsed       rate < 0.1 nats: the posterior is the prior, the level is a source of noise
+    idle            loss < 0.1 nats though the rate is not small: it costs, and brings nothing
+    weak            rate < 1 nat, or fewer than one unit in twenty active, while other levels have ten times the rate
+    overfitted      a gap between training and held-out ELBO above one nat and above 2 % of the ELBO
+    untrusted       more than half of the examples with an effective sample size below 2: L_K says little
+
+Collapse has two usual causes. The KL is paid from the first step, while the decoder has not learned to use z: a warm-up
+of the KL or free bits help. Or the level's posterior sees x through the noise of all levels below: a top-down
+posterior helps.
+
+Shapes: N examples, M of them as other contexts, T levels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from allegory.evaluation.bounds import Evaluation, evaluate, evaluating, pairs_per_pass
+from allegory.ladder import TopDown
+from allegory.model import VAE
+
+__all__ = ["Diagnosis", "Level", "diagnose"]
+
+COLLAPSED = 0.1
+WEAK = 1.0
+OVERFITTED = 1.0
+CONTEXTS = 64
+
+
+@dataclass(frozen=True)
+class Level:
+    """What `diagnose` found about one level.
+
+    Attributes:
+        level: t.
+        rate, information, loss: nats an example; see the module.
+        active_units, units: how many elements of z_t vary with x, of how many.
+        verdict: "works", "weak", "idle" or "collapsed".
+    """
+
+    level: int
+    rate: float
+    information: float
+    loss: float
+    active_units: int
+    units: int
+    verdict: str
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """What `diagnose` found.
+
+    Attributes:
+        levels: level 1 first.
+        evaluation: of the held-out data.
+        gap: the training ELBO minus the held-out one, nats; None without training data.
+        verdict: in plain words, a line for each thing there is to say.
+    """
+
+    levels: list[Level]
+    evaluation: Evaluation
+    gap: float | None
+    verdict: list[str]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every level works."""
+        return all(level.verdict == "works" for level in self.levels)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and texts, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join(self.verdict)
+
+    def __repr__(self) -> str:
+        gap = "" if self.gap is None else f"; gap {self.gap:.2f} nats"
+        return f"Diagnosis({', '.join(f'level {level.level} {level.verdict}' for level in self.levels)}{gap})"
+
+
+@torch.no_grad()
+def diagnose(model: VAE, x: Tensor, train: Tensor | None = None, samples: int = 100) -> Diagnosis:
+    """Looks at every level of a model, and says what is wrong and what to try.
+
+    Args:
+        model: any VAE.
+        x: (N, *event) held-out data; some hundred examples are enough.
+        train: (N', *event) training data, for the gap between the two.
+        samples: K of the bound, and draws for the means.
+
+    >>> diagnosis = al.diagnose(model, x)
+    >>> [level.level for level in diagnosis.levels], len(diagnosis.verdict)
+    ([1, 2], 2)
+    """
+    result = _quiet_evaluate(model, x, samples)
+    with evaluating(model):
+        losses = [result.elbo - _elbo_without(model, x, t, samples) for t in range(1, model.levels + 1)]
+        information = _information(model, x)
+        units = [math.prod(q.event_shape) for q in model.encode(x[:1])]
+    rates = result.kl_per_level
+    levels = [
+        Level(t, rate, information[t - 1], losses[t - 1], result.active_units[t - 1], units[t - 1], "works")
+        for t, rate in enumerate(rates, start=1)
+    ]
+    levels = [replace(level, verdict=_judge(level, rates)) for level in levels]
+    gap = None if train is None else _quiet_evaluate(model, train, samples).elbo - result.elbo
+    ladder = isinstance(model.encoders, TopDown)
+    return Diagnosis(levels, result, gap, _words(levels, result, gap, ladder))
+
+
+def _quiet_evaluate(model: VAE, x: Tensor, samples: int) -> Evaluation:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "L_")  # the verdict says it
+        return evaluate(model, x, samples)
+
+
+def _judge(level: Level, rates: list[float]) -> str:
+    if level.rate < COLLAPSED:
+        return "collapsed"
+    if level.loss < COLLAPSED:
+        return "idle"
+    if max(rates) > 10 * level.rate and (level.rate < WEAK or level.active_units * 20 < level.units):
+        return "weak"
+    return "works"
+
+
+def _words(levels: list[Level], result: Evaluation, gap: float | None, ladder: bool) -> list[str]:
+    lines = []
+    for level in levels:
+        t, rate, units = level.level, level.rate, f"{level.active_units} of {level.units} units"
+        if level.verdict == "collapsed":
+            advice = ["a KL warm-up of some thousand steps", "free bits"]
+            advice += [] if ladder or len(levels) == 1 else ["a top-down posterior"]
+            advice += ["fewer levels"] if len(levels) > 1 else ["a less powerful decoder", "a smaller beta"]
+            lines.append(
+                f"level {t} has collapsed: its rate is {rate:.2f} nats, and {units} vary with x; "
+                f"try {', '.join(advice[:-1])}, or {advice[-1]}"
+            )
+        elif level.verdict == "idle":
+            lines.append(
+                f"level {t} is idle: it costs {rate:.2f} nats, but drawn from its prior instead the bound loses "
+                f"{level.loss:.2f}; what is below it ignores it: train longer, or with a longer KL warm-up"
+            )
+        elif level.verdict == "weak":
+            lines.append(
+                f"level {t} is weak: its rate is {rate:.2f} nats, and {units} vary with x; "
+                "try free bits, a longer KL warm-up, or a narrower level"
+            )
+        else:
+            lines.append(f"level {t} works: its rate is {rate:.2f} nats, and {units} vary with x")
+    if gap is not None:
+        large = gap > OVERFITTED and gap > 0.02 * abs(result.elbo)
+        remedy = "; the model overfits: try dropout, weight decay, a smaller network, or more data" if large else ""
+        lines.append(f"the training ELBO is {gap:.2f} nats above the held-out one{remedy}")
+    if result.unreliable > 0.5:
+        lines.append(
+            f"L_{result.importance_samples} is not to be trusted: for {result.unreliable:.0%} of the examples one "
+            "particle carries all the weight; use more importance samples, or check with annealed importance sampling"
+        )
+    return lines
+
+
+def _elbo_without(model: VAE, x: Tensor, level: int, samples: int) -> float:
+    """The ELBO with z_level from its prior; bottom-up, with all levels above it, too."""
+    bound = _ladder_without if isinstance(model.encoders, TopDown) else _climb_without
+    parts = [
+        bound(model, rows, level, samples).double() for rows in x.split(max(1, pairs_per_pass(model, x) // samples))
+    ]
+    return torch.cat(parts).mean().item()
+
+
+def _ladder_without(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
+    features = model.encoders(x)
+    rates = [torch.zeros(samples, len(x)).to(x)]
+
+    def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
+        if t == level:
+            return p.sample((samples, len(x)) if state is None else ())
+        q = model.encoders.posterior(t, features[t - 1], state, p)
+        z = q.sample((samples,) if state is None else ())
+        rates.append(q.log_prob(z) - p.log_prob(z))
+        return z
+
+    *_, state = model._descend(choose)
+    return (model.decoders[0](state).log_prob(x) - torch.stack(rates).sum(0)).mean(0)
+
+
+def _climb_without(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
+    latents, q = model._climb(x, model._drawing(samples))
+    rates = [torch.zeros(samples, len(x)).to(x)]
+
+    def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
+        if t >= level:
+            return p.sample((samples, len(x)) if state is None else ())
+        rates.append(q[t - 1].log_prob(latents[t - 1]) - p.log_prob(latents[t - 1]))
+        return latents[t - 1]
+
+    *_, state = model._descend(choose)
+    return (model.decoders[0](state).log_prob(x) - torch.stack(rates).sum(0)).mean(0)
+
+
+def _information(model: VAE, x: Tensor) -> list[float]:
+    """E KL(q(z_t | c) || mean_c' q(z_t | c')) of each level, nats; at most log N bottom-up, log M top-down."""
+    x = x[:512]
+    trace = model(x)
+    if not trace.top_down:
+        contexts = (x, *(z[0] for z in trace.latents[:-1]))
+        found = []
+        for encoder, context, z in zip(model.encoders, contexts, trace.latents, strict=True):
+            q = encoder(context)
+            own = q.log_prob(z[0])
+            every = torch.stack([q.log_prob(row) for row in z[0]])  # (N, N'): row n's draw under every context
+            found.append((own - every.logsumexp(1) + math.log(len(x))).mean().item())
+        return found
+    features = model.encoders(x)
+    rows = torch.randperm(len(x), device=x.device)[: CONTEXTS - 1]
+    others = [h[rows] for h in features]
+    itself = rows[:, None] == torch.arange(len(x), device=x.device)  # is counted as its own, not once more
+    found = []
+
+    def compare(t: int, p: Distribution, state: Tensor | None) -> Tensor:
+        z = trace.latents[t - 1]
+        own = trace.q[t - 1].log_prob(z)[0]
+        if state is None:
+            q = model.encoders.posterior(t, others[t - 1], None, p)
+            other = torch.stack([q.log_prob(row) for row in z[0]], 1)
+        else:
+            found_q = (model.encoders.posterior(t, h.expand(len(x), *h.shape), state, p) for h in others[t - 1])
+            other = torch.stack([q.log_prob(z)[0] for q in found_q])
+        every = torch.cat([own[None], other.masked_fill(itself, -math.inf)])
+        count = 1 + (~itself).sum(0)
+        found.insert(0, (own - every.logsumexp(0) + count.log()).mean().item())
+        return z
+
+    model._descend(compare)
+    return found

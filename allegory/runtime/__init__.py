@@ -1,0 +1,1 @@
+"""What a machine needs: processes, memory, precision, compilation, validation, progress, files written whole."""

@@ -1,0 +1,58 @@
+r"""Compilation: torch.compile where there is a compiler, and the function as it is where there is none."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+__all__ = ["compile_or_warn", "disable_compile", "has_compiler"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether there is what `torch.compile` needs: a compiler of C++ or, for a GPU, triton."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name)
+
+
+def compile_or_warn(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """The function, compiled; or as it is, with a warning, where that cannot be done."""
+    if not has_compiler(device):
+        warnings.warn("there is no compiler on this machine, so nothing is compiled", stacklevel=3)
+        return function
+    now = torch.compile(function, dynamic=False)
+
+    def call(*arguments: Any) -> Any:
+        nonlocal now
+        try:
+            return now(*arguments)
+        except Exception as error:
+            found = function(*arguments)  # raises the same, if it is not the compiler's
+            now = function
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            warnings.warn(f"what is there does not compile, so nothing is compiled: {reason}", stacklevel=2)
+            return found
+
+    return call
+
+
+def disable_compile(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that `torch.compile` leaves as it is. torch's own decorator imports the compiler at once, which takes
+    as long as importing torch.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        return torch.compiler.disable(function)(*arguments, **named)
+
+    return call

@@ -1,0 +1,36 @@
+"""Files written whole or not at all: a kill at any moment leaves the old file or the new one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_path", "write_atomically"]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, to write to: it becomes `path`, synced, if all goes well; else it goes."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+        ValueError: no space or no permission; what was there is still there.
+    """
+    try:
+        with atomic_path(path) as part:
+            part.write_bytes(content)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}; nothing there was changed") from None

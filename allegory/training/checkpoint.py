@@ -1,0 +1,146 @@
+r"""Run directories: what a training leaves on disk, and how a model comes back from it.
+
+    config.json            how to build the model again, what it was trained on and how; versions
+    weights.safetensors    the weights to use: the best on the validation set, averaged over steps
+    last.safetensors       everything that `fit` needs to go on as if nothing had happened
+    metrics.jsonl          one line an epoch, up to last.safetensors at least
+
+Every file is written whole or not at all (beside, fsync, rename). Tensors are kept as safetensors, the rest as JSON;
+no pickle is read or written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from allegory.architectures import build
+from allegory.model import VAE
+from allegory.runtime.storage import write_atomically
+from allegory.version import __version__
+
+__all__ = ["load", "read_config", "read_tensors", "write_json", "write_tensors"]
+
+FORMAT = 1
+CONFIG, WEIGHTS, LAST, METRICS = "config.json", "weights.safetensors", "last.safetensors", "metrics.jsonl"
+
+
+def load(run: str | Path, model: VAE | None = None) -> VAE:
+    """The model of a run, with its best weights, in eval mode, on the CPU.
+
+    Args:
+        run: a run directory.
+        model: needed only where the run's model was not made by `allegory.architectures`: the same model, built by you.
+
+    Raises:
+        ValueError: not a run; a damaged or foreign file; weights that do not fit the model.
+    """
+    config = read_config(run)
+    if model is None:
+        if config["model"] is None:
+            raise ValueError(
+                f"{run}: its model was not made by allegory.architectures; build it and pass it: load(run, model)"
+            )
+        model = build(config["model"])
+        weights, _ = read_tensors(Path(run) / WEIGHTS)
+        model.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.get_default_dtype()))
+    else:
+        weights, _ = read_tensors(Path(run) / WEIGHTS)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise ValueError(f"{Path(run) / WEIGHTS}: the weights do not fit the model: {detail}") from None
+    return model.eval()
+
+
+def read_config(run: str | Path) -> dict[str, Any]:
+    """config.json of a run, checked.
+
+    Raises:
+        ValueError: not a run directory, not JSON, or written by a newer version.
+    """
+    path = Path(run) / CONFIG
+    try:
+        config = json.loads(path.read_text())
+        version = config["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{run} is no run directory: there is no {path}; `allegory train` makes one") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a run's configuration: {error!r}") from None
+    if version != FORMAT:
+        raise ValueError(
+            f"{path} has format {version}, this version of allegory reads format {FORMAT}; "
+            f"it was written by allegory {config.get('allegory', '?')}"
+        )
+    for key in ("model", "fit"):
+        if not isinstance(config.get(key), dict | None) or key not in config:
+            raise ValueError(f"{path} was not written by allegory: it has no {key!r} that could be read")
+    return config
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, and the JSON kept with them.
+
+    Raises:
+        ValueError: missing, damaged, or not written by allegory.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})["allegory"])
+            return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError(f"there is no {path}; the run was stopped before its first checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+    except (KeyError, json.JSONDecodeError):
+        raise ValueError(f"{path} was not written by allegory") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Writes tensors and JSON into one safetensors file, whole or not at all."""
+    data = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    write_atomically(path, serialize(data, {"allegory": json.dumps(state)}))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def new_run(run: str | Path) -> Path:
+    """Makes the directory of a new run.
+
+    Raises:
+        ValueError: something is there already, or it cannot be made.
+    """
+    path = Path(run)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        occupied = any(path.iterdir())
+    except OSError as error:
+        raise ValueError(f"cannot make the run directory {path}: {error.strerror}") from None
+    if occupied:
+        raise ValueError(f"{path} exists and is not empty; choose another directory, or resume the run in it")
+    return path
+
+
+def sweep(run: Path) -> None:
+    """Removes what a kill amid a write has left in a run: half a file, beside the one it was to become."""
+    names = "|".join(map(re.escape, (CONFIG, WEIGHTS, LAST, METRICS)))
+    for entry in run.iterdir():
+        if re.fullmatch(rf"\.({names})\.\d+", entry.name):
+            entry.unlink()
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    return {"allegory": __version__, "torch": torch.__version__}

@@ -1,0 +1,90 @@
+r"""Pictures: sheets of images, as PNG.
+
+A picture of p(x | z_1) shows its mean, which is not a draw: a draw of independent pixels looks noisy. Of categories it
+shows the expected level.
+
+Shapes: images are (N, H, W) or (N, C, H, W) with C = 1 or 3; values are scaled from [low, high] to black and white.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent
+
+from allegory.runtime.storage import write_atomically
+
+__all__ = ["are_images", "expected", "save_sheet", "sheet"]
+
+
+def expected(law: Distribution) -> Tensor:
+    """(*batch, *event) the mean of a distribution over x; of categories their expected number; a draw where there is no
+    mean to be had.
+    """
+    base = law.base_dist if isinstance(law, Independent) else law
+    if isinstance(base, Categorical):
+        levels = torch.arange(base.probs.shape[-1], dtype=base.probs.dtype, device=base.probs.device)
+        return (base.probs * levels).sum(-1)
+    try:
+        return law.mean
+    except NotImplementedError:
+        return law.sample()
+
+
+def are_images(event_shape: tuple[int, ...]) -> bool:
+    """Whether examples of this shape can be shown.
+
+    >>> are_images((1, 8, 8)), are_images((12,))
+    (True, False)
+    """
+    return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[0] in (1, 3))
+
+
+def sheet(images: Tensor, columns: int, low: float, high: float, scale: int = 1, gap: int = 2) -> Tensor:
+    """One image, (H', W', 3) uint8, of many, row by row.
+
+    Args:
+        images: (N, H, W) or (N, C, H, W).
+        columns: images a row.
+        low, high: values shown as black and as white.
+        scale: pixels a side for each pixel.
+        gap: pixels between images.
+
+    >>> sheet(torch.rand(6, 1, 4, 4), columns=3, low=0, high=1).shape
+    torch.Size([14, 20, 3])
+    """
+    if images.dim() == 3:
+        images = images[:, None]
+    images = ((images - low) / (high - low)).clamp(0, 1).expand(-1, 3, -1, -1)
+    images = images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    n, _, height, width = images.shape
+    rows = -(-n // columns)
+    page = torch.full((3, gap + rows * (height + gap), gap + columns * (width + gap)), 0.5)
+    for i, image in enumerate(images.cpu()):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        page[:, top : top + height, left : left + width] = image
+    return (page * 255).round().to(torch.uint8).movedim(0, -1)
+
+
+def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high: float) -> None:
+    """Writes a sheet as PNG, whole or not at all, small images enlarged.
+
+    Raises:
+        ValueError: not images, or no space or permission to write.
+    """
+    import io
+
+    from PIL import Image
+
+    if not are_images(tuple(images.shape[1:])):
+        raise ValueError(
+            f"{path}: examples of shape {tuple(images.shape[1:])} are no images (H, W) or (C, H, W) with C = 1 or 3; "
+            "write .npz instead"
+        )
+    scale = max(1, 96 // max(images.shape[-2:]))
+    file: Any = io.BytesIO()
+    Image.fromarray(sheet(images, columns, low, high, scale).numpy()).save(file, format="png")
+    write_atomically(Path(path), file.getvalue())

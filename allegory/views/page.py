@@ -1,0 +1,484 @@
+r"""A run as one page: what was trained on what, what it is worth, what its levels do, and what it draws.
+
+    report(run, x)  ->  RUN/report.html, which holds all it shows: no script, nothing from a network
+
+What is measured is measured here, on the examples x that are given, with K particles each: L_K and its parts, the rate
+of every level and of every unit, and what `allegory.diagnose` says. What is drawn depends on what an example is: images
+are shown as they are, anything else as lines over its dimensions, in units of the data's standard deviation, and by its
+marginals and correlations. Pictures of p(x | z) show its mean.
+
+Shapes: N examples x, (N, *event); K particles; T levels; rows of n examples, (n, *event).
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allegory.evaluation.bounds import (
+    Evaluation,
+    bound_curve,
+    evaluating,
+    log_likelihood,
+    pairs_per_pass,
+    posterior_moments,
+)
+from allegory.evaluation.diagnosis import Diagnosis, diagnose
+from allegory.model import VAE
+from allegory.runtime.storage import write_atomically
+from allegory.training.checkpoint import METRICS, load, read_config
+from allegory.views import plots
+from allegory.views.figures import are_images, expected, sheet
+from allegory.views.runs import Run, summary
+
+__all__ = ["Figure", "Section", "report"]
+
+SHOWN = 12  # examples in a row of images
+LINES = 6  # examples, where they are lines
+STEPS = 9  # of a path
+UNITS = 6  # of a level
+DIMENSIONS = 200  # of a line
+EPOCHS = 400  # of a curve
+LARGEST = 64  # pixels a side of an image; larger ones are averaged down to it
+TEMPERATURES = (0.5, 0.7, 0.85, 1.0)
+DRAWN, MOST = 2000, 2**21  # draws, for distributions; numbers in them
+
+Rows = list[tuple[str, Tensor]]  # what a row of examples is, and the examples
+
+
+@dataclass
+class Figure:
+    """What is shown, HTML of one plot or of several, and the words below."""
+
+    parts: list[str]
+    caption: str = ""
+
+
+@dataclass
+class Section:
+    """A part of the page: sentences, a table of names and values, figures."""
+
+    title: str
+    words: list[str] = field(default_factory=list)
+    table: list[tuple[str, str]] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+
+def report(
+    run: str | Path,
+    x: Tensor | None = None,
+    *,
+    out: str | Path | None = None,
+    train: Tensor | None = None,
+    model: VAE | None = None,
+    samples: int = 200,
+    split: str = "",
+    command: str = "",
+    missing: str = "",
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Writes the report of a run, finished or not, and returns where it is.
+
+    Args:
+        run: a run directory with a checkpoint.
+        x: (N, *event) examples it was not trained on; some hundred are enough. Without them what needs data is left
+            out.
+        out: the file, RUN/report.html by default.
+        train: (N', *event) examples it was trained on, for the gap between the two.
+        model: needed only where the run's model was not made by `allegory.architectures`; it gets the run's weights, as
+            by `load`.
+        samples: K of L_K.
+        split: what x is called.
+        command: what makes the run again, to be quoted.
+        missing: why there is no x, to be said.
+        device: where to compute.
+
+    Raises:
+        ValueError: not a run, one without a checkpoint, or x that is no data of this model.
+
+    >>> record = al.fit(model, x, valid=x, epochs=2, out="run")
+    >>> report("run", x, samples=10).name
+    'report.html'
+    """
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    told = summary(run)
+    config, history = read_config(run), _history(run)
+    with torch.random.fork_rng():
+        model = load(run, model).to(device)
+    if x is not None:
+        x = x.to(device)
+        model.check(x, split or "x")
+    train = None if train is None else train.to(device)
+    with torch.random.fork_rng(), evaluating(model):
+        torch.manual_seed(0)
+        show = _Show(config, model, x)
+        sections = [_what(told, config, model)]
+        if x is None:
+            sections += [_training(told, config, history), _samples(model, x, show)]
+        else:
+            torch.manual_seed(0)  # as before every bound, so that all of them have the same noise
+            found = _quietly(lambda: diagnose(model, x, train, samples))
+            rates = _unit_rates(model, x)
+            sections += [_worth(model, x, found.evaluation, split), _training(told, config, history)]
+            sections += [_samples(model, x, show), _reconstructions(model, x, show)]
+            sections += [_levels(model, x, found, rates, show), _latents(model, x, rates, show)]
+            sections += [_extremes(model, x, samples, show)]
+        sections.append(_again(told, config, command))
+    notes = [] if x is not None else [f"What needs data is left out: {missing or 'no examples were given'}."]
+    if not told.stopped:
+        notes.insert(0, f"This run has not ended: what follows is epoch {told.epochs}, so far.")
+    page = Environment(
+        loader=PackageLoader("allegory", "views"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    ).get_template("report.html")
+    name = Path(run).resolve().name
+    text = page.render(run=name, told=told, notes=notes, sections=sections)
+    path = Path(out) if out is not None else Path(run) / "report.html"
+    write_atomically(path, text.encode())
+    return path
+
+
+class _Show:
+    """How examples are shown: images as they are, everything else as lines.
+
+    Args:
+        config: of the run.
+        model: whose examples they are.
+        x: (N, *event) data, for their units; by default draws of the model stand in for them.
+    """
+
+    def __init__(self, config: dict[str, Any], model: VAE, x: Tensor | None) -> None:
+        some = model.sample(200) if x is None else x
+        self.event_shape = tuple(some.shape[1:])
+        self.images = are_images(self.event_shape)
+        low, high = _about(config).get("range") or (some.min().item(), some.max().item())
+        self.low, self.high = float(low), float(high)
+        spread = some.std(0, correction=0)
+        self.centre, self.spread = some.mean(0), torch.where(spread > 0, spread, 1)
+        self.binary = self.low == 0 and self.high == 1 and bool(((some == 0) | (some == 1)).all())
+        self.count = SHOWN if self.images else LINES
+
+    def rows(self, rows: Rows, caption: str, along: bool = False) -> Figure:
+        """Rows of examples under each other; `along`, each row is a path, otherwise what stands below an example
+        belongs to it.
+        """
+        if self.images:
+            strips = "".join(f"<tr><th>{name}</th><td>{self.strip(images)}</td></tr>" for name, images in rows)
+            return Figure([f'<table class="strips">{strips}</table>'], caption)
+        if along:
+            paths = [(name, [(str(i), self.line(v)) for i, v in enumerate(values)]) for name, values in rows]
+            return Figure([plots.profile(lines, name, along=True, height=2.2) for name, lines in paths], caption)
+        columns = zip(*(values for _, values in rows), strict=True)
+        panels = [[(name, self.line(v)) for (name, _), v in zip(rows, column, strict=True)] for column in columns]
+        return Figure([plots.profile(lines, f"example {i}", height=2.2) for i, lines in enumerate(panels, 1)], caption)
+
+    def line(self, x: Tensor) -> Tensor:
+        """(D,) an example in standard deviations of the data from their mean."""
+        values = ((x - self.centre) / self.spread).flatten().cpu()
+        return values[_spread(range(len(values)), DIMENSIONS)]
+
+    def strip(self, images: Tensor) -> str:
+        """(n, *event) images side by side, as an HTML image that says how wide it is."""
+        images = images.unsqueeze(1) if images.dim() == 3 else images
+        side = max(images.shape[-2:])
+        if side > LARGEST:
+            size = [max(1, round(s * LARGEST / side)) for s in images.shape[-2:]]
+            images, side = torch.nn.functional.interpolate(images, size, mode="area"), LARGEST
+        pixels = sheet(images.cpu(), len(images), self.low, self.high, scale=max(1, LARGEST // side), gap=1).numpy()
+        return _image(pixels, "images side by side")
+
+
+def _image(pixels: Any, words: str) -> str:
+    """(H, W, 3) uint8 as an HTML image: PNG where it is grey, JPEG in colour, which takes a tenth."""
+    from PIL import Image
+
+    file, grey = io.BytesIO(), bool((pixels[..., :1] == pixels).all())
+    kind = "png" if grey else "jpeg"
+    settings: dict[str, Any] = {"optimize": True} if grey else {"quality": 88}
+    Image.fromarray(pixels[..., 0] if grey else pixels).save(file, kind, **settings)
+    data = base64.b64encode(file.getvalue()).decode()
+    height, width = pixels.shape[:2]
+    return f'<img alt="{words}" width="{width}" height="{height}" src="data:image/{kind};base64,{data}">'
+
+
+def _what(told: Run, config: dict[str, Any], model: VAE) -> Section:
+    """What was trained on what."""
+    about = _about(config)
+    rows = [("data", told.data or "not said: the run was made in Python")]
+    if about:
+        sizes = " / ".join(f"{n:,}" for n in about.get("examples", []))
+        rows.append(("train / valid / test", sizes + (", binarised anew at each draw" if about.get("dynamic") else "")))
+        rows.append(("an example", " x ".join(map(str, about.get("event_shape", [])))))
+    shapes = model._shapes() or []
+    rows += [
+        ("model", f"{told.model} {model.extra_repr()}".strip()),
+        ("latents", ", ".join(f"z_{t} of {' x '.join(map(str, shape))}" for t, shape in enumerate(shapes) if t)),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        ("objective", told.objective),
+        ("trained", f"{told.epochs:,} epochs, {told.steps:,} steps, {told.minutes:.1f} minutes"),
+        ("ended by", told.stopped or "not ended"),
+    ]
+    return Section("What was trained on what", table=[(name, value) for name, value in rows if value])
+
+
+def _worth(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section:
+    """L_K and its parts."""
+    k, n = found.importance_samples, found.examples
+    section = Section("What it is worth")
+    section.words = [f"On {n:,} examples{f' of {split}' if split else ''}, in nats an example, K = {k}."]
+    section.table = [
+        (f"negative log-likelihood, minus L_{k}", f"{found.nll:.2f} ± {found.nll_stderr:.2f}"),
+        ("minus ELBO", f"{-found.elbo:.2f} ± {found.elbo_stderr:.2f}"),
+        ("minus reconstruction", f"{-found.reconstruction:.2f}"),
+        ("rates, level 1 first", " + ".join(f"{rate:.2f}" for rate in found.kl_per_level)),
+        ("bits a dimension", f"{found.bits_per_dim:.4f}"),
+        ("effective sample size", f"{found.effective_sample_size:.1f} of {k}"),
+    ]
+    torch.manual_seed(0)
+    curve = bound_curve(model, x, k)
+    if len(curve) > 1:
+        words = (
+            "The bound against K, with the 95 % interval of its mean over the examples. Where it still rises at the "
+        )
+        section.figures = [Figure([plots.curve(curve)], words + "right, log p(x) is higher than what is reported.")]
+    return section
+
+
+def _training(told: Run, config: dict[str, Any], history: list[dict[str, Any]]) -> Section:
+    """The bound and its parts over training."""
+    section, lost = Section("Training"), sum(line.get("skipped", 0) for line in history)
+    history = [history[i] for i in _spread(range(len(history)), EPOCHS)]
+    if len(history) < 2:
+        section.words = ["There are too few epochs for a curve."]
+        return section
+    section.figures = [Figure([plots.bounds(history)], "The bound over training.")]
+    if "kl_per_level" in history[0]:
+        section.figures.append(Figure([plots.parts(history)], "What minus the ELBO in validation is made of."))
+    beta = (config["fit"] or {}).get("beta", 1.0)
+    whole = ", ".join(f"{b:g}" for b in (beta if isinstance(beta, list) else [beta]))
+    section.figures.append(Figure([plots.schedule(history, whole)], "Learning rate and the weight of the KL."))
+    if told.best_epoch is not None:
+        best = f"The weights are those of epoch {told.best_epoch}, with a validation bound of {told.bound:.2f}."
+        section.words.append(best)
+    if lost:
+        section.words.append(f"{lost:,} of {told.steps:,} gradients were left out, far above the usual size.")
+    return section
+
+
+def _levels(model: VAE, x: Tensor, found: Diagnosis, rates: Sequence[Tensor | None], show: _Show) -> Section:
+    """The rate of each level and of each unit, the diagnosis, and what each level does."""
+    levels, verdict = found.levels, found.verdict
+    if len(levels) > 8:  # those that work are named together
+        fine = [level.level for level in levels if level.verdict == "works"]
+        said = tuple(f"level {t} works" for t in fine)
+        verdict = [f"{len(fine)} of {len(levels)} levels work: {', '.join(map(str, fine)) or 'none'}"]
+        verdict += [line for line in found.verdict if not line.startswith(said)]
+    bars = plots.level_rates(
+        [v.rate for v in levels], [v.active_units for v in levels], [v.units for v in levels],
+        height=1.2 + 0.35 * len(levels),
+    )  # fmt: skip
+    figures = [Figure([bars], "The rate of each level, and how many of its units vary with x.")]
+    gone = [f"z_{t}" for t, values in enumerate(rates, start=1) if values is None]
+    if len(gone) < len(rates):
+        but = f" Not of {' and '.join(gone)}, where q or p is no product over units." if gone else ""
+        figures.append(Figure([plots.unit_rates(rates)], f"The rate of every unit, sorted.{but}"))
+    some = x[: show.count]
+    rows: Rows = [("x", some)]
+    for level in _spread(range(1, model.levels + 1), 5):
+        anew = "" if level == 1 else "z_1" if level == 2 else f"z_1..{level - 1}"
+        rows += [(f"{anew} anew" if anew else "all kept", expected(model.reconstruct(some, level)))]
+        rows += [(f"{anew} anew", expected(model.reconstruct(some, level))) for _ in range(2 if anew else 0)]
+    rows += [("all anew", expected(model.generate(len(some)))) for _ in range(2)]
+    words = "What each level does: z is of the posterior of x, but for the levels named, which are drawn anew from the "
+    figures.append(show.rows(rows, words + "prior, given those above them."))
+    return Section("What the levels do", words=verdict, figures=figures)
+
+
+def _samples(model: VAE, x: Tensor | None, show: _Show) -> Section:
+    """Draws of the model, at several temperatures, and how they compare with the data."""
+    section = Section("Samples")
+    temperatures = TEMPERATURES if _is_cool(model) else (1.0,)
+    if show.images:
+        means = expected(model.generate(5 * SHOWN)).split(SHOWN)
+        words = "Draws of the prior, each shown by the mean of p(x | z_1)."
+        section.figures.append(show.rows([("", images) for images in means], words))
+        rows = []
+        for temperature in temperatures:
+            torch.manual_seed(1)  # the same draws, nearer to their means or farther from them
+            rows.append((f"{temperature:g}", expected(model.generate(SHOWN, temperature))))
+        words = "The same draws at several temperatures, by which the deviations of all latents are multiplied."
+        section.figures += [show.rows(rows, words)] if len(temperatures) > 1 else []
+    if x is None and not show.images:
+        lines = [("a draw", values) for values in expected(model.generate(4 * LINES)).split(LINES)]
+        section.figures.append(
+            show.rows(lines, "Draws of the prior, each shown by the mean of p(x | z_1).", along=True)
+        )
+    if x is None:
+        return section
+    data, draws = x.flatten(1).cpu(), _in_parts(model.sample, x[0].numel())
+    if show.images:
+        ink = plots.marginal(data.mean(1), draws.mean(1), "mean of an image")
+        section.figures.append(Figure([ink], "The mean of each image, in the data and in draws of p(x | z_1)."))
+        if not show.binary:
+            values = plots.marginal(data.flatten(), draws.flatten(), "value")
+            section.figures.append(Figure([values], "All values, in the data and in draws of p(x | z_1)."))
+        return section
+    clouds = []
+    for temperature in temperatures if len(data) > 2 else ():
+        tempered = _in_parts(functools.partial(model.sample, temperature=temperature), x[0].numel())[: len(data)]
+        clouds.append(plots.projection(data, tempered, f"temperature {temperature:g}"))
+    words = "Data and draws, in the plane in which the data vary most. The deviations of all latents are multiplied by "
+    section.figures += [Figure(clouds, words + "the temperature.")] if clouds else []
+    dimensions = _spread(range(data.shape[1]), 12)
+    single = [plots.marginal(data[:, d], draws[:, d], f"dimension {d + 1}", height=2.2) for d in dimensions]
+    section.figures.append(Figure(single, "Single dimensions, in the data and in draws of the model."))
+    if data.shape[1] > 1 and len(data) > 2:
+        columns = _spread(range(data.shape[1]), 60)
+        both = [plots.correlations(v[:, columns], title) for v, title in ((data, "data"), (draws, "model"))]
+        some = f" Shown are {len(columns)} of {data.shape[1]}, evenly spread." if len(columns) < data.shape[1] else ""
+        section.figures.append(Figure(both, f"Correlations between dimensions.{some}"))
+    return section
+
+
+def _reconstructions(model: VAE, x: Tensor, show: _Show) -> Section:
+    """Originals beside what several draws of their posterior make of them."""
+    some = x[: show.count]
+    rows = [("x", some), *(("z ~ q(z | x)", expected(model.reconstruct(some))) for _ in range(4))]
+    words = "Originals, and with each the means of p(x | z_1) at four draws of its posterior."
+    return Section("Reconstructions", figures=[show.rows(rows, words)])
+
+
+def _latents(model: VAE, x: Tensor, found: Sequence[Tensor | None], show: _Show) -> Section:
+    """Traversals of the most active units, interpolations, the aggregate posterior and the prior."""
+    section = Section("Latent space")
+    means = [mean for mean, _ in posterior_moments(model, x[: 2 * LINES], samples=50)]
+    z = [latents[0].reshape(len(x), -1) for latents in model._infer(x, 1)[0]]
+    rates = [v.var(0, correction=0) if r is None else r.flatten() for v, r in zip(z, found, strict=True)]
+    still = 0.0 if _is_cool(model) else 1.0
+    for t in _spread(range(1, model.levels + 1), 3):
+        rows: Rows = []
+        for unit in rates[t - 1].topk(min(UNITS, len(rates[t - 1]))).indices.tolist():
+            path = means[t - 1][:1].reshape(1, -1).repeat(STEPS, 1)
+            low, high = (z[t - 1][:, unit].quantile(q).item() for q in (0.02, 0.98))
+            path[:, unit] = torch.linspace(low, high, STEPS)
+            above = [mean[:1].expand(STEPS, *mean.shape[1:]) for mean in means[t:]]
+            law = model.decode([path.view(-1, *means[t - 1].shape[1:]), *above], t, still)
+            rows.append((f"unit {unit + 1} of z_{t}", expected(law)))
+        words = f"Along the most active units of level {t}, through the range that each has over the data."
+        words += " What is below is the mean of its prior." if t > 1 and not still else ""
+        section.figures.append(show.rows(rows, words, along=True))
+    rows = []
+    for i in range(min(4, len(x) // 2)):
+        weights = torch.linspace(0, 1, STEPS).tolist()
+        between = [torch.stack([torch.lerp(m[2 * i], m[2 * i + 1], w) for w in weights]) for m in means]
+        rows.append((f"from {2 * i + 1} to {2 * i + 2}", expected(model.decode(between))))
+    words = "From one example to another, in a straight line between the means of their latents."
+    section.figures += [show.rows(rows, words, along=True)] if rows else []
+    prior = model.prior().sample((len(x),)).reshape(len(x), -1)
+    if z[-1].shape[1] == 1:
+        labels = ("aggregate posterior", "prior")
+        plot = plots.marginal(z[-1][:, 0].cpu(), prior[:, 0].cpu(), f"z_{model.levels}", labels)
+        section.figures.append(Figure([plot], "Where q(z | x) puts the data, and where the prior draws."))
+    else:
+        pair = sorted(rates[-1].topk(2).indices.tolist())
+        names = [f"unit {unit + 1} of z_{model.levels}" for unit in pair]
+        plot = plots.aggregate(z[-1][:, pair].cpu(), prior[:, pair].cpu(), names, height=3.8)
+        words = "Where q(z | x) puts the data, and where the prior draws: the two most active units of the top level."
+        section.figures.append(Figure([plot], words))
+    return section
+
+
+def _extremes(model: VAE, x: Tensor, samples: int, show: _Show) -> Section:
+    """The most and the least likely examples."""
+    section = Section("Best and worst")
+    torch.manual_seed(0)
+    bound = log_likelihood(model, x, samples)
+    order = bound.argsort(descending=True).tolist()
+    count = min(show.count, max(1, len(x) // 2))
+    for name, rows in (("most", order[:count]), ("least", order[::-1][:count])):
+        if show.images:
+            cards = [f"{show.strip(x[row : row + 1])}<small>{bound[row]:.1f}</small>" for row in rows]
+            parts = [f'<div class="cards">{"".join(f"<span>{card}</span>" for card in cards)}</div>']
+        else:
+            parts = [plots.profile([("x", show.line(x[row]))], f"{bound[row]:.1f} nats", height=2.0) for row in rows]
+        section.figures.append(Figure(parts, f"The {name} likely examples, with L_{samples} of each in nats."))
+    return section
+
+
+def _again(told: Run, config: dict[str, Any], command: str) -> Section:
+    """How to reproduce the run."""
+    about = _about(config)
+    rows = [
+        ("command", command),
+        ("settings of fit", "" if command else json.dumps(config["fit"])),
+        ("versions", f"allegory {config.get('allegory', '?')}, torch {config.get('torch', '?')}"),
+        ("seed", str(told.seed)),
+        ("checksum of the data", str(about.get("checksum", ""))),
+    ]
+    return Section("How to reproduce it", table=[(name, value) for name, value in rows if value])
+
+
+def _about(config: dict[str, Any]) -> dict[str, Any]:
+    """What the run remembers of its data."""
+    about = config.get("data")
+    return about if isinstance(about, dict) else {}
+
+
+def _history(run: str | Path) -> list[dict[str, Any]]:
+    """A line an epoch."""
+    path = Path(run) / METRICS
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError:
+        raise ValueError(f"{run} has no checkpoint yet: there is no {path}; wait, or train again") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _unit_rates(model: VAE, x: Tensor) -> list[Tensor | None]:
+    """The mean rate of every unit, (*event_t), level 1 first."""
+    found = []
+    for rows in x.split(max(1, pairs_per_pass(model, x) // 4)):
+        rates = model(rows, samples=4).unit_kl
+        found.append([None if rate is None else rate.mean(0).sum(0).cpu() for rate in rates])
+    levels = zip(*found, strict=True)
+    return [None if level[0] is None else torch.stack(level).sum(0) / len(x) for level in levels]
+
+
+def _is_cool(model: VAE) -> bool:
+    """Whether its latents are normal, so that temperatures mean something."""
+    try:
+        model.generate(1, temperature=0.5)
+    except ValueError:
+        return False
+    return True
+
+
+def _in_parts(sample: Callable[[int], Tensor], numbers: int) -> Tensor:
+    """Draws of so many numbers each, flattened, some at a time: DRAWN of them, fewer where they are large."""
+    each = max(1, min(DRAWN, MOST // numbers) // 10)
+    return torch.cat([sample(each).flatten(1).cpu() for _ in range(10)])
+
+
+def _spread(values: Sequence[int], most: int) -> list[int]:
+    """Some of the values, from the first to the last."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+
+
+def _quietly(function: Callable[[], Any]) -> Any:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "L_")  # the page shows it
+        return function()

@@ -1,0 +1,504 @@
+"""The command as a user types it: what it writes, what it prints, and one line and exit 2 for each mistake."""
+
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import allegory
+import allegory as al
+from allegory.command import DEFAULTS, _fast, demo, main
+from allegory.runtime import compilation, precision
+
+TINY = ["--hidden", "16", "--latent", "4,2", "--epochs", "3", "--batch-size", "200"]
+
+
+@pytest.fixture(autouse=True)
+def _as_a_user(monkeypatch, tmp_path):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALLEGORY_DATA", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "digits", "--out", str(run), *TINY]) == 0
+    return run
+
+
+def size(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def fails(capsys, *arguments):
+    """Exit 2, nothing on standard output, one line on standard error, which is returned."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert code == 2, err
+    assert out == ""
+    line = [line for line in err.splitlines() if line.startswith("allegory") and "warning" not in line]
+    assert len(line) == 1, err
+    assert "Traceback" not in err
+    return line[0]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_commands_flags_values_and_files(tmp_path):
+    (tmp_path / "digits.npy").touch()
+    script = """
+    eval "$(%s -m allegory completion bash)"
+    try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_allegory; echo "${COMPREPLY[@]}"; }
+    try allegory ev
+    try allegory train digits --arch
+    try allegory train digits --architecture c
+    try allegory train dig
+    """
+    done = subprocess.run(["bash", "-c", script % sys.executable], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["evaluate", "--architecture", "conv", "digits.npy"]
+
+
+def test_a_run_has_a_dated_folder_by_default(capsys):
+    assert main(["train", "digits", *TINY]) == 0
+    out, err = capsys.readouterr()
+    (run,) = Path("runs").iterdir()
+    assert re.fullmatch(r"digits-\d{8}-\d{6}", run.name)
+    assert f"the run goes to {run}" in err
+    assert f"next: allegory evaluate {run}" in out
+    assert "say which: --out RUN" in fails(capsys, "train", "digits", "--resume")
+
+
+def test_a_run_directory_is_self_contained(digits_run):
+    assert sorted(path.name for path in digits_run.iterdir()) == [
+        "config.json", "last.safetensors", "metrics.jsonl", "reconstructions.png", "samples.png", "weights.safetensors",
+    ]  # fmt: skip
+    config = json.loads((digits_run / "config.json").read_text())
+    assert config["model"]["latent"] == [4, 2]
+    assert config["model"]["likelihood"] == "categorical"
+    assert config["data"]["source"] == "digits"
+    lines = [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert size(digits_run / "samples.png") == (8 * 98 + 2, 8 * 98 + 2)
+
+
+def test_evaluate_prints_the_keys_of_the_contract(digits_run, capsys):
+    assert main(["evaluate", str(digits_run), "--importance-samples", "20", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {
+        "examples", "split", "importance_samples", "nll", "nll_stderr", "elbo", "elbo_stderr", "reconstruction",
+        "kl_per_level", "active_units", "bits_per_dim", "effective_sample_size",
+    } <= result.keys()  # fmt: skip
+    assert (result["examples"], result["split"], result["importance_samples"]) == (300, "test", 20)
+    assert result["nll"] <= -result["elbo"] + 1e-6
+    assert result["elbo"] == pytest.approx(result["reconstruction"] - sum(result["kl_per_level"]), abs=1e-4)
+    assert result["bits_per_dim"] == pytest.approx(result["nll"] / 64 / np.log(2))
+    assert len(result["kl_per_level"]) == len(result["active_units"]) == 2
+    assert main(["evaluate", str(digits_run), "--importance-samples", "20", "--split", "valid"]) == 0
+    assert "negative log-likelihood, -L_20" in capsys.readouterr().out
+    assert main(["evaluate", str(digits_run), "--importance-samples", "20", "--precision", "bfloat16", "--json"]) == 0
+    coarse = json.loads(capsys.readouterr().out)
+    assert coarse["precision"] == "bfloat16"
+    assert 0 < abs(coarse["nll"] - result["nll"]) < 0.02 * result["nll"]
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_one_example_has_no_error_and_json_no_nan(digits_run, capsys):
+    x = np.random.default_rng(0).integers(0, 17, (3, 1, 8, 8)).astype(np.float32)
+    np.savez("three.npz", train=x, valid=x[:1], test=x[:1])
+    train = ("--hidden", "8", "--latent", "2", "--epochs", "1", "--likelihood", "poisson")
+    assert main(["train", "three.npz", "--out", "run", *train]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--importance-samples", "5", "--curve", "--json"]) == 0
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    result = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert result["nll_stderr"] is None
+    assert all(error is None for _, _, error in result["curve"])
+
+
+def test_sample_reconstruct_encode(digits_run, tmp_path, capsys):
+    assert main(["sample", str(digits_run), "--count", "10", "--out", "s.npz"]) == 0
+    samples = np.load("s.npz")
+    assert samples["samples"].shape == samples["means"].shape == (10, 1, 8, 8)
+    assert set(np.unique(samples["samples"])) <= set(range(17))
+    assert main(["sample", str(digits_run), "--count", "10", "--out", "s.png"]) == 0
+    assert size("s.png") == (3 * 98 + 2, 4 * 98 + 2)
+    assert main(["reconstruct", str(digits_run), "--count", "5", "--out", "r.npz"]) == 0
+    assert np.load("r.npz")["originals"].shape == np.load("r.npz")["reconstructions"].shape == (5, 1, 8, 8)
+    assert main(["reconstruct", str(digits_run), "--out", "r.png"]) == 0
+    assert main(["encode", str(digits_run), "digits", "--out", "e.npz"]) == 0
+    encoded = np.load("e.npz")
+    assert {key: value.shape for key, value in encoded.items()} == {
+        "z1_mean": (300, 4), "z1_std": (300, 4), "z2_mean": (300, 2), "z2_std": (300, 2),
+    }  # fmt: skip
+    assert bool((encoded["z2_std"] > 0).all())
+    np.save("x.npy", np.zeros((3, 1, 8, 8)))
+    assert main(["encode", str(digits_run), "x.npy", "--out", "e.npz"]) == 0
+    assert np.load("e.npz")["z1_mean"].shape == (3, 4)
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_evaluate_checks_itself_and_diagnose_speaks(digits_run, capsys, monkeypatch):
+    monkeypatch.setattr(allegory, "ais", functools.partial(allegory.ais, temperatures=20))
+    run = str(digits_run)
+    assert (
+        main(["evaluate", run, "--importance-samples", "4", "--curve", "--ais", "--ais-examples", "2", "--json"]) == 0
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert [k for k, _, _ in result["curve"]] == [1, 2, 4]
+    assert result["curve"][0][1] == pytest.approx(result["elbo"], abs=0.5)
+    assert result["curve"][0][1] < result["curve"][1][1] < result["curve"][2][1]
+    assert result["ais"]["examples"] == 2
+    assert 0.3 < result["ais"]["acceptance"] < 1
+    assert main(["diagnose", run, "--examples", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["evaluation"]["nll_stderr"] is None
+    assert main(["diagnose", run, "--examples", "50"]) == 0
+    out = capsys.readouterr().out
+    assert "level 2 " in out
+    assert "the training ELBO is" in out
+
+
+LADDERS = {
+    "top-down": ("--top-down", "--all-above", "--hidden", "16", "--latent", "4,2", "--block", "gated"),
+    "conv": ("--architecture", "conv", "--channels", "8", "--latent", "2,2", "--scales", "2,4", "--blocks", "1"),
+    "conv, Markov": (
+        "--architecture",
+        "conv",
+        "--channels",
+        "8",
+        "--latent",
+        "4,2",
+        "--scales",
+        "8,8",
+        "--stem",
+        "4",
+        "--markov",
+        "--blocks",
+        "1",
+    ),
+    "mixture": ("--prior", "mixture", "--components", "9", "--hidden", "16", "--objective", "dreg", "--samples", "3"),
+    "free bits": ("--free-bits", "0.5", "--levels", "2", "--hidden", "16", "--beta", "1,2"),
+    "renyi": ("--objective", "renyi", "--alpha", "0.2", "--samples", "2", "--hidden", "16"),
+}
+
+
+@pytest.mark.parametrize("kind", LADDERS)
+def test_every_kind_of_model_trains_resumes_and_is_evaluated(kind, capsys):
+    short = ("--batch-size", "400", "--epochs")
+    assert main(["train", "digits", "--out", "run", *LADDERS[kind], *short, "1"]) == 0
+    assert main(["train", "digits", "--out", "run", "--resume", "--epochs", "2"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--importance-samples", "2", "--json"]) == 0
+    assert np.isfinite(json.loads(capsys.readouterr().out)["nll"])
+    assert main(["diagnose", "run", "--examples", "20", "--json"]) == 0
+    assert {"levels", "gap", "verdict", "evaluation"} <= json.loads(capsys.readouterr().out).keys()
+    assert main(["sample", "run", "--out", "s.npz", "--count", "4"]) == 0
+    assert main(["encode", "run", "digits", "--out", "e.npz"]) == 0
+
+
+def test_datasets_lists_what_is_built_in(capsys):
+    assert main(["datasets"]) == 0
+    out = capsys.readouterr().out
+    for name in ("digits", "cave", "mnist", "fashion-mnist", "omniglot"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("values", "likelihood"),
+    [
+        (np.array([0.0, 255.0]), "bernoulli"),
+        (np.arange(256.0), "discretized_logistic"),
+        (np.arange(7.0), "categorical"),
+        (np.array([-1.5, 0.25, 3.75, 100.0]), "normal"),
+    ],
+)
+def test_the_likelihood_is_chosen_by_the_values_and_said(values, likelihood, capsys):
+    rng = np.random.default_rng(0)
+    np.save("x.npy", rng.choice(values, (90, 5)))
+    assert main(["train", "x.npy", "--out", "run", *TINY]) == 0
+    assert f"likelihood: {likelihood}, because the data have" in capsys.readouterr().err
+    assert main(["evaluate", "run", "--json", "--importance-samples", "5"]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 9
+
+
+def test_densities_are_in_the_units_of_the_data(capsys):
+    """The same data in millimetres: every density is smaller by log 1000 a dimension."""
+    x = np.random.default_rng(0).normal(size=(200, 3)) @ np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0.5]])
+    bounds = []
+    for name, factor in (("metres", 1.0), ("millimetres", 1000.0)):
+        np.save(f"{name}.npy", x * factor)
+        assert main(["train", f"{name}.npy", "--out", name, *TINY, "--likelihood", "normal"]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", name, "--json", "--importance-samples", "50"]) == 0
+        bounds.append(json.loads(capsys.readouterr().out)["nll"])
+    assert bounds[1] - bounds[0] == pytest.approx(3 * np.log(1000), abs=0.01)
+
+
+def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save("ok.npy", rng.normal(size=(50, 5)))
+    np.save("one.npy", rng.normal(size=(1, 5)))
+    np.save("three.npy", rng.normal(size=(3, 5)))
+    np.save("rounded.npy", np.full((1251, 1), 0.1, "f4"))  # the rounded standard deviation is not zero
+    np.save("grey.npy", rng.random((50, 5)))
+    np.save("constant.npy", rng.normal(size=(50, 5)) * np.array([1, 1, 0, 1, 1]))
+    nan = rng.normal(size=(50, 5))
+    nan[7, 2] = np.nan
+    np.save("nan.npy", nan)
+    np.savez("levels.npz", train=rng.integers(0, 4, (50, 5)), valid=np.full((9, 5), 3), test=np.full((9, 5), 7))
+    np.savez("rare.npz", train=rng.integers(0, 4, (50, 5)), test=np.full((9, 5), 9))
+    train = lambda *more: ("train", *more, "--out", tmp_path / "new", "--epochs", "1")  # noqa: E731
+    run = str(digits_run)
+    wanted = {
+        train("nothing.npy"): "nothing.npy",
+        train("digit"): "did you mean 'digits'",
+        train("one.npy"): "one",
+        train("nan.npy"): "NaN",
+        train("constant.npy"): "1 of 5 elements of x are constant in the training data, the first at [2]",
+        train("grey.npy", "--likelihood", "bernoulli"): "continuous_bernoulli",
+        train("ok.npy", "--likelihood", "poisson"): "the whole numbers 0, 1, 2, ...; the first is",
+        train("ok.npy", "--likelihood", "normol"): "did you mean 'normal'",
+        train("ok.npy", "--levels", "0"): "--levels: got '0', wanted a whole number, 1 or more",
+        train("ok.npy", "--levels", "2", "--latent", "32"): "such as --latent 32,16",
+        train("ok.npy", "--latent", "4,x"): "got 'x'",
+        train("ok.npy", "--activation", "Relu"): "activation='Relu': did you mean 'ReLU'",
+        train("ok.npy", "--free-bits", "-1"): "--free-bits: got '-1', wanted a number, 0 or more",
+        train("ok.npy", "--free-bits", "1", "--objective", "iwae"): "does not go with --objective iwae",
+        train("ok.npy", "--alpha", "nan", "--objective", "renyi"): "--alpha: got 'nan'",
+        train("ok.npy", "--objective", "dreg", "--dropout", "0.1"): "dropout would make it two different ones",
+        train("ok.npy", "--levels", "2", "--objective", "dreg", "--beta", "1,2"): "dreg takes one beta",
+        train("ok.npy", "--alpha", "2"): "--alpha 2 is of --objective renyi, not of elbo",
+        train("ok.npy", "--components", "5"): "--components 5 is of --prior mixture and vamp, not of standard",
+        ("evaluate", run, "--ais-examples", "5"): "--ais-examples 5 is of --ais",
+        train("ok.npy", "--beta", "1,2"): "beta=[1.0, 2.0]: wanted a number, at least 0, or one for each of 1 levels",
+        train("ok.npy", "--channels", "8"): "--channels is of --architecture conv, not of mlp",
+        train("ok.npy", "--architecture", "conv"): "convolutions want images",
+        train("digits", "--prior", "vamp"): "categories cannot be learned",
+        train("ok.npy", "--prior", "vmap"): "did you mean 'vamp'",
+        train("ok.npy", "--activation", "Module"): "activation='Module': wanted one of",
+        train("ok.npy", "--device", "meta"): "--device meta: wanted auto, cpu, or cuda where",
+        train("ok.npy", "--seed", "-1"): "--seed: got '-1'",
+        train("ok.npy", "--hidden", "1000000,1000000"): "not enough memory",
+        train("three.npy"): "one training example has no spread",
+        train("rounded.npy"): "1 of 1 elements of x are constant",
+        train(
+            "ok.npy", "--epoch", "3"
+        ): "unknown argument '--epoch', did you mean '--epochs'?; see allegory train --help",
+        train("ok.npy", "--device", "tpu9"): "--device tpu9",
+        train("ok.npy", "--dynamic"): "dynamic",
+        ("train", "ok.npy", "--out", run): "exists and is not empty",
+        ("train", "ok.npy", "--out", "/proc/nowhere/run"): "cannot make the run directory",
+        ("trian", "ok.npy"): "did you mean 'train'",
+        ("evaluate", tmp_path / "none"): "is no run directory",
+        ("evaluate", run, "--split", "dev"): "wanted one of train, valid, test",
+        ("evaluate", run, "--importance-samples", "0"): "got '0'",
+        ("sample", run, "--out", "x.jpg"): ".npz or .png",
+        ("sample", run, "--out", "nowhere/x.npz"): "cannot write nowhere/x.npz",
+        ("sample", run, "--out", "x.npz", "--count", "0"): "--count 0",
+        ("encode", run, "ok.npy", "--out", "x.npz"): "was trained on (1, 8, 8)",
+        ("encode", run, "digits", "--out", "x.txt"): ".npz",
+    }
+    for arguments, text in wanted.items():
+        assert text in fails(capsys, *arguments), arguments
+    assert main(["train", "levels.npz", "--out", "levels", "--epochs", "1", "--hidden", "4", "--latent", "2"]) == 0
+    capsys.readouterr()
+    np.save("nine.npy", np.full((2, 5), 9.0))  # a category that none of the three splits has
+    assert "the integers 0 to 7; the first is 9 at [0, 0]" in fails(
+        capsys, "encode", "levels", "nine.npy", "--out", "x.npz"
+    )
+    assert main(["evaluate", "levels", "--importance-samples", "3"]) == 0
+    capsys.readouterr()
+    vectors = ("train", "ok.npy", "--out", "vectors", "--epochs", "1", "--hidden", "4", "--latent", "2")
+    assert main(list(vectors)) == 0
+    capsys.readouterr()
+    assert "are no images" in fails(capsys, "sample", "vectors", "--out", "x.png")
+    np.save("ok.npy", rng.normal(size=(50, 5)))
+    assert "has changed since" in fails(capsys, "evaluate", "vectors")
+    np.save("ok.npy", rng.normal(size=(50, 6)))
+    assert "examples of shape (6,)" in fails(capsys, "evaluate", "vectors")
+    os.unlink("ok.npy")
+    assert "ok.npy" in fails(capsys, "evaluate", "vectors")
+
+
+CONFIGS = {
+    "fit": "it has no 'fit' that could be read",
+    "model": "it has no 'model' that could be read",
+    "command": "was not trained by `allegory train`",
+    "format": "cannot be read as a run's configuration",
+}
+
+
+@pytest.mark.parametrize("key", CONFIGS)
+def test_a_run_whose_config_was_edited_is_named(digits_run, capsys, tmp_path, key):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    del config[key]
+    (run / "config.json").write_text(json.dumps(config))
+    assert CONFIGS[key] in fails(capsys, "train", "digits", "--out", run, "--resume")
+
+
+def test_a_foreign_model_or_data_or_file_is_named(digits_run, capsys, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"data": {"source": "digits"}}))
+    assert "does not say the data's checksum, dynamic" in fails(capsys, "evaluate", run)
+    (run / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"depth": 3}}))
+    assert "not of this version" in fails(capsys, "evaluate", run)
+    (run / "config.json").write_text(json.dumps(config))
+    save_file({"x": torch.zeros(1)}, run / "weights.safetensors", {"allegory": "hello"})
+    assert "weights.safetensors was not written by allegory" in fails(capsys, "evaluate", run)
+
+
+def test_a_kill_in_the_first_write_leaves_a_directory_that_can_be_used(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.123").write_text("{")
+    assert main(["train", "digits", "--out", "run", *TINY]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_what_the_demo_says_next_works(monkeypatch, capsys):
+    monkeypatch.setattr(demo, "fit", lambda *args, epochs, **more: allegory.fit(*args, epochs=1, **more))
+    monkeypatch.setattr(demo, "K", 5)
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert "independent pixels" in out
+    assert main(out.splitlines()[-1].split()[1:]) == 0
+    assert size("more.png") == (8 * 98 + 2, 8 * 98 + 2)
+    assert main(["evaluate", "allegory-demo/levels-2", "--importance-samples", "3"]) == 0
+
+
+def start(*arguments, **more):
+    command = [sys.executable, "-m", "allegory", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more
+    )  # fmt: skip
+
+
+LONG = ["--hidden", "16", "--latent", "4,2", "--epochs", "40", "--batch-size", "100", "--dropout", "0.1", "--seed", "3"]
+
+
+def wait_for(path, lines):
+    for _ in range(2400):
+        if path.exists() and path.read_text().count("\n") >= lines:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never had {lines} lines")
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_resumes_bit_by_bit(tmp_path, kill):
+    runs = {name: tmp_path / name for name in ("whole", "killed")}
+    whole = start("train", "digits", "--out", runs["whole"], *LONG)
+    _, err = whole.communicate()
+    assert whole.returncode == 0, err
+    process = start("train", "digits", "--out", runs["killed"], *LONG, "--checkpoint-seconds", "0")
+    wait_for(runs["killed"] / "metrics.jsonl", lines=3)
+    process.send_signal(kill)
+    _, err = process.communicate()
+    assert process.returncode == (130 if kill == signal.SIGINT else -9)
+    if kill == signal.SIGINT:
+        assert f"go on with: allegory train digits --out {runs['killed']} --resume" in err
+        assert "Traceback" not in err
+    before = (runs["killed"] / "metrics.jsonl").read_text()
+    assert before.count("\n") < 40
+    again = start("train", "digits", "--out", runs["killed"], "--resume")
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    metrics = [(run / "metrics.jsonl").read_bytes() for run in runs.values()]
+    assert metrics[0] == metrics[1]
+    assert (runs["whole"] / "weights.safetensors").read_bytes() == (runs["killed"] / "weights.safetensors").read_bytes()
+
+
+def test_a_pipe_that_closes_is_no_error():
+    process = subprocess.run(
+        f"{sys.executable} -m allegory datasets | head -1", shell=True, capture_output=True, text=True, check=True
+    )
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "likelihood", "gain", "compiler", "chosen"),
+    [
+        ({}, "bernoulli", 3.0, True, ("bfloat16", False)),
+        ({}, "bernoulli", 1.2, True, ("float32", False)),
+        ({}, "normal", 3.0, True, ("float32", False)),
+        ({"precision": "bfloat16"}, "normal", 0.1, True, ("bfloat16", False)),
+        ({"precision": "float32"}, "bernoulli", 3.0, True, ("float32", False)),
+        ({"epochs": 2000}, "normal", 3.0, True, ("float32", True)),
+        ({"epochs": 2000}, "normal", 3.0, False, ("float32", False)),
+        ({"epochs": 2000, "compile": False}, "normal", 3.0, True, ("float32", False)),
+        ({"epochs": None, "minutes": 10}, "normal", 3.0, True, ("float32", True)),
+        ({"epochs": None, "minutes": 1}, "normal", 3.0, True, ("float32", False)),
+        ({"epochs": 2000, "minutes": 1}, "normal", 3.0, True, ("float32", False)),
+        ({"epochs": 1, "minutes": 10}, "normal", 3.0, True, ("float32", False)),
+    ],
+)
+def test_what_makes_a_training_fast_is_chosen_and_said(asked, likelihood, gain, compiler, chosen, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "bfloat16_speedup", lambda device: gain)
+    monkeypatch.setattr(compilation, "has_compiler", lambda device: compiler)
+    options = {**DEFAULTS, "epochs": 10, **asked}
+    found = _fast(options, likelihood, 1300, torch.device("cpu"))
+    assert (found["precision"], found["compile"]) == chosen
+    said = capsys.readouterr().err
+    assert ("precision: bfloat16" in said) == (chosen[0] == "bfloat16" and "precision" not in asked)
+    assert ("compiled:" in said) == chosen[1]
+
+
+def test_a_run_that_was_fast_is_resumed_as_it_was(monkeypatch, capsys):
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (90, 5)))
+    train = ["train", "x.npy", "--out", "run", "--hidden", "8", "--latent", "2"]
+    monkeypatch.setattr(precision, "bfloat16_speedup", lambda device: 2.0)
+    assert main([*train, "--epochs", "1"]) == 0
+    assert json.loads(Path("run/config.json").read_text())["fit"]["precision"] == "bfloat16"
+    monkeypatch.setattr(precision, "bfloat16_speedup", lambda device: 0.5)
+    assert main([*train, "--epochs", "2", "--resume"]) == 0, capsys.readouterr().err
+
+
+def test_the_gain_of_a_precision_is_measured_and_a_compiler_found(monkeypatch):
+    cpu = torch.device("cpu")
+    assert 0.01 < precision.bfloat16_speedup(cpu) < 100
+    assert compilation.has_compiler(cpu) in (True, False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert not compilation.has_compiler(cpu)
+
+
+def test_without_a_compiler_nothing_is_compiled_and_that_is_said(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    model, x = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4]), torch.ones(9, 3).float()
+    with pytest.warns(UserWarning, match="there is no compiler on this machine, so nothing is compiled"):
+        assert al.fit(model.float(), x, epochs=1, compile=True).epoch == 1
+
+
+def test_a_run_of_python_is_sampled_and_nothing_else_without_its_data(capsys):
+    torch.manual_seed(0)
+    x = (torch.rand(40, 1, 4, 4) < 0.5).float()
+    model = al.architectures.mlp((1, 4, 4), "bernoulli", latent=[2], hidden=[4])
+    al.fit(model, x, epochs=1, out="run")
+    assert main(["sample", "run", "--count", "9", "--out", "s.npz"]) == 0
+    assert np.load("s.npz")["samples"].shape == (9, 1, 4, 4)
+    assert main(["sample", "run", "--count", "9", "--out", "s.png"]) == 0
+    assert Path("s.png").exists()
+    capsys.readouterr()
+    assert main(["evaluate", "run"]) == 2
+    assert "does not say on what data" in capsys.readouterr().err

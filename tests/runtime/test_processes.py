@@ -1,0 +1,214 @@
+"""Several processes give what one gives: two real ones, on loopback, by torchrun."""
+
+import copy
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import allegory as al
+from allegory.command import main
+from allegory.runtime.validation import no_validation
+from allegory.training.loop import _check_objective, _State
+
+HERE = Path(__file__).parent
+ALONE = [sys.executable]
+TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def run(command, *arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, str(HERE / "together.py"), *map(str, arguments)],
+        capture_output=True, text=True, env=environment, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def flat(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [v for part in value for v in flat(part)] if isinstance(value, list) else [value]
+
+
+@pytest.mark.parametrize("task", [["fit"], ["fit", "sharded"], ["pooled"], ["score"]])
+def test_two_processes_give_what_one_gives(task, tmp_path):
+    task, *how = task
+    alone, together = (run(command, task, tmp_path / str(len(command)), *how) for command in (ALONE, TOGETHER))
+    assert len(flat(alone)) > 50
+    assert flat(together) == pytest.approx(flat(alone), rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+def test_every_example_is_drawn_once_an_epoch(tmp_path):
+    (alone,) = run(ALONE, "seen", tmp_path)
+    first, second = run(TOGETHER, "seen", tmp_path)
+    for epoch in range(2):
+        one, two = (part[20 * epoch : 20 * epoch + 20] for part in (first, second))
+        assert sorted(one + two) == list(range(40))
+        batches = [sorted(alone[40 * epoch + i : 40 * epoch + i + 8]) for i in range(0, 40, 8)]
+        assert [sorted(one[i : i + 4] + two[i : i + 4]) for i in range(0, 20, 4)] == batches
+
+
+def test_a_run_goes_on_in_as_many_processes_bit_by_bit_and_in_another_number(tmp_path):
+    whole = run(TOGETHER, "resumed", tmp_path / "whole", 6)
+    parts = run(TOGETHER, "resumed", tmp_path / "parts", 3)
+    assert len(parts) == 3
+    assert (tmp_path / "parts" / "metrics.jsonl").exists()
+    shutil.copytree(tmp_path / "parts", tmp_path / "alone")
+    assert run(TOGETHER, "resumed", tmp_path / "parts", 6) == whole
+    alone = run(ALONE, "resumed", tmp_path / "alone", 6)
+    assert alone[:3] == parts
+    assert [line["step"] for line in alone] == [line["step"] for line in whole]
+    assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.5)  # other noise
+    assert alone != whole
+
+
+def test_a_model_that_is_sharded_trains_as_one_that_is_not(tmp_path):
+    *sharded, held = run(TOGETHER, "ladder", tmp_path / "sharded", "sharded")
+    *whole, everything = run(TOGETHER, "ladder", tmp_path / "whole", "whole")
+    assert flat(sharded) == pytest.approx(flat(whole), rel=1e-9, abs=1e-9)
+    assert everything[0] == everything[1]
+    assert max(held) < 0.6 * everything[0]
+
+
+def test_a_run_that_is_sharded_goes_on_bit_by_bit_and_in_a_process_alone(tmp_path):
+    whole = run(TOGETHER, "resumed", tmp_path / "whole", 6, "sharded")
+    parts = run(TOGETHER, "resumed", tmp_path / "parts", 3, "sharded")
+    shutil.copytree(tmp_path / "parts", tmp_path / "alone")
+    assert run(TOGETHER, "resumed", tmp_path / "parts", 6, "sharded") == whole
+    alone = run(ALONE, "resumed", tmp_path / "alone", 6)
+    assert alone[:3] == parts
+    assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.5)  # other noise
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(shard="mps"), "shard='mps': wanted 'cpu' or 'cuda'"),
+        (dict(out=None), "shard: wanted out"),
+        (dict(compile=True), "shard: a model that is sharded is not compiled"),
+        (dict(objective=al.dreg), "shard: dreg holds the posterior's weights"),
+        ({}, "shard: there is one process"),
+    ],
+)
+def test_what_does_not_go_with_sharding_is_said(settings, message, tmp_path):
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8])
+    with pytest.raises(ValueError, match=message):
+        al.fit(model, torch.ones(4, 6), epochs=1, **dict(shard="cpu", out=tmp_path / "run") | settings)
+
+
+def test_a_model_that_cannot_be_cut_or_is_sharded_is_said(tmp_path):
+    shared, again, evaluated = run(TOGETHER, "unfitting", tmp_path, "sharded")
+    assert shared.startswith("shard: two networks share a parameter")
+    assert again == evaluated == "this model is sharded over processes; read its run for a whole one, al.load(out)"
+
+
+def test_moments_are_restored_to_where_the_parameter_is():
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[7])
+    learned = list(model.parameters())
+    there = [torch.nn.Parameter(p.to("meta")) for p in learned]  # stands for a GPU
+    average = copy.deepcopy(model)
+    state = _State(model, average, there, torch.optim.AdamW(there, fused=False))
+    tensors, position = state.capture()
+    tensors |= {f"optimizer/{i}/exp_avg": torch.ones(p.shape) for i, p in enumerate(learned)}
+    state.restore((tensors, position))
+    assert {moments["exp_avg"].device.type for moments in state.optimizer.state.values()} == {"meta"}
+    with pytest.raises(ValueError, match="moments of shape"):
+        state.restore((tensors | {"optimizer/0/exp_avg": torch.ones(5)}, position))
+
+
+def test_a_sharded_training_by_the_command(tmp_path):
+    train = ["-m", "allegory", "train", "digits", "--out", str(tmp_path / "run"), "--epochs", "1", "--hidden", "8"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run([*TOGETHER, *train, "--shard"], capture_output=True, text=True, env=environment, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "1 epochs" in done.stdout
+    assert "Warning" not in done.stderr
+    assert (tmp_path / "run" / "samples.png").exists()
+    assert al.load(tmp_path / "run").sample(2).shape == (2, 1, 8, 8)
+
+
+def test_a_mistake_that_one_process_sees_ends_all_of_them(tmp_path):
+    assert "exists and is not empty" in run(TOGETHER, "unfit", tmp_path / "run")
+
+
+def test_the_rows_that_are_not_finite_are_named_whoever_has_them(tmp_path):
+    alone, together = (run(command, "lost", tmp_path) for command in (ALONE, TOGETHER))
+    assert "FloatingPointError" in together
+    assert together == alone
+
+
+def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    train = ["-m", "allegory", "train", "digits", "--out", str(out), "--epochs", "100000", "--hidden", "8"]
+    train += ["--no-compile", "--precision", "float32"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parent)}
+    job = subprocess.Popen(
+        [*TOGETHER, *train, "--checkpoint-seconds", "0.5"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
+    try:
+        waited = time.monotonic()
+        while not (out / "last.safetensors").exists() and time.monotonic() - waited < 120:
+            time.sleep(0.2)
+        workers = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+        assert len(workers) == 2
+        os.kill(int(workers[1]), signal.SIGKILL)
+        _, said = job.communicate(timeout=90)
+    finally:
+        job.kill()
+    assert job.returncode != 0
+    assert "another process of this training is gone (Connection" in said or "gone (Read error" in said
+    assert f"{out} keeps the last checkpoint: go on with the same command and --resume" in said
+    assert al.load(out).sample(3).dtype == torch.float64
+    epochs = len((out / "metrics.jsonl").read_text().splitlines())
+    done = subprocess.run(
+        [sys.executable, *train, "--resume", "--epochs", str(epochs + 2)],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == epochs + 2
+
+
+def test_held_objectives_and_random_states_of_two_processes(tmp_path):
+    weights, randoms = run(TOGETHER, "various", tmp_path / "run")
+    assert weights[0] == weights[1]
+    assert randoms[0] != randoms[1]
+
+
+def test_a_mistake_of_the_second_process_is_said(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("0", "1"):  # the same examples, but for one that the second process finds broken
+        np.save(tmp_path / f"{name}.npy", rng.integers(0, 2, (90, 5)))
+    (tmp_path / "1.npy").write_bytes(b"nothing")
+    script = tmp_path / "rank.sh"
+    script.write_text(f"exec {sys.executable} -m allegory train {tmp_path}/$RANK.npy --out {tmp_path}/run --epochs 1")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(
+        [*TOGETHER, "--no-python", "bash", str(script)], capture_output=True, text=True, env=environment, timeout=100
+    )
+    assert done.returncode != 0
+    assert f"allegory, process 1: {tmp_path}/1.npy: cannot be read" in done.stderr
+
+
+def test_other_commands_want_one_process(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["sample", "run", "--out", "x.png"]) == 2
+    assert capsys.readouterr().err == "allegory: sample works in one process; torchrun is for train and evaluate\n"
+
+
+def test_the_weights_of_levels_are_tried_where_the_model_is():
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[7]).to("meta")  # stands for a GPU
+    objective = functools.partial(al.free_bits, nats=1.0)
+    with no_validation():
+        _check_objective(model, objective, False, torch.ones(4, 6), None, 1, torch.ones(2))

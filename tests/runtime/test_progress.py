@@ -1,0 +1,143 @@
+"""Progress: HTML in a notebook, a line that moves on a terminal, plain lines elsewhere, silence unless asked."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+
+import allegory as al
+from allegory.runtime import progress
+
+STEP = """
+import types
+from allegory.runtime import progress
+progress._Bar.pause = progress._Lines.pause = 0
+now = types.SimpleNamespace(epoch=2, step=7, best_bound=-83.1)
+with progress.Progress(True, 100, None, 3) as bar:
+    bar.epoch({"bound": -83.25}, now)
+    bar.step(now, 1.0)
+    bar.say("all is well")
+"""
+
+
+class Cell:
+    """A stand-in for IPython in a notebook: what is below the cell."""
+
+    def __init__(self, monkeypatch, shell="ZMQInteractiveShell"):
+        self.shown = []
+        ipython, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+        ipython.get_ipython = type(shell, (), {})
+        display.HTML, display.display = str, self.display
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+
+    def display(self, html, display_id):
+        assert display_id
+        self.shown.append(html)
+        return types.SimpleNamespace(update=self.shown.append)
+
+
+def train(model, x, **settings):
+    return al.fit(model.double(), x.double(), valid=x.double(), batch_size=3, epochs=4, **settings)
+
+
+@pytest.fixture
+def model():
+    return al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[8])
+
+
+@pytest.fixture
+def bits():
+    return (torch.rand(7, 6) < 0.5).float()
+
+
+def test_a_notebook_shows_a_bar_by_default(model, bits, monkeypatch, capsys):
+    cell = Cell(monkeypatch)
+    monkeypatch.setattr(progress._Page, "pause", 0.0)
+    record = train(model, bits)
+    assert len(cell.shown) == 2 + record.step
+    done = [float(re.search(r'value="([\d.]+)"', html).group(1)) for html in cell.shown]
+    assert done[0] == 0
+    assert done == sorted(done)
+    assert done[-1] == 1
+    assert re.search(r"epoch 3/4 · \d:\d\d left · validation bound", cell.shown[-5])
+    last = record.history[-1]["bound"]
+    assert "> 4 epochs · 12 steps · 0:0" in cell.shown[-1]
+    assert cell.shown[-1].endswith(f" · validation bound {last:.2f} · best {record.best_bound:.2f}</div>")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_said_stays_below_the_bar_escaped(monkeypatch):
+    cell = Cell(monkeypatch)
+    bar = progress.Progress(True, 2, None, 3).__enter__()
+    bar.say("a < b")
+    bar.__exit__(KeyError, KeyError(), None)
+    assert "<br>a &lt; b" in cell.shown[-1]
+    assert 'value="0.0000"' in cell.shown[-1]
+
+
+@pytest.mark.parametrize("shell", [None, "TerminalInteractiveShell", "NoneType"])
+def test_it_is_silent_elsewhere_and_where_it_is_told_so(model, bits, monkeypatch, capsys, shell):
+    cell = Cell(monkeypatch, shell or "ZMQInteractiveShell")
+    train(model, bits, progress=False if shell is None else None)
+    assert cell.shown == []
+    assert capsys.readouterr() == ("", "")
+
+
+def on_a_terminal(code, **environment):
+    """What a terminal is sent on standard error."""
+    here, there = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=there,
+        stdout=subprocess.DEVNULL,
+        stderr=there,
+        env={**os.environ, **environment},
+    ) as process:
+        os.close(there)
+        sent = b""
+        while True:
+            try:
+                part = os.read(here, 65536)
+            except OSError:  # Linux's way to say that the other end is closed
+                break
+            if not part:
+                break
+            sent += part
+    os.close(here)
+    assert process.returncode == 0, sent
+    return sent.decode()
+
+
+def lines(sent):
+    return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", sent)]
+
+
+@pytest.mark.parametrize(("columns", "cut"), [(30, "left"), (58, "-83.25"), (100, "steps/s")])
+def test_a_bar_is_never_wider_than_the_terminal_and_cuts_no_number(columns, cut):
+    sent = on_a_terminal(STEP, TERM="xterm", COLUMNS=str(columns))
+    assert max(map(len, lines(sent))) <= columns
+    (shown,) = {line.split("epoch", 1)[1] for line in lines(sent) if "epoch 3/100" in line}
+    assert shown.rstrip().endswith(cut)
+    assert "all is well" in lines(sent)
+
+
+def test_without_colour_there_is_none_and_a_dumb_terminal_gets_plain_lines():
+    colour = re.compile(r"\x1b\[[0-9;]*m")
+    assert colour.search(on_a_terminal(STEP, TERM="xterm-256color", COLUMNS="100"))
+    assert not colour.search(on_a_terminal(STEP, TERM="xterm-256color", COLUMNS="100", NO_COLOR="1"))
+    sent = on_a_terminal(STEP, TERM="dumb")
+    assert "\x1b" not in sent
+    assert re.match(r"epoch 3/100  \d+:\d\d left  validation bound -83.25  best -83.10  \d+ steps/s\r\n", sent)
+
+
+def test_a_pipe_gets_plain_lines():
+    done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "\x1b" not in done.stderr
+    assert [line.split("  ")[0] for line in done.stderr.splitlines()] == ["epoch 3/100", "all is well"]

@@ -1,0 +1,289 @@
+"""The page of a run: all that it has to show, for every kind of data and state of the run; in a real browser."""
+
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_command import fails
+
+import allegory as al
+from allegory.command import COMMANDS, _settings, _spoken, main
+from allegory.command.options import parser
+from allegory.views.page import report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVERYTHING = [
+    "What was trained on what", "What it is worth", "Training", "Samples", "Reconstructions", "What the levels do",
+    "Latent space", "Best and worst", "How to reproduce it",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def float32(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+
+
+def bits():
+    return (torch.rand(40, 1, 8, 8) < 0.3).float()
+
+
+def vectors():
+    return torch.randn(40, 3) @ torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 4.0], [0.0, 0.0, 0.1]])
+
+
+def codes():
+    return torch.randint(0, 5, (40, 4)).float()
+
+
+def colours():
+    return torch.randint(0, 256, (24, 3, 80, 80)).float()
+
+
+def counts():
+    """Of 1,500 things, of which a fifth is never there."""
+    return torch.poisson(torch.rand(40, 1500) * 3 * (torch.arange(1500) % 5 > 0))
+
+
+KINDS = {
+    "bits": (bits, dict(likelihood="bernoulli", latent=[4, 3])),
+    "vectors": (vectors, dict(likelihood="normal", latent=[2], prior="mixture", components=3)),
+    "codes": (codes, dict(likelihood="categorical", categories=5, latent=[3, 2], top_down=True, markov=False)),
+    "colours": (colours, dict(likelihood="discretized_logistic", latent=[2])),
+    "counts": (counts, dict(likelihood="negative_binomial", latent=[2])),
+    "deep": (vectors, dict(likelihood="normal_shared", latent=[2] * 12)),
+    "one number": (lambda: torch.randn(40, 1), dict(likelihood="student_t", latent=[1])),
+}
+
+
+def train(kind, **settings):
+    torch.manual_seed(0)
+    data, parts = KINDS[kind]
+    x = data()
+    model = al.architectures.mlp(tuple(x.shape[1:]), hidden=[8], data=x, **parts)
+    al.fit(model, x, valid=x[:20], **{**dict(epochs=3, batch_size=20, out="run"), **settings})
+    return x
+
+
+class Page(HTMLParser):
+    """The tags that are open, what is loaded, and the words of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.links, self.words, self.ids, self.count = [], [], [], [], {}
+        self.text = Path(path).read_text()
+        self.feed(re.sub(r"base64,[^\"]*", "", self.text))  # the parser takes minutes for long values
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        self.count[tag] = self.count.get(tag, 0) + 1
+        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
+        self.ids += [named["id"]] if "id" in named else []
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def titles(self):
+        return re.findall(r"<h2>(.*?)</h2>", self.text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_has_everything_and_needs_nothing_else(kind):
+    x = train(kind)
+    page = Page(report("run", x, samples=20))
+    assert page.open == []
+    assert page.titles() == EVERYTHING
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert "script" not in page.count
+    assert len(page.text) < 5e6
+    assert page.count["svg"] >= 5
+    references = set(re.findall(r"url\(#([^)]+)\)", page.text)) | {v[1:] for v in page.links if v[0] == "#"}
+    assert references <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert "#010203" not in page.text
+
+
+def test_a_page_says_what_was_measured():
+    x = train("bits")
+    text = Page(report("run", x, samples=30, split="test")).text
+    model = al.load("run")
+    torch.manual_seed(0)
+    found = al.evaluate(model, x, samples=30)
+    assert f"{found.nll:.2f} ± {found.nll_stderr:.2f}" in text
+    assert " + ".join(f"{rate:.2f}" for rate in found.kl_per_level) in text
+    best = al.runs.summary("run").bound
+    assert f"validation bound {best:.2f} nats" in text
+    assert "Level 2" in text
+
+
+def test_every_bound_of_a_page_is_of_the_same_noise(monkeypatch):
+    seen = {}
+    for name in ("diagnose", "bound_curve", "log_likelihood"):
+        function = getattr(sys.modules["allegory.views.page"], name)
+        keep = lambda *a, name=name, function=function: seen.setdefault(name, function(*a))  # noqa: E731
+        monkeypatch.setattr(f"allegory.views.page.{name}", keep)
+    report("run", train("bits"), samples=30)
+    nll = seen["diagnose"].evaluation.nll
+    assert seen["bound_curve"][-1][1] == pytest.approx(-nll, abs=1e-4)
+    assert seen["log_likelihood"].mean().item() == pytest.approx(-nll, abs=1e-4)
+
+
+def test_the_weight_of_the_kl_is_that_of_the_training():
+    x = train("bits", beta=[0.5, 4.0])
+    assert "weight of the KL, of 0.5, 4" in report("run", x, samples=5).read_text()
+
+
+def test_a_split_of_one_example_is_reported():
+    x = train("vectors")
+    page = Page(report("run", x[:1], samples=5))
+    assert page.titles() == EVERYTHING
+
+
+def test_draws_outside_of_the_data_are_missing_below_the_line():
+    from allegory.views import plots
+
+    def top(drawn):
+        svg = plots.marginal(data, drawn, "x")
+        line = next(path for path in re.findall(r'd="([^"]*)"[^>]*stroke: #ee854a', svg) if path.count("L") > 20)
+        return min(float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", line))
+
+    data = torch.linspace(0, 1, 200)
+    assert top(torch.cat([data[::10], torch.full((180,), 100.0)])) > top(data) + 50  # SVG counts from above
+
+
+def test_the_random_state_is_left_as_it_was():
+    x = train("bits")
+    state = torch.get_rng_state()
+    first = report("run", x, samples=5).read_text()
+    assert torch.equal(state, torch.get_rng_state())
+    strip = re.compile(r'(id="|#)[mp][0-9a-f]{10}')  # the ids of plots are their own
+    assert strip.sub("", first) == strip.sub("", report("run", x, samples=5, out="other.html").read_text())
+
+
+def test_a_run_that_has_not_ended_is_reported_so_far():
+    steps = 0
+
+    def fails_later(x):
+        nonlocal steps
+        steps += len(x) <= 20
+        if steps > 9:
+            raise RuntimeError("the power is gone")
+        return x
+
+    with pytest.raises(RuntimeError, match="power"):
+        train("bits", epochs=9, transform=fails_later, checkpoint_seconds=0)
+    text = report("run", bits(), samples=5).read_text()
+    assert "This run has not ended" in text
+    assert "4 epochs" in text
+
+
+def test_without_data_what_the_model_alone_can_show_is_shown():
+    train("vectors")
+    page = Page(report("run", missing="they are lost"))
+    assert page.titles() == [EVERYTHING[0], "Training", "Samples", EVERYTHING[-1]]
+    assert "Draws of the prior" in page.text
+    assert "What needs data is left out: they are lost." in page.text
+
+
+def test_what_is_no_run_and_what_has_no_checkpoint(capsys):
+    Path("empty").mkdir()
+    assert "empty is no run directory" in fails(capsys, "report", "empty")
+    assert "nowhere is no run directory" in fails(capsys, "report", "nowhere")
+    train("bits")
+    for name in ("last.safetensors", "weights.safetensors", "metrics.jsonl"):
+        Path("run", name).unlink()
+    assert "no checkpoint yet" in fails(capsys, "report", "run")
+
+
+def test_data_that_have_gone_or_changed_are_named(capsys):
+    np.save("x.npy", bits().numpy())
+    assert main(["train", "x.npy", "--out", "run", "--epochs", "2", "--latent", "2", "--hidden", "4"]) == 0
+    assert main(["report", "run", "--importance-samples", "5"]) == 0
+    assert Page("run/report.html").titles() == EVERYTHING
+    assert "allegory train" in Path("run/report.html").read_text()
+    capsys.readouterr()
+    np.save("x.npy", 1 - bits().numpy())
+    assert main(["report", "run", "--importance-samples", "5"]) == 0
+    assert "has changed since" in capsys.readouterr().err
+    Path("x.npy").unlink()
+    assert main(["report", "run", "--out", "page.html"]) == 0
+    assert "x.npy" in capsys.readouterr().err
+    assert Page("page.html").titles() == [EVERYTHING[0], "Training", "Samples", EVERYTHING[-1]]
+    assert "x.npy" in Path("page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--levels 3 --hidden 32 --beta 0.5,1,2 --seed 4",
+        "--latent 8,4 --top-down --all-above --prior mixture --components 7 --free-bits 0.5",
+        "--architecture conv --markov --scales 2,4 --minutes 3 --no-compile --precision float32",
+        "--objective renyi --alpha 0.3 --samples 4 --compile --dynamic --ema 0",
+    ],
+)
+def test_the_command_that_is_quoted_asks_for_the_same(words):
+    def settings(arguments):
+        asked = vars(parser(COMMANDS).parse_args(arguments))
+        names = ("command", "data", "out", "resume", "device", "shard")
+        return _settings({}, {k: v for k, v in asked.items() if v is not None and k not in names})
+
+    asked = settings(["train", "the data.npy", *words.split()])
+    import shlex
+
+    quoted = shlex.split(_spoken("the data.npy", asked))
+    assert quoted[:3] == ["allegory", "train", "the data.npy"]
+    assert settings(quoted[1:]) == asked
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+@pytest.mark.parametrize("kind", ["bits", "vectors"])
+def test_a_browser_shows_every_figure_and_has_nothing_to_complain_of(kind):
+    playwright = pytest.importorskip("playwright.sync_api")
+    path, said, asked = report("run", train(kind), samples=10).resolve(), [], set()
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as browsers, browsers.chromium.launch(executable_path=CHROMIUM, args=flags) as it:
+        for width, scheme in [(1200, "light"), (1200, "dark"), (390, "light")]:
+            page = it.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("request", lambda request: asked.add(request.url.split(":")[0]))
+            page.goto(path.as_uri())
+            boxes = page.evaluate(
+                "[...document.querySelectorAll('figure, figure svg, figure img')].map(e => {"
+                " const r = e.getBoundingClientRect(); return [r.width, r.height, r.right, e.naturalWidth ?? 1] })"
+            )
+            assert len(boxes) > 20
+            assert all(w > 20 and h > 20 and right <= width and inside > 0 for w, h, right, inside in boxes)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            colours = page.evaluate(
+                "[getComputedStyle(document.body).backgroundColor,"
+                " getComputedStyle(document.querySelector('svg text')).fill]"
+            )
+            light = [sum(map(int, re.findall(r"\d+", colour)[:3])) > 380 for colour in colours]
+            assert light == ([False, True] if scheme == "dark" else [True, False])
+    assert said == []
+    assert asked <= {"file", "data"}
+
+
+def test_writing_a_report_is_all_that_waits_for_its_libraries():
+    import subprocess
+
+    code = "import sys, allegory, allegory.train; print({'matplotlib', 'jinja2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
