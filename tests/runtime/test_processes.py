@@ -17,8 +17,9 @@ import torch
 
 import allegory as al
 from allegory.command import main
-from allegory.runtime.validation import no_validation
-from allegory.training.loop import _check_objective, _State
+from allegory.runtime.checks import no_validation
+from allegory.training.arguments import _check_objective
+from allegory.training.state import State
 
 HERE = Path(__file__).parent
 ALONE = [sys.executable]
@@ -118,7 +119,7 @@ def test_moments_are_restored_to_where_the_parameter_is():
     learned = list(model.parameters())
     there = [torch.nn.Parameter(p.to("meta")) for p in learned]  # stands for a GPU
     average = copy.deepcopy(model)
-    state = _State(model, average, there, torch.optim.AdamW(there, fused=False))
+    state = State(model, average, 1e-3, 0.0)
     tensors, position = state.capture()
     tensors |= {f"optimizer/{i}/exp_avg": torch.ones(p.shape) for i, p in enumerate(learned)}
     state.restore((tensors, position))
@@ -129,7 +130,7 @@ def test_moments_are_restored_to_where_the_parameter_is():
 
 def test_a_sharded_training_by_the_command(tmp_path):
     train = ["-m", "allegory", "train", "digits", "--out", str(tmp_path / "run"), "--epochs", "1", "--hidden", "8"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run([*TOGETHER, *train, "--shard"], capture_output=True, text=True, env=environment, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "1 epochs" in done.stdout
@@ -152,7 +153,7 @@ def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
     out = tmp_path / "run"
     train = ["-m", "allegory", "train", "digits", "--out", str(out), "--epochs", "100000", "--hidden", "8"]
     train += ["--no-compile", "--precision", "float32"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parents[1])}
     job = subprocess.Popen(
         [*TOGETHER, *train, "--checkpoint-seconds", "0.5"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=environment,
@@ -193,7 +194,7 @@ def test_a_mistake_of_the_second_process_is_said(tmp_path):
     (tmp_path / "1.npy").write_bytes(b"nothing")
     script = tmp_path / "rank.sh"
     script.write_text(f"exec {sys.executable} -m allegory train {tmp_path}/$RANK.npy --out {tmp_path}/run --epochs 1")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(
         [*TOGETHER, "--no-python", "bash", str(script)], capture_output=True, text=True, env=environment, timeout=100
     )
