@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
     from allegory.train import Record, fit
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "VAE",
