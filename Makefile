@@ -1,15 +1,25 @@
-# make demo: train on embedded data and look at what comes out. make test: everything that must hold.
+# make demo: train on embedded data and look at what comes out. make test: everything that must hold, but for what takes
+# long; make test-all: that, too.
 # make bench: how fast it is, beside a plain loop and pythae. make docs: the site, in build/site.
 VENV ?= .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+SCRIPTS := Scripts
+else
 PYTHON ?= python3
-BIN := $(VENV)/bin
+SCRIPTS := bin
+endif
+BIN := $(VENV)/$(SCRIPTS)
+PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test lint types pytest format clean bench docs
+.PHONY: demo test test-all lint types pytest pytest-slow format clean bench docs
 
 demo: $(VENV)/ready
 	$(BIN)/allegory demo
 
 test: lint types pytest
+
+test-all: test pytest-slow
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -19,7 +29,10 @@ types: $(VENV)/ready
 	$(BIN)/mypy
 
 pytest: $(VENV)/ready
-	$(BIN)/pytest --numprocesses auto --dist worksteal
+	$(PYTEST) -m "not slow"
+
+pytest-slow: $(VENV)/ready
+	$(PYTEST) -m slow tests
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
@@ -32,11 +45,11 @@ docs: $(VENV)/ready
 	cp docs/index.html build/site
 
 bench: $(VENV)/ready $(VENV)-pythae/ready
-	$(BIN)/python benchmarks/bench.py --pythae $(VENV)-pythae/bin/python
+	$(BIN)/python benchmarks/bench.py --pythae $(VENV)-pythae/$(SCRIPTS)/python
 
 $(VENV)-pythae/ready:
 	$(PYTHON) -m venv $(VENV)-pythae
-	$(VENV)-pythae/bin/pip install --quiet torch==2.13.0 pythae==0.1.2
+	$(VENV)-pythae/$(SCRIPTS)/pip install --quiet torch==2.13.0 pythae==0.1.2
 	touch $@
 
 clean:

@@ -120,6 +120,7 @@ def test_moments_are_restored_to_where_the_parameter_is():
     there = [torch.nn.Parameter(p.to("meta")) for p in learned]  # stands for a GPU
     average = copy.deepcopy(model)
     state = State(model, average, 1e-3, 0.0)
+    state.learned, state.optimizer = there, torch.optim.AdamW(there, fused=False)
     tensors, position = state.capture()
     tensors |= {f"optimizer/{i}/exp_avg": torch.ones(p.shape) for i, p in enumerate(learned)}
     state.restore((tensors, position))
