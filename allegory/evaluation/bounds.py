@@ -36,16 +36,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from allegory.families import BernoulliFamily, CategoricalFamily
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.checks import no_validation
-from allegory.runtime.compilation import compile_or_warn
+from allegory.runtime.compilation import choose_compile, compile_or_warn, timed
 from allegory.runtime.memory import caching
-from allegory.runtime.precision import autocast
+from allegory.runtime.precision import autocast, choose_precision
 
 __all__ = [
     "Evaluation",
+    "bears_rounding",
     "bound_curve",
+    "choose_speed",
     "evaluate",
     "log_likelihood",
     "posterior_moments",
@@ -118,7 +121,7 @@ def log_likelihood(
     samples: int = 1000,
     pairs: int | None = None,
     precision: str = "float32",
-    compile: bool = False,
+    compile: bool | str = False,
 ) -> Tensor:
     """(N,) L_K of each example with K = samples, nats: a lower bound of log p(x) in expectation.
 
@@ -133,6 +136,7 @@ def log_likelihood(
     """
     _check_samples(samples)
     model.check(x)
+    precision, compile, _ = choose_speed(model, x, samples, precision, compile)
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
 
     def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
@@ -149,7 +153,7 @@ def evaluate(
     samples: int = 1000,
     pairs: int | None = None,
     precision: str = "float32",
-    compile: bool = False,
+    compile: bool | str = False,
 ) -> Evaluation:
     """L_K, the ELBO and its parts, active units and the effective sample size, of all examples.
 
@@ -159,11 +163,12 @@ def evaluate(
         samples: K.
         pairs: (example, particle) pairs a pass; bounds the memory. By default as many as give a million
             numbers for p(x | z_1), compiled four million.
-        precision: "float32", or "bfloat16" for the matrix products of the networks.
-        compile: whether to compile a pass (torch.compile): some seconds at the start, then faster.
+        precision: "float32", or "bfloat16" for the matrix products of the networks; "auto" as in `choose_speed`.
+        compile: whether to compile a pass (torch.compile): some seconds at the start, then faster; "auto" as there.
     """
     _check_samples(samples)
     model.check(x)
+    precision, compile, _ = choose_speed(model, x, samples, precision, compile)
     weigh = compile_or_warn(_weigh, x.device) if compile else _weigh
 
     def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
@@ -214,7 +219,7 @@ def bound_curve(
     samples: int = 1000,
     pairs: int | None = None,
     precision: str = "float32",
-    compile: bool = False,
+    compile: bool | str = False,
 ) -> list[tuple[int, float, float]]:
     """L_K against K: (K, the mean of L_K over x, its standard error), for K = 1, 2, 5, 10, ... up to `samples`.
 
@@ -232,6 +237,7 @@ def bound_curve(
     """
     _check_samples(samples)
     model.check(x)
+    precision, compile, _ = choose_speed(model, x, samples, precision, compile)
     ladder = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
 
@@ -264,6 +270,49 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
     with evaluating(model):
         found = _gather(x, _Particles(model, x, samples, None), moments)
     return [(mean, variance.sqrt()) for mean, variance in zip(found[::2], found[1::2], strict=True)]
+
+
+def choose_speed(
+    model: VAE, x: Tensor, samples: int, precision: str = "auto", compile: bool | str = "auto"
+) -> tuple[str, bool, list[str]]:
+    """The precision of an evaluation, and whether to compile it: what was asked for, or what is measured to be faster;
+    and what to say of it.
+
+    Args:
+        model: any VAE.
+        x: (N, *event) data.
+        samples: K.
+        precision: "float32", "bfloat16" or "auto": the latter where it pays, and x is Bernoulli or categorical.
+        compile: True, False or "auto": where the evaluation would take more than a minute.
+
+    >>> choose_speed(model, x, samples=10)[1]
+    False
+    """
+    if precision not in ("float32", "bfloat16", "auto") or compile not in (True, False, "auto"):
+        raise ValueError(
+            f"precision={precision!r}, compile={compile!r}: wanted 'float32', 'bfloat16' or 'auto', and True, False or "
+            "'auto'"
+        )
+    precision, first = processes.broadcast(lambda: choose_precision(precision, x.device, bears_rounding(model)))
+
+    def expected_seconds() -> float:
+        rows, particles = max(1, pairs_per_pass(model, x) // samples), min(samples, pairs_per_pass(model, x))
+        with evaluating(model, precision), torch.random.fork_rng():
+            seconds = timed(lambda: model(x[:rows], samples=particles).log_weight, x.device)
+        return seconds * len(x) * samples / (min(rows, len(x)) * particles)
+
+    pays, second = processes.broadcast(lambda: choose_compile(compile, x.device, expected_seconds, pays=60.0))
+    return precision, pays, [note for note in (first, second) if note]
+
+
+def bears_rounding(model: VAE) -> bool:
+    """Whether a model's networks can run in bfloat16 at little cost: x has probabilities. A density may be narrower
+    than what bfloat16 resolves.
+
+    >>> bears_rounding(model)
+    True
+    """
+    return isinstance(getattr(model.decoders[0], "family", None), BernoulliFamily | CategoricalFamily)
 
 
 Noise = tuple[int, Sequence[Tensor | None]]  # S, and the noise of S particles for `VAE.forward`

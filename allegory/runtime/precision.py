@@ -33,7 +33,7 @@ def bfloat16_speedup(device: torch.device) -> float:
     """How many times as fast a product of matrices is in bfloat16 as in float32, its rounding counted: 3 or 4 where
     there are instructions for it, 0.01 where there are none. Measured once.
     """
-    a, b = torch.randn(256, 512, device=device), torch.randn(512, 512, device=device)
+    a, b = torch.full((256, 512), 0.3, device=device), torch.full((512, 512), 0.7, device=device)
     times: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     threads, began = torch.get_num_threads(), time.perf_counter()
     torch.set_num_threads(1)  # two wait for each other, and beside other work that is all one would measure

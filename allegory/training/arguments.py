@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from allegory.data.stored import Stored
-from allegory.families import BernoulliFamily, CategoricalFamily
+from allegory.evaluation.bounds import bears_rounding
 from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
@@ -100,9 +100,7 @@ def plan(
     before = stored_settings(out) if resume else {}  # what was measured then
     asked |= {key: before[key] for key in ("precision", "compile") if settings[key] == "auto" and key in before}
     device = next(model.parameters()).device
-    family = getattr(model.decoders[0], "family", None)
-    mass = isinstance(family, BernoulliFamily | CategoricalFamily)
-    precision, first = processes.broadcast(lambda: choose_precision(asked["precision"], device, rounds_well=mass))
+    precision, first = processes.broadcast(lambda: choose_precision(asked["precision"], device, bears_rounding(model)))
 
     def expected_seconds() -> float:
         trial, x = copy.deepcopy(model).train(), data[: settings["batch_size"]].to(device)

@@ -83,3 +83,35 @@ def test_fit_measures_what_is_left_open_and_a_resume_keeps_to_it(speedup, monkey
         al.fit(model, x, epochs=1, precision="float16")
     with pytest.raises(ValueError, match="compile='maybe': wanted"):
         al.fit(model, x, epochs=1, compile="maybe")
+
+
+def test_measuring_draws_no_numbers():
+    bfloat16_speedup.cache_clear()
+    state = torch.get_rng_state()
+    bfloat16_speedup(CPU)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_evaluation_measures_what_is_left_open(speedup, monkeypatch):
+    from allegory.evaluation import bounds
+
+    monkeypatch.setattr(compilation, "has_compiler", lambda device: True)
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8]).double().eval()
+    continuous = al.architectures.mlp((6,), "normal", latent=[3], hidden=[8]).double()
+    x = (torch.rand(30, 6) < 0.5).double()
+    state = torch.get_rng_state()
+    speedup(3.0)
+    assert bounds.choose_speed(model, x, 10)[:2] == ("bfloat16", False)
+    assert bounds.choose_speed(continuous, x, 10)[:2] == ("float32", False)
+    monkeypatch.setattr(bounds, "timed", lambda function, device: function() is None or 1e6)
+    precision, compile, notes = bounds.choose_speed(model, x, 10)
+    assert compile
+    assert len(notes) == 2
+    assert torch.equal(state, torch.get_rng_state())
+    speedup(0.1)
+    torch.set_rng_state(state)
+    measured = bounds.log_likelihood(model, x, 4, precision="auto", compile=False)
+    torch.set_rng_state(state)
+    assert torch.equal(bounds.log_likelihood(model, x, 4), measured)
+    with pytest.raises(ValueError, match="wanted 'float32', 'bfloat16' or 'auto'"):
+        al.evaluate(model, x, precision="half")
