@@ -7,9 +7,9 @@ and the seeds 1, 2, 3 were fixed before any of these six runs was scored on test
 runs (seed 0) had been scored on test.
 
 Reached on one thread of a machine of two x86-64 cores (AVX-512, bfloat16), other work beside, torch 2.13, commit
-cb80724 (seed 2 of T = 1 with the memory of `evaluate` mended), trained in bfloat16, scored in float32; mean and standard
-deviation over the seeds, the standard error over the images is 0.24; published: trained on the ELBO, on IWAE with S = 5
-(Burda et al. 2016).
+cb80724 (seed 2 of T = 1 with the memory of `evaluate` mended), trained in bfloat16, scored in float32; mean and
+standard deviation over the seeds, the standard error over the images is 0.24; published: trained on the ELBO, on IWAE
+with S = 5 (Burda et al. 2016).
 
     T = 1   88.45 +- 0.04   (88.42, 88.45, 88.50)   100 epochs, 10 minutes         88.71, 87.63
     T = 2   87.03 +- 0.14   (87.19, 86.90, 87.01)   100 epochs, 10 to 11 minutes   88.08, 86.17
