@@ -1,15 +1,17 @@
-# make demo: train on embedded data and look at what comes out. make test: everything that must hold.
+# make demo: train on embedded data and look at what comes out. make test: what must hold. make test-all: long laws, too.
 # make bench: how fast it is, beside a plain loop and pythae. make docs: the site, in build/site.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest format clean bench docs
+.PHONY: demo test test-all lint types pytest pytest-slow format clean bench docs
 
 demo: $(VENV)/ready
 	$(BIN)/allegory demo
 
 test: lint types pytest
+
+test-all: test pytest-slow
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -19,7 +21,10 @@ types: $(VENV)/ready
 	$(BIN)/mypy
 
 pytest: $(VENV)/ready
-	$(BIN)/pytest --numprocesses auto --dist worksteal
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
+
+pytest-slow: $(VENV)/ready
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m slow
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
