@@ -254,6 +254,7 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
 
 QUICK = ["swap p and q in the weight", "forget log S", "a state that forgets", "forget the change of variables"]
 PASSED, FAILED = 0, 1  # pytest's codes
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
 
 
 def judged(names):
@@ -283,12 +284,14 @@ def test_what_the_mistake_replaces_stands_there_once(mistake):
     assert (ROOT / "allegory" / f"{module}.py").read_text().count(right) == 1
 
 
+@needs_fork
 def test_a_few_deliberate_mistakes_are_noticed_and_nothing_else():
     found = judged(QUICK)
     assert found.pop("nothing")[0] == PASSED
     assert {name: code for name, (code, _) in found.items()} == dict.fromkeys(QUICK, FAILED)
 
 
+@needs_fork
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_deliberate_mistake_is_noticed(mistake, all_judged):
@@ -296,6 +299,7 @@ def test_a_deliberate_mistake_is_noticed(mistake, all_judged):
     assert code == FAILED, said
 
 
+@needs_fork
 @pytest.mark.slow
 def test_where_nothing_is_broken_nothing_is_noticed(all_judged):
     code, said = all_judged["nothing"]

@@ -30,7 +30,7 @@ def test_what_a_pass_takes_changes_nothing(build, samples, monkeypatch):
     monkeypatch.setattr(
         sys.modules["allegory.evaluation.bounds"], "pairs_per_pass", lambda model, x: 120
     )  # 500 particles are five passes
-    model, x = build(), bits(150)
+    model, x = build(), bits(40)
     found = []
     for pairs in (40, 100, 1000, None, 10**6):
         torch.manual_seed(5)

@@ -95,6 +95,7 @@ def test_two_processes_give_what_one_gives(task, alone, together):
     assert flat(together[task]) == pytest.approx(flat(alone[task]), rel=1e-9, abs=1e-9, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_a_model_give_what_one_gives(alone, sharded):
     assert len(flat(alone["fit"])) > 50
     assert flat(sharded["fit"]) == pytest.approx(flat(alone["fit"]), rel=1e-9, abs=1e-9, nan_ok=True)
@@ -109,6 +110,7 @@ def test_every_example_is_drawn_once_an_epoch(alone, together):
         assert [sorted(one[i : i + 4] + two[i : i + 4]) for i in range(0, 20, 4)] == batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["together", "sharded"])
 def test_a_run_goes_on_in_as_many_processes_bit_by_bit_and_in_another_number(how, request, tmp_path):
     first = request.getfixturevalue(how)
@@ -126,6 +128,7 @@ def test_a_run_goes_on_in_as_many_processes_bit_by_bit_and_in_another_number(how
     assert alone != whole
 
 
+@pytest.mark.slow
 def test_a_model_that_is_sharded_trains_as_one_that_is_not(together, sharded):
     *cut, held = sharded["ladder"]
     *whole, everything = together["ladder"]
@@ -150,6 +153,7 @@ def test_what_does_not_go_with_sharding_is_said(settings, message, tmp_path):
         al.fit(model, torch.ones(4, 6), epochs=1, **dict(shard="cpu", out=tmp_path / "run") | settings)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_cut_or_is_sharded_is_said(sharded):
     shared, again, evaluated = sharded["unfitting"]
     assert shared.startswith("shard: two networks share a parameter")
@@ -170,10 +174,11 @@ def test_moments_are_restored_to_where_the_parameter_is():
         state.restore((tensors | {"optimizer/0/exp_avg": torch.ones(5)}, position))
 
 
+@pytest.mark.slow
 def test_a_sharded_training_by_the_command(tmp_path):
     train = ["-m", "allegory", "train", "digits", "--out", str(tmp_path / "run"), "--epochs", "1", "--hidden", "8"]
     train += ["--precision", "float32"]
-    done = subprocess.run([*TOGETHER, *train, "--shard"], capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
+    done = subprocess.run([*TOGETHER, *train, "--shard"], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "1 epochs" in done.stdout
     assert "Warning" not in done.stderr
@@ -190,6 +195,7 @@ def test_the_rows_that_are_not_finite_are_named_whoever_has_them(alone, together
     assert together["lost"] == alone["lost"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
     out = tmp_path / "run"
     train = ["-m", "allegory", "train", "digits", "--out", str(out), "--epochs", "100000", "--hidden", "8"]
@@ -200,12 +206,12 @@ def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
     )  # fmt: skip
     try:
         waited = time.monotonic()
-        while not (out / "last.safetensors").exists() and time.monotonic() - waited < 120:
+        while not (out / "last.safetensors").exists() and time.monotonic() - waited < 300:
             time.sleep(0.2)
         workers = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
         assert len(workers) == 2
         os.kill(int(workers[1]), signal.SIGKILL)
-        _, said = job.communicate(timeout=90)
+        _, said = job.communicate(timeout=300)
     finally:
         job.kill()
     assert job.returncode != 0
@@ -235,7 +241,7 @@ def test_a_mistake_of_the_second_process_is_said(tmp_path):
     script = tmp_path / "rank.sh"
     script.write_text(f"exec {sys.executable} -m allegory train {tmp_path}/$RANK.npy --out {tmp_path}/run --epochs 1")
     done = subprocess.run(
-        [*TOGETHER, "--no-python", "bash", str(script)], capture_output=True, text=True, env=ENVIRONMENT, timeout=100
+        [*TOGETHER, "--no-python", "bash", str(script)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
     )
     assert done.returncode != 0
     assert f"allegory, process 1: {tmp_path}/1.npy: cannot be read" in done.stderr
