@@ -104,6 +104,7 @@ def test_noise_that_does_not_fit_is_said():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [al.evaluate, al.log_likelihood, al.bound_curve])
 def test_a_compiled_pass_is_the_same_pass(function):
     model, x = ladder(), bits(30)
