@@ -1,8 +1,16 @@
-# make demo: train on embedded data and look at what comes out. make test: what must hold. make test-all: long laws, too.
+# make demo: train on embedded data and look at what comes out. make test: everything that must hold, but for what takes
+# long; make test-all: that, too.
 # make bench: how fast it is, beside a plain loop and pythae. make docs: the site, in build/site.
 VENV ?= .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+SCRIPTS := Scripts
+else
 PYTHON ?= python3
-BIN := $(VENV)/bin
+SCRIPTS := bin
+endif
+BIN := $(VENV)/$(SCRIPTS)
+PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-all lint types pytest pytest-slow format clean bench docs
 
@@ -21,10 +29,10 @@ types: $(VENV)/ready
 	$(BIN)/mypy
 
 pytest: $(VENV)/ready
-	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow"
 
 pytest-slow: $(VENV)/ready
-	$(BIN)/pytest --numprocesses auto --dist worksteal -m slow
+	$(PYTEST) -m slow tests
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
@@ -37,11 +45,11 @@ docs: $(VENV)/ready
 	cp docs/index.html build/site
 
 bench: $(VENV)/ready $(VENV)-pythae/ready
-	$(BIN)/python benchmarks/bench.py --pythae $(VENV)-pythae/bin/python
+	$(BIN)/python benchmarks/bench.py --pythae $(VENV)-pythae/$(SCRIPTS)/python
 
 $(VENV)-pythae/ready:
 	$(PYTHON) -m venv $(VENV)-pythae
-	$(VENV)-pythae/bin/pip install --quiet torch==2.13.0 pythae==0.1.2
+	$(VENV)-pythae/$(SCRIPTS)/pip install --quiet torch==2.13.0 pythae==0.1.2
 	touch $@
 
 clean:

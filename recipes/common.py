@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import allegory as al
-from allegory.training.loop import Record
+from allegory.training import Record
 
 
 def machine() -> str:

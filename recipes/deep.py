@@ -18,7 +18,7 @@ from common import deformed, reached
 
 import allegory as al
 from allegory.data import load
-from allegory.training.loop import Record
+from allegory.training import Record
 
 
 def ladder(

@@ -10,7 +10,7 @@ from torch.distributions import kl
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.runtime.validation import no_validation
+from allegory.runtime.checks import no_validation
 
 KINDS = {**EXACT, "bottom-up, not Markov": {"markov": False}}
 QUICK = ("bottom-up", "top-down, residual, not Markov")

@@ -38,10 +38,10 @@ from torch.distributions import Distribution, Independent, Normal
 
 from allegory.model import VAE
 from allegory.runtime import processes
+from allegory.runtime.checks import no_validation
 from allegory.runtime.compilation import compile_or_warn
 from allegory.runtime.memory import caching
 from allegory.runtime.precision import autocast
-from allegory.runtime.validation import no_validation
 
 __all__ = [
     "Evaluation",

@@ -3,8 +3,10 @@ r"""Compilation: torch.compile where there is a compiler, and the function as it
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["compile_or_warn", "disable_compile", "has_compiler"]
+__all__ = ["choose_compile", "compile_or_warn", "disable_compile", "has_compiler", "timed"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,3 +58,40 @@ def disable_compile(function: Callable[P, R]) -> Callable[P, R]:
         return torch.compiler.disable(function)(*arguments, **named)
 
     return call
+
+
+def timed(function: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that a call takes, after a first one."""
+    best = math.inf
+    for _ in range(4):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def choose_compile(
+    asked: bool | str, device: torch.device, expected_seconds: Callable[[], float], pays: float = 120.0
+) -> tuple[bool, str]:
+    """Whether to compile, and a line that says why where it was chosen.
+
+    Args:
+        asked: True, False, or "auto" for what is likely to end sooner.
+        device: where.
+        expected_seconds: measures how long the work will take if it is not compiled.
+        pays: from how many seconds on compiling is worth what it takes, up to half a minute.
+
+    >>> choose_compile("auto", torch.device("cpu"), lambda: 3.0)
+    (False, '')
+    """
+    if asked != "auto":
+        return bool(asked), ""
+    if not has_compiler(device):
+        return False, ""
+    seconds = expected_seconds()
+    if seconds < pays:
+        return False, ""
+    minutes = f"{seconds / 60:.0f} minutes"
+    return True, f"compiled: that takes up to half a minute, and without it this would take about {minutes}"

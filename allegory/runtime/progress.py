@@ -10,6 +10,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from allegory.runtime import processes
+
 __all__ = ["Progress"]
 
 
@@ -31,7 +33,7 @@ class Progress:
         self.position: Any = None
 
     def __enter__(self) -> Progress:
-        notebook = _in_notebook()
+        notebook, self.shown = _in_notebook(), self.shown if processes.rank() == 0 else False
         if notebook and self.shown is not False:
             self.view = _Page()
         elif self.shown:
@@ -71,10 +73,11 @@ class Progress:
         else:
             self.bound = [f"training bound {line['train']:.2f}"]
 
-    def say(self, text: str) -> None:
-        """Shows a line of its own, beside the bar."""
+    def say(self, *lines: str) -> None:
+        """Shows lines of their own, beside the bar."""
         if self.view is not None:
-            self.view.say(text)
+            for line in lines:
+                self.view.say(line)
 
     def _fraction(self, position: Any, seconds: float, now: float) -> tuple[float, float]:
         """How much of the budget is spent, and the seconds left."""

@@ -2,6 +2,8 @@
 
 from allegory.training import trackers
 from allegory.training.checkpoint import load
-from allegory.training.loop import Record, fit
+from allegory.training.loop import fit
+from allegory.training.schedule import Cosine, Cyclical, Warmup
+from allegory.training.state import Record
 
-__all__ = ["Record", "fit", "load", "trackers"]
+__all__ = ["Cosine", "Cyclical", "Record", "Warmup", "fit", "load", "trackers"]

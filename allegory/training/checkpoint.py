@@ -144,3 +144,56 @@ def sweep(run: Path) -> None:
 def versions() -> dict[str, str]:
     """What a run was made with."""
     return {"allegory": __version__, "torch": torch.__version__}
+
+
+def open_run(
+    out: str | Path | None, resume: bool, model: VAE, settings: dict[str, Any], about: dict[str, Any] | None
+) -> Path | None:
+    """The directory of a training, its config.json written; of a resumed one the settings are compared first.
+
+    Args:
+        out, resume, about: as of `fit`.
+        model: what is trained.
+        settings: of the training, JSON.
+
+    Raises:
+        ValueError: something else is there; or other settings than those that it was trained with.
+    """
+    if out is None:
+        if resume:
+            raise ValueError("resume=True needs out, the run directory to go on with")
+        return None
+    run = Path(out)
+    config = dict(
+        format=FORMAT,
+        **versions(),
+        model=getattr(model, "config", None),
+        fit=settings,
+        **(about or {}),
+    )
+    if resume and (run / CONFIG).exists():
+        _check_same(run, read_config(run), config)
+        sweep(run)
+    else:
+        new_run(run)
+    write_json(run / CONFIG, config)
+    return run
+
+
+def stored_settings(out: str | Path | None) -> dict[str, Any]:
+    """The settings with which the run in a directory was trained; none where there is no run yet."""
+    there = out is not None and (Path(out) / CONFIG).exists()
+    return (read_config(out)["fit"] or {}) if out is not None and there else {}
+
+
+def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A resumed run keeps its settings; only its budget may grow."""
+    budget = ("epochs", "minutes", "patience")
+    pairs = [(key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit", "command")]
+    pairs += [(key, before["fit"].get(key), value) for key, value in now["fit"].items() if key not in budget]
+    for key, old, new in pairs:
+        if json.loads(json.dumps(new)) != old:
+            raise ValueError(
+                f"{run} was trained with {key} = {old}, not {new}; resume with the same settings (only "
+                f"{', '.join(budget)} may change), or train into a new directory"
+            )

@@ -19,16 +19,55 @@ warning and goes on.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import secrets
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["tensorboard", "wandb"]
+import torch
+
+from allegory.runtime import processes
+
+__all__ = ["Tracker", "Trackers", "tensorboard", "wandb"]
 
 Tracker = Callable[[dict[str, Any]], None]
+"""(line) -> None, called with each epoch's line of the history."""
+
+
+class Trackers:
+    """Several trackers, called one after the other in the first process; one that raises is not called again, with a
+    warning.
+
+    Args:
+        trackers: one, or several.
+
+    >>> lines = []
+    >>> Trackers(lines.append)({"epoch": 1, "step": 10})
+    >>> lines
+    [{'epoch': 1, 'step': 10}]
+    """
+
+    def __init__(self, trackers: Tracker | Sequence[Tracker]) -> None:
+        given = [trackers] if callable(trackers) else list(trackers)
+        self.trackers = given if processes.rank() == 0 else []
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Calls them with an epoch's line of `Record.history`."""
+        for track in list(self.trackers):
+            try:
+                with torch.random.fork_rng():  # it may draw
+                    track(copy.deepcopy(line))
+            except Exception as error:
+                self.trackers.remove(track)
+                warnings.warn(
+                    f"the tracker failed in epoch {line['epoch']} and is not called again in this training, which goes "
+                    f"on: {type(error).__name__}: {error}",
+                    stacklevel=3,
+                )
 
 
 def tensorboard(folder: str | Path) -> Tracker:

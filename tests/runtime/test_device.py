@@ -11,7 +11,7 @@ import torch
 import allegory as al
 from allegory.data.stored import Mapped, Stored
 from allegory.evaluation import bounds
-from allegory.training import loop
+from allegory.training import arguments, recovery, step
 
 
 class Generator(torch.Generator):
@@ -28,9 +28,9 @@ def meta(monkeypatch):
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused, **settings: adamw(*args, **settings))
     for check in ("_check_data", "_check_objective"):
-        monkeypatch.setattr(loop, check, lambda *args: None)
+        monkeypatch.setattr(arguments, check, lambda *args: None)
     monkeypatch.setattr(al.VAE, "check", lambda *args: None)
-    for module in (loop, bounds):
+    for module in (step, recovery, bounds):
         monkeypatch.setattr(module, "autocast", lambda device, precision: nullcontext())
     return torch.device("meta")
 
@@ -61,7 +61,7 @@ def test_a_step_of_training_waits_for_nothing(meta, name, objective, stored, tmp
             transform=lambda rows: seen.append(rows.device) or rows,
         )  # fmt: skip
     assert seen == [meta] * 3
-    assert [entry.name for entry in error.traceback if entry.path.name == "loop.py"] == ["fit", "lost"]
+    assert [entry.name for entry in error.traceback if entry.path.parent.name == "training"] == ["fit", "lost"]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,13 +17,14 @@ import torch
 
 import allegory as al
 from allegory.command import main
-from allegory.runtime.validation import no_validation
-from allegory.training.loop import _check_objective, _State
+from allegory.runtime.checks import no_validation
+from allegory.training.arguments import _check_objective
+from allegory.training.state import State
 
 HERE = Path(__file__).parent
 ALONE = [sys.executable]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parents[1])}
 
 
 def run(command, *tasks):
@@ -165,7 +166,8 @@ def test_moments_are_restored_to_where_the_parameter_is():
     learned = list(model.parameters())
     there = [torch.nn.Parameter(p.to("meta")) for p in learned]  # stands for a GPU
     average = copy.deepcopy(model)
-    state = _State(model, average, there, torch.optim.AdamW(there, fused=False))
+    state = State(model, average, 1e-3, 0.0)
+    state.learned, state.optimizer = there, torch.optim.AdamW(there, fused=False)
     tensors, position = state.capture()
     tensors |= {f"optimizer/{i}/exp_avg": torch.ones(p.shape) for i, p in enumerate(learned)}
     state.restore((tensors, position))

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-from itertools import groupby
 
 import pytest
 import torch
@@ -15,9 +14,10 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory.data import binarize
-from allegory.data.files import write_atomically
-from allegory.runtime import compilation, processes
-from allegory.training.loop import RESTARTS, SKIPS, _clip, _norm, _validate
+from allegory.runtime import compilation
+from allegory.runtime.storage import write_atomically
+from allegory.training.recovery import RESTARTS
+from allegory.training.validation import validate
 
 N = 60
 
@@ -50,7 +50,7 @@ def test_it_learns_keeps_the_best_weights_and_says_what_happened(bits):
     assert record.history[record.best_epoch - 1]["bound"] == record.best_bound
     after = al.evaluate(model, bits[:20], samples=200).elbo
     assert after > before + 0.5
-    assert _validate(model, bits[:20], al.elbo, 1, 0)["bound"] == record.best_bound
+    assert validate(model, bits[:20], al.elbo, 1, 0)["bound"] == record.best_bound
     line = record.history[-1]
     assert line["elbo"] == pytest.approx(line["reconstruction"] - sum(line["kl_per_level"]))
     assert line["train"] == pytest.approx(after, abs=1.0)
@@ -201,8 +201,8 @@ class Fault:
 
 def test_a_loss_that_is_not_finite_once_is_survived(bits, capsys):
     model = small(dropout=0)
-    # Call 1 is the check at the edge, 6 the second batch of epoch 2, 10 the same batch when the epoch is run again.
-    record = train(model, bits, transform=Fault(6, 10), progress=True)
+    # Call 1 is the check at the edge, 6 the second batch of epoch 2, 9 the same batch when the epoch is run again.
+    record = train(model, bits, transform=Fault(6, 9), progress=True)
     assert record.stopped == "epochs"
     assert record.history[-1]["lr"] < train(small(), bits).history[-1]["lr"] * 0.6
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
@@ -284,34 +284,6 @@ def test_beta_weighs_each_level_and_validation_does_not_see_it(bits):
     assert record.history[0]["beta"] == 1.0
     train(small(), bits, objective=objective, beta=3.0, kl_warmup=2, epochs=1)
     assert seen[6:] == [1.5, 3.0, 3.0, 1.0]
-
-
-def test_a_gradient_is_clipped_by_the_running_median_and_skips_are_bounded():
-    norms, scales = torch.zeros(3), []
-    for norm in [1.0] * 60 + [20.0, 500.0, 500.0, 1.0] + [500.0] * 5 + [1.0] * 3:
-        scales.append(_clip(torch.tensor(norm), norms, clip=10.0, skip=100.0)[0].item())
-    assert scales[:60] == [1.0] * 60
-    assert scales[60] == pytest.approx(10 / 20, rel=0.05)
-    assert scales[61:64] == [0.0, 0.0, 1.0]
-    assert scales[64:67] == [0.0] * 3  # three in a row, and then it moves on
-    assert scales[67] == pytest.approx(10 / 500, rel=0.2)
-    assert scales[68] == 0.0
-    assert scales[-1] == 1.0
-
-
-def test_a_new_scale_of_the_gradient_is_followed():
-    norms = torch.zeros(3)
-    for _ in range(50):
-        _clip(torch.tensor(1.0), norms, clip=10.0, skip=100.0)
-    scales = [_clip(torch.tensor(1e4), norms, clip=10.0, skip=100.0)[0].item() for _ in range(600)]
-    assert scales[-1] == 1.0
-    assert max(len(list(run)) for skipped, run in groupby(scales, key=lambda s: s == 0) if skipped) == SKIPS
-
-
-def test_a_burst_whose_square_is_no_float32_is_a_burst_and_no_failure():
-    gradients = [torch.full((3, 4), 1e25, dtype=torch.float32), torch.full((2,), -1e25, dtype=torch.float32)]
-    assert _norm(gradients).item() == pytest.approx(math.sqrt(14) * 1e25)
-    assert _norm([torch.zeros(2), torch.tensor([torch.inf])]).item() == torch.inf
 
 
 def test_the_metrics_say_what_was_clipped_and_skipped(bits):
@@ -539,21 +511,6 @@ def test_every_training_is_compiled_however_many_there_were(bits, monkeypatch):
         before = len(graphs)
         train(small(latent=[width], dropout=0), bits[:36], compile=True, epochs=1, valid=None)
         assert len(graphs) > before, width
-
-
-def test_validation_has_its_noise_by_place(bits, monkeypatch):
-    """So that it does not depend on how many processes share it."""
-    model, found = small().eval(), []
-    monkeypatch.setattr("allegory.training.loop.pairs_per_pass", lambda model, x: 8)
-    for several in (1, 3):
-        totals = []
-        for rank in range(several):
-            monkeypatch.setattr(processes, "count", lambda several=several: several)
-            monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
-            monkeypatch.setattr(processes, "total", lambda x, totals=totals: totals.append(x.clone()) or x)
-            _validate(model, bits, al.elbo, 1, 7)
-        found.append(sum(totals))
-    assert_close(found[0], found[1], rtol=1e-12, atol=0)
 
 
 def test_half_a_checkpoint_that_a_kill_has_left_goes_with_a_resume(bits, tmp_path):

@@ -1,0 +1,244 @@
+"""The arguments of `fit`, checked before anything is made: everything about data and settings is asked here, once; the
+loop does not look again.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from allegory.data.stored import Stored
+from allegory.families import BernoulliFamily, CategoricalFamily
+from allegory.model import VAE
+from allegory.objectives import elbo
+from allegory.runtime import processes
+from allegory.runtime.compilation import choose_compile, timed
+from allegory.runtime.precision import choose_precision
+from allegory.training.checkpoint import stored_settings
+from allegory.training.schedule import Cosine, Schedule, Warmup
+from allegory.training.step import score_function
+
+__all__ = ["Plan", "as_json", "beta_schedule", "lr_schedule", "name_of", "plan"]
+
+
+def name_of(function: Any) -> str:
+    """What a run remembers of an objective or a schedule; of a functools.partial its settings, too.
+
+    >>> name_of(functools.partial(al.objectives.renyi, alpha=0.5)), name_of(Cosine(0.001))
+    ('renyi(alpha=0.5)', 'Cosine(peak=0.001, warmup=0, final=0.0)')
+    """
+    if isinstance(function, functools.partial):
+        return f"{name_of(function.func)}({', '.join(f'{key}={value}' for key, value in function.keywords.items())})"
+    if dataclasses.is_dataclass(function):
+        return repr(function)
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a run keeps them: functions by their names."""
+    return {key: name_of(value) if callable(value) else value for key, value in settings.items()}
+
+
+class Plan(NamedTuple):
+    """What follows from the arguments of `fit`.
+
+    Attributes:
+        lr, beta: schedules.
+        held: whether the objective wants a trace of a held posterior.
+        bound: what validation measures: the objective, or what it stands for.
+        precision, compile: of the steps, chosen where they were left open.
+        notes: what to say of that choice.
+    """
+
+    lr: Schedule
+    beta: Schedule
+    held: bool
+    bound: Callable[..., Tensor]
+    precision: str
+    compile: bool
+    notes: list[str]
+
+
+def plan(
+    model: VAE,
+    data: Any,
+    valid: Any,
+    transform: Callable[[Tensor], Tensor] | None,
+    settings: dict[str, Any],
+    shard: str | None,
+    out: str | Path | None,
+    resume: bool,
+) -> Plan:
+    """All that can be asked before anything is made, asked; and what follows from it.
+
+    Args:
+        model, data, valid, transform, shard, out, resume: as of `fit`.
+        settings: its other arguments, by name.
+
+    Raises:
+        ValueError: what makes no sense, in one line.
+    """
+    objective, samples, asked = settings["objective"], settings["samples"], dict(settings)
+    _check_numbers(settings)
+    lr = lr_schedule(settings["lr"], settings["lr_warmup"], settings["lr_final"])
+    beta = beta_schedule(settings["beta"], settings["kl_warmup"], model.levels)
+    _check_data(model, data, valid, transform)
+    plain = getattr(objective, "func", objective)
+    held, bound = getattr(plain, "held", False), getattr(plain, "bound", objective)
+    if shard:
+        _check_shard(shard, settings["compile"], held, objective, out)
+    if held or getattr(objective, "__module__", None) != elbo.__module__:
+        _check_objective(model, objective, held, data, transform, samples, beta(settings["kl_warmup"], 0.0))
+    before = stored_settings(out) if resume else {}  # what was measured then
+    asked |= {key: before[key] for key in ("precision", "compile") if settings[key] == "auto" and key in before}
+    device = next(model.parameters()).device
+    family = getattr(model.decoders[0], "family", None)
+    mass = isinstance(family, BernoulliFamily | CategoricalFamily)
+    precision, first = processes.broadcast(lambda: choose_precision(asked["precision"], device, rounds_well=mass))
+
+    def expected_seconds() -> float:
+        trial, x = copy.deepcopy(model).train(), data[: settings["batch_size"]].to(device)
+        score = score_function(trial, objective, samples=samples, held=held, precision=precision)
+        with torch.random.fork_rng():
+            x = x if transform is None else transform(x)
+            seconds = timed(lambda: score(x, beta(0, 0.0)).sum().backward(), device)
+        steps = math.ceil(len(data) / settings["batch_size"]) * (settings["epochs"] or math.inf)
+        return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
+
+    compile, second = choose_compile(asked["compile"] if not shard else False, device, expected_seconds)
+    return Plan(lr, beta, held, bound, precision, compile, [note for note in (first, second) if note])
+
+
+def _check_numbers(settings: dict[str, Any]) -> None:
+    if settings["epochs"] is None and settings["minutes"] is None:
+        raise ValueError("fit needs a budget: epochs, minutes, or both")
+    for name in ("epochs", "minutes", "batch_size", "samples", "lr", "clip", "skip", "patience"):
+        value = settings[name]
+        if value is not None and not callable(value) and not value > 0:
+            raise ValueError(f"{name}={value}: wanted a number above zero")
+    if not settings["lr_final"] >= 0:
+        raise ValueError(f"lr_final={settings['lr_final']}: wanted the fraction of lr at the end, at least 0")
+    if not 0 <= settings["ema"] < 1:
+        raise ValueError(f"ema={settings['ema']}: wanted the fraction kept per step, at least 0 and below 1")
+    _check_speed(settings["precision"], settings["compile"])
+
+
+def _check_speed(precision: Any, compile: Any) -> None:
+    if precision not in ("float32", "bfloat16", "auto"):
+        raise ValueError(f"precision={precision!r}: wanted 'float32', 'bfloat16' or 'auto'")
+    if compile not in (True, False, "auto"):
+        raise ValueError(f"compile={compile!r}: wanted True, False or 'auto'")
+
+
+def _check_objective(
+    model: VAE,
+    objective: Any,
+    held: bool,
+    data: Any,
+    transform: Callable[[Tensor], Tensor] | None,
+    samples: int,
+    beta: Any,
+) -> None:
+    """What an objective of a user's, or with conditions or settings, says of this model, before a run is made.
+
+    Args:
+        model, objective, data, transform, samples: as of `fit`.
+        held: whether the objective wants the posterior held.
+        beta: a value of it.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x = data[:2] if transform is None else transform(data[:2])
+        trial, device = copy.deepcopy(model).train(), next(model.parameters()).device
+        beta = beta.to(device) if isinstance(beta, Tensor) else beta
+        bound = objective(trial(x.to(device), samples=samples, held=held), beta)
+    if not isinstance(bound, Tensor) or bound.shape != x.shape[:1]:
+        raise ValueError(
+            f"objective {name_of(objective)}: got {tuple(bound.shape) if isinstance(bound, Tensor) else bound!r} for "
+            f"{len(x)} examples, wanted (B,), nats per example; average over the particles, not over the examples"
+        )
+
+
+def lr_schedule(lr: float | Schedule, warmup: int, final: float) -> Schedule:
+    """The learning rate of each step.
+
+    Args:
+        lr: a number, for `Cosine`, or a schedule.
+        warmup, final: of the cosine; with a schedule they have no meaning, and have to be 0.
+    """
+    if isinstance(lr, int | float):
+        return Cosine(lr, warmup, final)
+    if warmup or final:
+        raise ValueError(f"lr_warmup={warmup}, lr_final={final}: wanted none of them where lr is a schedule of its own")
+    return _checked("lr", lr, 0)
+
+
+def beta_schedule(beta: float | Sequence[float] | Schedule, warmup: int, levels: int) -> Schedule:
+    """The KL's weight at each step.
+
+    Args:
+        beta: a number, or one for each level, for `Warmup`; or a schedule.
+        warmup: steps; with a schedule it has no meaning, and has to be 0.
+        levels: T.
+    """
+    if callable(beta):
+        if warmup:
+            raise ValueError(f"kl_warmup={warmup}: wanted none where beta is a schedule of its own")
+        return _checked("beta", beta, levels)
+    values = [beta] if isinstance(beta, int | float) else list(beta)
+    if any(not value >= 0 for value in values) or (not isinstance(beta, int | float) and len(values) != levels):
+        raise ValueError(f"beta={beta}: wanted a number, at least 0, or one for each of {levels} levels")
+    return Warmup(beta, warmup)
+
+
+def _checked(name: str, schedule: Schedule, levels: int) -> Schedule:
+    """The schedule, once it is sure that its first value makes sense."""
+    value = schedule(0, 0.0)
+    values = torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, str) else torch.tensor(math.nan)
+    if values.dim() > bool(levels) or (values.dim() and len(values) != levels) or not bool((values >= 0).all()):
+        each = f", or one for each of {levels} levels" if levels else ""
+        raise ValueError(f"{name}: the schedule gives {value!r} at step 0; wanted a number, at least 0{each}")
+    return schedule
+
+
+def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any) -> None:
+    """What goes with a sharded model."""
+    if shard not in ("cpu", "cuda"):
+        raise ValueError(f"shard={shard!r}: wanted 'cpu' or 'cuda', where the parts of the model are to be")
+    if out is None:
+        raise ValueError("shard: wanted out, a run directory, since the model itself stays sharded")
+    if compile:
+        raise ValueError("shard: a model that is sharded is not compiled; leave out one of the two")
+    if held:
+        raise ValueError(
+            f"shard: {name_of(objective)} holds the posterior's weights, which are sharded; use elbo or iwae"
+        )
+    if processes.world_size() == 1:
+        raise ValueError("shard: there is one process, which has to hold the whole model; start several by torchrun")
+
+
+def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None) -> None:
+    """Data that the model can score, transformed where they are to be."""
+    for name, x in {"training": data, "validation": valid}.items():
+        if x is not None and not isinstance(x, Tensor | Stored):
+            raise ValueError(f"{name} data: got {type(x).__name__}, wanted a tensor, such as torch.from_numpy gives")
+    if data.dim() < 1 or len(data) < 2:
+        raise ValueError(f"training data: got shape {tuple(data.shape)}, wanted at least two examples, (N, *event)")
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        if transform is None:
+            model.check(data.to(device), "training data")
+        else:
+            for part in [data] if isinstance(data, Tensor) else (part for _, part in data.pieces()):
+                model.check(transform(part).to(device), "training data")
+        if valid is not None:
+            model.check(valid.to(device), "validation data")

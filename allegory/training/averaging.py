@@ -1,0 +1,40 @@
+r"""Averaging: the weights to use are a running average of those that are trained.
+
+    average <- average + (1 - keep) (theta - average),     keep = min(ema, (1 + step) / (10 + step))
+
+so that the average forgets where the training began. Buffers are taken as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from allegory.runtime import processes
+
+__all__ = ["average_buffers", "average_parameters"]
+
+
+def average_parameters(averages: list[Tensor], parameters: list[Tensor], ema: float, step: int) -> None:
+    """Moves the averages a step towards the parameters, in place.
+
+    Args:
+        averages, parameters: tensors in the same order.
+        ema: what fraction of itself the average keeps, in the long run; 0 takes the parameters as they are.
+        step: how many steps were averaged before.
+
+    >>> average = [torch.zeros(1)]
+    >>> average_parameters(average, [torch.ones(1)], ema=0.999, step=0)
+    >>> average
+    [tensor([0.9000])]
+    """
+    keep = min(ema, (1 + step) / (10 + step))
+    torch._foreach_lerp_(averages, parameters, 1 - keep)
+
+
+def average_buffers(average: nn.Module, model: nn.Module) -> None:
+    """Copies the model's buffers into the average's; where each process has its own, their mean."""
+    for mean, buffer in zip(average.buffers(), model.buffers(), strict=True):
+        mean.copy_(buffer)
+        if mean.is_floating_point():
+            processes.all_reduce(mean).div_(processes.world_size())

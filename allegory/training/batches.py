@@ -1,0 +1,61 @@
+r"""Batches: an epoch's examples, in an order that depends on the seed and on the epoch alone.
+
+Shapes: N examples, B examples a batch; of several processes each gets its share of every batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allegory.data.stored import Stored
+from allegory.runtime import processes
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """Batches of data; `len` of it is how many an epoch has, the last of which may be smaller.
+
+    Args:
+        data: (N, *event), a tensor or `Stored`.
+        size: B.
+        seed: of the order.
+        transform: applied to what is drawn, as it is drawn.
+
+    >>> batches = Batches(torch.arange(5.0)[:, None], size=2, seed=0)
+    >>> len(batches), [len(x) for rows, x in batches.epoch(0)]
+    (3, [2, 2, 1])
+    """
+
+    def __init__(
+        self, data: Tensor | Stored, size: int, seed: int, transform: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.data: Any = data
+        self.size, self.seed, self.transform = size, seed, transform
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.data) / self.size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each batch its rows, (B,) of all processes, and this process's share of its examples; where that is
+        nothing, one example, which is not to be counted.
+
+        Args:
+            epoch: which, from 0.
+            start: how many of its batches to leave out.
+        """
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        if isinstance(self.data, Stored):
+            order = self.data.shuffled(generator, self.size)
+        else:
+            order = torch.randperm(len(self.data), generator=generator).to(self.data.device)
+        batches = order.split(self.size)[start:]
+        shares = [mine if len(mine := processes.local_rows(rows)) else rows[:1] for rows in batches]
+        stored = isinstance(self.data, Stored)
+        examples = self.data.ahead(shares) if stored else (self.data.index_select(0, rows) for rows in shares)
+        return zip(batches, examples if self.transform is None else map(self.transform, examples), strict=True)

@@ -1,0 +1,70 @@
+r"""Clipping: a gradient is scaled down to `clip` times the running median of its norm, and left out above `skip` times.
+
+    ratio = |g| / median,    g <- g * min(1, clip / ratio),    or 0 where ratio > skip, SKIPS times in a row at most
+
+The median of log |g| goes up or down by the same small step whichever side a new norm is on, so that no single
+gradient, however large, moves it far. All of it stays on the gradient's device: a step waits for nothing.
+
+Shapes: () all of them; `norms` is (3,): the running median of log |g|, how many there were, skips in a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["SKIPS", "clip_scale", "gradient_norm", "no_norms"]
+
+SKIPS = 3
+
+
+def no_norms(device: torch.device) -> Tensor:
+    """(3,) what `clip_scale` remembers, before the first gradient.
+
+    >>> no_norms(torch.device("cpu"))
+    tensor([0., 0., 0.], dtype=torch.float64)
+    """
+    return torch.zeros(3, dtype=torch.float64, device=device)
+
+
+def gradient_norm(gradients: list[Tensor]) -> Tensor:
+    """() the norm of all gradients side by side, in float64: in float32 its square overflows at 2e19, which a burst
+    reaches while every gradient is still finite.
+
+    Args:
+        gradients: of any shapes, at least one.
+
+    >>> gradient_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
+    tensor(5., dtype=torch.float64)
+    """
+    if gradients[0].is_cpu:  # where float64 takes a copy of all gradients, and looking costs nothing
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).double()
+        if torch.isfinite(norm):
+            return norm
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float64)))
+
+
+def clip_scale(norm: Tensor, norms: Tensor, clip: float, skip: float) -> tuple[Tensor, Tensor]:
+    """() what to multiply the gradient with, and () whether it should have been left out but too many were. Moves
+    `norms` in place.
+
+    Args:
+        norm: () of the gradient.
+        norms: (3,) what was seen before; see the module.
+        clip, skip: multiples of the running median.
+
+    >>> norms = no_norms(torch.device("cpu"))
+    >>> for _ in range(20):
+    ...     scale, burst = clip_scale(torch.tensor(1.0), norms, clip=2.0, skip=100.0)
+    >>> scale, burst = clip_scale(torch.tensor(10.0), norms, clip=2.0, skip=100.0)
+    >>> 0.2 <= scale < 0.21, bool(burst)
+    (tensor(True), False)
+    """
+    median, seen, skips = norms.unbind()
+    logarithm = norm.clamp(min=1e-30).log()
+    median = torch.where(seen == 0, logarithm, median + torch.sign(logarithm - median) / (seen + 1).clamp(max=50))
+    ratio = norm / median.exp()
+    large = ratio > skip
+    skipped = large & (skips < SKIPS)
+    norms.copy_(torch.stack([median, seen + 1, torch.where(skipped, skips + 1, 0)]))
+    return torch.where(skipped, 0.0, (clip / ratio).clamp(max=1)), large & ~skipped

@@ -1,0 +1,106 @@
+r"""Recovery: a step waits for nothing, so that a loss that is not finite is found at the end of the epoch.
+
+If it was not, or if a gradient was above `skip` times the median for the fourth time in a row (the training has left
+the place where it was, and what it would go on with is as bad as NaN), the epoch is run again step by step to say
+where, the weights go back to the average as it was when the epoch began, and the learning rate is halved. An epoch that
+fails for the sixth time is an error; after five restarts in all, what is merely large is followed.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from allegory.runtime import processes
+from allegory.runtime.precision import autocast
+from allegory.training.batches import Batches
+from allegory.training.budget import Budget
+from allegory.training.clipping import SKIPS
+from allegory.training.state import Snapshot, State
+from allegory.training.step import Step
+
+__all__ = ["RESTARTS", "Recovery"]
+
+RESTARTS = 5
+
+
+class Recovery:
+    """Finds out whether an epoch is lost, and goes back to its beginning.
+
+    Args:
+        state: of the training.
+        step: how it goes on.
+        batches: of the epoch that is run again.
+        budget: of the training.
+        samples, precision: of the passes that look for what went wrong.
+    """
+
+    def __init__(
+        self, state: State, step: Step, batches: Batches, budget: Budget, samples: int, precision: str
+    ) -> None:
+        self.state, self.step, self.batches, self.budget = state, step, batches, budget
+        self.samples, self.precision = samples, precision
+        self.good: Snapshot | None = None
+
+    def remember(self) -> None:
+        """Keeps the state at the beginning of an epoch; not amid skips, when it may be too late."""
+        if self.good is None or self.state.norms[-1] == 0:
+            self.good = None  # not two at once
+            self.good = self.state.capture()
+
+    def lost(self) -> bool:
+        """Whether what this epoch did is to be undone."""
+        totals = self.state.all_totals()
+        finite, bursts = bool(torch.isfinite(totals).all()), totals[-1].item()
+        return not finite or (bursts > 0 and self.state.position.restarts < RESTARTS)
+
+    def go_back(self, seconds: float) -> str:
+        """Back to what was remembered, with half the learning rate; says what went wrong.
+
+        Args:
+            seconds: spent so far.
+
+        Raises:
+            FloatingPointError: it went wrong again and again.
+        """
+        assert self.good is not None
+        state, now = self.state, self.state.position
+        changed = dict(restarts=now.restarts + 1, failures=now.failures + 1, lr_scale=now.lr_scale / 2)
+        finite, epoch = bool(torch.isfinite(state.all_totals()).all()), now.epoch + 1
+        state.restore(self.good)
+        where = f"epoch {epoch}, {self._where_lost(finite, seconds)}"
+        state.restore(self.good)
+        if changed["failures"] > RESTARTS:
+            raise FloatingPointError(
+                f"{where}; {RESTARTS} restarts from the last good weights at half the learning rate each did not help; "
+                "look at those rows, lower lr, or raise lr_warmup"
+            )
+        with torch.no_grad():  # the average has not seen the last few steps, which may have led here
+            torch._foreach_copy_(state.parameters, state.averages)
+        vars(now).update(changed)
+        return f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}"
+
+    def _where_lost(self, finite: bool, seconds: float) -> str:
+        """Runs the epoch again, looking at every step, and names what went wrong first."""
+        state, now, device = self.state, self.state.position, self.state.totals.device
+        large = f"the gradient was above {self.step.skip:g} times its usual size, {SKIPS + 1} times in a row"
+        for rows, x in self.batches.epoch(now.epoch, now.batch):
+            mine = processes.local_rows(rows)
+            with torch.random.fork_rng(), torch.no_grad(), autocast(device, self.precision):
+                trace = state.model(x, samples=self.samples)
+                terms = {"log p(x | z_1)": trace.log_px}
+                terms |= {f"the rate of level {t}": rate for t, rate in enumerate(trace.kl, start=1)}
+            for name, term in terms.items():
+                found = mine[~torch.isfinite(term).all(0)[: len(mine)].to(mine.device)].tolist()
+                bad = sorted(row for part in processes.all_gather(found) for row in part)
+                if bad:
+                    return f"step {now.step + 1}: {name} is not finite in {len(bad)} of {len(rows)} rows, {_some(bad)}"
+            self.step(rows, x, self.budget.done(now, seconds))
+            if not bool(torch.isfinite(state.all_totals()).all()):
+                return f"step {now.step}: the bound was finite, its gradient was not"
+            if self.lost():
+                return f"step {now.step}: {large}"
+        return f"{large}, but not when the epoch was run again" if finite else "it could not be found again"
+
+
+def _some(rows: list[int]) -> str:
+    return f"examples {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"

@@ -1,0 +1,286 @@
+r"""The state of a training: all that it needs to go on as if nothing had happened.
+
+    weights, their average, the best ones, the moments of the optimizer, the random state, the sums of this epoch, the
+    running median of the gradient's norm, and where the loop stands
+
+`capture` and `restore` keep and bring back all of it; `save` and `load` do so in a file of the run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allegory.model import VAE
+from allegory.runtime import processes
+from allegory.runtime.storage import write_atomically
+from allegory.training import checkpoint, sharding
+from allegory.training.clipping import no_norms
+from allegory.training.clock import Clock
+
+__all__ = ["Position", "Record", "Snapshot", "State", "rank_seed"]
+
+RANDOM = ("random", "random_cuda")
+
+
+def rank_seed(seed: int) -> int:
+    """A seed for each process; the first one's is that of a process alone."""
+    return seed + 10_000_019 * processes.rank()
+
+
+@dataclass(repr=False)
+class Record:
+    """What happened in a training.
+
+    Attributes:
+        history: one dictionary per epoch: epoch, step, lr, beta, the mean objective over the epoch (train), the
+            gradient's norm (gradient_norm), how many gradients were scaled down and left out (clipped,
+            skipped), and on the validation set, at beta = 1, the objective (bound), the ELBO
+            and its parts (elbo, reconstruction, kl_per_level), nats per example.
+        epoch, step: finished epochs and updates.
+        best_bound, best_epoch: the best validation bound and its epoch; None without validation data.
+        stopped: why it ended: "epochs", "minutes" or "patience".
+        seconds: wall-clock time, over all resumed parts.
+        restarts: epochs that were undone and run again at half the learning rate.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    epoch: int = 0
+    step: int = 0
+    best_bound: float | None = None
+    best_epoch: int | None = None
+    stopped: str = ""
+    seconds: float = 0.0
+    restarts: int = 0
+
+    def __repr__(self) -> str:
+        parts = [f"{self.epoch} epochs", f"{self.step:,} steps", f"{self.seconds:.0f} s"]
+        parts += [f"stopped by {self.stopped}"] if self.stopped else []
+        if self.best_bound is not None:
+            parts.append(f"best bound {self.best_bound:.2f} in epoch {self.best_epoch}")
+        parts += [f"{self.restarts} restart{'s' * (self.restarts > 1)}"] if self.restarts else []
+        return f"Record({', '.join(parts)})"
+
+
+@dataclass(repr=False)
+class Position(Record):
+    """Where the loop stands: the record so far, the batches done in this epoch, and what restarts have changed.
+
+    Attributes:
+        batch: how many of this epoch are done.
+        lr: of the last step.
+        lr_scale: what restarts have left of the learning rate.
+        failures: restarts of this epoch.
+    """
+
+    batch: int = 0
+    lr: float = 0.0
+    lr_scale: float = 1.0
+    failures: int = 0
+
+
+Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors by name, and the position."""
+
+
+class State:
+    """All that `fit` needs to go on as if nothing had happened; see the module.
+
+    Args:
+        model: what is trained, in place.
+        average: a copy of it, for the average of its weights; sharded as the model is.
+        lr, weight_decay: of AdamW.
+
+    Attributes:
+        learned: the model's parameters that have a gradient.
+        parameters, averages: what this process holds of them and of their average; to be written to.
+        best: the weights that were best on the validation set; empty before there are any.
+        position: where the loop stands.
+        totals, norms: (6,) sums over this epoch, and (3,) what `clip_scale` remembers.
+    """
+
+    def __init__(self, model: VAE, average: VAE, lr: float, weight_decay: float) -> None:
+        self.model, self.average = model, average
+        self.learned = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            sharding.param_groups(self.learned), lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+        )
+        both = zip(average.parameters(), model.parameters(), strict=True)
+        self.averages = [sharding.to_local(mean) for mean, p in both if p.requires_grad]
+        self.parameters = [sharding.to_local(p) for p in self.learned]
+        self.best: dict[str, Tensor] = {}
+        self.position = Position()
+        device = next(model.parameters()).device
+        # Of this epoch: the sum of this process's bounds; that of the gradient's norm; steps, clipped, skipped, bursts.
+        # NaN once is NaN for good.
+        self.totals = torch.zeros(6, dtype=torch.float64, device=device)
+        self.norms = no_norms(device)
+
+    def all_totals(self) -> Tensor:
+        """The totals, with the bounds of all processes."""
+        totals = self.totals.clone()
+        processes.all_reduce(totals[:1])
+        return totals
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use: the best on the validation set, else the average."""
+        return self.best or self.average.state_dict()
+
+    def leave(self) -> None:
+        """The model as it is left: in eval mode, with the weights to use."""
+        self.model.load_state_dict(self.weights())
+        self.model.eval()
+
+    def end_epoch(self, examples: int, batch_size: int, kl_warmup: int) -> dict[str, Any]:
+        """Counts the epoch, and gives its line of the history so far: all but what validation says.
+
+        Args:
+            examples, batch_size: of the training data.
+            kl_warmup: steps until the KL has its whole weight.
+        """
+        now = self.position
+        bound, norm, count, clipped, skipped, _ = self.all_totals().tolist()
+        now.epoch, now.batch, now.failures = now.epoch + 1, 0, 0
+        self.totals.zero_()
+        beta = min(1.0, now.step / max(1, kl_warmup))
+        line = dict(epoch=now.epoch, step=now.step, lr=now.lr, beta=beta)
+        line |= dict(train=bound / min(examples, count * batch_size), gradient_norm=norm / count)
+        return line | dict(clipped=int(clipped - skipped), skipped=int(skipped))
+
+    def keep_if_best(self, bound: float, warm: bool) -> None:
+        """Keeps the averaged weights where their bound is the best so far.
+
+        Args:
+            bound: on the validation set, nats per example.
+            warm: whether the warm-ups have ended; before, no weights are the best.
+        """
+        now = self.position
+        if warm and (now.best_bound is None or bound > now.best_bound):
+            now.best_bound, now.best_epoch = bound, now.epoch
+            self.best = _clone(self.average.state_dict())
+
+    def capture(self) -> Snapshot:
+        """A copy of all of it, as it is now."""
+        tensors = {"totals": self.totals, "norms": self.norms, "random": torch.get_rng_state()}
+        if self.totals.is_cuda:
+            tensors["random_cuda"] = torch.cuda.get_rng_state(self.totals.device)
+        parts = {"model": self.model.state_dict(), "average": self.average.state_dict(), "best": self.best}
+        for part, weights in parts.items():
+            tensors |= {f"{part}/{key}": value for key, value in weights.items()}
+        for i, p in enumerate(self.learned):
+            tensors |= {f"optimizer/{i}/{key}": value for key, value in self.optimizer.state.get(p, {}).items()}
+        return _clone(tensors), {**vars(self.position), "history": list(self.position.history)}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Back to what was captured."""
+        tensors, position = snapshot
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            if "/" in key:
+                part, name = key.split("/", 1)
+                parts[part][name] = value
+        self.model.load_state_dict(parts["model"])
+        self.average.load_state_dict(parts["average"])
+        self.best = _clone(parts["best"])
+        self.optimizer.state.clear()
+        for name, value in parts["optimizer"].items():
+            i, key = name.split("/")
+            p = self.learned[int(i)]
+            if value.dim() and value.shape != p.shape:
+                raise ValueError(f"moments of shape {tuple(value.shape)} for a parameter of {tuple(p.shape)}")
+            self.optimizer.state[p][key] = value.to(p.device, copy=True)
+        self.totals.copy_(tensors["totals"])
+        self.norms.copy_(tensors["norms"])
+        torch.set_rng_state(tensors["random"].cpu())
+        if self.totals.is_cuda:
+            torch.cuda.set_rng_state(tensors["random_cuda"].cpu(), self.totals.device)
+        for key, value in position.items():
+            setattr(self.position, key, list(value) if key == "history" else value)
+
+    def begin(self, seed: int, run: Path | None) -> None:
+        """Seeds torch's generator, and goes on from a run's last checkpoint where there is one.
+
+        Args:
+            seed: of the training.
+            run: the directory of the run that is resumed.
+        """
+        torch.manual_seed(rank_seed(seed))
+        if run is not None and processes.broadcast((run / checkpoint.LAST).exists):
+            self.load(run, seed)
+
+    def save(self, run: Path | None, clock: Clock) -> None:
+        """Writes the last checkpoint of a run, its weights and metrics; the position last, so that neither the weights
+        to use nor the metrics are ever older.
+
+        Args:
+            run: its directory; None where nothing is written.
+            clock: that says how long it took.
+        """
+        self.position.seconds = clock.seconds
+        if run is not None:
+            self._write(run)
+        clock.checkpoint_written()
+
+    def _write(self, run: Path) -> None:
+        tensors, position = self.capture()
+        for key in filter(tensors.__contains__, RANDOM):  # every process has its own
+            tensors[key] = torch.stack(processes.all_gather(tensors[key].cpu()))
+        tensors["totals"] = self.all_totals()
+        tensors = sharding.full_tensors(tensors)
+        if processes.rank() == 0:
+            part = "best/" if self.best else "average/"
+            weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
+            checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
+            lines = "".join(json.dumps(line) + "\n" for line in position["history"])
+            write_atomically(run / checkpoint.METRICS, lines.encode())
+            checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
+        processes.all_reduce_max(0.0)  # the others wait until it is there
+
+    def load(self, run: Path, seed: int) -> None:
+        """Reads the last checkpoint of a run.
+
+        Args:
+            run: its directory.
+            seed: of new noise, where there are more or fewer processes than there were.
+        """
+        tensors, position = processes.broadcast(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
+        try:
+            self._take_own(tensors, seed + position["step"])
+            self._shard(tensors)
+            self.restore((tensors, position))
+        except (RuntimeError, KeyError, IndexError, ValueError) as error:
+            detail = " ".join(str(error).split())
+            raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
+
+    def _take_own(self, tensors: dict[str, Tensor], seed: int) -> None:
+        """Leaves of the randomness of all processes this one's; new noise where they are not as many as they were."""
+        for key in filter(tensors.__contains__, RANDOM):
+            states = torch.atleast_2d(tensors[key])
+            if len(states) == processes.world_size():
+                tensors[key] = states[processes.rank()].clone()  # torch reads no views
+            else:
+                torch.manual_seed(rank_seed(seed))
+                device = self.totals.device
+                tensors[key] = torch.get_rng_state() if key == "random" else torch.cuda.get_rng_state(device)
+        if processes.rank() > 0:
+            tensors["totals"][0] = 0
+
+    def _shard(self, tensors: dict[str, Tensor]) -> None:
+        """Shards what was saved whole as the model is, if it is."""
+        parts = {"model": self.model.state_dict(), "average": self.average.state_dict()}
+        parts["best"] = parts["average"]
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            if part == "optimizer" and value.dim():
+                tensors[key] = sharding.distribute(value, self.learned[int(name.split("/")[0])])
+            elif part in parts and name in parts[part]:
+                tensors[key] = sharding.distribute(value, parts[part][name])
+
+
+def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in tensors.items()}

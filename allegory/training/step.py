@@ -1,0 +1,158 @@
+r"""A step: the gradient of the objective, clipped, goes to AdamW, and the average follows.
+
+    theta   <- AdamW(theta, scale * gradient of -mean_b objective(model(x_b), beta))
+    average <- average + (1 - keep) (theta - average)
+
+It waits for nothing: sums stay on the device. Of several processes each takes its share of the batch, and the gradient
+is that of the whole batch.
+
+Shapes: B examples of all processes in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from allegory.model import VAE, Trace
+from allegory.runtime import processes
+from allegory.runtime.compilation import compile_or_warn
+from allegory.runtime.precision import autocast
+from allegory.training import sharding
+from allegory.training.averaging import average_parameters
+from allegory.training.clipping import clip_scale, gradient_norm
+from allegory.training.schedule import Schedule
+from allegory.training.state import State
+
+__all__ = ["Score", "Step", "score_function"]
+
+FLUSHED, TINY = 100, 1e-30  # how often moments are looked at, in steps, and below what they are cleared
+
+Score = Callable[[Tensor, Any], Tensor]
+"""(x, beta) -> (B,) the objective, nats."""
+
+
+def score_function(
+    model: VAE,
+    objective: Callable[[Trace, Any], Tensor],
+    samples: int = 1,
+    held: bool = False,
+    precision: str = "float32",
+    compile: bool = False,
+    parallel: bool = False,
+) -> Score:
+    """What a step maximises, as a function of a batch.
+
+    Args:
+        model: any VAE.
+        objective: of a trace.
+        samples: S, particles per example.
+        held: whether the objective wants the posterior held, see `VAE.forward`.
+        precision: of the networks' matrix products.
+        compile: whether to compile it.
+        parallel: whether the gradient is averaged over the processes, where there are several.
+
+    >>> score_function(model, al.elbo)(x, 1.0).shape
+    torch.Size([7])
+    """
+    device = next(model.parameters()).device
+
+    def score(x: Tensor, beta: float | Tensor) -> Tensor:
+        with autocast(device, precision):
+            trace = model(x, samples=samples, held=held)
+        return objective(trace, beta)
+
+    if compile:
+        score.__code__ = score.__code__.replace()  # its own: of one piece of code torch keeps eight graphs, and no more
+        compiled = compile_or_warn(score, device)
+        score = lambda x, beta: compiled(x, torch.as_tensor(beta))  # noqa: E731, a number would be compiled in
+    return (
+        DistributedDataParallel(_Scored(model, score), static_graph=True)
+        if parallel and processes.world_size() > 1
+        else score
+    )
+
+
+class _Scored(nn.Module):
+    """(B,) the objective, as DistributedDataParallel wants it: from a module that has the parameters."""
+
+    def __init__(self, model: VAE, score: Score) -> None:
+        super().__init__()
+        self.model, self.score = model, score
+
+    def forward(self, x: Tensor, beta: float | Tensor) -> Tensor:
+        return self.score(x, beta)
+
+
+class Step:
+    """One step of gradient ascent.
+
+    Args:
+        state: of the training; moved by each step.
+        score: what is maximised.
+        lr, beta: schedules of the learning rate and of the KL's weight.
+        clip, skip: as of `clip_scale`.
+        ema: as of `average_parameters`.
+        sharded: whether each process holds a part of the model alone.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        score: Score,
+        lr: Schedule,
+        beta: Schedule,
+        clip: float = 2.0,
+        skip: float = 100.0,
+        ema: float = 0.999,
+        sharded: bool = False,
+    ) -> None:
+        self.state, self.score, self.lr, self.beta = state, score, lr, beta
+        self.clip, self.skip, self.ema = clip, skip, ema
+        self.sharded = sharded
+
+    def __call__(self, rows: Tensor, x: Tensor, done: float) -> None:
+        """Takes the step.
+
+        Args:
+            rows: (B,) of the batch, of all processes.
+            x: this process's share of its examples.
+            done: how much of the budget is spent.
+        """
+        state, now = self.state, self.state.position
+        now.lr = self.lr(now.step, done) * now.lr_scale
+        for group in state.optimizer.param_groups:
+            group["lr"] = now.lr
+        beta = self.beta(now.step, done)
+        bound = self.score(x, beta if isinstance(beta, int | float) else torch.as_tensor(beta).to(state.totals.device))
+        bound = bound if len(processes.local_rows(rows)) else 0 * bound
+        for p in state.learned:
+            p.grad = None
+        (-bound.sum() * processes.world_size() / len(rows)).backward()  # the processes' gradients are averaged
+        gradients = [p.grad for p in state.learned if p.grad is not None]
+        reduce = sharding.reduce_gradients if self.sharded else lambda g: (g, gradient_norm(g))
+        gradients, norm = reduce(gradients)
+        scale, burst = clip_scale(norm, state.norms, self.clip, self.skip)
+        torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
+        state.optimizer.step()
+        if now.step % FLUSHED == 0:
+            flush_subnormal_moments(state.optimizer)
+        average_parameters(state.averages, state.parameters, self.ema, now.step)
+        one = torch.ones_like(norm)
+        state.totals += torch.stack([bound.detach().sum(), norm, one, scale < 1, scale == 0, burst])
+        now.step, now.batch = now.step + 1, now.batch + 1
+
+
+def flush_subnormal_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Clears moments that nothing moves any more, of units that have fallen silent: on their way to zero they become
+    subnormal, and with such numbers some processors take a hundred times as long. As small as they are (AdamW adds 1e-8
+    to the root of the second), they move no weight.
+    """
+    for moments in optimizer.state.values():
+        for key in ("exp_avg", "exp_avg_sq"):
+            moment = sharding.to_local(moments[key])
+            torch.hardshrink(moment, lambd=TINY, out=moment)

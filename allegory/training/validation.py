@@ -1,0 +1,54 @@
+r"""Validation: what the averaged weights are worth on data that they were not trained on, and which are the best.
+
+Always at beta = 1 and in float32, with the same noise each epoch: that of the seed and of the place in the set, in
+however many processes.
+
+Shapes: M validation examples, T levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allegory.evaluation.bounds import evaluating, pairs_per_pass
+from allegory.model import VAE, Trace
+from allegory.runtime import processes
+
+__all__ = ["validate"]
+
+
+def validate(
+    model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tensor], samples: int = 1, seed: int = 0
+) -> dict[str, Any]:
+    """The objective at beta = 1 (bound), the ELBO and its parts (elbo, reconstruction, kl_per_level), averaged over the
+    validation set, nats per example.
+
+    Args:
+        model: any VAE.
+        valid: (M, *event).
+        objective: as of `fit`.
+        samples: S, particles per example.
+        seed: of the noise.
+
+    >>> sorted(validate(model, x, al.elbo))
+    ['bound', 'elbo', 'kl_per_level', 'reconstruction']
+    """
+    sums = torch.zeros(2 + model.levels, dtype=torch.float64, device=valid.device)
+    rows = max(1, pairs_per_pass(model, valid) // samples)
+    starts = torch.arange(0, len(valid), rows)
+    mine = processes.local_rows(starts).tolist()
+    with evaluating(model), torch.random.fork_rng():
+        for turn in range(math.ceil(len(starts) / processes.world_size())):  # as often in every process
+            start = mine[turn] if turn < len(mine) else 0
+            torch.manual_seed(seed + start)
+            trace = model(valid[start : start + rows], samples=samples)
+            terms = torch.cat([objective(trace, 1.0)[None], torch.cat([trace.log_px[None], trace.kl]).mean(1)])
+            if turn < len(mine):
+                sums += terms.sum(1).double()
+    bound, reconstruction, *rates = (processes.all_reduce(sums) / len(valid)).tolist()
+    return dict(bound=bound, elbo=reconstruction - sum(rates), reconstruction=reconstruction, kl_per_level=rates)

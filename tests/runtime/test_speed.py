@@ -1,0 +1,85 @@
+"""Precision and compilation: chosen by what is measured, and said."""
+
+import math
+
+import pytest
+import torch
+
+import allegory as al
+from allegory.runtime import compilation, precision
+from allegory.runtime.compilation import choose_compile, timed
+from allegory.runtime.precision import bfloat16_speedup, choose_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def speedup(monkeypatch):
+    def set_to(value):
+        monkeypatch.setattr(precision, "bfloat16_speedup", lambda device: value)
+
+    return set_to
+
+
+def test_the_speedup_is_a_number_and_leaves_the_threads():
+    threads = torch.get_num_threads()
+    assert 0 < bfloat16_speedup(CPU) < math.inf
+    assert torch.get_num_threads() == threads
+
+
+def test_auto_takes_bfloat16_where_it_pays(speedup):
+    speedup(3.2)
+    name, why = choose_precision("auto", CPU, rounds_well=True)
+    assert name == "bfloat16"
+    assert "3.2 times as fast" in why
+    assert choose_precision("auto", CPU, rounds_well=False) == ("float32", "")
+    speedup(0.009)
+    name, why = choose_precision("auto", CPU, rounds_well=True)
+    assert name == "float32"
+    assert "0.009 times as fast" in why
+
+
+def test_bfloat16_on_a_machine_without_it_warns_with_the_factor(speedup):
+    speedup(0.01)
+    with pytest.warns(UserWarning, match="matrix products take 100.0 times as long"):
+        assert choose_precision("bfloat16", CPU, rounds_well=True) == ("bfloat16", "")
+    speedup(2.0)
+    assert choose_precision("bfloat16", CPU, rounds_well=True) == ("bfloat16", "")
+
+
+def test_auto_compiles_what_takes_long_where_there_is_a_compiler(monkeypatch):
+    monkeypatch.setattr(compilation, "has_compiler", lambda device: True)
+    assert choose_compile("auto", CPU, lambda: 119.0) == (False, "")
+    compile, why = choose_compile("auto", CPU, lambda: 1200.0)
+    assert compile
+    assert "20 minutes" in why
+    assert choose_compile(True, CPU, lambda: 0.0) == (True, "")
+    monkeypatch.setattr(compilation, "has_compiler", lambda device: False)
+    assert choose_compile("auto", CPU, lambda: 1200.0) == (False, "")
+
+
+def test_timed_is_the_least_of_several():
+    calls = []
+    assert 0 <= timed(lambda: calls.append(1), CPU) < 1
+    assert len(calls) > 1
+
+
+def test_fit_measures_what_is_left_open_and_a_resume_keeps_to_it(speedup, monkeypatch, tmp_path):
+    import json
+
+    monkeypatch.setattr(compilation, "has_compiler", lambda device: True)
+    speedup(0.5)
+    x = (torch.rand(30, 6) < 0.5).double()
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8]).double()
+    settings = dict(batch_size=10, precision="auto", compile="auto", out=tmp_path / "run")
+    al.fit(model, x, epochs=1, **settings)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["fit"]
+    assert (stored["precision"], stored["compile"]) == ("float32", False)
+    speedup(5.0)
+    al.fit(model, x, epochs=2, resume=True, **settings)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["fit"]
+    assert (stored["precision"], stored["compile"]) == ("float32", False)
+    with pytest.raises(ValueError, match="precision='float16': wanted"):
+        al.fit(model, x, epochs=1, precision="float16")
+    with pytest.raises(ValueError, match="compile='maybe': wanted"):
+        al.fit(model, x, epochs=1, compile="maybe")
