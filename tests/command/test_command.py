@@ -1,7 +1,6 @@
 """The command as a user types it: what it writes, what it prints, and one line and exit 2 for each mistake."""
 
 import functools
-import itertools
 import json
 import os
 import re
@@ -20,9 +19,9 @@ from safetensors.torch import save_file
 
 import allegory
 import allegory as al
-from allegory.command import DEFAULTS, _fast, demo, main
+from allegory.command import demo, main
+from allegory.command.entry import DEFAULTS, _fast
 from allegory.runtime import compilation, precision
-from allegory.runtime.precision import bfloat16_speedup as measured_speedup
 
 TINY = ["--hidden", "16", "--latent", "4,2", "--epochs", "3", "--batch-size", "200"]
 
@@ -478,15 +477,6 @@ def test_a_run_that_was_fast_is_resumed_as_it_was(monkeypatch, capsys):
     assert json.loads(Path("run/config.json").read_text())["fit"]["precision"] == "bfloat16"
     monkeypatch.setattr(precision, "bfloat16_speedup", lambda device: 0.5)
     assert main([*train, "--epochs", "2", "--resume"]) == 0, capsys.readouterr().err
-
-
-def test_the_gain_of_a_precision_is_measured(monkeypatch):
-    """By a clock on which a product of float32 takes three times as long, whatever is fast here."""
-    small, now = torch.randn, itertools.count()
-    seconds = itertools.accumulate(1.0 if torch.is_autocast_enabled("cpu") else 3.0 for _ in now)
-    monkeypatch.setattr(torch, "randn", lambda *shape, **more: small(4, 4, **more))
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: next(seconds))
-    assert measured_speedup(torch.device("cpu")) == 3.0
 
 
 def test_a_compiler_is_found(monkeypatch):
