@@ -7,7 +7,8 @@ of which the best counts. Set-up is counted, importing and reading the data are 
 validation images after every epoch, one draw an image, with the weights that they would keep. The plain loop and
 pythae have batches of 100 and hold the learning rate; `fit` anneals it over 30 epochs, averages the weights and clips,
 so that batches of 500 at a larger rate are as good to it, and they take less time. The plain loop is also shown with
-batches of 500. A side stops three epochs after it was there.
+batches of 500. A side stops three epochs after it was there. This library is shown in the precision that it chooses,
+bfloat16 in the results here, and in float32.
 
 Writes benchmarks/results/time_to_number.json and .png, the bound against seconds.
 """
@@ -110,7 +111,7 @@ def main() -> None:
     train, valid = (data.train[:3000], data.valid[:1000]) if options.small else (data.train, data.valid)
     epochs, budget = (2, 2) if options.small else (options.epochs, options.ours)
     sides: dict[str, Any] = {
-        "allegory": (FIT_RATES, lambda lr: ours(train, valid, lr, budget, precision="bfloat16")),
+        "allegory": (FIT_RATES, lambda lr: ours(train, valid, lr, budget, precision="auto")),
         "allegory, float32": (FIT_RATES, lambda lr: ours(train, valid, lr, budget)),
         "plain loop": (RATES, lambda lr: plain(train, valid, lr, epochs, BATCH)),
         "plain loop, batches of 500": (LARGE_RATES, lambda lr: plain(train, valid, lr, epochs, LARGE)),

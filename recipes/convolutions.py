@@ -33,6 +33,6 @@ if __name__ == "__main__":
     model = al.architectures.conv((1, 28, 28), "bernoulli", channels=64, blocks=3, data=data.train, **network)
     record = al.fit(
         model, data.train, valid=data.valid[:5000], minutes=40, batch_size=100, lr=2e-3, lr_warmup=200, ema=0.999,
-        precision="bfloat16", compile=True, seed=seed, out=f"runs/{row}_{seed}", progress=True, **settings,
+        precision="auto", compile="auto", seed=seed, out=f"runs/{row}_{seed}", progress=True, **settings,
     )  # fmt: skip
-    reached(model, [record], data.test, precision="bfloat16", compile=True, recipe=row, seed=seed)
+    reached(model, [record], data.test, precision="auto", compile="auto", recipe=row, seed=seed)

@@ -44,8 +44,8 @@ if __name__ == "__main__":
     torch.manual_seed(seed)
     model = ladder(data.train).to(device)
     settings = dict(
-        valid=data.valid, batch_size=200, ema=0.9995, precision="bfloat16", compile=True, seed=seed, progress=True
+        valid=data.valid, batch_size=200, ema=0.9995, precision="auto", compile="auto", seed=seed, progress=True
     )
     first = settings | dict(minutes=40, lr=2e-3, lr_warmup=500, kl_warmup=5000)
     records = train(model, data.train, first, settings | dict(minutes=5, lr=2e-4))
-    reached(model, records, data.test.to(device), precision="bfloat16", compile=True, recipe="deep", seed=seed)
+    reached(model, records, data.test.to(device), precision="auto", compile="auto", recipe="deep", seed=seed)

@@ -48,7 +48,7 @@ def test_the_code_of_a_page_runs(page, tmp_path):
     script = tmp_path / "page.py"
     script.write_text("\n".join(code(DOCS / "en" / page)))
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, timeout=180, cwd=tmp_path
+        [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, timeout=600, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
 
@@ -83,15 +83,19 @@ def sphinx(docs, language, out, *options):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    out = tmp_path_factory.mktemp("site")
-    for language in LANGUAGES:
-        done = sphinx(DOCS, language, out)
-        assert done.returncode == 0, done.stderr
-    return out
+@pytest.fixture(scope="session")
+def site(once):
+    def build(out):
+        for language in LANGUAGES:
+            done = sphinx(DOCS, language, out)
+            assert done.returncode == 0, done.stderr
+        shutil.copy(DOCS / "index.html", out)
+        return str(out)
+
+    return Path(once("site", build))
 
 
+@pytest.mark.slow
 @needs_sphinx
 def test_the_site_loads_nothing_from_elsewhere(site):
     load = r"""<(?!a\b)[^>]*\b(?:src|href|srcset|data)=["']?\s*(?:https?:)?//|url\(["']?(?:https?:)?//|@import"""
@@ -99,9 +103,9 @@ def test_the_site_loads_nothing_from_elsewhere(site):
         assert not re.search(load, file.read_text()), file
 
 
+@pytest.mark.slow
 @needs_sphinx
 def test_the_links_of_the_site_lead_somewhere_and_every_page_to_its_translation(site):
-    shutil.copy(DOCS / "index.html", site)
     for file in site.rglob("*.html"):
         text = file.read_text()
         links = {link for link in re.findall(r"""(?:href|src|url)=["']?([^"'#?> ]+)""", text) if "://" not in link}
@@ -113,6 +117,7 @@ def test_the_links_of_the_site_lead_somewhere_and_every_page_to_its_translation(
             assert (file.parent / link).resolve() == site / other / page.with_suffix(".html")
 
 
+@pytest.mark.slow
 @needs_sphinx
 def test_the_formulas_of_the_site_need_no_script(site):
     for language in LANGUAGES:
@@ -121,6 +126,7 @@ def test_the_formulas_of_the_site_need_no_script(site):
         assert "$" not in re.sub(r"<pre>.*?</pre>|<script.*?</script>", "", page, flags=re.S)
 
 
+@pytest.mark.slow
 @needs_sphinx
 def test_the_reference_says_what_the_docstrings_say(site):
     page = (site / "en/reference/evaluation.html").read_text()
@@ -131,12 +137,14 @@ def test_the_reference_says_what_the_docstrings_say(site):
     assert "<pre><span></span>L_K  = E log mean_{k=1..K} w_k" in page
 
 
+@pytest.mark.slow
 @needs_sphinx
 def test_chinese_is_searched(site):
     assert "\\u540e\\u9a8c" in (site / "zh/searchindex.js").read_text()
     assert "ChineseStemmer" not in (site / "zh/_static/language_data.js").read_text()  # there is none
 
 
+@pytest.mark.slow
 @needs_sphinx
 def test_what_is_broken_or_missing_fails_the_build(tmp_path):
     docs = shutil.copytree(DOCS, tmp_path / "docs")

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 import allegory
 import allegory as al
-from allegory.command import DEFAULTS, _fast, demo, main
+from allegory.command import demo, main
+from allegory.command.entry import DEFAULTS, _fast
 from allegory.runtime import compilation, precision
 
 TINY = ["--hidden", "16", "--latent", "4,2", "--epochs", "3", "--batch-size", "200"]
@@ -35,7 +36,7 @@ def _as_a_user(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "digits"
-    assert main(["train", "digits", "--out", str(run), *TINY]) == 0
+    assert main(["train", "digits", "--out", str(run), *TINY, "--precision", "float32"]) == 0
     return run
 
 
@@ -394,6 +395,7 @@ def start(*arguments, **more):
 
 
 LONG = ["--hidden", "16", "--latent", "4,2", "--epochs", "40", "--batch-size", "100", "--dropout", "0.1", "--seed", "3"]
+LONG += ["--precision", "float32", "--no-compile"]
 
 
 def wait_for(path, lines):
@@ -404,12 +406,16 @@ def wait_for(path, lines):
     raise AssertionError(f"{path} never had {lines} lines")
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert main(["train", "digits", "--out", str(run), *LONG]) == 0
+    return run
+
+
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_resumes_bit_by_bit(tmp_path, kill):
-    runs = {name: tmp_path / name for name in ("whole", "killed")}
-    whole = start("train", "digits", "--out", runs["whole"], *LONG)
-    _, err = whole.communicate()
-    assert whole.returncode == 0, err
+def test_a_killed_run_resumes_bit_by_bit(whole_run, tmp_path, kill):
+    runs = {"whole": whole_run, "killed": tmp_path / "killed"}
     process = start("train", "digits", "--out", runs["killed"], *LONG, "--checkpoint-seconds", "0")
     wait_for(runs["killed"] / "metrics.jsonl", lines=3)
     process.send_signal(kill)
@@ -473,10 +479,10 @@ def test_a_run_that_was_fast_is_resumed_as_it_was(monkeypatch, capsys):
     assert main([*train, "--epochs", "2", "--resume"]) == 0, capsys.readouterr().err
 
 
-def test_the_gain_of_a_precision_is_measured_and_a_compiler_found(monkeypatch):
+def test_a_compiler_is_found(monkeypatch):
     cpu = torch.device("cpu")
-    assert 0.01 < precision.bfloat16_speedup(cpu) < 100
-    assert compilation.has_compiler(cpu) in (True, False)
+    monkeypatch.setenv("CXX", sys.executable)  # anything that is there
+    assert compilation.has_compiler(cpu)
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     assert not compilation.has_compiler(cpu)

@@ -21,7 +21,10 @@ def agrees(found, exact, chains):
     assert bool((error < 0.8).all())  # and so it says something
 
 
-@pytest.mark.parametrize(("levels", "markov"), [(1, True), (3, True), (3, False)])
+@pytest.mark.parametrize(
+    ("levels", "markov"),
+    [(1, True), pytest.param(3, True, marks=pytest.mark.slow), pytest.param(3, False, marks=pytest.mark.slow)],
+)
 def test_it_meets_the_evidence_of_the_linear_gaussian_chain(levels, markov):
     model, evidence = chain(levels, markov=markov)
     x = evidence().sample((8,))
@@ -30,6 +33,7 @@ def test_it_meets_the_evidence_of_the_linear_gaussian_chain(levels, markov):
     assert bool((found.acceptance > 0.5).all() & (found.acceptance < 0.8).all())
 
 
+@pytest.mark.slow
 def test_it_owes_nothing_to_the_encoder():
     model, evidence = chain(2)
     x = evidence().sample((4,))
@@ -65,7 +69,7 @@ def test_few_temperatures_are_unbiased():
     assert bool((error < 0.1).all())
 
 
-@pytest.mark.parametrize("temperatures", [10, 300])
+@pytest.mark.parametrize("temperatures", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_on_simulated_data_the_two_directions_hold_the_truth_between_them(temperatures):
     model, evidence = chain(2)
     latents, _, state = model._descend(lambda t, p, s: p.sample((30,) if s is None else ()))

@@ -30,7 +30,7 @@ def test_what_a_pass_takes_changes_nothing(build, samples, monkeypatch):
     monkeypatch.setattr(
         sys.modules["allegory.evaluation.bounds"], "pairs_per_pass", lambda model, x: 120
     )  # 500 particles are five passes
-    model, x = build(), bits(150)
+    model, x = build(), bits(40)
     found = []
     for pairs in (40, 100, 1000, None, 10**6):
         torch.manual_seed(5)
@@ -104,6 +104,7 @@ def test_noise_that_does_not_fit_is_said():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [al.evaluate, al.log_likelihood, al.bound_curve])
 def test_a_compiled_pass_is_the_same_pass(function):
     model, x = ladder(), bits(30)

@@ -24,16 +24,64 @@ from allegory.training.state import State
 HERE = Path(__file__).parent
 ALONE = [sys.executable]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parents[1])}
 
 
-def run(command, *arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+def run(command, *tasks):
+    """What each of [name, task, out, *arguments] gives, by name."""
     done = subprocess.run(
-        [*command, str(HERE / "together.py"), *map(str, arguments)],
-        capture_output=True, text=True, env=environment, timeout=100,
+        [*command, str(HERE / "together.py"), json.dumps(tasks)],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+# What starting processes costs is paid once for all tasks that go together, by whichever worker of pytest comes first.
+
+
+@pytest.fixture(scope="session")
+def alone(once):
+    """In one process."""
+    return once("alone", lambda out: run(ALONE, *([task, task, f"{out}/{task}"] for task in (*SAME, "seen", "lost"))))
+
+
+@pytest.fixture(scope="session")
+def together(once):
+    """In two, and each has the whole model."""
+    names = (*SAME, "seen", "lost", "various", "unfit", "ladder")
+    again = ["whole", "resumed", 6], ["parts", "resumed", 3]
+
+    def make(out):
+        found = run(
+            TOGETHER,
+            *([name, name, f"{out}/{name}"] for name in names),
+            *([name, task, f"{out}/{name}", epochs] for name, task, epochs in again),
+        )
+        return found | {"out": str(out)}
+
+    return once("together", make)
+
+
+@pytest.fixture(scope="session")
+def sharded(once):
+    """In two, over which the model is sharded."""
+
+    def make(out):
+        found = run(
+            TOGETHER,
+            ["fit", "fit", f"{out}/fit", "cpu"],
+            ["ladder", "ladder", f"{out}/ladder", "cpu"],
+            ["whole", "resumed", f"{out}/whole", 6, "cpu"],
+            ["parts", "resumed", f"{out}/parts", 3, "cpu"],
+            ["unfitting", "unfitting", f"{out}/unfitting"],
+        )
+        return found | {"out": str(out)}
+
+    return once("sharded", make)
+
+
+SAME = ("fit", "pooled", "score")
 
 
 def flat(value):
@@ -42,17 +90,20 @@ def flat(value):
     return [v for part in value for v in flat(part)] if isinstance(value, list) else [value]
 
 
-@pytest.mark.parametrize("task", [["fit"], ["fit", "sharded"], ["pooled"], ["score"]])
-def test_two_processes_give_what_one_gives(task, tmp_path):
-    task, *how = task
-    alone, together = (run(command, task, tmp_path / str(len(command)), *how) for command in (ALONE, TOGETHER))
-    assert len(flat(alone)) > 50
-    assert flat(together) == pytest.approx(flat(alone), rel=1e-9, abs=1e-9, nan_ok=True)
+@pytest.mark.parametrize("task", SAME)
+def test_two_processes_give_what_one_gives(task, alone, together):
+    assert len(flat(alone[task])) > 50
+    assert flat(together[task]) == pytest.approx(flat(alone[task]), rel=1e-9, abs=1e-9, nan_ok=True)
 
 
-def test_every_example_is_drawn_once_an_epoch(tmp_path):
-    (alone,) = run(ALONE, "seen", tmp_path)
-    first, second = run(TOGETHER, "seen", tmp_path)
+@pytest.mark.slow
+def test_two_processes_that_share_a_model_give_what_one_gives(alone, sharded):
+    assert len(flat(alone["fit"])) > 50
+    assert flat(sharded["fit"]) == pytest.approx(flat(alone["fit"]), rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+def test_every_example_is_drawn_once_an_epoch(alone, together):
+    (alone,), (first, second) = alone["seen"], together["seen"]
     for epoch in range(2):
         one, two = (part[20 * epoch : 20 * epoch + 20] for part in (first, second))
         assert sorted(one + two) == list(range(40))
@@ -60,36 +111,31 @@ def test_every_example_is_drawn_once_an_epoch(tmp_path):
         assert [sorted(one[i : i + 4] + two[i : i + 4]) for i in range(0, 20, 4)] == batches
 
 
-def test_a_run_goes_on_in_as_many_processes_bit_by_bit_and_in_another_number(tmp_path):
-    whole = run(TOGETHER, "resumed", tmp_path / "whole", 6)
-    parts = run(TOGETHER, "resumed", tmp_path / "parts", 3)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["together", "sharded"])
+def test_a_run_goes_on_in_as_many_processes_bit_by_bit_and_in_another_number(how, request, tmp_path):
+    first = request.getfixturevalue(how)
+    whole, parts = first["whole"], first["parts"]
     assert len(parts) == 3
-    assert (tmp_path / "parts" / "metrics.jsonl").exists()
-    shutil.copytree(tmp_path / "parts", tmp_path / "alone")
-    assert run(TOGETHER, "resumed", tmp_path / "parts", 6) == whole
-    alone = run(ALONE, "resumed", tmp_path / "alone", 6)
+    assert (Path(first["out"]) / "parts" / "metrics.jsonl").exists()
+    for copy_of in ("parts", "alone"):
+        shutil.copytree(Path(first["out"]) / "parts", tmp_path / copy_of)
+    shard = ["cpu"] if how == "sharded" else []
+    assert run(TOGETHER, ["parts", "resumed", str(tmp_path / "parts"), 6, *shard])["parts"] == whole
+    alone = run(ALONE, ["alone", "resumed", str(tmp_path / "alone"), 6])["alone"]
     assert alone[:3] == parts
     assert [line["step"] for line in alone] == [line["step"] for line in whole]
     assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.5)  # other noise
     assert alone != whole
 
 
-def test_a_model_that_is_sharded_trains_as_one_that_is_not(tmp_path):
-    *sharded, held = run(TOGETHER, "ladder", tmp_path / "sharded", "sharded")
-    *whole, everything = run(TOGETHER, "ladder", tmp_path / "whole", "whole")
-    assert flat(sharded) == pytest.approx(flat(whole), rel=1e-9, abs=1e-9)
+@pytest.mark.slow
+def test_a_model_that_is_sharded_trains_as_one_that_is_not(together, sharded):
+    *cut, held = sharded["ladder"]
+    *whole, everything = together["ladder"]
+    assert flat(cut) == pytest.approx(flat(whole), rel=1e-9, abs=1e-9)
     assert everything[0] == everything[1]
     assert max(held) < 0.6 * everything[0]
-
-
-def test_a_run_that_is_sharded_goes_on_bit_by_bit_and_in_a_process_alone(tmp_path):
-    whole = run(TOGETHER, "resumed", tmp_path / "whole", 6, "sharded")
-    parts = run(TOGETHER, "resumed", tmp_path / "parts", 3, "sharded")
-    shutil.copytree(tmp_path / "parts", tmp_path / "alone")
-    assert run(TOGETHER, "resumed", tmp_path / "parts", 6, "sharded") == whole
-    alone = run(ALONE, "resumed", tmp_path / "alone", 6)
-    assert alone[:3] == parts
-    assert alone[-1]["bound"] == pytest.approx(whole[-1]["bound"], abs=0.5)  # other noise
 
 
 @pytest.mark.parametrize(
@@ -108,8 +154,9 @@ def test_what_does_not_go_with_sharding_is_said(settings, message, tmp_path):
         al.fit(model, torch.ones(4, 6), epochs=1, **dict(shard="cpu", out=tmp_path / "run") | settings)
 
 
-def test_a_model_that_cannot_be_cut_or_is_sharded_is_said(tmp_path):
-    shared, again, evaluated = run(TOGETHER, "unfitting", tmp_path, "sharded")
+@pytest.mark.slow
+def test_a_model_that_cannot_be_cut_or_is_sharded_is_said(sharded):
+    shared, again, evaluated = sharded["unfitting"]
     assert shared.startswith("shard: two networks share a parameter")
     assert again == evaluated == "this model is sharded over processes; read its run for a whole one, al.load(out)"
 
@@ -129,10 +176,11 @@ def test_moments_are_restored_to_where_the_parameter_is():
         state.restore((tensors | {"optimizer/0/exp_avg": torch.ones(5)}, position))
 
 
+@pytest.mark.slow
 def test_a_sharded_training_by_the_command(tmp_path):
     train = ["-m", "allegory", "train", "digits", "--out", str(tmp_path / "run"), "--epochs", "1", "--hidden", "8"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parents[1])}
-    done = subprocess.run([*TOGETHER, *train, "--shard"], capture_output=True, text=True, env=environment, timeout=100)
+    train += ["--precision", "float32"]
+    done = subprocess.run([*TOGETHER, *train, "--shard"], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "1 epochs" in done.stdout
     assert "Warning" not in done.stderr
@@ -140,33 +188,32 @@ def test_a_sharded_training_by_the_command(tmp_path):
     assert al.load(tmp_path / "run").sample(2).shape == (2, 1, 8, 8)
 
 
-def test_a_mistake_that_one_process_sees_ends_all_of_them(tmp_path):
-    assert "exists and is not empty" in run(TOGETHER, "unfit", tmp_path / "run")
+def test_a_mistake_that_one_process_sees_ends_all_of_them(together):
+    assert "exists and is not empty" in together["unfit"]
 
 
-def test_the_rows_that_are_not_finite_are_named_whoever_has_them(tmp_path):
-    alone, together = (run(command, "lost", tmp_path) for command in (ALONE, TOGETHER))
-    assert "FloatingPointError" in together
-    assert together == alone
+def test_the_rows_that_are_not_finite_are_named_whoever_has_them(alone, together):
+    assert "FloatingPointError" in together["lost"]
+    assert together["lost"] == alone["lost"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
     out = tmp_path / "run"
     train = ["-m", "allegory", "train", "digits", "--out", str(out), "--epochs", "100000", "--hidden", "8"]
     train += ["--no-compile", "--precision", "float32"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parents[1])}
     job = subprocess.Popen(
         [*TOGETHER, *train, "--checkpoint-seconds", "0.5"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=environment,
+        env=ENVIRONMENT,
     )  # fmt: skip
     try:
         waited = time.monotonic()
-        while not (out / "last.safetensors").exists() and time.monotonic() - waited < 120:
+        while not (out / "last.safetensors").exists() and time.monotonic() - waited < 300:
             time.sleep(0.2)
         workers = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
         assert len(workers) == 2
         os.kill(int(workers[1]), signal.SIGKILL)
-        _, said = job.communicate(timeout=90)
+        _, said = job.communicate(timeout=300)
     finally:
         job.kill()
     assert job.returncode != 0
@@ -176,14 +223,14 @@ def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
     epochs = len((out / "metrics.jsonl").read_text().splitlines())
     done = subprocess.run(
         [sys.executable, *train, "--resume", "--epochs", str(epochs + 2)],
-        capture_output=True, text=True, env=environment,
+        capture_output=True, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len((out / "metrics.jsonl").read_text().splitlines()) == epochs + 2
 
 
-def test_held_objectives_and_random_states_of_two_processes(tmp_path):
-    weights, randoms = run(TOGETHER, "various", tmp_path / "run")
+def test_held_objectives_and_random_states_of_two_processes(together):
+    weights, randoms = together["various"]
     assert weights[0] == weights[1]
     assert randoms[0] != randoms[1]
 
@@ -195,9 +242,8 @@ def test_a_mistake_of_the_second_process_is_said(tmp_path):
     (tmp_path / "1.npy").write_bytes(b"nothing")
     script = tmp_path / "rank.sh"
     script.write_text(f"exec {sys.executable} -m allegory train {tmp_path}/$RANK.npy --out {tmp_path}/run --epochs 1")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(
-        [*TOGETHER, "--no-python", "bash", str(script)], capture_output=True, text=True, env=environment, timeout=100
+        [*TOGETHER, "--no-python", "bash", str(script)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
     )
     assert done.returncode != 0
     assert f"allegory, process 1: {tmp_path}/1.npy: cannot be read" in done.stderr

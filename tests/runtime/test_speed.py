@@ -1,5 +1,6 @@
 """Precision and compilation: chosen by what is measured, and said."""
 
+import itertools
 import math
 
 import pytest
@@ -25,6 +26,15 @@ def test_the_speedup_is_a_number_and_leaves_the_threads():
     threads = torch.get_num_threads()
     assert 0 < bfloat16_speedup(CPU) < math.inf
     assert torch.get_num_threads() == threads
+
+
+def test_the_speedup_is_that_of_the_clock(monkeypatch):
+    """On this one a product of float32 takes three times as long, whatever is fast here."""
+    small = torch.randn
+    seconds = itertools.accumulate(1.0 if torch.is_autocast_enabled("cpu") else 3.0 for _ in itertools.count())
+    monkeypatch.setattr(torch, "randn", lambda *shape, **more: small(4, 4, **more))
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: next(seconds))
+    assert bfloat16_speedup.__wrapped__(CPU) == 3.0
 
 
 def test_auto_takes_bfloat16_where_it_pays(speedup):

@@ -1,4 +1,7 @@
-"""What tests/test_processes.py runs, in one process or in several: `python together.py TASK OUT`, or by torchrun."""
+"""What test_processes.py runs, in one process or in several: `python together.py TASKS`, or by torchrun.
+
+TASKS are [[name, task, out, *arguments], ...], in JSON, and so is what the first process prints: {name: what it gave}.
+"""
 
 import functools
 import json
@@ -54,8 +57,8 @@ def bits():
     return (torch.rand(N + 9, 6) < torch.linspace(0.1, 0.9, 6)).double()
 
 
-def fit(out):
-    """A training whose noise is given; sharded over the processes if that is asked for and there are several."""
+def fit(out, shard=None):
+    """A training whose noise is given; sharded over the processes if that is asked for."""
     vae, x = model(), bits()
     settings = dict(valid=x[N:], epochs=3, batch_size=8, lr=0.01, kl_warmup=4, ema=0.5)
     record = al.fit(
@@ -63,7 +66,7 @@ def fit(out):
         x[:N],
         **settings,
         out=out,
-        shard="cpu" if sys.argv[3:] == ["sharded"] and processes.world_size() > 1 else None,
+        shard=shard,
     )
     weights, _ = read_tensors(Path(out) / "weights.safetensors")
     return record.history, {key: value.tolist() for key, value in weights.items()}
@@ -83,7 +86,7 @@ def pooled(out):
     return found
 
 
-def ladder(out):
+def ladder(out, shard=None):
     """A training of a ladder with its own noise, sharded over the processes or not; and what each then holds."""
     torch.manual_seed(0)
     x = bits().unflatten(1, (1, 6, 1)).expand(-1, 1, 6, 6).contiguous()
@@ -92,7 +95,7 @@ def ladder(out):
         checkpointed=True,
     ).double()  # fmt: skip
     settings = dict(valid=x[N:], epochs=2, batch_size=8, lr=0.01, kl_warmup=4, samples=2, objective=al.iwae)
-    record = al.fit(vae, x[:N], **settings, out=out, shard="cpu" if sys.argv[3] == "sharded" else None)
+    record = al.fit(vae, x[:N], **settings, out=out, shard=shard)
     held = sum(sharding.to_local(p).numel() for p in vae.parameters())
     weights, _ = read_tensors(Path(out) / "weights.safetensors")
     return record.history, {key: value.tolist() for key, value in weights.items()}, processes.all_gather(held)
@@ -128,9 +131,8 @@ def seen(out):
     return processes.all_gather(rows[40:])  # the first look at all data
 
 
-def resumed(out):
+def resumed(out, epochs, shard=None):
     """A run of mlp with its own noise and dropout, up to the epochs that are asked for."""
-    epochs = int(sys.argv[3])
     torch.manual_seed(0)
     vae, x = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[7], dropout=0.1).double(), bits()
     settings = dict(
@@ -140,7 +142,7 @@ def resumed(out):
         lr_final=1.0,
         out=out,
         resume=True,
-        shard="cpu" if sys.argv[4:] == ["sharded"] else None,
+        shard=shard,
     )
     return al.fit(vae, x[:N], epochs=epochs, **settings).history
 
@@ -155,7 +157,8 @@ def unfit(out):
 def various(out):
     """Weights after training on objectives that hold the posterior, and each process's randomness."""
     x = bits()
-    vae = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[8]).double()  # of other seeds at first
+    torch.manual_seed(processes.rank())
+    vae = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[8]).double()
     for objective in (al.dreg, al.stl):
         al.fit(vae, x[:N], valid=x[N:], epochs=2, batch_size=8, objective=objective, samples=2, checkpoint_seconds=0)
     al.fit(vae, x[:N], epochs=1, batch_size=8, out=out)
@@ -195,14 +198,15 @@ def lost(out):
 
 if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
+    tasks, found = json.loads(sys.argv[1]), {}
     with processes.process_group():
-        try:
-            found = globals()[sys.argv[1]](sys.argv[2])
-        except (ValueError, FloatingPointError) as error:
-            found = f"{type(error).__name__}: {error}"
+        for name, task, *arguments in tasks:
+            try:
+                found[name] = globals()[task](*arguments)
+            except (ValueError, FloatingPointError) as error:
+                found[name] = f"{type(error).__name__}: {error}"
         if processes.rank() == 0:
             print(json.dumps(found))
     threads = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
-    assert "sharded" in sys.argv or not any("gloo" in name for name in threads), (
-        f"threads that outlive their group: {threads}"
-    )
+    sharded = any(arguments[1:] == ["cpu"] or arguments[2:] == ["cpu"] for _, _, *arguments in tasks)
+    assert sharded or not any("gloo" in name for name in threads), f"threads that outlive their group: {threads}"

@@ -300,7 +300,7 @@ def test_the_metrics_say_what_was_clipped_and_skipped(bits):
     ("objective", "compile"),
     [
         (al.dreg, False),
-        (al.dreg, True),
+        pytest.param(al.dreg, True, marks=pytest.mark.slow),
         (al.stl, False),
         (functools.partial(al.free_bits, nats=0.3), False),
         (al.renyi, False),

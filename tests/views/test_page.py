@@ -12,7 +12,8 @@ import torch
 from test_command import fails
 
 import allegory as al
-from allegory.command import COMMANDS, _settings, _spoken, main
+from allegory.command import main
+from allegory.command.entry import COMMANDS, _settings, _spoken
 from allegory.command.options import parser
 from allegory.views.page import report
 
@@ -284,6 +285,6 @@ def test_a_browser_shows_every_figure_and_has_nothing_to_complain_of(kind):
 def test_writing_a_report_is_all_that_waits_for_its_libraries():
     import subprocess
 
-    code = "import sys, allegory, allegory.train; print({'matplotlib', 'jinja2'} & set(sys.modules))"
+    code = "import sys, allegory, allegory.training; print({'matplotlib', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
