@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from allegory.ladder import TopDown
     from allegory.model import VAE, Trace
     from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
-    from allegory.training import Record, fit, load, trackers
+    from allegory.training import Record, fit, load, save, trackers
 
 __all__ = [
     "VAE",
@@ -42,6 +42,7 @@ __all__ = [
     "log_likelihood",
     "networks",
     "renyi",
+    "save",
     "stl",
     "trackers",
 ]
@@ -53,7 +54,7 @@ _MODULES = {
     "ladder": ["TopDown"],
     "model": ["VAE", "Trace"],
     "objectives": ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"],
-    "training": ["Record", "fit", "load", "trackers"],
+    "training": ["Record", "fit", "load", "save", "trackers"],
 }
 
 

@@ -1,7 +1,7 @@
 """Training: one loop, and what is kept of it."""
 
 from allegory.training import trackers
-from allegory.training.checkpoint import load
+from allegory.training.checkpoint import load, save
 from allegory.training.loop import Record, fit
 
-__all__ = ["Record", "fit", "load", "trackers"]
+__all__ = ["Record", "fit", "load", "save", "trackers"]
