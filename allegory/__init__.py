@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from allegory.model import VAE, Trace
     from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
     from allegory.training import Record, fit, load, save, trackers
+    from allegory.views import Run, report
 
 __all__ = [
     "VAE",
     "Conditional",
     "Diagnosis",
     "Record",
+    "Run",
     "StandardNormal",
     "TopDown",
     "Trace",
@@ -42,6 +44,7 @@ __all__ = [
     "log_likelihood",
     "networks",
     "renyi",
+    "report",
     "save",
     "stl",
     "trackers",
@@ -55,6 +58,7 @@ _MODULES = {
     "model": ["VAE", "Trace"],
     "objectives": ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"],
     "training": ["Record", "fit", "load", "save", "trackers"],
+    "views": ["Run", "report"],
 }
 
 
