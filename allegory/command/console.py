@@ -27,7 +27,7 @@ def print_json(value: Any) -> None:
 
 
 def device(name: str) -> torch.device:
-    """--device."""
+    """What --device names, or one line that says so."""
     from allegory.runtime.devices import choose_device
 
     try:

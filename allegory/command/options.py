@@ -38,7 +38,7 @@ class Command(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Reads the arguments."""
+        """Reads the arguments, without running the command."""
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
@@ -75,7 +75,7 @@ class Choice(click.Choice):
     """One of some names; of what is none of them the nearest is named."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The name."""
+        """The name, if it is one of them."""
         if value not in self.choices:
             names = [str(choice) for choice in self.choices]
             self.fail(f"got {value!r}{nearest(str(value), names)}; wanted one of {', '.join(names)}", param, ctx)
@@ -89,7 +89,7 @@ class Place(click.ParamType):
         self.name = name
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Asks the shell."""
+        """Leaves the files or folders to the shell."""
         return [CompletionItem(incomplete, type=self.name)]
 
 
@@ -134,7 +134,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """What is typed."""
+        """What is typed for it: --name."""
         return "--" + self.name.replace("_", "-")
 
     @property
@@ -152,7 +152,8 @@ class Option:
         """The decorator of click."""
         flags = f"{self.flag}/{self.off}" if self.off else self.flag
         more: dict[str, Any] = {"is_flag": True} if self.kind is None else {"type": self.kind, "metavar": self.metavar}
-        return click.option(flags, self.name, default=default, required=self.required, help=self.described, **more)
+        more |= {"required": True} if self.required else {"default": default}
+        return click.option(flags, self.name, help=self.described, **more)
 
     def words(self, value: Any) -> list[str]:
         """How a value is typed."""
@@ -325,7 +326,7 @@ def command_line(source: str, chosen: dict[str, Any]) -> str:
         chosen: as `settings` gives them, and config.json of a run keeps them.
 
     >>> command_line("digits", settings({}, {"levels": 2, "seed": 3}))
-    'allegory train digits --latent 40,20 --seed 3'
+    'allegory train digits --latent 40,20 --epochs 100 --seed 3'
     """
     words = ["allegory", "train", source]
     for option in TRAINING:

@@ -1,4 +1,4 @@
-"""allegory train."""
+"""allegory train: a model of data, and its run."""
 
 from __future__ import annotations
 

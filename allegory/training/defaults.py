@@ -14,7 +14,7 @@ def kl_warmup_steps(levels: int, examples: int, batch_size: int = 128, epochs: i
     Args:
         levels: T.
         examples: N, for training.
-        batch_size: examples a step.
+        batch_size: examples per step.
         epochs: of the budget; 100 stand in for a budget in minutes.
 
     >>> kl_warmup_steps(1, 60_000), kl_warmup_steps(2, 1_000, 100, epochs=30), kl_warmup_steps(2, 60_000)

@@ -275,7 +275,11 @@ def _training(told: Summary, config: dict[str, Any], history: list[dict[str, Any
     section, lost = Section("Training"), sum(line.get("skipped", 0) for line in history)
     history = [history[i] for i in _spread(range(len(history)), EPOCHS)]
     if len(history) < 2:
-        section.words = ["There are too few epochs for a curve."]
+        section.words = [
+            "The model was saved without its training."
+            if told.stopped == "saved"
+            else "There are too few epochs for a curve."
+        ]
         return section
     section.figures = [Figure([plots.bounds(history)], "The bound over training.")]
     if "kl_per_level" in history[0]:
