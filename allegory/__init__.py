@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from allegory.ladder import TopDown
     from allegory.model import VAE, Trace
     from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
-    from allegory.training import Record, fit, load, trackers
+    from allegory.training import Record, fit, load, save, trackers
+    from allegory.views import Run, report
 
 __all__ = [
     "VAE",
     "Conditional",
     "Diagnosis",
     "Record",
+    "Run",
     "StandardNormal",
     "TopDown",
     "Trace",
@@ -42,6 +44,8 @@ __all__ = [
     "log_likelihood",
     "networks",
     "renyi",
+    "report",
+    "save",
     "stl",
     "trackers",
 ]
@@ -53,7 +57,8 @@ _MODULES = {
     "ladder": ["TopDown"],
     "model": ["VAE", "Trace"],
     "objectives": ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"],
-    "training": ["Record", "fit", "load", "trackers"],
+    "training": ["Record", "fit", "load", "save", "trackers"],
+    "views": ["Run", "report"],
 }
 
 

@@ -4,7 +4,9 @@ r"""Architectures: plain functions that put networks, families and a prior toget
     conv    a top-down ladder of convolutions for images, its latents grids z_t of (C_t, H_t, W_t)
 
 Each records its arguments in `model.config`, plain JSON, from which `build` makes the same architecture again; with
-the weights beside it, that is all a saved run needs.
+the weights beside it, that is all a saved run needs. What is the caller's own, a family, an activation, a block, a
+prior, is recorded by its name alone, {"own": "module.name"}, and has to be given again: nothing is imported by a name
+that stands in a file.
 
 In a ladder p(z_t | s_{t+1}) starts at N(0, I) at every level, and a residual posterior near it; with the residual
 blocks scaled by their number, depth costs nothing at the start. The output's bias starts at the data's marginals
@@ -14,14 +16,18 @@ not the mean.
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from allegory import families
 from allegory.conditional import Conditional, StandardNormal
@@ -46,7 +52,7 @@ from allegory.networks import (
 from allegory.networks import mlp as perceptron
 from allegory.priors import MixtureOfNormals, Shaped, VampPrior
 
-__all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "mlp"]
+__all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent", "mlp"]
 
 PRIORS = ("standard", "mixture", "vamp", "flow")
 """Names of priors p(z_T)."""
@@ -67,20 +73,27 @@ LIKELIHOODS = (
 )
 """Names of families of p(x | z_1), see `allegory.families`."""
 
+LOCATION_SCALE = (families.Normal, families.NormalLearned, families.NormalOptimal, families.StudentTFamily)
+
+Likelihood: TypeAlias = str | Callable[..., Distribution]
+Activation: TypeAlias = str | Callable[[], nn.Module]
+Block: TypeAlias = str | Callable[[int, int], nn.Module]
+Prior: TypeAlias = str | Callable[..., nn.Module]
+
 
 def mlp(
     event_shape: Sequence[int],
-    likelihood: str = "normal",
+    likelihood: Likelihood = "normal",
     latent: Sequence[int] = (40,),
     hidden: Sequence[int] = (300, 300),
     categories: int | None = None,
-    activation: str = "SiLU",
+    activation: Activation = "SiLU",
     dropout: float = 0.0,
-    block: str = "plain",
+    block: Block = "plain",
     top_down: bool = False,
     residual: bool = True,
     markov: bool = True,
-    prior: str = "standard",
+    prior: Prior = "standard",
     components: int = 500,
     data: Tensor | None = None,
 ) -> VAE:
@@ -89,29 +102,43 @@ def mlp(
 
     Args:
         event_shape: of x.
-        likelihood: one of `LIKELIHOODS`, the family of p(x | z_1).
+        likelihood: one of `LIKELIHOODS`, the family of p(x | z_1); or a family of your own: a `families.Family`, or any
+            callable (phi, event_dim) -> Distribution with an integer attribute `size`, how many numbers it reads for
+            each element of x.
         latent: width of z_1, ..., z_T.
         hidden: widths of the hidden layers of each encoder, from below; the decoders mirror them.
         categories: k of the categorical likelihood.
-        activation: one of `ACTIVATIONS`, classes of torch.nn.
+        activation: one of `ACTIVATIONS`, classes of torch.nn; or a callable that makes a module, such as nn.PReLU.
         dropout: in every hidden layer, while training. It pays where examples are few.
-        block: of hidden layers, "plain", "gated" or "residual"; see `allegory.networks.mlp`.
+        block: of hidden layers, "plain", "gated" or "residual"; or a callable (inputs, outputs) -> module that makes
+            one, called once for each hidden layer. See `allegory.networks.mlp`.
         top_down: whether the posterior is a ladder. Otherwise it is the chain of q(z_t | z_{t-1}).
         residual: of a ladder, whether it speaks of z_t in the units of its prior.
         markov: whether p(z_{t-1} | z_t) sees the level above alone. Otherwise it sees all, z_t, ..., z_T.
-        prior: of z_T, one of `PRIORS`; see `allegory.priors`. "flow" needs the package zuko.
+        prior: of z_T, one of `PRIORS`; see `allegory.priors`. "flow" needs the package zuko. Or a module whose call
+            returns the distribution of z_T, or a callable (*event_shape of z_T) -> such a module.
         components: K of a mixture or a VampPrior.
         data: (N, *event) training data. Sets the constants by which x is standardised (what the encoder reads, and for
-            a continuous likelihood the units of its mu and sigma), the output's bias, and pseudo-inputs.
+            a likelihood among the library's location-scale families, the normals and Student's t, the units of its mu
+            and sigma), the output's bias, and pseudo-inputs. Any other family of your own, and `normal_fixed`, speaks
+            in the units of x: the encoder reads standardised x, the family is left as it is.
+
+    Raises:
+        ValueError: a name that there is not, widths that are not positive, something of your own that is not what is
+            wanted, or data that cannot be standardised.
 
     >>> model = mlp((1, 8, 8), "bernoulli", latent=[16, 4], hidden=[32], top_down=True)
     >>> model.sample(3).shape
     torch.Size([3, 1, 8, 8])
+    >>> mlp((3,), al.families.normal_fixed(0.5), [2], activation=nn.PReLU).config["activation"]
+    {'own': 'torch.nn.modules.activation.PReLU'}
     """
+    likelihood, categories = _named(likelihood, categories)
     config = dict(
-        architecture="mlp", event_shape=list(event_shape), likelihood=likelihood, latent=list(latent),
-        hidden=list(hidden), categories=categories, activation=activation, dropout=dropout, block=block,
-        top_down=top_down, residual=residual, markov=markov, prior=prior, components=components,
+        architecture="mlp", event_shape=list(event_shape), likelihood=_record(likelihood), latent=list(latent),
+        hidden=list(hidden), categories=categories, activation=_record(_known(activation)), dropout=dropout,
+        block=_record(block), top_down=top_down, residual=residual, markov=markov, prior=_record(prior),
+        components=components,
     )  # fmt: skip
     _check_widths(event_shape=event_shape, latent=latent, hidden=hidden)
     act = _activation(activation)
@@ -172,7 +199,7 @@ def mlp(
 
 def conv(
     event_shape: Sequence[int],
-    likelihood: str = "discretized_logistic",
+    likelihood: Likelihood = "discretized_logistic",
     latent: Sequence[int] = (4, 32),
     scales: Sequence[int] | None = None,
     stem: int | None = None,
@@ -181,10 +208,11 @@ def conv(
     categories: int | None = None,
     dropout: float = 0.0,
     markov: bool = False,
-    prior: str = "standard",
+    prior: Prior = "standard",
     components: int = 500,
     checkpointed: bool = False,
     data: Tensor | None = None,
+    activation: Activation = "GELU",
 ) -> VAE:
     """A ladder of T = len(latent) levels of convolutions, with a state that p(z_t | z_{t+1}, ..., z_T) sees all of the
     levels above through, and a residual top-down posterior: small relatives of Child's (2021) very deep VAE. With one
@@ -192,7 +220,7 @@ def conv(
 
     Args:
         event_shape: of x, (C, H, W).
-        likelihood: one of `LIKELIHOODS`, the family of p(x | s_1).
+        likelihood: one of `LIKELIHOODS`, the family of p(x | s_1), or a family of your own; as in `mlp`.
         latent: channels of z_1, ..., z_T.
         scales: how much coarser than x the grid of each level is, level 1 first, each a multiple of the one below; by
             default the levels are spread evenly over the powers of two that leave a grid of at least 4 x 4 and, at the
@@ -204,10 +232,14 @@ def conv(
         categories: k of the categorical likelihood.
         dropout: in every block, while training.
         markov: whether p(z_{t-1} | z_t) sees the level above alone.
-        prior: of z_T, one of `PRIORS`; see `allegory.priors`.
+        prior: of z_T, one of `PRIORS`, a module, or a callable (C_T, H_T, W_T) -> module; as in `mlp`.
         components: K of a mixture or a VampPrior.
         checkpointed: whether blocks run again in the backward pass instead of keeping what they need for it.
         data: (N, *event) training data; as in `mlp`.
+        activation: one of `ACTIVATIONS`, or a callable that makes a module.
+
+    Raises:
+        ValueError: as `mlp`; no images; scales that do not divide their sides.
 
     >>> model = conv((1, 8, 8), "bernoulli", latent=[2, 2, 4], scales=[2, 2, 4], channels=8, blocks=1)
     >>> [tuple(q.event_shape) for q in model.encode(torch.zeros(1, 1, 8, 8))]
@@ -217,11 +249,15 @@ def conv(
     levels = len(latent)
     scales = list(scales or _scales(event_shape, levels))
     stem = math.gcd(scales[0], 4) if stem is None else stem
+    likelihood, categories = _named(likelihood, categories)
     config = dict(
-        architecture="conv", event_shape=list(event_shape), likelihood=likelihood, latent=list(latent), scales=scales,
-        stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout, markov=markov,
-        prior=prior, components=components, checkpointed=checkpointed,
+        architecture="conv", event_shape=list(event_shape), likelihood=_record(likelihood), latent=list(latent),
+        scales=scales, stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout,
+        markov=markov, prior=_record(prior), components=components, checkpointed=checkpointed,
     )  # fmt: skip
+    if _known(activation) != "GELU":  # not written where it is the default: earlier runs do not say it, and resume
+        config["activation"] = _record(_known(activation))
+    act = _activation(activation)
     _check_widths(scales=scales, stem=[stem], channels=[channels], blocks=[blocks])
     _check_scales(event_shape, latent, stem, scales)
     height, width = event_shape[1:]
@@ -236,7 +272,7 @@ def conv(
         return 3 if min(height, width) > scale else 1
 
     def body(scale: int) -> nn.Module:
-        return sequence(*(bottleneck(channels, inner, kernel(scale), depth, dropout=dropout) for _ in range(blocks)))
+        return sequence(*(bottleneck(channels, inner, kernel(scale), depth, act, dropout) for _ in range(blocks)))
 
     def squeeze(inputs: int, factor: int) -> list[nn.Module]:
         """Space to depth, and to the width of the ladder."""
@@ -258,8 +294,8 @@ def conv(
         both: nn.Module = Concat(
             Images(
                 nn.Conv2d(2 * channels, channels, 1),
-                bottleneck(channels, inner, kernel(scales[t]), 1),
-                nn.GELU(),
+                bottleneck(channels, inner, kernel(scales[t]), 1, act),
+                act(),
                 scaled(nn.Conv2d(channels, 2 * latent[t], 1), levels),
             ),
             event_dim=3,
@@ -269,15 +305,15 @@ def conv(
             both = Lift(Images(nn.Conv2d(latent[t + 1], channels * factor**2, 1), nn.PixelShuffle(factor)), both)
         return Conditional(both, families.normal, event_dim=3)
 
-    top = Conditional(nn.Sequential(nn.GELU(), nn.Conv2d(channels, 2 * latent[-1], 1)), families.normal, event_dim=3)
+    top = Conditional(nn.Sequential(act(), nn.Conv2d(channels, 2 * latent[-1], 1)), families.normal, event_dim=3)
     encoder = TopDown(Climb(steps), [*map(posterior, range(levels - 1)), top], residual=True)
 
     offset = Offset(family.size * event_shape[0], height, width)
     if data is not None:
         _start_at(offset, family, data)
     descent = [*unsqueeze(channels, scales[0] // stem), body(stem)] if scales[0] > stem else []
-    heads = [[*descent, nn.GELU(), *unsqueeze(family.size * event_shape[0], stem), offset]]
-    heads += [[nn.GELU(), _zeroed(nn.Conv2d(channels, 2 * z, 1))] for z in latent[:-1]]
+    heads = [[*descent, act(), *unsqueeze(family.size * event_shape[0], stem), offset]]
+    heads += [[act(), _zeroed(nn.Conv2d(channels, 2 * z, 1))] for z in latent[:-1]]
     states: list[nn.Module] = []
     decoder: list[nn.Module] = []
     for t, (z, scale, head) in enumerate(zip(latent, scales, heads, strict=True)):
@@ -296,41 +332,127 @@ def conv(
     return model
 
 
-def build(config: dict[str, Any]) -> VAE:
+def build(config: dict[str, Any], **own: Any) -> VAE:
     """The model that a `model.config` describes, with fresh weights.
 
+    Args:
+        config: as `mlp` and `conv` record it.
+        own: what was the caller's own when it was made, by its name: likelihood, activation, block or prior. A module
+            is copied.
+
     Raises:
-        ValueError: a description that this version does not know.
+        ValueError: a description that this version does not know; something of one's own that is missing, or that the
+            description does not ask for.
+
+    >>> build(mlp((3,), "normal", [2], [4], activation=nn.PReLU).config, activation=nn.PReLU).levels
+    1
     """
-    arguments = {key: value for key, value in config.items() if key != "architecture"}
     architecture = config.get("architecture")
-    try:
-        if architecture == "mlp":
-            return mlp(**arguments)
-        if architecture == "conv":
-            return conv(**arguments)
+    if architecture not in ("mlp", "conv"):
         raise ValueError(f"unknown architecture {architecture!r}; this version builds 'mlp' and 'conv'")
+    make: Callable[..., VAE] = mlp if architecture == "mlp" else conv
+    arguments = {key: value for key, value in config.items() if key != "architecture"}
+    unknown = arguments.keys() - inspect.signature(make).parameters.keys()
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"the description of the model is not of this version: {names} is unknown")
+    asked = {key: value["own"] for key, value in arguments.items() if isinstance(value, dict) and "own" in value}
+    for key in own.keys() - asked.keys():
+        raise ValueError(
+            f"{key} was given, but the model asks for {' and '.join(asked) or 'nothing'} of your own: its {key} is "
+            f"{arguments.get(key)!r}"
+        )
+    missing = asked.keys() - own.keys()
+    if missing:
+        told = " and ".join(f"its {key}, {asked[key]}," for key in asked if key in missing)
+        wanted = ", ".join(f"{key}=..." for key in asked if key in missing)
+        raise ValueError(f"the model was made with something of your own: {told} has to be given again, as {wanted}")
+    given = {key: copy.deepcopy(value) if isinstance(value, nn.Module) else value for key, value in own.items()}
+    if given:
+        return make(**{**arguments, **given})
+    try:
+        return make(**arguments)
     except TypeError as error:
         raise ValueError(f"the description of the model is not of this version: {error}") from None
 
 
+def default_latent(levels: int | None = None, architecture: str = "mlp") -> tuple[int, ...]:
+    """The width of z_1, ..., z_T where nothing else is said: of vectors 40, halved from level to level; of grids 4
+    channels a level, and 32 at the top.
+
+    Args:
+        levels: T; by default 1 of vectors, 2 of grids.
+        architecture: "mlp" or "conv".
+
+    >>> default_latent(3), default_latent(3, "conv")
+    ((40, 20, 10), (4, 4, 32))
+    """
+    if architecture == "conv":
+        return (*[4] * ((levels or 2) - 1), 32)
+    return tuple(max(2, 40 >> t) for t in range(levels or 1))
+
+
+def _record(value: Any) -> Any:
+    """How `model.config` has it: a name as it is, what is the caller's own by where it is defined."""
+    if isinstance(value, str):
+        return value
+    thing = value.func if isinstance(value, functools.partial) else value
+    thing = thing if hasattr(thing, "__qualname__") else type(thing)
+    return {"own": f"{thing.__module__}.{thing.__qualname__}"}
+
+
+def _named(likelihood: Likelihood, categories: int | None) -> tuple[Likelihood, int | None]:
+    """A family of the library that has a name, by that name; the number of categories with it."""
+    if isinstance(likelihood, families.CategoricalFamily):
+        return "categorical", likelihood.size
+    names = (name for name in LIKELIHOODS if getattr(families, name) is likelihood)
+    return next(names, likelihood), categories
+
+
 def _ends(
-    likelihood: str, event_shape: Sequence[int], categories: int | None, data: Tensor | None
-) -> tuple[families.Family, nn.Module]:
+    likelihood: Likelihood, event_shape: Sequence[int], categories: int | None, data: Tensor | None
+) -> tuple[Any, nn.Module]:
     """The family of p(x | z_1), and how the encoder reads x."""
-    family = _likelihood(likelihood, event_shape, categories)
+    if isinstance(likelihood, str):
+        family: Any = _likelihood(likelihood, event_shape, categories)
+    else:
+        family = _own_likelihood(likelihood, event_shape)
     read: nn.Module = Standardize(*event_shape)
     if isinstance(family, families.CategoricalFamily):
         read = OneHot(family.size, len(event_shape))
     if data is not None:
-        _standardize(read, family, data, per_element=likelihood in CONTINUOUS)
+        _standardize(read, family, data, own=not isinstance(likelihood, str))
     return family, read
 
 
+def _own_likelihood(family: Any, event_shape: Sequence[int]) -> Any:
+    """A family of the caller's, checked; a location-scale family of the library for standardised data."""
+    if isinstance(family, type):
+        raise ValueError(f"likelihood={family.__name__}: got a class, wanted a family, such as {family.__name__}()")
+    size = getattr(family, "size", None)
+    if not callable(family) or not isinstance(size, int) or size < 1:
+        raise ValueError(
+            f"likelihood={family!r}: wanted one of {', '.join(LIKELIHOODS)}, or a family, that is a callable "
+            "(phi, event_dim) -> Distribution with an attribute size, how many numbers it reads for each element"
+        )
+    if type(family) in LOCATION_SCALE:
+        return families.standardized(family, torch.zeros(*event_shape), torch.ones(*event_shape))
+    return family
+
+
 def _prior(
-    name: str, event_shape: tuple[int, ...], encoder: Any, components: int, read: Sequence[int], data: Tensor | None
+    name: Prior, event_shape: tuple[int, ...], encoder: Any, components: int, read: Sequence[int], data: Tensor | None
 ) -> nn.Module:
-    """p(z_T), z_T of `event_shape`, by name; `read` is the shape of what q(z_T | .) reads."""
+    """p(z_T), z_T of `event_shape`, by name or the caller's own; `read` is the shape of what q(z_T | .) reads."""
+    if isinstance(name, nn.Module):
+        return name
+    if callable(name):
+        prior = name(*event_shape)
+        if not isinstance(prior, nn.Module):
+            raise ValueError(
+                f"prior{event_shape} made {type(prior).__name__}, wanted a torch.nn.Module whose call returns p(z_T)"
+            )
+        return prior
     if name == "standard":
         return StandardNormal(*event_shape)
     if name == "mixture":
@@ -353,7 +475,7 @@ def _prior(
             raise ValueError("the prior 'flow' needs the package zuko: pip install 'allegory[flows]'") from None
         flow = zuko.flows.MAF(math.prod(event_shape), transforms=2, hidden_features=(128, 128))
         return Shaped(flow, *event_shape) if len(event_shape) > 1 else flow
-    raise ValueError(f"unknown prior {name!r}; wanted one of {', '.join(PRIORS)}")
+    raise ValueError(f"unknown prior {name!r}; wanted one of {', '.join(PRIORS)}, or a callable that makes a module")
 
 
 @torch.no_grad()
@@ -365,7 +487,7 @@ def _zeroed(layer: Any) -> Any:
 
 
 @torch.no_grad()
-def _start_at(last: Any, family: families.Family, data: Tensor) -> None:
+def _start_at(last: Any, family: Any, data: Tensor) -> None:
     """Sets the last layer's bias so that p(x | z_1) begins at the marginals of the data. Whether these are in the
     family's support is asked elsewhere.
     """
@@ -380,6 +502,8 @@ def _start_at(last: Any, family: families.Family, data: Tensor) -> None:
         half = (family.bins - 1) / 2
         spread = data.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
         start = torch.stack([mean / half - 1, (spread / half).log()])
+    elif isinstance(family, families.NormalFixed):  # whose sigma, and so mu, is in the data's units
+        start = mean
     elif isinstance(family, families.PoissonFamily):
         start = count.log()
     elif isinstance(family, families.NegativeBinomialFamily):
@@ -430,13 +554,17 @@ def _likelihood(name: str, event_shape: Sequence[int], categories: int | None) -
     return family
 
 
-def _standardize(read: nn.Module, family: families.Family, data: Tensor, per_element: bool) -> None:
+def _standardize(read: nn.Module, family: Any, data: Tensor, own: bool) -> None:
     """The encoder reads (x - mean) / spread. For continuous data the spread is each element's own and the likelihood
-    shares it; for pixels it is one number, since a pixel that hardly varies is no louder for it.
+    shares it; for pixels it is one number, since a pixel that hardly varies is no louder for it. Of a family that is
+    not ours, vectors are taken to be columns of their own units, and images to be pixels.
     """
     mean, spread = data.mean(0), data.std(0, correction=0)
     still = (data == data[0]).all(0).nonzero()  # a rounded spread need not be zero
-    if not per_element:
+    shared = isinstance(family, families.Standardized)
+    if not shared and own and data.dim() == 2:
+        spread = torch.where((data == data[0]).all(0), 1.0, spread)
+    elif not shared:
         spread = data.std(correction=0).expand_as(spread)
         spread = torch.where(spread > 0, spread, 1.0)
     elif len(data) == 1:
@@ -448,12 +576,22 @@ def _standardize(read: nn.Module, family: families.Family, data: Tensor, per_ele
             "of discrete values"
         )
     for module in (read, family):
-        if hasattr(module, "loc"):
-            module.loc.copy_(mean)  # type: ignore[operator]
-            module.scale.copy_(spread)  # type: ignore[operator]
+        if isinstance(module, Standardize | families.Standardized):
+            module.loc.copy_(mean)
+            module.scale.copy_(spread)
 
 
-def _activation(name: str) -> type[nn.Module]:
+def _known(activation: Activation) -> Activation:
+    """An activation of torch.nn that has a name, by that name."""
+    return next((name for name in ACTIVATIONS if getattr(nn, name) is activation), activation)
+
+
+def _activation(name: Activation) -> Callable[[], nn.Module]:
+    if not isinstance(name, str):
+        made = name() if callable(name) and not isinstance(name, nn.Module) else None
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"activation={name!r}: wanted a callable that makes a module, such as torch.nn.PReLU")
+        return name
     if name not in ACTIVATIONS:
         lower = {known.lower(): known for known in ACTIVATIONS}
         nearest = difflib.get_close_matches(name.lower(), lower, n=1)

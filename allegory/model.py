@@ -198,7 +198,7 @@ class VAE(nn.Module):
 
         Args:
             x: (B, *event) data.
-            samples: S, particles an example. The network on x runs once for all of them.
+            samples: S, particles per example. The network on x runs once for all of them.
             held: whether q's parameters are held fixed in the densities, so that a gradient reaches them through the
                 draws alone; `stl` and `dreg` want that. The trace's latents then are views of the draws through which
                 all densities see them. The encoders run twice, so they must not have dropout, which would differ.

@@ -47,7 +47,7 @@ def mlp(
     outputs: int,
     activation: Callable[[], nn.Module] = nn.SiLU,
     dropout: float = 0.0,
-    block: str = "plain",
+    block: str | Callable[[int, int], nn.Module] = "plain",
 ) -> Vectors:
     """A multilayer perceptron, (*batch, inputs) -> (*batch, outputs).
 
@@ -57,17 +57,26 @@ def mlp(
         activation: called once for each hidden layer.
         dropout: probability of a hidden unit to be silent, while training.
         block: what a hidden layer is: "plain", activation(W h + b); "gated", (W h + b) * sigmoid(V h + c), without
-            the activation (Dauphin et al. 2017); "residual", which adds to h itself where the width stays.
+            the activation (Dauphin et al. 2017); "residual", which adds to h itself where the width stays. Or a
+            callable (inputs, outputs) -> module, (*batch, inputs) -> (*batch, outputs), called for each hidden layer.
+
+    Raises:
+        ValueError: no such block, or a callable that makes no module.
 
     >>> mlp(3, [8, 8], 2, block="residual")(torch.zeros(5, 4, 3)).shape
     torch.Size([5, 4, 2])
     """
-    if block not in ("plain", "gated", "residual"):
-        raise ValueError(f"block={block!r}: wanted 'plain', 'gated' or 'residual'")
+    if not callable(block) and block not in ("plain", "gated", "residual"):
+        raise ValueError(f"block={block!r}: wanted 'plain', 'gated' or 'residual', or a callable (inputs, outputs)")
     layers: list[nn.Module] = []
     silent = [nn.Dropout(dropout)] if dropout else []
     for width in hidden:
-        if block == "gated":
+        if callable(block):
+            layer = block(inputs, width)
+            if not isinstance(layer, nn.Module):
+                raise ValueError(f"block({inputs}, {width}) made {type(layer).__name__}, wanted a torch.nn.Module")
+            layers += [layer, *silent]
+        elif block == "gated":
             layers += [nn.Linear(inputs, 2 * width), nn.GLU(-1), *silent]
         elif block == "residual" and layers and width == inputs:
             last = scaled(nn.Linear(width, width), len(hidden))

@@ -1,5 +1,6 @@
 """What the architectures promise: any depth starts sane, starts at the data, rebuilds from its configuration."""
 
+import functools
 import json
 import math
 
@@ -108,6 +109,130 @@ def test_fifty_levels_start_like_one(architecture):
         assert bool(torch.isfinite(norms).all())
         assert norms.norm() < 1e4
     assert abs(bounds[0] - bounds[1]) < 0.15 * abs(bounds[0])
+
+
+class Laplaces(al.families.Family):
+    """A family that the library does not have."""
+
+    size = 2
+
+    def law(self, mu, s):
+        return torch.distributions.Laplace(mu, al.families.positive(s))
+
+
+def unit_laplace(phi, event_dim):
+    """A family that is a function."""
+    return torch.distributions.Independent(torch.distributions.Laplace(phi, 1.0), event_dim)
+
+
+unit_laplace.size = 1
+
+
+class Maxout(nn.Module):
+    """A block of one's own."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.linear = nn.Linear(inputs, 2 * outputs)
+
+    def forward(self, h):
+        return self.linear(h).unflatten(-1, (2, -1)).amax(-2)
+
+
+class Cauchy(nn.Module):
+    """A prior of one's own, of z_T of any shape."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(shape))
+
+    def forward(self):
+        return torch.distributions.Independent(torch.distributions.StudentT(3.0, self.loc), self.loc.dim())
+
+
+OWN = {
+    "likelihood": [Laplaces(), unit_laplace, al.families.normal_fixed(0.5)],
+    "activation": [nn.PReLU, lambda: nn.LeakyReLU(0.3)],
+    "block": [Maxout],
+    "prior": [Cauchy, MixtureOfNormals],
+}
+
+
+@pytest.mark.parametrize("build", [mlp, conv])
+@pytest.mark.parametrize(("name", "own"), [(name, own) for name, values in OWN.items() for own in values])
+def test_what_is_ones_own_enters_is_recorded_by_name_and_given_again(build, name, own):
+    if (build, name) == (conv, "block"):
+        pytest.skip("a ladder of convolutions has blocks of its own")
+    own = functools.partial(own, 5) if own is MixtureOfNormals else own
+    model = build(**{name: own})
+    config = json.loads(json.dumps(model.config))
+    thing = own.func if isinstance(own, functools.partial) else own if hasattr(own, "__qualname__") else type(own)
+    assert config[name] == {"own": f"{thing.__module__}.{thing.__qualname__}"}
+    assert bool(torch.isfinite(al.elbo(model(BITS[:5]))).all())
+    assert any(isinstance(part, nn.PReLU) for part in model.modules()) == (own is nn.PReLU)
+    with pytest.raises(
+        ValueError, match=f"its {name}, .*{thing.__name__}, has to be given again, as {name}=..."
+    ) as error:
+        architectures.build(config)
+    assert "\n" not in str(error.value)
+    again = architectures.build(config, **{name: own}).double()
+    assert again.config == model.config
+    again.load_state_dict(model.state_dict())
+    scores = []
+    for each in (model, again):
+        torch.manual_seed(1)
+        scores.append(each.eval()(BITS[:5]).log_weight)
+    assert_close(*scores, rtol=0, atol=0)
+
+
+def test_a_module_of_ones_own_is_copied_when_a_model_is_built_again():
+    prior = Cauchy(3)
+    model = mlp(prior=prior)
+    assert model.prior is prior
+    assert architectures.build(model.config, prior=prior).prior is not prior
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        (dict(likelihood=al.families.bernoulli), "likelihood", "bernoulli"),
+        (dict(likelihood=al.families.normal_shared), "likelihood", "normal_shared"),
+        (dict(likelihood=al.families.categorical(2)), "categories", 2),
+        (dict(activation=nn.GELU), "activation", "GELU"),
+    ],
+)
+def test_what_the_library_has_under_a_name_is_recorded_by_it(given, name, value):
+    config = mlp(**given).config
+    assert config[name] == value
+    assert architectures.build(config).levels == 2
+
+
+@pytest.mark.parametrize("likelihood", [al.families.normal, al.families.normal_shared(), al.families.student_t])
+def test_a_location_scale_family_of_the_library_is_standardised_however_it_is_given(likelihood):
+    x = 1000 + 50 * torch.randn(200, 3)
+    law = architectures.mlp((3,), likelihood, [2], data=x).double().generate(50)
+    assert_close(law.mean.mean(0), x.mean(0), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("likelihood", [Laplaces(), al.families.normal_fixed(50.0)])
+def test_any_other_family_speaks_in_the_units_of_x_and_the_encoder_reads_standardised_x(likelihood):
+    x = torch.tensor([1000.0, 0.0, 7.0]) + torch.tensor([50.0, 1.0, 0.0]) * torch.randn(200, 3)
+    model = architectures.mlp((3,), likelihood, [2], data=x).double()
+    read = next(part for part in model.encoders[0].modules() if isinstance(part, networks.Standardize))
+    assert_close(read(x).mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    assert_close(read(x).std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-5, rtol=0)
+    law = model.generate(50)
+    if isinstance(likelihood, Laplaces):
+        assert law.mean.abs().max() < 10
+    else:  # its sigma is 50 of the data's own units, and it begins at their mean
+        assert_close(law.stddev, torch.full_like(law.stddev, 50.0))
+        assert_close(law.mean.mean(0), x.mean(0), atol=1.0, rtol=0)
+
+
+def test_an_earlier_ladder_of_convolutions_does_not_say_its_activation():
+    assert "activation" not in conv().config
+    assert conv(activation="ReLU").config["activation"] == "ReLU"
+    assert not any(isinstance(part, nn.GELU) for part in conv(activation="ReLU").modules())
 
 
 @pytest.mark.parametrize("build", [mlp, conv])
@@ -244,6 +369,15 @@ WRONG = {
     )(torch.zeros(2, 5)),
     r"components=0": lambda: MixtureOfNormals(0, 3),
     r"unknown prior 'vmap'": lambda: mlp(prior="vmap"),
+    r"likelihood=Laplaces: got a class, wanted a family, such as Laplaces\(\)": lambda: mlp(likelihood=Laplaces),
+    r"a callable \(phi, event_dim\) -> Distribution with an attribute size": lambda: mlp(likelihood=lambda phi, n: phi),
+    r"activation=ReLU\(\): wanted a callable that makes a module": lambda: mlp(activation=nn.ReLU()),
+    r"activation=.*: wanted a callable that makes a module": lambda: conv(activation=lambda: 3),
+    r"block\(64, 8\) made int, wanted a torch.nn.Module": lambda: mlp(block=lambda inputs, outputs: 3),
+    r"prior\(3,\) made tuple, wanted a torch.nn.Module": lambda: mlp(prior=lambda *shape: shape),
+    r"prior was given, but the model asks for nothing of your own: its prior is 'standard'": lambda: (
+        architectures.build(mlp().config, prior=Cauchy)
+    ),
     r"block='dense'": lambda: mlp(block="dense"),
     r"pseudo-inputs, and categories cannot": lambda: mlp([3], "categorical", categories=5, prior="vamp"),
     r"scales=\[2\]: wanted one for each of 2": lambda: conv(scales=[2]),

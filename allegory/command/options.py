@@ -1,232 +1,363 @@
-r"""The options of the command `allegory`: what can be asked of it, and one line for what cannot."""
+r"""The options of the command `allegory`, each described once: its name, what it takes, its default, and what it
+belongs to. The help, what is refused, what a run is resumed with and the line that a report quotes are read from here.
+"""
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from allegory.version import __version__
+import click
+from click.shell_completion import CompletionItem
 
-__all__ = ["EPOCHS", "parser"]
+__all__ = [
+    "DEFAULTS", "DEMO", "DIAGNOSE", "ENCODE", "EVALUATE", "FILE", "FOLDER", "RECONSTRUCT", "REPORT", "RUNS",
+    "SAMPLE", "TRAIN", "TRAINING", "Choice", "Command", "Number", "Option", "Place", "asks", "command_line", "nearest",
+    "settings", "takes", "written",
+]  # fmt: skip
 
 EPOCHS = 100
+ARCHITECTURES = ("mlp", "conv")
 LIKELIHOODS = (  # those of allegory.architectures, which waits for torch
     "auto", "normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t", "bernoulli",
     "categorical", "discretized_logistic", "discretized_logistic_mixture", "continuous_bernoulli", "poisson",
     "negative_binomial",
 )  # fmt: skip
+OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "renyi")
+PRIORS = ("standard", "mixture", "vamp", "flow")
+SPLITS = ("train", "valid", "test")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+class Command(click.Command):
+    """A command whose every mistake knows where it was made."""
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        options, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            command = self._subparsers._group_actions[0].choices[options.command]  # type: ignore[union-attr, index]
-            known = [flag for action in command._actions for flag in action.option_strings]
-            command.error(f"unknown argument {unknown[0]!r}{_nearest(unknown[0], known)}")
-        return options
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            names = [str(choice) for choice in action.choices]
-            wanted = ", ".join(names)
-            raise argparse.ArgumentError(action, f"got {value!r}{_nearest(str(value), names)}; wanted one of {wanted}")
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Reads the arguments, without running the command."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            error.ctx = error.ctx or click.Context(self, parent=parent, info_name=info_name)
+            raise
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+class Number(click.ParamType):
+    """A number with a condition, or several with commas between."""
+
+    def __init__(
+        self, kind: Callable[[str], Any], holds: Callable[[Any], bool], wanted: str, many: bool = False
+    ) -> None:
+        self.kind, self.holds, self.wanted, self.many, self.name = kind, holds, wanted, many, "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the tuple of numbers."""
+        if not isinstance(value, str):
+            return value
+        numbers = tuple(self._number(part, param, ctx) for part in (value.split(",") if self.many else [value]))
+        return numbers if self.many else numbers[0]
+
+    def _number(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = self.kind(text)
+        except ValueError:
+            number = None
+        if number is None or not self.holds(number):
+            self.fail(f"got {text!r}, wanted {self.wanted}", param, ctx)
+        return number
+
+
+class Choice(click.Choice):
+    """One of some names; of what is none of them the nearest is named."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name, if it is one of them."""
+        if value not in self.choices:
+            names = [str(choice) for choice in self.choices]
+            self.fail(f"got {value!r}{nearest(str(value), names)}; wanted one of {', '.join(names)}", param, ctx)
+        return value
+
+
+class Place(click.ParamType):
+    """A path, or a name; a shell completes it by what is there, "file" or "dir"."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Leaves the files or folders to the shell."""
+        return [CompletionItem(incomplete, type=self.name)]
+
+
+NATURAL = Number(int, lambda v: v >= 1, "a whole number, 1 or more")
+SEVERAL = Number(int, lambda v: v >= 2, "a whole number, 2 or more")
+WHOLE = Number(int, lambda v: 0 <= v < 2**32, "a whole number, 0 or more")
+ABOVE_ZERO = Number(float, lambda v: 0 < v < math.inf, "a number above zero")
+POSITIVE = Number(float, lambda v: 0 <= v < math.inf, "a number, 0 or more")
+FINITE = Number(float, math.isfinite, "a number")
+FRACTION = Number(float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
+WIDTHS = Number(int, NATURAL.holds, NATURAL.wanted, many=True)
+WEIGHTS = Number(float, POSITIVE.holds, POSITIVE.wanted, many=True)
+FILE, FOLDER = Place("file"), Place("dir")
+DEPENDS = object()  # the default of what depends on something else
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: of the setting; the flag is --name.
+        kind: what it takes; None for a switch.
+        default: if it is not given; DEPENDS where that is for the architecture or the data to say.
+        help: one line, without the default.
+        metavar: what its value is called.
+        of: what it belongs to, another option and the values of that: ("architecture", ("conv",)).
+        said: how the help says the default, by default as it is; "" for nothing.
+        off: the flag that says no, of a switch.
+        required: whether it has to be given.
+    """
+
+    name: str
+    kind: click.ParamType | None
+    default: Any
+    help: str
+    metavar: str | None = None
+    of: tuple[str, tuple[str, ...]] | None = None
+    said: str | None = None
+    off: str = ""
+    required: bool = False
+
+    @property
+    def flag(self) -> str:
+        """What is typed for it: --name."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def described(self) -> str:
+        """The line of the help."""
+        owner = f"{' and '.join(self.of[1])}: " if self.of and self.of[0] == "architecture" else ""
+        said = self.said
+        if said is None:
+            many = isinstance(self.default, tuple | list)
+            said = ",".join(map(str, self.default)) if many else "" if self.default is None else str(self.default)
+            said = "" if self.kind is None or self.required else said
+        return f"{owner}{self.help}{f' (default: {said})' if said else ''}"
+
+    def as_click(self, default: Any) -> Callable[[Any], Any]:
+        """The decorator of click."""
+        flags = f"{self.flag}/{self.off}" if self.off else self.flag
+        more: dict[str, Any] = {"is_flag": True} if self.kind is None else {"type": self.kind, "metavar": self.metavar}
+        more |= {"required": True} if self.required else {"default": default}
+        return click.option(flags, self.name, help=self.described, **more)
+
+    def words(self, value: Any) -> list[str]:
+        """How a value is typed."""
+        if self.kind is None:
+            return [self.flag] if value else [self.off] if self.off else []
+        return [self.flag, written(value)]
+
+
+MLP, CONV = ("architecture", ("mlp",)), ("architecture", ("conv",))
+
+TRAINING = (
+    Option("levels", NATURAL, DEPENDS, "levels of latents", "T", said="as --latent has, or 1; conv: 2"),
+    Option("latent", WIDTHS, DEPENDS, "width of z_1,..,z_T; conv: channels", "D1,D2,..",
+           said="40, halved from level to level; conv: 4 a level, 32 at the top"),
+    Option("architecture", Choice(ARCHITECTURES), "mlp", "perceptrons, or a ladder of convolutions"),
+    Option("hidden", WIDTHS, (300, 300), "hidden layers of each network", "H1,H2,..", MLP),
+    Option("block", Choice(("plain", "gated", "residual")), "plain", "what a hidden layer is", of=MLP),
+    Option("top_down", None, False, "infer as a ladder does, from the top down", of=MLP),
+    Option("markov", None, DEPENDS, "whether p(z_t) sees z_{t+1} alone, or all levels above it", off="--all-above",
+           said="mlp: --markov, conv: --all-above"),
+    Option("channels", NATURAL, 64, "width of the ladder", "C", CONV),
+    Option("scales", WIDTHS, None, "how much coarser than x each level is", "F1,F2,..", CONV, said="powers of two"),
+    Option("stem", NATURAL, None, "how much coarser than x the finest blocks are", "F", CONV, said="4 at most"),
+    Option("blocks", NATURAL, 2, "residual blocks a level", "N", CONV),
+    Option("checkpointed", None, False, "less memory, a third more time", of=CONV),
+    Option("prior", Choice(PRIORS), "standard", "p(z_T)"),
+    Option("components", NATURAL, 500, "components of a mixture or a VampPrior", "K", ("prior", ("mixture", "vamp"))),
+    Option("likelihood", Choice(LIKELIHOODS), "auto", f"family of p(x | z_1): {', '.join(LIKELIHOODS)}", "NAME",
+           said="auto, by the values"),
+    Option("objective", Choice(OBJECTIVES), "elbo", "what is maximised"),
+    Option("beta", WEIGHTS, 1.0, "weight of the KL, or B1,B2,.. for each level", "B", said="1"),
+    Option("free_bits", POSITIVE, None, "nats that each level has free of charge", "NATS", ("objective", ("elbo",))),
+    Option("alpha", FINITE, None, "order of the Renyi bound", "A", ("objective", ("renyi",)), said="0.5"),
+    Option("samples", NATURAL, 1, "particles per example", "S"),
+    Option("epochs", NATURAL, None, "passes through the data", "N", said=f"{EPOCHS}, unless there are --minutes"),
+    Option("minutes", ABOVE_ZERO, None, "wall-clock budget, instead or as well", "M"),
+    Option("batch_size", NATURAL, 128, "examples per step", "B"),
+    Option("seed", WHOLE, 0, "seed of the split, the weights and the noise", "N"),
+    Option("dynamic", None, False, "binarise anew at each draw (mnist, fashion-mnist, omniglot)"),
+    Option("lr", ABOVE_ZERO, 1e-3, "learning rate, annealed to 0 by a cosine", "RATE"),
+    Option("lr_warmup", WHOLE, 100, "steps to reach it", "STEPS"),
+    Option("kl_warmup", WHOLE, None, "steps until beta has its whole weight", "STEPS",
+           said="0; of several levels a tenth of the training, at most 2000"),
+    Option("weight_decay", FINITE, 0.0, "of AdamW", "W", said="0"),
+    Option("dropout", FRACTION, 0.0, "in every hidden layer", "P", said="0"),
+    Option("activation", Place("name"), DEPENDS, "a class of torch.nn", "NAME", said="SiLU; conv: GELU"),
+    Option("ema", FRACTION, 0.999, "memory of the averaged weights", "E"),
+    Option("patience", NATURAL, 50, "epochs without progress until it stops", "N"),
+    Option("precision", Choice(("auto", "float32", "bfloat16")), "auto", "of the networks in training",
+           said="auto, bfloat16 where that is faster"),
+    Option("compile", None, None, "compile the training", off="--no-compile", said="where it is long enough to pay"),
+    Option("checkpoint_seconds", FINITE, 10.0, "seconds between checkpoints", "S", said="10"),
+)  # fmt: skip
+"""The settings of a training, which its run remembers."""
+
+DEVICE = Option("device", Place("name"), "auto", "auto, cpu, cuda, cuda:1, ...", "NAME")
+DATA = Option("data", FILE, None, "what the run was trained on, where it does not say, or where that has moved", "DATA")
+SPLIT = Option("split", Choice(SPLITS), "test", "which examples")
+JSON = Option("json", None, False, "print JSON")
+SEED = Option("seed", WHOLE, 0, "seed of the choice and the noise", "N")
+
+TRAIN = (
+    Option("out", FOLDER, None, "the run directory to write", "RUN", said="runs/DATA-date-time"),
+    Option("resume", None, False, "go on from RUN's last checkpoint, with its settings"),
+    *TRAINING,
+    Option("shard", None, False, "under torchrun: shard the model over the processes"),
+    Option("tensorboard", None, False, "metrics for TensorBoard, too, into RUN/tensorboard"),
+    Option("wandb", None, False, "metrics for Weights & Biases, too; WANDB_PROJECT names the project (or allegory)"),
+    DEVICE,
+)
+EVALUATE = (
+    SPLIT,
+    Option("importance_samples", NATURAL, 1000, "K of L_K", "K"),
+    Option("precision", Choice(("float32", "bfloat16")), "float32", "of the networks"),
+    Option("curve", None, False, "L_K for K = 1, 2, 5, 10, ..., too"),
+    Option("ais", None, False, "check by annealed importance sampling; takes minutes"),
+    Option("ais_examples", NATURAL, None, "how many random examples for it", "N", said="100"),
+    DATA, JSON, DEVICE,
+)  # fmt: skip
+DIAGNOSE = (SPLIT, Option("examples", NATURAL, 1000, "how many random examples", "N"), DATA, JSON, DEVICE)
+REPORT = (
+    Option("out", FILE, None, "the page", "FILE", said="RUN/report.html"),
+    SPLIT,
+    Option("examples", SEVERAL, 500, "how many random examples", "N"),
+    Option("importance_samples", NATURAL, 200, "K of L_K", "K"),
+    DATA, DEVICE,
+)  # fmt: skip
+SAMPLE = (
+    Option("count", NATURAL, 64, "how many", "N"),
+    Option("out", FILE, None, ".npz (samples, means) or .png (means)", "FILE", required=True),
+    Option("temperature", POSITIVE, 1.0, "what the deviations of all latents are multiplied by", "T", said="1"),
+    SEED, DEVICE,
+)  # fmt: skip
+RECONSTRUCT = (
+    Option("out", FILE, None, ".npz (originals, reconstructions) or .png", "FILE", required=True),
+    SPLIT,
+    Option("count", NATURAL, 32, "how many random examples", "N"),
+    DATA, SEED, DEVICE,
+)  # fmt: skip
+ENCODE = (Option("out", FILE, None, "z1_mean, z1_std, ... of every level", "FILE.npz", required=True), SEED, DEVICE)
+RUNS = (JSON,)
+DEMO = (Option("out", FOLDER, None, "where to write", "DIR", said="a new folder allegory-demo"),)
+
+BY_NAME = {option.name: option for option in TRAINING}
+DEFAULTS: dict[str, Any] = {
+    option.name: option.default
+    for option in TRAINING
+    if option.default is not DEPENDS and option.of not in (MLP, CONV)  # which have their own
+}
+"""What a training does where nothing is said."""
+
+
+def takes(name: str, kind: click.ParamType, metavar: str, default: Any = None) -> Callable[[Any], Any]:
+    """What stands without a flag; needed, unless there is a default."""
+    more: dict[str, Any] = {} if default is None else {"default": default, "required": False}
+    return click.argument(name, type=kind, metavar=metavar, **more)
+
+
+def asks(options: Sequence[Option], given: bool = False) -> Callable[[Any], Any]:
+    """The options of a command.
+
+    Args:
+        options: of the table.
+        given: whether what is not given is None, instead of its default.
+    """
+
+    def decorate(function: Any) -> Any:
+        function = click.help_option("-h", "--help", help="show this message and exit")(function)
+        for option in reversed(options):
+            function = option.as_click(None if given else option.default)(function)
+        return function
+
+    return decorate
+
+
+def settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What was said on the command line, else what the run says that is resumed, else the default.
+
+    Args:
+        stored: the settings of a run, or nothing.
+        given: by name.
+
+    Raises:
+        ValueError: what does not go together.
+    """
+    chosen = {**DEFAULTS, **stored, **given}
+    for option in TRAINING:
+        name, value = option.name, chosen.get(option.name)
+        said = name in given or (name in stored and value != option.default)
+        if option.of and said and value is not None and chosen[option.of[0]] not in option.of[1]:
+            flag, owners = BY_NAME[option.of[0]].flag, " and ".join(option.of[1])
+            words = " ".join(option.words(value))
+            raise ValueError(f"{words} is of {flag} {owners}, not of {chosen[option.of[0]]}")
+    if "latent" not in given and "levels" not in given and stored:
+        given = stored
+    chosen["latent"] = _latent(given.get("levels"), given.get("latent"), chosen["architecture"])
+    if isinstance(chosen["beta"], tuple | list) and len(chosen["beta"]) == 1:
+        chosen["beta"] = chosen["beta"][0]
+    chosen["levels"] = len(chosen["latent"])
+    if chosen["epochs"] is None and chosen["minutes"] is None:
+        chosen["epochs"] = EPOCHS
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
+
+
+def command_line(source: str, chosen: dict[str, Any]) -> str:
+    """The command that trains with these settings.
+
+    Args:
+        source: the data.
+        chosen: as `settings` gives them, and config.json of a run keeps them.
+
+    >>> command_line("digits", settings({}, {"levels": 2, "seed": 3}))
+    'allegory train digits --latent 40,20 --epochs 100 --seed 3'
+    """
+    words = ["allegory", "train", source]
+    for option in TRAINING:
+        value = chosen.get(option.name)
+        if value is not None and option.name != "levels" and value != DEFAULTS.get(option.name):
+            words += option.words(value)  # --latent has the levels
+    return shlex.join(words)
+
+
+def written(value: Any) -> str:
+    """A value as it is typed."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(written, value))
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Of some names the one that may have been meant, in words."""
     match = difflib.get_close_matches(name, known, n=1)
     return f", did you mean {match[0]!r}?" if match else ""
 
 
-def parser(commands: Mapping[str, Callable[..., None]]) -> argparse.ArgumentParser:
-    """What each command can be asked, with the first line of its docstring as its help.
+def _latent(levels: int | None, latent: Sequence[int] | None, architecture: str) -> tuple[int, ...]:
+    from allegory.architectures import default_latent
 
-    Args:
-        commands: the functions, by name.
-    """
-    root = _Parser(prog="allegory", description="Variational autoencoders of any depth, in nats.", allow_abbrev=False)
-    root.add_argument("--version", action="version", version=_version())
-    subparsers = root.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-
-    def add(name: str) -> argparse.ArgumentParser:
-        summary = (commands[name].__doc__ or "").split("\n")[0]
-        return subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-
-    p = add("train")
-    p.add_argument("data", metavar="DATA", help="a built-in name (see datasets), .npy, .npz, or a folder of images")
-    p.add_argument("--out", metavar="RUN", help="the run directory to write (default: runs/DATA-date-time)")
-    p.add_argument("--levels", type=_natural, metavar="T", help="levels of latents (default: as --latent has, or 1)")
-    p.add_argument(
-        "--latent",
-        type=_widths,
-        metavar="D1,D2,..",
-        help="width of z_1,..,z_T (default: 40, halved; conv: channels, 4 each below 32)",
-    )
-    p.add_argument("--architecture", choices=("mlp", "conv"), help="perceptrons (default), or a ladder of convolutions")
-    p.add_argument("--hidden", type=_widths, metavar="H1,H2,..", help="hidden layers of each network (default 300,300)")
-    p.add_argument("--block", choices=("plain", "gated", "residual"), help="what a hidden layer is (default plain)")
-    p.add_argument("--top-down", action="store_const", const=True, help="infer as a ladder does, from the top down")
-    p.add_argument("--all-above", action="store_const", const=False, dest="markov",
-                   help="p(z_t) sees all levels above it, not z_{t+1} alone (conv: the default)")  # fmt: skip
-    p.add_argument("--markov", action="store_const", const=True, help="p(z_t) sees z_{t+1} alone (mlp: the default)")
-    p.add_argument("--channels", type=_natural, metavar="C", help="conv: width of the ladder (default 64)")
-    p.add_argument("--scales", type=_widths, metavar="F1,F2,..", help="conv: how much coarser than x each level is")
-    p.add_argument("--stem", type=_natural, metavar="F", help="conv: how much coarser than x the finest blocks are")
-    p.add_argument("--blocks", type=_natural, metavar="N", help="conv: residual blocks a level (default 2)")
-    p.add_argument("--checkpointed", action="store_const", const=True, help="conv: less memory, a third more time")
-    p.add_argument("--prior", choices=("standard", "mixture", "vamp", "flow"), help="p(z_T) (default standard)")
-    p.add_argument("--components", type=_natural, metavar="K", help="of a mixture or a VampPrior (default 500)")
-    likelihood = f"of p(x | z_1): {', '.join(LIKELIHOODS)} (default auto: by the values)"
-    p.add_argument("--likelihood", choices=LIKELIHOODS, metavar="NAME", help=likelihood)
-    names = ("elbo", "iwae", "dreg", "stl", "renyi")
-    p.add_argument("--objective", choices=names, help="what to maximise (default elbo)")
-    p.add_argument("--beta", type=_weights, metavar="B", help="weight of the KL, or B1,B2,.. a level (default 1)")
-    p.add_argument("--free-bits", type=_positive, metavar="NATS", help="that each level has free of charge")
-    p.add_argument("--alpha", type=_finite, metavar="A", help="of renyi (default 0.5)")
-    p.add_argument("--samples", type=_natural, metavar="S", help="particles an example (default 1)")
-    p.add_argument("--epochs", type=_natural, metavar="N", help=f"passes through the data (default {EPOCHS})")
-    p.add_argument("--minutes", type=_above_zero, metavar="M", help="wall-clock budget, instead or as well")
-    p.add_argument("--batch-size", type=_natural, metavar="B", help="examples a step (default 128)")
-    p.add_argument("--seed", type=_whole, help="of the split, the weights and the noise (default 0)")
-    p.add_argument("--resume", action="store_true", help="go on from RUN's last checkpoint, with its settings")
-    p.add_argument("--dynamic", action="store_const", const=True, help="binarise anew at each draw (mnists, omniglot)")
-    p.add_argument("--lr", type=_above_zero, help="learning rate, annealed to 0 by a cosine (default 0.001)")
-    p.add_argument("--lr-warmup", type=_whole, metavar="STEPS", help="steps to reach it (default 100)")
-    p.add_argument("--kl-warmup", type=_whole, metavar="STEPS", help="steps until beta = 1 (default 0; T > 1: <= 2000)")
-    p.add_argument("--weight-decay", type=float, metavar="W", help="of AdamW (default 0)")
-    p.add_argument("--dropout", type=_fraction, metavar="P", help="in every hidden layer (default 0)")
-    p.add_argument("--activation", metavar="NAME", help="a class of torch.nn (default SiLU)")
-    p.add_argument("--ema", type=_fraction, metavar="E", help="memory of the averaged weights (default 0.999)")
-    p.add_argument("--patience", type=_natural, metavar="N", help="epochs without progress until it stops (default 50)")
-    p.add_argument("--precision", choices=("auto", "float32", "bfloat16"),
-                   help="of the networks in training (default auto: bfloat16 where that is faster)")  # fmt: skip
-    p.add_argument("--compile", action=argparse.BooleanOptionalAction,
-                   help="compile the training (default: if it is long enough to pay)")  # fmt: skip
-    p.add_argument("--shard", action="store_true", help="under torchrun: shard the model over the processes")
-    p.add_argument("--checkpoint-seconds", type=float, metavar="S", help="between checkpoints (default 10)")
-    p.add_argument("--tensorboard", action="store_true", help="metrics for TensorBoard, too, into RUN/tensorboard")
-    p.add_argument("--wandb", action="store_true",
-                   help="metrics for Weights & Biases, too; WANDB_PROJECT names the project (or allegory)")  # fmt: skip
-    _add_device(p)
-
-    p = add("evaluate")
-    p.add_argument("run", metavar="RUN")
-    p.add_argument("--split", choices=("train", "valid", "test"), default="test")
-    p.add_argument("--importance-samples", type=_natural, default=1000, metavar="K", help="of L_K (default 1000)")
-    p.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
-    p.add_argument("--curve", action="store_true", help="L_K for K = 1, 2, 5, 10, ..., too")
-    p.add_argument("--ais", action="store_true", help="check by annealed importance sampling; takes minutes")
-    p.add_argument("--ais-examples", type=_natural, metavar="N", help="random ones, for it (default 100)")
-    p.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
-    _add_device(p)
-
-    p = add("diagnose")
-    p.add_argument("run", metavar="RUN")
-    p.add_argument("--split", choices=("train", "valid", "test"), default="test")
-    p.add_argument("--examples", type=_natural, default=1000, metavar="N", help="random ones to look at (default 1000)")
-    p.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
-    _add_device(p)
-
-    p = add("report")
-    p.add_argument("run", metavar="RUN")
-    p.add_argument("--out", metavar="FILE", help="the page (default: RUN/report.html)")
-    p.add_argument("--split", choices=("train", "valid", "test"), default="test")
-    p.add_argument("--examples", type=_several, default=500, metavar="N", help="random ones to look at (default 500)")
-    p.add_argument("--importance-samples", type=_natural, default=200, metavar="K", help="of L_K (default 200)")
-    _add_device(p)
-
-    p = add("sample")
-    p.add_argument("run", metavar="RUN")
-    p.add_argument("--count", type=int, default=64, metavar="N", help="default 64")
-    p.add_argument("--out", required=True, metavar="FILE", help=".npz (samples, means) or .png (means)")
-    p.add_argument("--temperature", type=_positive, default=1.0, metavar="T",
-                   help="what the deviations of all latents are multiplied by (default 1)")  # fmt: skip
-    p.add_argument("--seed", type=_whole, default=0, help="of the noise (default 0)")
-    _add_device(p)
-
-    p = add("reconstruct")
-    p.add_argument("run", metavar="RUN")
-    p.add_argument("--out", required=True, metavar="FILE", help=".npz (originals, reconstructions) or .png")
-    p.add_argument("--split", choices=("train", "valid", "test"), default="test")
-    p.add_argument("--count", type=int, default=32, metavar="N", help="examples, drawn at random (default 32)")
-    p.add_argument("--seed", type=_whole, default=0, help="of the noise (default 0)")
-    _add_device(p)
-
-    p = add("encode")
-    p.add_argument("run", metavar="RUN")
-    p.add_argument("data", metavar="DATA", help="a path, all of it; or a built-in name, its test split")
-    p.add_argument("--out", required=True, metavar="FILE.npz", help="z1_mean, z1_std, ... of every level")
-    p.add_argument("--seed", type=_whole, default=0, help="of the noise (default 0)")
-    _add_device(p)
-
-    p = add("runs")
-    p.add_argument("folder", metavar="DIR", nargs="?", default="runs", help="in which they are, however deep (runs)")
-    p.add_argument("--json", action="store_true", dest="as_json", help="print a JSON list")
-
-    add("datasets")
-    p = add("completion")
-    p.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-
-    p = add("demo")
-    p.add_argument("--out", metavar="DIR", help="where to write (default: a new folder allegory-demo)")
-    return root
-
-
-def _add_device(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
-
-
-def _version() -> str:
-    return __version__
-
-
-def _number(text: str, kind: Any, holds: Any, wanted: str) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not holds(value):
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
-    return value
-
-
-def _natural(text: str) -> int:
-    return _number(text, int, lambda v: v >= 1, "a whole number, 1 or more")
-
-
-def _several(text: str) -> int:
-    return _number(text, int, lambda v: v >= 2, "a whole number, 2 or more")
-
-
-def _whole(text: str) -> int:
-    return _number(text, int, lambda v: 0 <= v < 2**32, "a whole number, 0 or more")
-
-
-def _above_zero(text: str) -> float:
-    return _number(text, float, lambda v: 0 < v < math.inf, "a number above zero")
-
-
-def _finite(text: str) -> float:
-    return _number(text, float, math.isfinite, "a number")
-
-
-def _positive(text: str) -> float:
-    return _number(text, float, lambda v: 0 <= v < math.inf, "a number, 0 or more")
-
-
-def _weights(text: str) -> tuple[float, ...]:
-    return tuple(_positive(part) for part in text.split(","))
-
-
-def _fraction(text: str) -> float:
-    return _number(text, float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    return tuple(_natural(part) for part in text.split(","))
+    if latent is None:
+        return default_latent(levels, architecture)
+    if levels is not None and len(latent) != levels:
+        example = written([max(2, latent[0] >> t) for t in range(levels)])
+        raise ValueError(
+            f"--latent {written(latent)} gives {len(latent)} of the widths that --levels {levels} needs; "
+            f"wanted one for each level, such as --latent {example}"
+        )
+    return tuple(latent)

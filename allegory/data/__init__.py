@@ -7,7 +7,9 @@ from allegory.data.splits import (
     choose_likelihood,
     describe,
     load,
+    load_together,
     read,
+    reload,
     to_binary,
     two_values,
 )
@@ -21,7 +23,9 @@ __all__ = [
     "choose_likelihood",
     "describe",
     "load",
+    "load_together",
     "read",
+    "reload",
     "to_binary",
     "two_values",
 ]

@@ -1,7 +1,9 @@
 """Data: the built-in sets and the user's own files, as three splits.
 
-    load(source)  ->  Data: train, valid, test
-    read(source)  ->  all examples in one tensor, to be encoded by a trained model
+    load(source)           ->  Data: train, valid, test
+    data.scored_as("auto") ->  Data as a likelihood wants them, and what a run has to remember of them
+    reload(about)          ->  Data as a run remembers them, checked
+    read(source)           ->  all examples in one tensor, to be encoded by a trained model
 
 A source is a built-in name (see `allegory.data.builtin`) or a path: a `.npy` file (one array), a `.npz` file (`train`,
 `valid`, `test`; or `train`, `test`; or one array), or a folder of images. Values stay in the user's own units.
@@ -13,9 +15,10 @@ Shapes: N = examples, *event = the shape of one example; C, H, W = channels, hei
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from torch import Tensor
 from allegory.data.builtin import BUILTIN, find, load_splits, shuffle_and_cut
 from allegory.data.files import read_splits
 from allegory.data.stored import Stored
+from allegory.runtime import processes
 
 __all__ = [
     "Data",
@@ -33,7 +37,9 @@ __all__ = [
     "choose_likelihood",
     "describe",
     "load",
+    "load_together",
     "read",
+    "reload",
     "to_binary",
     "two_values",
 ]
@@ -45,7 +51,7 @@ class Data:
 
     `name` is what the user called it: a built-in name or a path. `dynamic` says that `train` holds
     grey levels in [0, 1], to be binarised anew at each draw by `binarize`, while `valid` and `test`
-    were binarised once.
+    were binarised once. `seed` is that of the split.
 
     >>> Data("ours", torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
     Data('ours', event_shape=(2,), train=8, valid=1, test=1)
@@ -56,11 +62,80 @@ class Data:
     valid: Tensor
     test: Tensor
     dynamic: bool = False
+    seed: int = 0
 
     @property
     def event_shape(self) -> torch.Size:
         """The shape of one example."""
         return self.train.shape[1:]
+
+    @property
+    def head(self) -> Tensor:
+        """(n, *event) the training data, for `allegory.architectures` to begin at; of what stays in its file as many
+        examples as have 2^26 numbers.
+        """
+        x = self.train
+        return x if isinstance(x, Tensor) else x[: max(1, 2**26 // math.prod(x.shape[1:]))]
+
+    def choose_likelihood(self) -> tuple[str, str]:
+        """The likelihood that fits the values, and why; see the function of that name.
+
+        >>> load("digits").choose_likelihood()
+        ('categorical', 'whole numbers 0..16, 17 levels')
+        """
+        return choose_likelihood(self.valid if self.dynamic else self.train)
+
+    def scored_as(self, likelihood: str = "auto") -> tuple[Data, dict[str, Any]]:
+        """The data as a likelihood wants them, and what a run has to remember of them (see `describe`): for a Bernoulli
+        two values become 0 and 1, whatever they are called; everything else stays in its own units.
+
+        Args:
+            likelihood: a name of `allegory.architectures.LIKELIHOODS`, or "auto", by the values.
+
+        Raises:
+            ValueError: a third value in valid or test.
+
+        >>> x = torch.tensor([[0.0], [255.0], [0.0], [255.0]])
+        >>> data, about = Data("ours", x, x[:2], x[2:]).scored_as("auto")
+        >>> about["likelihood"], about["two_values"], data.train.flatten().tolist()
+        ('bernoulli', [0.0, 255.0], [0.0, 1.0, 0.0, 1.0])
+        """
+        name = self.choose_likelihood()[0] if likelihood == "auto" else likelihood
+        splits = (self.train, self.valid, self.test)
+        categories = int(max(part.max().item() for part in splits)) + 1 if name == "categorical" else None
+        values = two_values(self.train) if name == "bernoulli" and not self.dynamic else None
+        data = self._as_bits(values)
+        return data, describe(data, name, categories, values)
+
+    def subset(self, split: str, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Rows of a split drawn at random, (n,), and their examples, (n, *event), n = count or all that there are.
+        Those of `train` are binarised where the data are `dynamic`.
+
+        Args:
+            split: "train", "valid" or "test".
+            count: how many.
+            seed: which.
+
+        >>> rows, x = load("digits").subset("test", 5)
+        >>> rows.shape, x.shape
+        (torch.Size([5]), torch.Size([5, 1, 8, 8]))
+        """
+        x = getattr(self, split)
+        rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
+        return rows, binarize(x[rows]) if self.dynamic and split == "train" else x[rows]
+
+    def _as_bits(self, values: Sequence[float] | None) -> Data:
+        """Two values, whatever they are called, as 0 and 1."""
+        if values is None or list(values) == [0.0, 1.0]:
+            return self
+        first, second = values
+        parts: dict[str, Any] = {}
+        for split in ("train", "valid", "test"):
+            try:
+                parts[split] = to_binary(getattr(self, split), (first, second))
+            except ValueError as error:
+                raise ValueError(f"{self.name}, {split}: {error}") from None
+        return replace(self, **parts)
 
     def __repr__(self) -> str:
         sizes = f"train={len(self.train)}, valid={len(self.valid)}, test={len(self.test)}"
@@ -94,7 +169,7 @@ def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
         raise ValueError(f"{source}: dynamic binarisation is defined for {known} only")
     if _is_builtin(source):
         train, valid, test = load_splits(find(str(source)), dynamic)
-        return Data(str(source), train, valid, test, dynamic)
+        return Data(str(source), train, valid, test, dynamic, seed)
     parts = read_splits(Path(source))
     if "" in parts:
         train, valid, test = _split(parts[""], 3, seed, str(source))
@@ -103,7 +178,51 @@ def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
     else:
         train, valid = _split(parts["train"], 2, seed, f"{source}, train")
         test = parts["test"]
-    return Data(str(source), train, valid, test)
+    return Data(str(source), train, valid, test, seed=seed)
+
+
+def load_together(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
+    """As `load`, called in all processes that train or score together: the first one downloads, the others wait for it.
+
+    >>> load_together("digits").event_shape
+    torch.Size([1, 8, 8])
+    """
+    if processes.world_size() > 1:
+        processes.broadcast(lambda: bool(load(source, dynamic=dynamic, seed=seed)))
+    return load(source, dynamic=dynamic, seed=seed)
+
+
+def reload(about: dict[str, Any], run: str = "the run", source: str | Path | None = None) -> Data:
+    """The data as a run remembers them, split and read as then, in all of several processes.
+
+    Args:
+        about: as `describe` gives it and config.json keeps it.
+        run: what to call the run in a message.
+        source: where they are now, if they have moved.
+
+    Raises:
+        ValueError: the run does not say enough; the data are gone, or are not what they were.
+
+    >>> reload(load("digits").scored_as("auto")[1])
+    Data('digits', event_shape=(1, 8, 8), train=1197, valid=300, test=300)
+    """
+    missing = {"source", "dynamic", "seed", "event_shape", "two_values", "range", "checksum"} - about.keys()
+    if missing:
+        raise ValueError(f"{run}: its config.json does not say the data's {', '.join(sorted(missing))}; train again")
+    source = about["source"] if source is None else source
+    data = load_together(source, dynamic=about["dynamic"], seed=about["seed"])
+    if list(data.event_shape) != about["event_shape"]:
+        raise ValueError(
+            f"{source} has examples of shape {tuple(data.event_shape)}, {run} was trained on "
+            f"{tuple(about['event_shape'])}"
+        )
+    data = data._as_bits(about["two_values"])
+    if checksum(data) != about["checksum"]:
+        raise ValueError(
+            f"{source} has changed since {run} was trained on it, so its test split may hold examples the "
+            "model was trained on; restore the file, or train again"
+        )
+    return data
 
 
 def read(source: str | Path, *, dynamic: bool = False) -> Tensor:
@@ -198,7 +317,7 @@ def describe(
     likelihood: str,
     categories: int | None = None,
     two_values: Sequence[float] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """What a run has to remember of its data, as JSON: where they are, how they were split and read, what they were.
 
@@ -206,16 +325,16 @@ def describe(
         data: as `load` gave them, two values already as 0 and 1.
         likelihood, categories: of the model.
         two_values: what 0 and 1 are called in the source, of Bernoulli data.
-        seed: of the split.
+        seed: of the split; by default that of the data.
 
     >>> describe(load("digits"), "categorical", 17)["source"]
     'digits'
     """
     parts = (data.train, data.valid, data.test)
     return dict(
-        source=data.name if _is_builtin(data.name) else str(Path(data.name).resolve()),
+        source=data.name if data.name in {row.name for row in BUILTIN} else str(Path(data.name).resolve()),
         dynamic=data.dynamic,
-        seed=seed,
+        seed=data.seed if seed is None else seed,
         event_shape=list(data.event_shape),
         examples=[len(part) for part in parts],
         likelihood=likelihood,

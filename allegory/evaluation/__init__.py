@@ -1,6 +1,6 @@
 """Evaluation: nats out."""
 
-from allegory.evaluation.annealing import Annealed, ais
+from allegory.evaluation.annealing import Annealed, ais, compare_with_ais
 from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate, log_likelihood, posterior_moments
 from allegory.evaluation.diagnosis import Diagnosis, Level, diagnose
 
@@ -11,6 +11,7 @@ __all__ = [
     "Level",
     "ais",
     "bound_curve",
+    "compare_with_ais",
     "diagnose",
     "evaluate",
     "log_likelihood",

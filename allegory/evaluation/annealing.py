@@ -29,10 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import evaluating, pairs_per_pass
+from allegory.evaluation.bounds import evaluating, log_likelihood, pairs_per_pass
 from allegory.model import VAE, Choose, Latents, Laws
 
-__all__ = ["Annealed", "ais"]
+__all__ = ["Annealed", "ais", "compare_with_ais"]
 
 PILOT = 4
 ACCEPT = 0.65  # the rate of acceptance at which HMC is most efficient (Neal 2011)
@@ -101,6 +101,47 @@ def ais(
             exact = None if posterior is None else [z[rows] for z in posterior]
             parts.append(_anneal(_Target(model, x[rows]), chains, _schedule(temperatures, x), leapfrog, exact))
     return Annealed(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def compare_with_ais(
+    model: VAE, x: Tensor, examples: int = 100, samples: int = 1000, seed: int = 0, **settings: Any
+) -> dict[str, Any]:
+    """-L_K beside what annealed importance sampling finds, on the same examples, drawn at random.
+
+    Args:
+        model: any VAE whose latents are over all real numbers.
+        x: (N, *event) data.
+        examples: how many of them; AIS takes minutes for a hundred.
+        samples: K of L_K.
+        seed: of the choice and of the noise; torch's global generator is left alone.
+        settings: of `ais`, such as temperatures.
+
+    Returns:
+        Nats per example, for JSON: `examples`; `nll`, `nll_stderr` as AIS has them; `nll_bound`, which is -L_K;
+        `difference`, `difference_stderr`, by how much -L_K is larger; `effective_sample_size` and `acceptance` of AIS.
+
+    >>> compare_with_ais(model, x, examples=3, samples=10, chains=4, temperatures=5)["examples"]
+    3
+    """
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:examples].sort().values.to(x.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        found = ais(model, x[rows], **settings)
+        nll, bound = -found.log_likelihood, -log_likelihood(model, x[rows], samples=samples)
+
+    def error(values: Tensor) -> float:
+        return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+
+    return dict(
+        examples=len(rows),
+        nll=nll.mean().item(),
+        nll_stderr=error(nll),
+        nll_bound=bound.mean().item(),
+        difference=(bound - nll).mean().item(),
+        difference_stderr=error(bound - nll),
+        effective_sample_size=found.effective_sample_size.mean().item(),
+        acceptance=found.acceptance.mean().item(),
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-r"""Evaluation: what a model is worth, in nats an example.
+r"""Evaluation: what a model is worth, in nats per example.
 
     L_K  = E log mean_{k=1..K} w_k        rises to log p(x) with K; L_1 = ELBO                (Burda et al. 2016)
     ESS  = (sum_k w_k)^2 / sum_k w_k^2    between 1 and K; near 1 a single particle carries L_K, which then says little
@@ -60,7 +60,7 @@ TRUSTED = 2.0
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """What `evaluate` measured; nats an example unless said.
+    """What `evaluate` measured; nats per example unless said.
 
     Attributes:
         examples: N.

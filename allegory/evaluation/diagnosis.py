@@ -53,7 +53,7 @@ class Level:
 
     Attributes:
         level: t.
-        rate, information, loss: nats an example; see the module.
+        rate, information, loss: nats per example; see the module.
         active_units, units: how many elements of z_t vary with x, of how many.
         verdict: "works", "weak", "idle" or "collapsed".
     """

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "write_atomically"]
+import numpy as np
+from torch import Tensor
+
+__all__ = ["atomic_path", "write_arrays", "write_atomically"]
 
 
 @contextmanager
@@ -34,3 +38,14 @@ def write_atomically(path: Path, content: bytes) -> None:
             part.write_bytes(content)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}; nothing there was changed") from None
+
+
+def write_arrays(path: Path, arrays: dict[str, Tensor]) -> None:
+    """Writes tensors by name as a compressed .npz file, whole or not at all.
+
+    Raises:
+        ValueError: no space or no permission.
+    """
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **{key: value.cpu().numpy() for key, value in arrays.items()})
+    write_atomically(path, file.getvalue())

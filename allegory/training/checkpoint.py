@@ -5,60 +5,166 @@ r"""Run directories: what a training leaves on disk, and how a model comes back 
     last.safetensors       everything that `fit` needs to go on as if nothing had happened
     metrics.jsonl          one line an epoch, up to last.safetensors at least
 
-Every file is written whole or not at all (beside, fsync, rename). Tensors are kept as safetensors, the rest as JSON;
-no pickle is read or written.
+`fit(out=...)` writes all of it as it trains; `save` writes the first two, of a model that was trained elsewhere. What
+`allegory.architectures` made is built again from config.json alone. Of any other model config.json has the name of the
+class and the arguments it was made with, and whoever loads it gives the class: nothing is imported by a name that
+stands in a file.
+
+Every file is written whole or not at all (beside, fsync, rename), and `save` makes the whole directory so. Tensors are
+kept as safetensors, the rest as JSON; no pickle is read or written.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 
 from allegory.architectures import build
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
 from allegory.version import __version__
 
-__all__ = ["load", "read_config", "read_tensors", "write_json", "write_tensors"]
+__all__ = ["load", "read_config", "read_tensors", "save", "write_json", "write_tensors"]
 
 FORMAT = 1
 CONFIG, WEIGHTS, LAST, METRICS = "config.json", "weights.safetensors", "last.safetensors", "metrics.jsonl"
 
 
-def load(run: str | Path, model: VAE | None = None) -> VAE:
+def save(
+    model: VAE, path: str | Path, *, arguments: dict[str, Any] | None = None, about: dict[str, Any] | None = None
+) -> Path:
+    """Writes a model as a run directory, whole or not at all, however it was made and trained; `load` reads it.
+
+    Args:
+        model: any VAE, an instance of a class of yours too.
+        path: a new directory, or an empty one.
+        arguments: what a class or function of yours made the model with, by name, to make it again; JSON (tuples come
+            back as lists). A model of `allegory.architectures` knows its own.
+        about: more JSON to keep in config.json, such as {"data": allegory.data.describe(...)}.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: a directory that is not empty or cannot be written; arguments that are no JSON; a sharded model.
+
+    >>> model = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4])
+    >>> al.load(al.save(model, "saved")).sample(5).shape
+    torch.Size([5, 3])
+    """
+    if any(hasattr(p, "to_local") for p in model.parameters()):
+        raise ValueError("this model is sharded over processes; its run, fit's out, has it whole: al.load(out)")
+    config = dict(format=FORMAT, **versions(), model=model.config, fit={})
+    if model.config is None or arguments is not None:
+        config |= {"class": f"{type(model).__module__}.{type(model).__qualname__}", "arguments": arguments or {}}
+    taken = config.keys() & (about or {}).keys()
+    if taken:
+        raise ValueError(f"about has {', '.join(sorted(taken))}, which save writes itself; choose another name")
+    try:
+        text = json.dumps(config | (about or {}), indent=2) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"arguments and about: wanted what JSON can keep, numbers, texts, lists: {error}") from None
+    run = Path(os.path.abspath(path))
+    part = run.with_name(f".{run.name}.{os.getpid()}")
+    try:
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise ValueError(f"{path} exists and is not empty; choose another directory")
+        part.mkdir(parents=True)
+        write_tensors(part / WEIGHTS, model.state_dict(), {})
+        write_atomically(part / CONFIG, text.encode())
+        part.replace(run)
+    except OSError as error:
+        raise ValueError(f"cannot make the run directory {path}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Path(path)
+
+
+def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: Any) -> VAE:
     """The model of a run, with its best weights, in eval mode, on the CPU.
 
     Args:
-        run: a run directory.
-        model: needed only where the run's model was not made by `allegory.architectures`: the same model, built by you.
+        run: a run directory, as `fit` and `save` write it.
+        model: needed only where the run's model was not made by `allegory.architectures`: the same model, built by you;
+            or the class or function that makes it, which is called with the arguments that `save` was given (of a run
+            of `fit`, about={"arguments": {...}}).
+        own: what was of your own in a model of `allegory.architectures`: likelihood, activation, block or prior.
 
     Raises:
-        ValueError: not a run; a damaged or foreign file; weights that do not fit the model.
+        ValueError: not a run; a damaged or foreign file; weights that do not fit the model; something of your own that
+            is missing.
+
+    >>> class Small(al.VAE):
+    ...     def __init__(self, width):
+    ...         encoder = al.Conditional(nn.Linear(3, 2 * width), al.families.normal)
+    ...         decoder = al.Conditional(nn.Linear(width, 3), al.families.bernoulli)
+    ...         super().__init__(al.StandardNormal(width), encoder, decoder)
+    >>> path = al.save(Small(width=2), "small", arguments={"width": 2})
+    >>> al.load("small", Small)
+    VAE: p(z_1: 2) p(x: 3 | z_1); q(z_1 | x); 25 parameters
     """
     config = read_config(run)
-    if model is None:
-        if config["model"] is None:
+    weights, _ = read_tensors(Path(run) / WEIGHTS)
+    if isinstance(model, nn.Module):
+        if own:
             raise ValueError(
-                f"{run}: its model was not made by allegory.architectures; build it and pass it: load(run, model)"
+                f"{', '.join(own)}: of a model of allegory.architectures, but a model was given; leave out one"
             )
-        model = build(config["model"])
-        weights, _ = read_tensors(Path(run) / WEIGHTS)
-        model.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.get_default_dtype()))
+        built: Any = model
     else:
-        weights, _ = read_tensors(Path(run) / WEIGHTS)
+        built = _made(run, config, model, own) if model is not None else _built(run, config, own)
+        built.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.get_default_dtype()))
     try:
-        model.load_state_dict(weights)
+        built.load_state_dict(weights)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise ValueError(f"{Path(run) / WEIGHTS}: the weights do not fit the model: {detail}") from None
-    return model.eval()
+    return built.eval()
+
+
+def _built(run: str | Path, config: dict[str, Any], own: dict[str, Any]) -> VAE:
+    """A model of `allegory.architectures`, from its description."""
+    if config["model"] is None:
+        name = config.get("class") or f"{VAE.__module__}.{VAE.__qualname__}"
+        raise ValueError(
+            f"{run}: its model, {name}, was not made by allegory.architectures; build it and pass it, or the class or "
+            "function that makes it: load(run, model)"
+        )
+    try:
+        return build(config["model"], **own)
+    except ValueError as error:
+        raise ValueError(f"{run}: {error}") from None
+
+
+def _made(run: str | Path, config: dict[str, Any], make: Any, own: dict[str, Any]) -> VAE:
+    """What a class or function of the caller's makes of the arguments that the run remembers."""
+    name, arguments = getattr(make, "__name__", repr(make)), config.get("arguments") or {}
+    if own:
+        raise ValueError(f"{', '.join(own)}: of a model of allegory.architectures, but {name} was given; leave out one")
+    if not callable(make):
+        raise ValueError(f"model={make!r}: wanted a VAE, or the class or function that makes it")
+    try:
+        inspect.signature(make).bind(**arguments)
+    except TypeError as error:
+        said = f"the arguments {json.dumps(arguments)}" if arguments else "no arguments"
+        raise ValueError(
+            f"{run} remembers {said}, which {name} does not take: {error}; build the model and pass it"
+        ) from None
+    model = make(**arguments)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} made {type(model).__name__}, wanted a VAE")
+    return model  # type: ignore[return-value]
 
 
 def read_config(run: str | Path) -> dict[str, Any]:

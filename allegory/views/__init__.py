@@ -1,1 +1,6 @@
 """Views: what a person looks at."""
+
+from allegory.views.page import report
+from allegory.views.runs import Reconstructions, Run, Summary, find, summary
+
+__all__ = ["Reconstructions", "Run", "Summary", "find", "report", "summary"]

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
+from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
 
-__all__ = ["are_images", "expected", "save_sheet", "sheet"]
+__all__ = ["are_images", "expected", "save_pictures", "save_sheet", "sheet"]
 
 
 def expected(law: Distribution) -> Tensor:
@@ -88,3 +89,31 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
     file: Any = io.BytesIO()
     Image.fromarray(sheet(images, columns, low, high, scale).numpy()).save(file, format="png")
     write_atomically(Path(path), file.getvalue())
+
+
+def save_pictures(folder: str | Path, model: VAE, x: Tensor) -> list[Path]:
+    """Writes samples.png, the means of p(x | z_1) at 64 draws of the prior, and reconstructions.png, originals beside
+    theirs; always the same ones. Where the data are no images there is nothing to write.
+
+    Args:
+        folder: where to write.
+        model: whose they are.
+        x: (N, *event) data; the first 32 are reconstructed, and all of them say what is black and white.
+
+    Returns:
+        What was written.
+
+    >>> save_pictures(".", model, x)        # vectors
+    []
+    """
+    if not are_images(tuple(x.shape[1:])):
+        return []
+    low, high = x.min().item(), x.max().item()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        again = expected(model.reconstruct(x[:32].to(next(model.parameters()).device))).cpu()
+        draws = expected(model.generate(64))
+    written = [Path(folder) / "samples.png", Path(folder) / "reconstructions.png"]
+    save_sheet(written[0], draws, 8, low, high)
+    save_sheet(written[1], torch.stack([x[:32], again], 1).flatten(0, 1), 8, low, high)
+    return written

@@ -1,11 +1,11 @@
 r"""A run as one page: what was trained on what, what it is worth, what its levels do, and what it draws.
 
-    report(run, x)  ->  RUN/report.html, which holds all it shows: no script, nothing from a network
+    report(run)  ->  RUN/report.html, which holds all it shows: no script, nothing from a network
 
-What is measured is measured here, on the examples x that are given, with K particles each: L_K and its parts, the rate
-of every level and of every unit, and what `allegory.diagnose` says. What is drawn depends on what an example is: images
-are shown as they are, anything else as lines over its dimensions, in units of the data's standard deviation, and by its
-marginals and correlations. Pictures of p(x | z) show its mean.
+What is measured is measured here, on the examples x that are given, or drawn from the run's own data, with K particles
+each: L_K and its parts, the rate of every level and of every unit, and what `allegory.diagnose` says. What is drawn
+depends on what an example is: images are shown as they are, anything else as lines over its dimensions, in units of the
+data's standard deviation, and by its marginals and correlations. Pictures of p(x | z) show its mean.
 
 Shapes: N examples x, (N, *event); K particles; T levels; rows of n examples, (n, *event).
 """
@@ -35,10 +35,10 @@ from allegory.evaluation.bounds import (
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
-from allegory.training.checkpoint import METRICS, load, read_config
+from allegory.training.checkpoint import METRICS, WEIGHTS
 from allegory.views import plots
 from allegory.views.figures import are_images, expected, sheet
-from allegory.views.runs import Run, summary
+from allegory.views.runs import Run, Summary
 
 __all__ = ["Figure", "Section", "report"]
 
@@ -74,14 +74,15 @@ class Section:
 
 
 def report(
-    run: str | Path,
+    run: str | Path | Run,
     x: Tensor | None = None,
     *,
     out: str | Path | None = None,
     train: Tensor | None = None,
-    model: VAE | None = None,
+    model: VAE | Callable[..., VAE] | None = None,
     samples: int = 200,
-    split: str = "",
+    split: str | None = None,
+    examples: int = 500,
     command: str = "",
     missing: str = "",
     device: torch.device | str = "cpu",
@@ -89,21 +90,22 @@ def report(
     """Writes the report of a run, finished or not, and returns where it is.
 
     Args:
-        run: a run directory with a checkpoint.
-        x: (N, *event) examples it was not trained on; some hundred are enough. Without them what needs data is left
-            out.
+        run: a run directory with a checkpoint, or a `Run`, with its model, data and device.
+        x: (N, *event) examples it was not trained on; some hundred are enough. By default examples of the data that the
+            run remembers; where there are none, what needs data is left out.
         out: the file, RUN/report.html by default.
         train: (N', *event) examples it was trained on, for the gap between the two.
-        model: needed only where the run's model was not made by `allegory.architectures`; it gets the run's weights, as
-            by `load`.
+        model: needed only where the run's model was not made by `allegory.architectures`: the model, which gets the
+            run's weights, or what makes it, as by `load`.
         samples: K of L_K.
-        split: what x is called.
+        split: what to draw examples from, "test" by default; of a given x, what it is called.
+        examples: how many to draw of the run's data, and of the training data, at random.
         command: what makes the run again, to be quoted.
-        missing: why there is no x, to be said.
+        missing: why there is no x, to be said; the run's data are not looked for.
         device: where to compute.
 
     Raises:
-        ValueError: not a run, one without a checkpoint, or x that is no data of this model.
+        ValueError: not a run, one without a checkpoint, a model that the run cannot give, or x that is no data of it.
 
     >>> record = al.fit(model, x, valid=x, epochs=2, out="run")
     >>> report("run", x, samples=10).name
@@ -111,17 +113,22 @@ def report(
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    told = summary(run)
-    config, history = read_config(run), _history(run)
-    with torch.random.fork_rng():
-        model = load(run, model).to(device)
+    run = run if isinstance(run, Run) else Run(run, model, device=device)
+    told, config = run.summary, run.config
+    if not any((run.path / name).exists() for name in (METRICS, WEIGHTS)):
+        raise ValueError(f"{run.path} has no checkpoint yet: there is no {run.path / METRICS}; wait, or train again")
+    history, model = run.history, run.model
+    if x is None and not missing:
+        x, train, missing = _drawn(run, split or "test", examples)
+        split = split or "test"
+    split = split or ""
     if x is not None:
-        x = x.to(device)
+        x = x.to(run.device)
         model.check(x, split or "x")
-    train = None if train is None else train.to(device)
+    train = None if train is None else train.to(run.device)
     with torch.random.fork_rng(), evaluating(model):
         torch.manual_seed(0)
-        show = _Show(config, model, x)
+        show = _Show(run, model, x)
         sections = [_what(told, config, model)]
         if x is None:
             sections += [_training(told, config, history), _samples(model, x, show)]
@@ -140,28 +147,37 @@ def report(
     page = Environment(
         loader=PackageLoader("allegory", "views"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html")
-    name = Path(run).resolve().name
-    text = page.render(run=name, told=told, notes=notes, sections=sections)
-    path = Path(out) if out is not None else Path(run) / "report.html"
+    text = page.render(run=run.path.resolve().name, told=told, notes=notes, sections=sections)
+    path = Path(out) if out is not None else run.path / "report.html"
     write_atomically(path, text.encode())
     return path
+
+
+def _drawn(run: Run, split: str, examples: int) -> tuple[Tensor | None, Tensor | None, str]:
+    """Examples of a split of the run's data, of its training data, and why there are none."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            x, train = (run.data.subset(part, examples)[1] for part in (split, "train"))
+        except ValueError as error:
+            return None, None, " ".join(str(error).split())
+    return x, train, ""
 
 
 class _Show:
     """How examples are shown: images as they are, everything else as lines.
 
     Args:
-        config: of the run.
+        run: whose data say what is black and white.
         model: whose examples they are.
         x: (N, *event) data, for their units; by default draws of the model stand in for them.
     """
 
-    def __init__(self, config: dict[str, Any], model: VAE, x: Tensor | None) -> None:
+    def __init__(self, run: Run, model: VAE, x: Tensor | None) -> None:
         some = model.sample(200) if x is None else x
         self.event_shape = tuple(some.shape[1:])
         self.images = are_images(self.event_shape)
-        low, high = _about(config).get("range") or (some.min().item(), some.max().item())
-        self.low, self.high = float(low), float(high)
+        self.low, self.high = run.range or (some.min().item(), some.max().item())
         spread = some.std(0, correction=0)
         self.centre, self.spread = some.mean(0), torch.where(spread > 0, spread, 1)
         self.binary = self.low == 0 and self.high == 1 and bool(((some == 0) | (some == 1)).all())
@@ -210,10 +226,10 @@ def _image(pixels: Any, words: str) -> str:
     return f'<img alt="{words}" width="{width}" height="{height}" src="data:image/{kind};base64,{data}">'
 
 
-def _what(told: Run, config: dict[str, Any], model: VAE) -> Section:
+def _what(told: Summary, config: dict[str, Any], model: VAE) -> Section:
     """What was trained on what."""
     about = _about(config)
-    rows = [("data", told.data or "not said: the run was made in Python")]
+    rows = [("data", told.data or "not said: the model was made in Python")]
     if about:
         sizes = " / ".join(f"{n:,}" for n in about.get("examples", []))
         rows.append(("train / valid / test", sizes + (", binarised anew at each draw" if about.get("dynamic") else "")))
@@ -224,9 +240,10 @@ def _what(told: Run, config: dict[str, Any], model: VAE) -> Section:
         ("latents", ", ".join(f"z_{t} of {' x '.join(map(str, shape))}" for t, shape in enumerate(shapes) if t)),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
         ("objective", told.objective),
-        ("trained", f"{told.epochs:,} epochs, {told.steps:,} steps, {told.minutes:.1f} minutes"),
-        ("ended by", told.stopped or "not ended"),
     ]
+    if told.stopped != "saved":
+        trained = f"{told.epochs:,} epochs, {told.steps:,} steps, {told.minutes:.1f} minutes"
+        rows += [("trained", trained), ("ended by", told.stopped or "not ended")]
     return Section("What was trained on what", table=[(name, value) for name, value in rows if value])
 
 
@@ -234,13 +251,13 @@ def _worth(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section:
     """L_K and its parts."""
     k, n = found.importance_samples, found.examples
     section = Section("What it is worth")
-    section.words = [f"On {n:,} examples{f' of {split}' if split else ''}, in nats an example, K = {k}."]
+    section.words = [f"On {n:,} examples{f' of {split}' if split else ''}, in nats per example, K = {k}."]
     section.table = [
-        (f"negative log-likelihood, minus L_{k}", f"{found.nll:.2f} ± {found.nll_stderr:.2f}"),
-        ("minus ELBO", f"{-found.elbo:.2f} ± {found.elbo_stderr:.2f}"),
-        ("minus reconstruction", f"{-found.reconstruction:.2f}"),
+        (f"negative log-likelihood, -L_{k}", f"{found.nll:.2f} ± {found.nll_stderr:.2f}"),
+        ("-ELBO", f"{-found.elbo:.2f} ± {found.elbo_stderr:.2f}"),
+        ("-reconstruction", f"{-found.reconstruction:.2f}"),
         ("rates, level 1 first", " + ".join(f"{rate:.2f}" for rate in found.kl_per_level)),
-        ("bits a dimension", f"{found.bits_per_dim:.4f}"),
+        ("bits per dimension", f"{found.bits_per_dim:.4f}"),
         ("effective sample size", f"{found.effective_sample_size:.1f} of {k}"),
     ]
     torch.manual_seed(0)
@@ -253,16 +270,20 @@ def _worth(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section:
     return section
 
 
-def _training(told: Run, config: dict[str, Any], history: list[dict[str, Any]]) -> Section:
+def _training(told: Summary, config: dict[str, Any], history: list[dict[str, Any]]) -> Section:
     """The bound and its parts over training."""
     section, lost = Section("Training"), sum(line.get("skipped", 0) for line in history)
     history = [history[i] for i in _spread(range(len(history)), EPOCHS)]
     if len(history) < 2:
-        section.words = ["There are too few epochs for a curve."]
+        section.words = [
+            "The model was saved without its training."
+            if told.stopped == "saved"
+            else "There are too few epochs for a curve."
+        ]
         return section
     section.figures = [Figure([plots.bounds(history)], "The bound over training.")]
     if "kl_per_level" in history[0]:
-        section.figures.append(Figure([plots.parts(history)], "What minus the ELBO in validation is made of."))
+        section.figures.append(Figure([plots.parts(history)], "What the negative ELBO in validation is made of."))
     beta = (config["fit"] or {}).get("beta", 1.0)
     whole = ", ".join(f"{b:g}" for b in (beta if isinstance(beta, list) else [beta]))
     section.figures.append(Figure([plots.schedule(history, whole)], "Learning rate and the weight of the KL."))
@@ -414,14 +435,14 @@ def _extremes(model: VAE, x: Tensor, samples: int, show: _Show) -> Section:
     return section
 
 
-def _again(told: Run, config: dict[str, Any], command: str) -> Section:
+def _again(told: Summary, config: dict[str, Any], command: str) -> Section:
     """How to reproduce the run."""
     about = _about(config)
     rows = [
         ("command", command),
-        ("settings of fit", "" if command else json.dumps(config["fit"])),
+        ("settings of fit", "" if command or not config["fit"] else json.dumps(config["fit"])),
         ("versions", f"allegory {config.get('allegory', '?')}, torch {config.get('torch', '?')}"),
-        ("seed", str(told.seed)),
+        ("seed", "" if told.stopped == "saved" else str(told.seed)),
         ("checksum of the data", str(about.get("checksum", ""))),
     ]
     return Section("How to reproduce it", table=[(name, value) for name, value in rows if value])
@@ -431,17 +452,6 @@ def _about(config: dict[str, Any]) -> dict[str, Any]:
     """What the run remembers of its data."""
     about = config.get("data")
     return about if isinstance(about, dict) else {}
-
-
-def _history(run: str | Path) -> list[dict[str, Any]]:
-    """A line an epoch."""
-    path = Path(run) / METRICS
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except FileNotFoundError:
-        raise ValueError(f"{run} has no checkpoint yet: there is no {path}; wait, or train again") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def _unit_rates(model: VAE, x: Tensor) -> list[Tensor | None]:

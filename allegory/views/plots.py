@@ -16,10 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from cycler import cycler
-from matplotlib import colormaps, rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 __all__ = [
@@ -34,7 +30,6 @@ STYLE: Any = {
     "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
     "ytick.color": INK, "legend.frameon": False, "legend.labelcolor": INK, "axes.grid": True, "grid.color": INK,
     "grid.alpha": 0.12, "grid.linewidth": 0.6, "lines.linewidth": 1.4, "mathtext.fontset": "dejavusans",
-    "axes.prop_cycle": cycler(color=COLOURS),
 }  # fmt: skip
 MARKED, DOTS = 100, 800  # points a line has at most for a marker each; and a cloud
 numbers = count()  # of plots, so that no two on a page share an id
@@ -45,7 +40,12 @@ def _drawn(plot: Callable[..., None]) -> Callable[..., str]:
 
     @functools.wraps(plot)
     def call(*arguments: Any, height: float = 2.9, **named: Any) -> str:
-        with rc_context({**STYLE, "svg.hashsalt": f"allegory {next(numbers)}"}):
+        import matplotlib  # when it is needed: importing it takes a while
+        from cycler import cycler
+        from matplotlib.figure import Figure
+
+        style = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+        with matplotlib.rc_context({**style, "svg.hashsalt": f"allegory {next(numbers)}"}):
             figure = Figure(figsize=(4.4, height), layout="constrained")
             plot(figure.subplots(), *arguments, **named)
             file = io.StringIO()
@@ -76,7 +76,7 @@ def bounds(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     if len(finite) > 10:  # the first epochs are far below, and would hide the others
         low, high = np.quantile(finite, 0.08), max(finite)
         axis.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
-    axis.set(xlabel="step", ylabel="nats an example")
+    axis.set(xlabel="step", ylabel="nats per example")
     axis.legend(loc="lower right")
 
 
@@ -98,7 +98,7 @@ def parts(axis: Any, history: Sequence[dict[str, Any]]) -> None:
         low = min(0.0, np.quantile(distortion[seen], 0.02))
         high = np.quantile(np.maximum(distortion, rates.sum(0))[seen], 0.9)
         axis.set_ylim(low - 0.05 * (high - low) * (low < 0), high + 0.25 * (high - low) + 1e-9)
-    axis.set(xlabel="step", ylabel="nats an example")
+    axis.set(xlabel="step", ylabel="nats per example")
     axis.legend(loc="upper right", ncols=2, fontsize=7)
 
 
@@ -127,7 +127,7 @@ def curve(axis: Any, found: Sequence[tuple[int, float, float]]) -> None:
     k, bound, error = (np.array(values) for values in zip(*found, strict=True))
     axis.fill_between(k, bound - 1.96 * error, bound + 1.96 * error, alpha=0.2, linewidth=0)
     axis.plot(k, bound, ".-")
-    axis.set(xscale="log", xlabel="K", ylabel="$L_K$, nats an example")
+    axis.set(xscale="log", xlabel="K", ylabel="$L_K$, nats per example")
 
 
 @_drawn
@@ -140,7 +140,7 @@ def level_rates(axis: Any, rates: Sequence[float], active: Sequence[int], units:
     level = np.arange(1, len(rates) + 1)
     bars = axis.barh(level, rates)
     axis.bar_label(bars, [f" {a} of {n} active" for a, n in zip(active, units, strict=True)], fontsize=7)
-    axis.set(xlabel="rate, nats an example", ylabel="level", xlim=(0, 1.35 * max(*rates, 1e-3)))
+    axis.set(xlabel="rate, nats per example", ylabel="level", xlim=(0, 1.35 * max(*rates, 1e-3)))
     axis.set_yticks(level if len(level) <= 10 else level[:: len(level) // 5])
 
 
@@ -253,11 +253,14 @@ def profile(axis: Any, lines: Sequence[tuple[str, Tensor]], title: str, along: b
         title: what they are.
         along: whether they are steps of a path, coloured in their order, instead of one thing and others like it.
     """
+    import matplotlib
+    from matplotlib.ticker import MaxNLocator
+
     names = list(dict.fromkeys(name for name, _ in lines))
     for i, (name, values) in enumerate(lines):
         at, dot = np.arange(1, len(values) + 1), "." if len(values) <= MARKED else ""
         if along:
-            step = colormaps["viridis"](0.1 + 0.8 * i / max(1, len(lines) - 1))
+            step = matplotlib.colormaps["viridis"](0.1 + 0.8 * i / max(1, len(lines) - 1))
             axis.plot(at, values, color=step, marker="." if len(values) < 3 else "", linewidth=1)
         elif i == 0:
             axis.plot(at, values, marker=dot, color=INK, label=name, markersize=4, linewidth=0.8)

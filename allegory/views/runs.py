@@ -1,35 +1,377 @@
-r"""Runs side by side: what was trained on what, and what it came to.
+r"""Runs: what a training, or `al.save`, left in a directory, as one thing that is asked.
 
-A run is told by its files alone, config.json and what is kept with its last checkpoint, in a few milliseconds, so that
-one that is still going on is told as far as it is. Bounds compare where data, protocol and objective do.
+    run = al.Run("runs/mnist")
+    run.model, run.data, run.settings, run.history          as they were trained, trained on, trained with; line by line
+    run.evaluate(), run.diagnose(), run.sample(64), run.reconstruct(), run.encode(x), run.report()
+
+What a run does not know has to be given: the data where it was made in Python, Run(path, data=...), or a class of
+yours, Run(path, Class).
+
+Side by side runs are told by their files alone, config.json and what is kept with the last checkpoint, in a few
+milliseconds, so that one that is still going on is told as far as it is. Bounds compare where data, protocol and
+objective do.
+
+Shapes: N examples x, (N, *event); n draws; T levels; K particles of a reported bound. Bounds are in nats per example.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.distributions import Distribution
 
-from allegory.training.checkpoint import CONFIG, LAST, read_config
+from allegory.data.splits import Data, binarize, checksum, load_together, read, reload, to_binary, two_values
+from allegory.evaluation.annealing import compare_with_ais
+from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate, posterior_moments
+from allegory.evaluation.diagnosis import Diagnosis, diagnose
+from allegory.families import BernoulliFamily
+from allegory.model import VAE
+from allegory.runtime.compilation import has_compiler
+from allegory.runtime.devices import choose_device
+from allegory.training.checkpoint import CONFIG, LAST, METRICS, load, read_config
+from allegory.views.figures import expected, save_pictures
 
-__all__ = ["Run", "find", "summary"]
+__all__ = ["Reconstructions", "Run", "Summary", "find", "summary"]
+
+SPLITS = ("train", "valid", "test")
+LONG = 2_000_000  # passes through the networks, from which on it pays to compile them
+
+
+class Reconstructions(NamedTuple):
+    """What `Run.reconstruct` gives.
+
+    Attributes:
+        originals: (n, *event) examples.
+        reconstructions: (n, *event) the means of p(x | z_1), z_1 ~ q(z_1 | x).
+        rows: (n,) which examples of the split they are.
+    """
+
+    originals: Tensor
+    reconstructions: Tensor
+    rows: Tensor
+
+
+class Run:
+    """A run directory, of `fit(out=...)`, of `allegory train` or of `save`. Nothing is read before it is asked for, and
+    everything once. Every method has noise of its own `seed`, and leaves torch's global generator alone.
+
+    Args:
+        path: the directory.
+        model: needed only where the run's model was not made by `allegory.architectures`, as in `load`: the model, or
+            the class or function that makes it.
+        data: needed only where the run does not know its data, or where they have moved: a built-in name, a path, or
+            `Data`. A run that knows them takes no others.
+        device: where to compute: "auto", "cpu", "cuda", ...
+        own: what was of your own in a model of `allegory.architectures`, as in `load`.
+
+    Raises:
+        ValueError: not a run. Later, when it is asked for: a model or data that the run cannot give.
+
+    >>> path = al.save(al.architectures.mlp((1, 8, 8), "poisson", [2], [4]), "run")
+    >>> run = al.Run(path, data="digits")
+    >>> run
+    Run('run', mlp poisson 2, saved)
+    >>> run.sample(4).shape, run.encode("digits")[0][0].shape         # draws; the means of q(z_1 | x) of its test split
+    (torch.Size([4, 1, 8, 8]), torch.Size([300, 2]))
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: VAE | Callable[..., VAE] | None = None,
+        *,
+        data: str | Path | Data | None = None,
+        device: str | torch.device = "cpu",
+        **own: Any,
+    ) -> None:
+        self.path = Path(path)
+        self.config = read_config(path)
+        self.device = choose_device(device)
+        self._model, self._data, self._own = model, data, own
+
+    def __repr__(self) -> str:
+        told = self.summary
+        what = " ".join(filter(None, [told.model, ",".join(map(str, told.latent)), told.data and f"on {told.data}"]))
+        parts = [what or "a model of one's own", "saved" if told.stopped == "saved" else f"{told.epochs} epochs"]
+        parts += [] if told.bound is None else [f"bound {told.bound:.2f}"]
+        return f"Run({str(self.path)!r}, {', '.join(parts)})"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of `fit`, by name; empty where the model was saved without one."""
+        return dict(self.config["fit"] or {})
+
+    @property
+    def summary(self) -> Summary:
+        """What it was and how far it came, from its files as they are now."""
+        return summary(self.path)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One dictionary an epoch, as in `Record.history`, up to the last checkpoint; empty before the first one.
+
+        Raises:
+            ValueError: a damaged file.
+        """
+        path = self.path / METRICS
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        except FileNotFoundError:
+            return list(_position(self.path / LAST).get("history", []))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+
+    @cached_property
+    def model(self) -> VAE:
+        """The model with its best weights, in eval mode, on the run's device.
+
+        Raises:
+            ValueError: as `load`.
+        """
+        with torch.random.fork_rng():
+            return load(self.path, self._model, **self._own).to(self.device)
+
+    @cached_property
+    def data(self) -> Data:
+        """The data it was trained on, split and read as then, and checked by their checksum.
+
+        Raises:
+            ValueError: the run does not say on what it was trained and none were given; they are gone or have changed.
+        """
+        about: Any = self.config.get("data")
+        given = self._data
+        if _remembers(about):
+            if not isinstance(given, Data):
+                return reload(about, str(self.path), given)
+            if checksum(given) != about["checksum"]:
+                raise ValueError(f"{given.name} is not what {self.path} was trained on, which is {about['source']}")
+            return given
+        if given is None and isinstance(about, dict) and about:
+            return reload(about, str(self.path))  # which says what is missing
+        if given is None:
+            raise ValueError(
+                f"{self.path} does not say on what data it was trained; say it: --data DATA, in Python "
+                "al.Run(path, data=...)"
+            )
+        data = given if isinstance(given, Data) else load_together(given)
+        return data.scored_as("bernoulli")[0] if self._scores_bits else data
+
+    @property
+    def knows_its_data(self) -> bool:
+        """Whether it says on what it was trained, so that what is test data now was test data then."""
+        return _remembers(self.config.get("data"))
+
+    def evaluate(
+        self,
+        split: str = "test",
+        samples: int = 1000,
+        *,
+        precision: str = "float32",
+        compile: bool | str = "auto",
+        seed: int = 0,
+    ) -> Evaluation:
+        """L_K, the ELBO and its parts, of all examples of a split; see `al.evaluate`.
+
+        Args:
+            split: "train", "valid" or "test".
+            samples: K.
+            precision: of the networks, "float32" or "bfloat16".
+            compile: whether to compile the networks; by default where it is long enough to pay.
+            seed: of the noise.
+
+        Raises:
+            ValueError: as `model` and `data`; data that are none of this model.
+        """
+        return self._seeded(
+            seed, lambda: evaluate(*self._scored(split), **self._how(split, samples, precision, compile))
+        )
+
+    def bound_curve(
+        self,
+        split: str = "test",
+        samples: int = 1000,
+        *,
+        precision: str = "float32",
+        compile: bool | str = "auto",
+        seed: int = 0,
+    ) -> list[tuple[int, float, float]]:
+        """L_K against K: (K, its mean, its standard error) for K = 1, 2, 5, ... up to `samples`; see `al.bound_curve`.
+        The arguments are those of `evaluate`.
+        """
+        return self._seeded(
+            seed, lambda: bound_curve(*self._scored(split), **self._how(split, samples, precision, compile))
+        )
+
+    def compare_with_ais(self, split: str = "test", examples: int = 100, samples: int = 1000) -> dict[str, Any]:
+        """-L_K beside annealed importance sampling, on random examples of a split; see
+        `allegory.evaluation.compare_with_ais`.
+        """
+        return self._seeded(0, lambda: compare_with_ais(*self._scored(split), examples, samples))
+
+    def diagnose(self, split: str = "test", examples: int = 1000, seed: int = 0) -> Diagnosis:
+        """Which levels work, which have collapsed, and what to try; see `al.diagnose`.
+
+        Args:
+            split: "train", "valid" or "test".
+            examples: how many of it, and of the training data, at random.
+            seed: of the choice and the noise.
+        """
+
+        def found() -> Diagnosis:
+            x, train = (self.data.subset(part, examples, seed)[1].to(self.device) for part in (split, "train"))
+            return diagnose(self.model, x, train)
+
+        return self._seeded(seed, found)
+
+    def generate(self, n: int, temperature: float = 1.0, seed: int = 0) -> Distribution:
+        """p(x | z_1) at n draws of the prior, a distribution over (n, *event).
+
+        Args:
+            n: how many.
+            temperature: what the deviations of all latents are multiplied by.
+            seed: of the draws.
+        """
+        with torch.no_grad():
+            return self._seeded(seed, lambda: self._law(n, temperature))
+
+    def sample(self, n: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+        """(n, *event) examples: z of the prior, then a draw of p(x | z_1). The arguments are those of `generate`."""
+        with torch.no_grad():
+            return self._seeded(seed, lambda: self._law(n, temperature).sample())
+
+    def reconstruct(self, split: str = "test", count: int = 32, seed: int = 0) -> Reconstructions:
+        """Examples of a split, at random, and what the model makes of them: the means of p(x | z_1), z_1 ~ q(z_1 | x).
+
+        Args:
+            split: "train", "valid" or "test".
+            count: how many.
+            seed: of the choice and the noise.
+        """
+        if count < 1:
+            raise ValueError(f"count={count}: wanted at least 1")
+        model, data = self.model, self.data
+
+        def found() -> Reconstructions:
+            rows, x = data.subset(split, count, seed)
+            torch.manual_seed(seed)
+            model.check(x.to(self.device), f"{split} data")
+            with torch.no_grad():
+                return Reconstructions(x, expected(model.reconstruct(x.to(self.device))).cpu(), rows)
+
+        return self._seeded(seed, found)
+
+    def encode(self, x: Tensor | str | Path, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of the latents of every example, level 1 first, each (N, *event_t).
+
+        Args:
+            x: (N, *event) data as the model takes them; or a source, which is read as by `read`.
+            seed: of the noise of the levels below.
+
+        Raises:
+            ValueError: data that are none of this model.
+        """
+        x = x if isinstance(x, Tensor) else self.read(x)
+        return self._seeded(seed, lambda: posterior_moments(self.model, x.to(self.device)))
+
+    def read(self, source: str | Path) -> Tensor:
+        """All examples of a path, or the test split of a built-in set, (N, *event), as this model takes them: two
+        values as 0 and 1 where it was trained on such.
+
+        Raises:
+            ValueError: examples of another shape; as `allegory.data.read`.
+        """
+        about: Any = self.config.get("data")
+        if not _remembers(about):
+            x = read(source)
+            values = two_values(x) if self._scores_bits else None
+            return x if values is None else to_binary(x, values)
+        x = read(source, dynamic=about["dynamic"] and str(source) == about["source"])
+        if list(x.shape[1:]) != about["event_shape"]:
+            raise ValueError(
+                f"{source} has examples of shape {tuple(x.shape[1:])}, {self.path} was trained on "
+                f"{tuple(about['event_shape'])}"
+            )
+        return to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
+
+    def report(self, out: str | Path | None = None, **settings: Any) -> Path:
+        """Writes the run as one page, RUN/report.html by default, and returns where it is.
+
+        Args:
+            out: the file.
+            settings: of `al.report`.
+        """
+        from allegory.views.page import report  # which waits for the libraries of plots
+
+        return report(self, out=out, **settings)
+
+    def save_pictures(self) -> list[Path]:
+        """Writes samples.png and reconstructions.png into the run, where the data are images; what was written."""
+        return save_pictures(self.path, self.model, self.data.valid)
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The smallest and the largest value of the training data, where the run says so."""
+        about = self.config.get("data")
+        found = about.get("range") if isinstance(about, dict) else None
+        return None if found is None else (float(found[0]), float(found[1]))
+
+    def _law(self, n: int, temperature: float) -> Distribution:
+        if n < 1:
+            raise ValueError(f"n={n}: wanted at least 1")
+        return self.model.generate(n, temperature)
+
+    @cached_property
+    def _scores_bits(self) -> bool:
+        """Whether p(x | z_1) is a Bernoulli."""
+        return any(isinstance(part, BernoulliFamily) for part in self.model.decoders[0].modules())
+
+    def _scored(self, split: str) -> tuple[VAE, Tensor]:
+        """Model and examples; grey levels that are to be binarised at each draw, once."""
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r}: wanted one of {', '.join(SPLITS)}")
+        x = getattr(self.data, split)
+        return self.model, (binarize(x) if self.data.dynamic and split == "train" else x).to(self.device)
+
+    def _how(self, split: str, samples: int, precision: str, compile: bool | str) -> dict[str, Any]:
+        """The settings of a bound."""
+        if compile == "auto":
+            compile = len(getattr(self.data, split)) * samples >= LONG and has_compiler(self.device)
+        return dict(samples=samples, precision=precision, compile=compile)
+
+    def _seeded(self, seed: int, function: Callable[[], Any]) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return function()
+
+
+def _remembers(about: Any) -> bool:
+    """Whether this is what `allegory.data.describe` writes."""
+    return isinstance(about, dict) and {"source", "dynamic", "seed", "event_shape", "two_values", "checksum"} <= {
+        *about
+    }
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run; nats an example, on its validation data.
+class Summary:
+    """One run; nats per example, on its validation data.
 
     Attributes:
         path: its directory.
         data: the source that the command was given; empty where the run was made in Python.
-        model: architecture and likelihood; empty where the model was built by hand.
+        model: architecture and likelihood; the name of its class where the model was built by hand and that is known.
         latent: widths of the levels, level 1 first.
         objective, seed: what was maximised, and from where.
         epochs, steps, minutes: done so far.
-        stopped: "epochs", "minutes" or "patience"; empty where it was interrupted, or goes on.
+        stopped: "epochs", "minutes" or "patience"; "saved" where `save` wrote it; empty where it was interrupted, or
+            goes on.
         best_epoch: whose weights are kept; None without validation data, or before the warm-up has ended.
         bound, elbo, kl_per_level: of that epoch, or else of the last; None where there are none yet.
     """
@@ -69,7 +411,7 @@ def find(folder: str | Path) -> list[Path]:
     return found
 
 
-def summary(run: str | Path) -> Run:
+def summary(run: str | Path) -> Summary:
     """What a run was, and how far it came.
 
     Raises:
@@ -80,22 +422,28 @@ def summary(run: str | Path) -> Run:
     kept = [line for line in history if line["epoch"] == position.get("best_epoch")] or history[-1:]
     scored: dict[str, Any] = kept[0] if kept and "elbo" in kept[0] else {}
     model, fit, data = config["model"] or {}, config["fit"] or {}, config.get("data")
-    return Run(
+    return Summary(
         path=str(run),
         data=str(data["source"]) if isinstance(data, dict) and "source" in data else "",
-        model=" ".join(str(model[key]) for key in ("architecture", "likelihood") if key in model),
+        model=" ".join(_short(model[key]) for key in ("architecture", "likelihood") if key in model)
+        or _short({"own": config.get("class", "")}),
         latent=list(model.get("latent", [])),
         objective=str(fit.get("objective", "")),
         seed=int(fit.get("seed", 0)),
         epochs=position.get("epoch", 0),
         steps=position.get("step", 0),
         minutes=position.get("seconds", 0.0) / 60,
-        stopped=position.get("stopped", ""),
+        stopped=position.get("stopped", "") if fit else "saved",
         best_epoch=position.get("best_epoch"),
         bound=scored.get("bound"),
         elbo=scored.get("elbo"),
         kl_per_level=list(scored.get("kl_per_level", [])),
     )
+
+
+def _short(value: Any) -> str:
+    """A name; of what is somebody's own the last part of where it is defined."""
+    return str(value["own"]).rpartition(".")[-1] if isinstance(value, dict) and "own" in value else str(value)
 
 
 def _position(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command as a user types it: what it writes, what it prints, and one line and exit 2 for each mistake."""
 
 import functools
+import inspect
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,13 @@ from safetensors.torch import save_file
 
 import allegory
 import allegory as al
+from allegory import architectures
 from allegory.command import demo, main
-from allegory.command.entry import DEFAULTS, _fast
+from allegory.command.options import DEFAULTS, TRAINING
+from allegory.command.training import MODEL, _fast
+from allegory.evaluation import annealing
 from allegory.runtime import compilation, precision
+from allegory.training.loop import fit
 
 TINY = ["--hidden", "16", "--latent", "4,2", "--epochs", "3", "--batch-size", "200"]
 
@@ -62,17 +68,76 @@ def fails(capsys, *arguments):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_bash_completes_commands_flags_values_and_files(tmp_path):
-    (tmp_path / "digits.npy").touch()
     script = """
-    eval "$(%s -m allegory completion bash)"
-    try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_allegory; echo "${COMPREPLY[@]}"; }
+    allegory() { %s -m allegory "$@"; }
+    compopt() { echo "asks for $2"; }
+    eval "$(allegory completion bash)"
+    try() {
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+        _allegory_completion ./allegory
+        echo "${COMPREPLY[@]}"
+    }
     try allegory ev
     try allegory train digits --arch
     try allegory train digits --architecture c
     try allegory train dig
+    try allegory evaluate ru
     """
+    (tmp_path / "allegory").write_text(f"#!/bin/sh\nexec {sys.executable} -m allegory\n")
+    (tmp_path / "allegory").chmod(0o755)
     done = subprocess.run(["bash", "-c", script % sys.executable], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["evaluate", "--architecture", "conv", "digits.npy"]
+    wanted = ["evaluate", "--architecture", "conv", "asks for default", "", "asks for dirnames", ""]
+    assert done.stdout.splitlines() == wanted, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_are_taught_too(shell, capsys):
+    assert main(["completion", shell]) == 0
+    assert f"_ALLEGORY_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
+def test_the_version_and_all_that_it_stands_on(capsys, monkeypatch):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{allegory.__version__}\n"
+    told = types.SimpleNamespace(environment=lambda: {"allegory": "1", "nothing": float("nan")})
+    monkeypatch.setitem(sys.modules, "allegory.runtime.environment", told)
+    assert main(["--version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"allegory": "1", "nothing": None}
+    assert "--json is of --version" in fails(capsys, "--json")
+
+
+def test_the_table_of_options_says_the_defaults_that_hold():
+    """What it does not know itself, of architectures and of fit, is as it is there."""
+    for option in TRAINING:
+        for name, build in (("mlp", architectures.mlp), ("conv", architectures.conv)):
+            if option.of == ("architecture", (name,)) or (option.name in MODEL[name] and option.name in DEFAULTS):
+                assert inspect.signature(build).parameters[option.name].default == option.default, option.name
+    known = inspect.signature(fit).parameters
+    for name in ("samples", "batch_size", "lr", "beta", "weight_decay", "ema", "seed", "checkpoint_seconds"):
+        assert known[name].default == DEFAULTS[name], name
+
+
+def test_every_part_of_an_architecture_can_be_asked_for():
+    for name, build in (("mlp", architectures.mlp), ("conv", architectures.conv)):
+        parts = {*inspect.signature(build).parameters} - {"event_shape", "likelihood", "categories", "data", "residual"}
+        assert {*MODEL[name]} == parts
+        assert {*MODEL[name]} <= {option.name for option in TRAINING}
+
+
+def test_the_help_says_what_there_is(capsys):
+    assert main(["train", "-h"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "--hidden H1,H2,.. mlp: hidden layers of each network (default: 300,300)",
+        "--channels C conv: width of the ladder (default: 64)",
+        "--markov / --all-above",
+        "DATA is a built-in name",
+    ):
+        assert words in out
+    assert main(["--help"]) == 0
+    assert "Lists and compares the runs in a folder: what was trained on what" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_run_has_a_dated_folder_by_default(capsys):
@@ -111,7 +176,12 @@ def test_evaluate_prints_the_keys_of_the_contract(digits_run, capsys):
     assert result["bits_per_dim"] == pytest.approx(result["nll"] / 64 / np.log(2))
     assert len(result["kl_per_level"]) == len(result["active_units"]) == 2
     assert main(["evaluate", str(digits_run), "--importance-samples", "20", "--split", "valid"]) == 0
-    assert "negative log-likelihood, -L_20" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "negative log-likelihood, -L_20" in out
+    assert "bits per dimension" in out
+    printed = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in out.splitlines() if "│" in line}
+    parts = [float(printed[name]) for name in ("-reconstruction", "rate of level 1", "rate of level 2")]
+    assert float(printed["-ELBO"]) == pytest.approx(sum(parts), abs=0.01)  # all of one sign
     assert main(["evaluate", str(digits_run), "--importance-samples", "20", "--precision", "bfloat16", "--json"]) == 0
     coarse = json.loads(capsys.readouterr().out)
     assert coarse["precision"] == "bfloat16"
@@ -158,7 +228,7 @@ def test_sample_reconstruct_encode(digits_run, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:L_. says little")
 def test_evaluate_checks_itself_and_diagnose_speaks(digits_run, capsys, monkeypatch):
-    monkeypatch.setattr(allegory, "ais", functools.partial(allegory.ais, temperatures=20))
+    monkeypatch.setattr(annealing, "ais", functools.partial(allegory.ais, temperatures=20))
     run = str(digits_run)
     assert (
         main(["evaluate", run, "--importance-samples", "4", "--curve", "--ais", "--ais-examples", "2", "--json"]) == 0
@@ -282,7 +352,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("ok.npy", "--latent", "4,x"): "got 'x'",
         train("ok.npy", "--activation", "Relu"): "activation='Relu': did you mean 'ReLU'",
         train("ok.npy", "--free-bits", "-1"): "--free-bits: got '-1', wanted a number, 0 or more",
-        train("ok.npy", "--free-bits", "1", "--objective", "iwae"): "does not go with --objective iwae",
+        train("ok.npy", "--free-bits", "1", "--objective", "iwae"): "--free-bits 1 is of --objective elbo, not of iwae",
         train("ok.npy", "--alpha", "nan", "--objective", "renyi"): "--alpha: got 'nan'",
         train("ok.npy", "--objective", "dreg", "--dropout", "0.1"): "dropout would make it two different ones",
         train("ok.npy", "--levels", "2", "--objective", "dreg", "--beta", "1,2"): "dreg takes one beta",
@@ -290,7 +360,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("ok.npy", "--components", "5"): "--components 5 is of --prior mixture and vamp, not of standard",
         ("evaluate", run, "--ais-examples", "5"): "--ais-examples 5 is of --ais",
         train("ok.npy", "--beta", "1,2"): "beta=[1.0, 2.0]: wanted a number, at least 0, or one for each of 1 levels",
-        train("ok.npy", "--channels", "8"): "--channels is of --architecture conv, not of mlp",
+        train("ok.npy", "--channels", "8"): "--channels 8 is of --architecture conv, not of mlp",
         train("ok.npy", "--architecture", "conv"): "convolutions want images",
         train("digits", "--prior", "vamp"): "categories cannot be learned",
         train("ok.npy", "--prior", "vmap"): "did you mean 'vamp'",
@@ -313,7 +383,15 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         ("evaluate", run, "--importance-samples", "0"): "got '0'",
         ("sample", run, "--out", "x.jpg"): ".npz or .png",
         ("sample", run, "--out", "nowhere/x.npz"): "cannot write nowhere/x.npz",
-        ("sample", run, "--out", "x.npz", "--count", "0"): "--count 0",
+        ("sample", run, "--out", "x.npz", "--count", "0"): "allegory sample: --count: got '0', wanted a whole number",
+        ("sample", run): "--out is missing; see allegory sample --help",
+        ("train",): "DATA is missing; see allegory train --help",
+        ("train", "ok.npy", "--latent"): "allegory train: option '--latent' requires an argument",
+        ("datasets", "mnist"): "unexpected extra argument (mnist)",
+        (): "wanted a command, one of train, evaluate",
+        ("completion", "tcsh"): "wanted one of bash, zsh, fish",
+        train("ok.npy", "--block", "gated", "--architecture", "conv"): "--block gated is of --architecture mlp, not of",
+        train("ok.npy", "--top-down", "--architecture", "conv"): "--top-down is of --architecture mlp, not of conv",
         ("encode", run, "ok.npy", "--out", "x.npz"): "was trained on (1, 8, 8)",
         ("encode", run, "digits", "--out", "x.txt"): ".npz",
     }
@@ -496,15 +574,50 @@ def test_without_a_compiler_nothing_is_compiled_and_that_is_said(monkeypatch):
         assert al.fit(model.float(), x, epochs=1, compile=True).epoch == 1
 
 
-def test_a_run_of_python_is_sampled_and_nothing_else_without_its_data(capsys):
+@pytest.mark.filterwarnings("ignore:L_. says little")
+@pytest.mark.parametrize("how", ["fit", "save"])
+def test_a_run_of_python_can_all_that_a_run_can_where_the_data_are_given(how, capsys):
     torch.manual_seed(0)
     x = (torch.rand(40, 1, 4, 4) < 0.5).float()
     model = al.architectures.mlp((1, 4, 4), "bernoulli", latent=[2], hidden=[4])
-    al.fit(model, x, epochs=1, out="run")
+    if how == "fit":
+        al.fit(model, x, epochs=1, out="run")
+    else:
+        al.save(model, "run")
     assert main(["sample", "run", "--count", "9", "--out", "s.npz"]) == 0
     assert np.load("s.npz")["samples"].shape == (9, 1, 4, 4)
     assert main(["sample", "run", "--count", "9", "--out", "s.png"]) == 0
     assert Path("s.png").exists()
+    np.savez("x.npz", train=255 * x[:20].numpy(), valid=255 * x[20:30].numpy(), test=255 * x[30:].numpy())
+    assert main(["encode", "run", "x.npz", "--out", "e.npz"]) == 0  # two values, whatever they are called
+    assert np.load("e.npz")["z1_mean"].shape == (40, 2)
+    assert main(["runs", "."]) == 0
+    assert main(["report", "run", "--out", "without.html"]) == 0
+    out, err = capsys.readouterr()
+    assert "what needs data is left out: run does not say on what data" in err
+    for command in ("evaluate", "diagnose", "reconstruct"):
+        assert "does not say on what data" in fails(capsys, command, "run", *(["--out", "r.npz"] * (command[0] == "r")))
+    few = ["--importance-samples", "5"]
+    assert main(["evaluate", "run", "--data", "x.npz", *few, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["examples"] == 10
+    assert "what is called test here may have been among that" in err
+    assert main(["diagnose", "run", "--data", "x.npz"]) == 0
+    assert main(["reconstruct", "run", "--data", "x.npz", "--out", "r.png"]) == 0
+    assert main(["report", "run", "--data", "x.npz", *few]) == 0
+    assert "left out" not in capsys.readouterr().err
+    assert "Reconstructions" in Path("run/report.html").read_text()
+    assert "Reconstructions" not in Path("without.html").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_data_that_have_moved_are_given_and_others_are_not_taken(capsys):
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (90, 5)))
+    assert main(["train", "x.npy", "--out", "run", "--hidden", "8", "--latent", "2", "--epochs", "1"]) == 0
+    Path("x.npy").rename("y.npy")
     capsys.readouterr()
-    assert main(["evaluate", "run"]) == 2
-    assert "does not say on what data" in capsys.readouterr().err
+    assert "x.npy" in fails(capsys, "evaluate", "run")
+    assert main(["evaluate", "run", "--data", "y.npy", "--importance-samples", "3"]) == 0
+    assert "may have been among" not in capsys.readouterr().err
+    np.save("z.npy", np.random.default_rng(1).integers(0, 2, (90, 5)))
+    assert "z.npy has changed since run was trained on it" in fails(capsys, "evaluate", "run", "--data", "z.npy")

@@ -114,7 +114,7 @@ def test_evaluation_measures_what_is_left_open(speedup, monkeypatch):
     assert bounds.choose_speed(model, x, 10)[:2] == ("bfloat16", False)
     assert bounds.choose_speed(continuous, x, 10)[:2] == ("float32", False)
     monkeypatch.setattr(bounds, "timed", lambda function, device: function() is None or 1e6)
-    precision, compile, notes = bounds.choose_speed(model, x, 10)
+    _, compile, notes = bounds.choose_speed(model, x, 10)
     assert compile
     assert len(notes) == 2
     assert torch.equal(state, torch.get_rng_state())

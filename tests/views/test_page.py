@@ -1,6 +1,7 @@
 """The page of a run: all that it has to show, for every kind of data and state of the run; in a real browser."""
 
 import re
+import shlex
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -12,10 +13,12 @@ import torch
 from test_command import fails
 
 import allegory as al
-from allegory.command import main
-from allegory.command.entry import COMMANDS, _settings, _spoken
-from allegory.command.options import parser
+from allegory.command import command_line, main
+from allegory.command.options import TRAINING
+from allegory.command.options import settings as chosen
+from allegory.command.training import train as train_command
 from allegory.views.page import report
+from allegory.views.runs import summary
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVERYTHING = [
@@ -127,7 +130,7 @@ def test_a_page_says_what_was_measured():
     found = al.evaluate(model, x, samples=30)
     assert f"{found.nll:.2f} ± {found.nll_stderr:.2f}" in text
     assert " + ".join(f"{rate:.2f}" for rate in found.kl_per_level) in text
-    best = al.runs.summary("run").bound
+    best = summary("run").bound
     assert f"validation bound {best:.2f} nats" in text
     assert "Level 2" in text
 
@@ -240,16 +243,14 @@ def test_data_that_have_gone_or_changed_are_named(capsys):
 )
 def test_the_command_that_is_quoted_asks_for_the_same(words):
     def settings(arguments):
-        asked = vars(parser(COMMANDS).parse_args(arguments))
-        names = ("command", "data", "out", "resume", "device", "shard")
-        return _settings({}, {k: v for k, v in asked.items() if v is not None and k not in names})
+        asked = train_command.make_context("train", list(arguments)).params
+        names = {option.name for option in TRAINING}
+        return chosen({}, {name: value for name, value in asked.items() if value is not None and name in names})
 
-    asked = settings(["train", "the data.npy", *words.split()])
-    import shlex
-
-    quoted = shlex.split(_spoken("the data.npy", asked))
+    asked = settings(["the data.npy", *words.split()])
+    quoted = shlex.split(command_line("the data.npy", asked))
     assert quoted[:3] == ["allegory", "train", "the data.npy"]
-    assert settings(quoted[1:]) == asked
+    assert settings(quoted[2:]) == asked
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
@@ -285,6 +286,6 @@ def test_a_browser_shows_every_figure_and_has_nothing_to_complain_of(kind):
 def test_writing_a_report_is_all_that_waits_for_its_libraries():
     import subprocess
 
-    code = "import sys, allegory, allegory.training; print({'matplotlib', 'jinja2'} & set(sys.modules))"
+    code = "import sys, allegory, allegory.views; print({'matplotlib', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -1,13 +1,19 @@
 """Runs side by side: their files say what they were, whatever state they are in."""
 
+import functools
 import json
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from test_command import fails
+from torch import nn
 
 import allegory as al
 from allegory.command import main
+from allegory.data import Data, load
 from allegory.views import runs
 
 
@@ -86,3 +92,174 @@ def test_a_folder_without_runs_is_an_error(capsys, tmp_path):
     (tmp_path / "empty" / "config.json").write_text("{}")
     assert main(["runs", "empty"]) == 0
     assert "left out" in capsys.readouterr().err
+
+
+class Small(al.VAE):
+    """A class of one's own."""
+
+    def __init__(self, width=2):
+        super().__init__(
+            al.StandardNormal(width),
+            al.Conditional(nn.Linear(6, 2 * width), al.families.normal),
+            al.Conditional(nn.Linear(width, 6), al.families.bernoulli),
+        )
+
+
+def bits(name="bits"):
+    x = torch.rand(60, 6, generator=torch.Generator().manual_seed(1)).round()
+    return Data(name, x[:40], x[40:50], x[50:])
+
+
+def described(out, **settings):
+    """A run that knows its data."""
+    np.savez("bits.npz", train=2 * bits().train.numpy(), valid=2 * bits().valid.numpy(), test=2 * bits().test.numpy())
+    data, about = load("bits.npz").scored_as("auto")
+    model = al.architectures.mlp((6,), about["likelihood"], latent=[3, 2], hidden=[8])
+    return al.fit(model, data.train, valid=data.valid, epochs=3, out=out, about={"data": about}, **settings)
+
+
+def test_a_run_is_what_was_trained_on_what_and_how():
+    record = described("run", seed=4, lr=0.01)
+    run = al.Run("run")
+    assert (run.settings["seed"], run.settings["lr"], run.settings["epochs"]) == (4, 0.01, 3)
+    assert run.history == record.history
+    assert run.model is run.model
+    assert not run.model.training
+    assert torch.equal(run.data.test, bits().test)  # 0 and 2 in the file, 0 and 1 here
+    assert run.summary.best_epoch == record.best_epoch
+    assert run.range == (0.0, 1.0)
+    assert re.fullmatch(r"Run\('run', mlp bernoulli 3,2 on .*bits.npz, 3 epochs, bound -\d+\.\d\d\)", repr(run))
+    runs.Path("run/metrics.jsonl").unlink()
+    assert al.Run("run").history == record.history  # of the checkpoint
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_a_run_can_what_the_functions_can_and_leaves_the_random_state_alone():
+    described("run")
+    run, x = al.Run("run"), bits().test
+    state = torch.get_rng_state()
+    found = [run.evaluate(samples=5), run.bound_curve(samples=5), run.diagnose(examples=7)]
+    pairs, encoded, draws = run.reconstruct(count=4), run.encode(x), run.sample(5, temperature=0.5)
+    beside = run.compare_with_ais
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(0)
+    assert found[0] == al.evaluate(run.model, x, samples=5)
+    torch.manual_seed(0)
+    assert found[1] == al.bound_curve(run.model, x, samples=5)
+    torch.manual_seed(0)
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:7]
+    few = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:7]
+    assert found[2].as_dict() == al.diagnose(run.model, x[rows], bits().train[few]).as_dict()
+    assert torch.equal(pairs.originals, x[pairs.rows])
+    assert pairs.reconstructions.shape == (4, 6)
+    assert [tuple(mean.shape) for mean, _ in encoded] == [(10, 3), (10, 2)]
+    torch.manual_seed(0)
+    assert torch.equal(draws, run.model.sample(5, temperature=0.5))
+    assert not torch.equal(draws, run.sample(5, temperature=0.5, seed=1))
+    np.save("twos.npy", 2 * x.numpy())
+    assert torch.equal(run.read("twos.npy"), x)
+    assert torch.equal(run.encode("twos.npy")[0][0], encoded[0][0])
+    assert callable(beside)
+
+
+def test_ais_stands_beside_the_bound(monkeypatch):
+    described("run")
+    quick = functools.partial(al.ais, temperatures=30, chains=4)
+    monkeypatch.setattr("allegory.evaluation.annealing.ais", quick)
+    found = al.Run("run").compare_with_ais(examples=5, samples=50)
+    assert found["examples"] == 5
+    assert found["difference"] == pytest.approx(found["nll_bound"] - found["nll"], abs=1e-4)
+    assert abs(found["difference"]) < 2
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_a_model_of_ones_own_is_evaluated_and_reported_where_its_class_and_data_are_given():
+    al.save(Small(3), "run", arguments={"width": 3})
+    run = al.Run("run", Small, data=bits())
+    assert repr(run) == "Run('run', Small, saved)"
+    assert (run.settings, run.history) == ({}, [])
+    assert run.evaluate(samples=5).examples == 10
+    assert run.report(samples=5, examples=10) == runs.Path("run/report.html")
+    text = runs.Path("run/report.html").read_text()
+    assert "Reconstructions" in text
+    assert "has not ended" not in text
+    assert "The model was saved without its training" in text
+    assert "0 epochs" not in text
+    with pytest.raises(ValueError, match=r"Small, was not made by allegory\.architectures"):
+        _ = al.Run("run", data=bits()).model
+    assert al.report("run", bits().test, model=Small, samples=5) == runs.Path("run/report.html")
+
+
+def test_a_family_of_ones_own_is_given_again():
+    family = al.families.normal_fixed(0.5)
+    al.save(al.architectures.mlp((6,), family, [2], [8]), "run")
+    assert repr(al.Run("run")) == "Run('run', mlp NormalFixed 2, saved)"
+    assert al.Run("run", likelihood=family).sample(3).shape == (3, 6)
+    with pytest.raises(ValueError, match=r"its likelihood, allegory\.families\.NormalFixed, has to be given again"):
+        al.Run("run").sample(3)
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_two_values_become_bits_for_a_bernoulli_alone():
+    x = 255 * bits().train
+    for likelihood, high in (("bernoulli", 1.0), ("poisson", 255.0)):
+        al.save(al.architectures.mlp((6,), likelihood, [2], [8]), likelihood)
+        run = al.Run(likelihood, data=Data("grey", x, x[:5], x[5:10]))
+        assert run.data.test.max() == high
+        np.save("x.npy", x.numpy())
+        assert run.read("x.npy").max() == high
+    al.save(Small(), "own")
+    assert al.Run("own", Small, data=Data("grey", x, x, x)).data.train.max() == 1.0
+
+
+def test_what_a_run_cannot_give_is_said_in_one_line():
+    described("run")
+    al.save(Small(), "own")
+    damaged = al.Run("run")
+    wrong = {
+        "nowhere is no run directory": lambda: al.Run("nowhere"),
+        "own does not say on what data it was trained; say it: --data DATA": lambda: al.Run("own", Small).evaluate(),
+        "split='dev': wanted one of train, valid, test": lambda: al.Run("run").evaluate("dev"),
+        "bits is not what run was trained on": lambda: al.Run("run", data=replace(bits(), test=bits().train)).data,
+        "n=0: wanted at least 1": lambda: al.Run("run").sample(0),
+        "count=0: wanted at least 1": lambda: al.Run("run").reconstruct(count=0),
+        "device tpu9: wanted auto, cpu": lambda: al.Run("run", device="tpu9"),
+        "is damaged": lambda: damaged.history,
+    }
+    for message, call in wrong.items():
+        if call is wrong["is damaged"]:
+            runs.Path("run/metrics.jsonl").write_text("{")
+        with pytest.raises(ValueError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_data_in_memory_that_are_the_same_are_taken():
+    described("run")
+    assert torch.equal(al.Run("run", data=bits()).data.test, bits().test)
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_dynamic_training_data_are_binarised_once_to_be_scored(monkeypatch):
+    grey = bits().train * 0.5 + 0.25
+    al.save(al.architectures.mlp((6,), "bernoulli", [2], [8]), "run")
+    run = al.Run("run", data=replace(bits(), train=grey, dynamic=True))
+    assert run.evaluate("train", samples=3) == run.evaluate("train", samples=3)
+    assert {*run.data.subset("train", 20)[1].unique().tolist()} == {0.0, 1.0}
+
+
+def test_a_report_draws_from_the_data_that_the_run_remembers():
+    described("run")
+    al.report("run", samples=5, examples=10)
+    text = runs.Path("run/report.html").read_text()
+    assert "On 10 examples of test, in nats per example" in text
+    assert "What needs data is left out" not in text
+    runs.Path("bits.npz").unlink()
+    al.Run("run").report("other.html")
+    assert "What needs data is left out" in runs.Path("other.html").read_text()
+
+
+def test_the_summary_of_a_saved_model():
+    al.save(Small(), "runs/own")
+    told = runs.summary("runs/own")
+    assert (told.model, told.stopped, told.epochs, told.bound) == ("Small", "saved", 0, None)

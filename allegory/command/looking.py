@@ -1,0 +1,123 @@
+"""allegory report, runs, datasets, completion, demo: what there is to see."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import click
+
+from allegory.command import console
+from allegory.command.options import DEMO, FOLDER, REPORT, RUNS, Choice, Command, asks, command_line, takes
+
+__all__ = ["completion", "datasets", "demo", "report", "runs"]
+
+
+@click.command(cls=Command)
+@takes("run", FOLDER, "RUN")
+@asks(REPORT)
+def report(
+    run: str, out: str | None, split: str, examples: int, importance_samples: int, data: str | None, device: str
+) -> None:
+    """Writes one self-contained page of a run: curves, likelihoods, samples, what each level does, the diagnosis."""
+    opened = console.open_run(run, device, data)
+    command, about = opened.config.get("command"), opened.config.get("data")
+    source = str(about.get("source", "")) if isinstance(about, dict) else ""
+    quoted = command_line(source, command) if isinstance(command, dict) and source else ""
+    path = opened.report(out, split=split, examples=examples, samples=importance_samples, command=quoted)
+    try:
+        _ = opened.data
+    except ValueError as error:
+        console.say(f"allegory: what needs data is left out: {error}")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
+    print(f"next: allegory sample {run} --out samples.png")
+
+
+@click.command(cls=Command)
+@takes("folder", FOLDER, "[DIR]", default="runs")
+@asks(RUNS)
+def runs(folder: str, json: bool) -> None:
+    """Lists and compares the runs in a folder: what was trained on what, and what it came to.
+
+    DIR is the folder in which they are, however deep (default: runs).
+    """
+    from allegory.views.runs import find, summary
+
+    found = []
+    for path in find(folder):
+        try:
+            found.append(summary(path))
+        except ValueError as error:
+            console.say(f"allegory: left out: {error}")
+    found.sort(key=lambda run: (run.data, math.inf if run.bound is None else -run.bound))
+    if json:
+        console.print_json([run.as_dict() for run in found])
+        return
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from allegory.views.terminal import show
+
+    table = Table(
+        title=f"runs in {escape(folder)}, nats per example on the validation data", box=box.SIMPLE, pad_edge=False
+    )
+    table.add_column("run", overflow="fold")
+    for column in ("data", "model", "objective"):
+        table.add_column(column)
+    for column in ("epochs", "minutes", "bound", "rates, level 1 first"):
+        table.add_column(column, justify="right", no_wrap=column != "rates, level 1 first")
+    for run in found:
+        model = " ".join(filter(None, [*run.model.split()[:1], ",".join(map(str, run.latent))]))
+        table.add_row(
+            escape(os.path.relpath(run.path, folder)), escape(Path(run.data).name), escape(model),
+            escape(run.objective), f"{run.epochs}" if run.stopped else f"{run.epochs}..", f"{run.minutes:.1f}",
+            "" if run.bound is None else f"{run.bound:.2f}", " ".join(f"{rate:.1f}" for rate in run.kl_per_level),
+        )  # fmt: skip
+    show(table)
+    if any(not run.stopped for run in found):
+        print("..: not finished, go on with --resume; or still going on")
+
+
+@click.command(cls=Command)
+@asks(())
+def datasets() -> None:
+    """Lists what is built in."""
+    from rich.table import Table
+
+    from allegory.data.builtin import BUILTIN, cached
+    from allegory.views.terminal import show
+
+    table = Table(title="built-in data sets")
+    for column in ("name", "shape", "train / valid / test", "download", "cached"):
+        table.add_column(column, no_wrap=True)
+    for row in BUILTIN:
+        size = "embedded" if row.embedded else f"{row.size / 1e6:.1f} MB"
+        splits = " / ".join(f"{n:,}" for n in row.splits)
+        table.add_row(row.name, "x".join(map(str, row.shape)), splits, size, "yes" if cached(row.name) else "no")
+    show(table)
+    for row in BUILTIN:
+        print(f"{row.name}: {row.source}. Licence: {row.licence}.")
+
+
+@click.command(cls=Command)
+@takes("shell", Choice(("bash", "zsh", "fish")), "bash|zsh|fish")
+@asks(())
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Prints what teaches a shell to complete allegory's words: eval "$(allegory completion bash)", or zsh, fish."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    print(found(context.find_root().command, {}, "allegory", "_ALLEGORY_COMPLETE").source())
+
+
+@click.command(cls=Command)
+@asks(DEMO)
+def demo(out: str | None) -> None:
+    """Trains a hierarchical VAE on embedded data and shows what it is worth."""
+    from allegory.command.demo import run
+
+    run(out)

@@ -1,0 +1,100 @@
+"""allegory evaluate, allegory diagnose: what a run is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from allegory.command import console
+from allegory.command.options import DIAGNOSE, EVALUATE, FOLDER, Command, asks, takes
+
+__all__ = ["diagnose", "evaluate"]
+
+
+@click.command(cls=Command)
+@takes("run", FOLDER, "RUN")
+@asks(EVALUATE)
+def evaluate(
+    run: str, split: str, importance_samples: int, precision: str, curve: bool, ais: bool, ais_examples: int | None,
+    data: str | None, json: bool, device: str,
+) -> None:  # fmt: skip
+    """Prints the likelihood of a split, with its standard error, and its parts.
+
+    RUN is a run directory, as allegory train and al.save write it.
+    """
+    from allegory.runtime import processes
+
+    if ais_examples is not None and not ais:
+        raise ValueError(f"--ais-examples {ais_examples} is of --ais; say both")
+    opened = console.open_run(run, device, data)
+    found = opened.evaluate(split, importance_samples, precision=precision)
+    values: dict[str, Any] = {"split": split, "precision": precision, **found.as_dict()}
+    if curve:
+        values["curve"] = opened.bound_curve(split, importance_samples, precision=precision)
+    if ais:
+        values["ais"] = opened.compare_with_ais(split, ais_examples or 100, importance_samples)
+    if processes.rank() > 0:
+        return
+    if json:
+        console.print_json(values)
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    from allegory.views.terminal import show
+
+    table = Table(title=f"{escape(run)}, {split}, {found.examples:,} examples, nats per example")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("standard error", justify="right")
+    k = importance_samples
+    table.add_row(f"negative log-likelihood, -L_{k}", f"{found.nll:.3f}", f"{found.nll_stderr:.3f}")
+    table.add_row("-ELBO", f"{-found.elbo:.3f}", f"{found.elbo_stderr:.3f}")
+    table.add_row("  -reconstruction", f"{-found.reconstruction:.3f}", "")
+    for t, (rate, active) in enumerate(zip(found.kl_per_level, found.active_units, strict=True), start=1):
+        table.add_row(f"  rate of level {t}", f"{rate:.3f}", "")
+        table.add_row(f"  active units of level {t}", str(active), "")
+    table.add_row("bits per dimension", f"{found.bits_per_dim:.4f}", "")
+    table.add_row(f"effective sample size of {k}", f"{found.effective_sample_size:.1f}", "")
+    for k, bound, error in values.get("curve", []):
+        table.add_row(f"-L_{k}", f"{-bound:.3f}", f"{error:.3f}")
+    if ais:
+        beside = values["ais"]
+        name = f"annealed importance sampling, {beside['examples']:,} examples"
+        table.add_row(name, f"{beside['nll']:.3f}", f"{beside['nll_stderr']:.3f}")
+        table.add_row(f"  -L_{importance_samples} of the same", f"{beside['nll_bound']:.3f}", "")
+        table.add_row("  difference", f"{beside['difference']:.3f}", f"{beside['difference_stderr']:.3f}")
+    show(table)
+    print(f"next: allegory diagnose {run}")
+
+
+@click.command(cls=Command)
+@takes("run", FOLDER, "RUN")
+@asks(DIAGNOSE)
+def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, device: str) -> None:
+    """Says which levels of a model work, which have collapsed, and what to try.
+
+    RUN is a run directory, as allegory train and al.save write it.
+    """
+    found = console.open_run(run, device, data).diagnose(split, examples)
+    if json:
+        console.print_json({"split": split, **found.as_dict()})
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    from allegory.views.terminal import show
+
+    table = Table(title=f"{escape(run)}, {found.evaluation.examples:,} examples of {split}, nats per example")
+    for column in ("level", "rate", "active units", "information", "brings", "verdict"):
+        table.add_column(column, justify="left" if column == "verdict" else "right")
+    for level in found.levels:
+        table.add_row(
+            str(level.level), f"{level.rate:.2f}", f"{level.active_units} of {level.units}",
+            f"{level.information:.2f}", f"{level.loss:.2f}", level.verdict,
+        )  # fmt: skip
+    show(table)
+    for line in found.verdict:
+        print(line)
+    print(f"next: allegory report {run}")

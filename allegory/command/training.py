@@ -1,0 +1,183 @@
+"""allegory train: a model of data, and its run."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from allegory.command import console
+from allegory.command.options import FILE, TRAIN, Command, asks, settings, takes
+
+__all__ = ["train"]
+
+FIT = (
+    "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "beta", "weight_decay", "ema",
+    "patience", "seed", "precision", "compile", "checkpoint_seconds",
+)  # fmt: skip
+MODEL = {  # what each architecture is told
+    "mlp": ("latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down"),
+    "conv": (
+        "latent", "dropout", "markov", "prior", "components", "activation", "scales", "stem", "channels", "blocks",
+        "checkpointed",
+    ),
+}  # fmt: skip
+WORTH_COMPILING = 20_000  # steps
+
+
+@click.command(cls=Command)
+@takes("data", FILE, "DATA")
+@asks(TRAIN, given=True)
+def train(
+    data: str,
+    out: str | None,
+    resume: bool | None,
+    device: str | None,
+    shard: bool | None,
+    tensorboard: bool | None,
+    wandb: bool | None,
+    **flags: Any,
+) -> None:
+    """Trains a model on DATA and writes a run directory.
+
+    DATA is a built-in name (see allegory datasets), a .npy or .npz file, or a folder of images.
+    """
+    import torch
+
+    from allegory import architectures, fit
+    from allegory.data.splits import binarize, load_together
+    from allegory.runtime import processes
+    from allegory.training import checkpoint
+    from allegory.training.defaults import kl_warmup_steps
+    from allegory.views.figures import save_pictures
+
+    where = console.device(device or "auto")
+    if out is None:
+        if resume:
+            raise ValueError("--resume goes on with a run; say which: --out RUN")
+        out = processes.broadcast(lambda: f"runs/{Path(data).stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}")
+        console.say(f"the run goes to {out}")
+    stored: Any = {}
+    if resume and (Path(out) / checkpoint.CONFIG).exists():
+        stored = checkpoint.read_config(out).get("command")
+        if not isinstance(stored, dict):
+            raise ValueError(f"{out} was not trained by `allegory train`; resume it from where it was trained")
+    options = settings(stored, {key: value for key, value in flags.items() if value is not None})
+    trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
+    objective = _objective(options)
+    source = load_together(data, dynamic=options["dynamic"], seed=options["seed"])
+    if not isinstance(source.train, torch.Tensor):
+        numbers = math.prod(source.train.shape)
+        console.say(f"{data}: its {numbers:,} numbers for training stay there, and are read as they are drawn")
+    examples, about = source.scored_as(_likelihood(options["likelihood"], source))
+    torch.manual_seed(options["seed"])
+    build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
+    parts = {key: options[key] for key in MODEL[options["architecture"]] if key in options}
+    model = build(
+        examples.event_shape, about["likelihood"], **parts, categories=about["categories"], data=examples.head
+    )
+    model = model if shard else model.to(where)
+    if options["kl_warmup"] is None:
+        many = len(examples.train), options["batch_size"], options["epochs"]
+        options["kl_warmup"] = kl_warmup_steps(model.levels, *many)
+    options["compile"] = False if shard and options["compile"] is None else options["compile"]
+    options |= _fast(options, about["likelihood"], len(examples.train), where)
+    console.say(f"{model!r}, on {where}")
+    try:
+        record = fit(
+            model,
+            examples.train,
+            valid=examples.valid,
+            objective=objective,
+            transform=binarize if examples.dynamic else None,
+            out=out,
+            resume=bool(resume),
+            about={"data": about, "command": options},
+            progress=True,
+            tracker=trackers,
+            shard=where.type if shard else None,
+            **{key: options[key] for key in FIT},
+        )
+    except KeyboardInterrupt:
+        if (Path(out) / checkpoint.LAST).exists():
+            console.say(f"stopped; a checkpoint is in {out}; go on with: allegory train {data} --out {out} --resume")
+        raise
+    except RuntimeError as error:
+        if processes.world_size() == 1 or not any(word in str(error) for word in ("Connection", "gloo", "NCCL")):
+            raise
+        reason = str(error).split("] ", 1)[-1].split(". ")[0]
+        raise ValueError(
+            f"another process of this training is gone ({reason}); if it has not said why, {out} keeps the last "
+            "checkpoint: go on with the same command and --resume"
+        ) from None
+    if processes.rank() > 0:
+        return
+    save_pictures(out, checkpoint.load(out) if shard else model, examples.valid)
+    print(f"{out}: {record.epoch} epochs, {record.seconds:.0f} s, stopped by {record.stopped}")
+    if record.best_bound is None:
+        print("the warm-up had not ended, so these are the last weights; train longer")
+    else:
+        print(f"validation bound {record.best_bound:.2f} nats per example, in epoch {record.best_epoch}")
+    print(f"next: allegory evaluate {out}")
+
+
+def _likelihood(name: str, examples: Any) -> str:
+    """The likelihood, chosen and printed where it was left open."""
+    if name == "auto":
+        name, why = examples.choose_likelihood()
+        console.say(f"likelihood: {name}, because the data have {why}")
+        if name == "normal":
+            console.say("each element is standardised for the networks; densities are in the data's own units")
+    return name
+
+
+def _objective(options: dict[str, Any]) -> Any:
+    """What to maximise, with its own settings."""
+    from allegory import objectives
+
+    name = options["objective"]
+    if name in ("iwae", "dreg", "renyi") and options["samples"] == 1:
+        console.say(f"{name} of one particle is the ELBO; --samples 5 makes the difference")
+    if options["free_bits"] is not None:
+        return functools.partial(objectives.free_bits, nats=options["free_bits"])
+    if options["alpha"] is not None:
+        return functools.partial(objectives.renyi, alpha=options["alpha"])
+    return getattr(objectives, name)
+
+
+def _trackers(out: Path, tensorboard: bool, wandb: bool, config: dict[str, Any]) -> list[Any]:
+    """What is told of each epoch."""
+    from allegory.training import trackers
+
+    told = [trackers.tensorboard(out / "tensorboard")] if tensorboard else []
+    return told + ([trackers.wandb(out, name=out.name, config=config)] if wandb else [])
+
+
+def _fast(options: dict[str, Any], likelihood: str, count: int, where: Any) -> dict[str, Any]:
+    """The precision, and whether to compile, where the user has left it open."""
+    from allegory.runtime import processes
+    from allegory.runtime.compilation import has_compiler
+    from allegory.runtime.precision import bfloat16_speedup
+
+    precision, compile = options["precision"], options["compile"]
+    if precision == "auto":
+        # A density may be narrower than what bfloat16 resolves; probabilities are not.
+        gain = (
+            processes.broadcast(lambda: bfloat16_speedup(where)) if likelihood in ("bernoulli", "categorical") else 0.0
+        )
+        precision = "bfloat16" if gain > 1.5 else "float32"
+        if gain > 1.5:
+            console.say(
+                f"precision: bfloat16 in the networks, {gain:.1f} times as fast here; densities stay in float32"
+            )
+    if compile is None:
+        steps = math.ceil(count / options["batch_size"]) * (options["epochs"] or math.inf)
+        long = steps >= WORTH_COMPILING and (options["minutes"] is None or options["minutes"] >= 5)
+        compile = long and processes.broadcast(lambda: has_compiler(where))
+        if compile:
+            console.say("compiled: up to half a minute at the start, and then each step is faster")
+    return dict(precision=precision, compile=compile)

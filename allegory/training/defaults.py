@@ -1,0 +1,24 @@
+"""Defaults that depend on the model and on the data."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["kl_warmup_steps"]
+
+
+def kl_warmup_steps(levels: int, examples: int, batch_size: int = 128, epochs: int | None = None) -> int:
+    """Steps until the KL has its whole weight, where nothing else is said: none for one level; of a hierarchy, whose
+    upper levels collapse without it, a tenth of the training, 2,000 steps at most.
+
+    Args:
+        levels: T.
+        examples: N, for training.
+        batch_size: examples per step.
+        epochs: of the budget; 100 stand in for a budget in minutes.
+
+    >>> kl_warmup_steps(1, 60_000), kl_warmup_steps(2, 1_000, 100, epochs=30), kl_warmup_steps(2, 60_000)
+    (0, 30, 2000)
+    """
+    steps = math.ceil(examples / batch_size) * (epochs or 100)
+    return 0 if levels == 1 else min(2000, steps // 10)

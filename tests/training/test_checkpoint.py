@@ -1,0 +1,167 @@
+"""What is saved comes back, whatever made it; nothing is imported by a name that stands in a file."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import allegory as al
+from allegory.training import checkpoint
+
+
+class Small(al.VAE):
+    """A class of one's own."""
+
+    def __init__(self, width, bits=(3,)):
+        super().__init__(
+            al.StandardNormal(width),
+            al.Conditional(nn.Linear(bits[0], 2 * width), al.families.normal),
+            al.Conditional(nn.Linear(width, bits[0]), al.families.bernoulli),
+        )
+
+
+def small(width=2):
+    return Small(width)
+
+
+X = (torch.rand(20, 3, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+
+
+def same(first, second):
+    for model in (first, second):
+        model.eval()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        wanted = first(X).log_weight
+        torch.manual_seed(0)
+        assert_close(second(X).log_weight, wanted, rtol=0, atol=0)
+
+
+def test_a_model_of_the_architectures_is_saved_without_training_and_comes_back(tmp_path):
+    model = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4])
+    path = al.save(model, tmp_path / "a" / "run", about={"note": "mine"})
+    assert path == tmp_path / "a" / "run"
+    assert sorted(file.name for file in path.iterdir()) == ["config.json", "weights.safetensors"]
+    assert [file.name for file in path.parent.iterdir()] == ["run"]  # nothing is left beside it
+    config = json.loads((path / "config.json").read_text())
+    assert (config["format"], config["note"], config["fit"]) == (1, "mine", {})
+    assert "class" not in config
+    same(al.load(path), model)
+    assert not al.load(path).training
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments"), [(Small, {"width": 2, "bits": [3]}), (small, {}), (small, {"width": 4})]
+)
+def test_a_model_of_ones_own_comes_back_by_its_class_and_arguments(tmp_path, make, arguments):
+    model = make(**arguments)
+    al.save(model, tmp_path, arguments=arguments)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model"] is None
+    assert config["class"] == f"{__name__}.Small"
+    assert config["arguments"] == arguments
+    same(al.load(tmp_path, make), model)
+    same(al.load(tmp_path, make(**arguments)), model)
+    with pytest.raises(
+        ValueError, match=r"its model, .*Small, was not made by allegory.architectures; build it"
+    ) as error:
+        al.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_type_of_the_weights_comes_back(tmp_path):
+    al.save(Small(2).float(), tmp_path, arguments={"width": 2})
+    assert al.load(tmp_path, Small).sample(1).dtype == torch.float32
+
+
+def test_a_run_of_fit_comes_back_by_its_class_too(tmp_path):
+    model = Small(2)
+    al.fit(model, X, epochs=1, out=tmp_path / "run", about={"arguments": {"width": 2}})
+    same(al.load(tmp_path / "run", Small), model)
+
+
+def test_a_family_of_ones_own_is_given_again(tmp_path):
+    family = al.families.normal_fixed(0.5)
+    model = al.architectures.mlp((3,), family, latent=[2], hidden=[4])
+    al.save(model, tmp_path)
+    same(al.load(tmp_path, likelihood=family), model)
+    with pytest.raises(
+        ValueError, match=r"its likelihood, allegory.families.NormalFixed, has to be given again"
+    ) as error:
+        al.load(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}: ")
+
+
+def test_nothing_is_imported_by_a_name_that_stands_in_a_file(tmp_path, monkeypatch):
+    (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    al.save(Small(2), tmp_path / "run", arguments={"width": 2})
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"class": "trap.Small"}))
+    with pytest.raises(ValueError, match=r"trap\.Small"):
+        al.load(path.parent)
+    same(al.load(path.parent, Small), al.load(path.parent, Small))
+    assert "trap" not in sys.modules
+
+
+def test_what_is_there_is_left_alone(tmp_path):
+    al.save(Small(2), tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        al.save(Small(3), tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        al.save(Small(3), tmp_path / "file")
+    with pytest.raises(ValueError, match="cannot make the run directory"):
+        al.save(Small(3), "/proc/nowhere/run")
+
+
+def test_a_failure_amid_the_writing_leaves_nothing(tmp_path, monkeypatch):
+    def fails(path, content):
+        raise ValueError("no space")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", fails)
+    with pytest.raises(ValueError, match="no space"):
+        al.save(Small(2), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_kept_or_made_again_is_named(tmp_path):
+    wrong = {
+        "wanted what JSON can keep": lambda: al.save(Small(2), tmp_path / "no", arguments={"width": torch.ones(2)}),
+        "about has model": lambda: al.save(Small(2), tmp_path / "no", about={"model": 3}),
+        "remembers no arguments, which Small does not take: missing": lambda: al.load(tmp_path / "run", Small),
+        'remembers the arguments {"depth": 3}, which Small': lambda: al.load(tmp_path / "other", Small),
+        "<lambda> made int, wanted a VAE": lambda: al.load(tmp_path / "run", lambda: 3),
+        "model='Small': wanted a VAE, or the class": lambda: al.load(tmp_path / "run", "Small"),
+        "likelihood: of a model of allegory.architectures": lambda: al.load(tmp_path / "run", Small(2), likelihood=3),
+        "the weights do not fit": lambda: al.load(tmp_path / "run", Small(3)),
+        "likelihood: of a model of": lambda: al.load(tmp_path / "run", small, likelihood=3),
+    }
+    al.save(Small(2), tmp_path / "run")
+    al.save(Small(2), tmp_path / "other", arguments={"depth": 3})
+    for message, call in wrong.items():
+        with pytest.raises(ValueError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_mistake_in_a_class_of_ones_own_is_its_own(tmp_path):
+    def broken():
+        raise TypeError("mine")
+
+    al.save(Small(2), tmp_path / "run")
+    with pytest.raises(TypeError, match="mine"):
+        al.load(tmp_path / "run", broken)
+
+
+def test_a_saved_model_is_no_training_to_resume(tmp_path):
+    model = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4])
+    al.save(model, tmp_path)
+    with pytest.raises(ValueError, match="was trained with"):
+        al.fit(model, X, epochs=1, out=tmp_path, resume=True)
