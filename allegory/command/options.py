@@ -203,8 +203,8 @@ TRAINING = (
     Option("ema", FRACTION, 0.999, "memory of the averaged weights", "E"),
     Option("patience", NATURAL, 50, "epochs without progress until it stops", "N"),
     Option("precision", Choice(("auto", "float32", "bfloat16")), "auto", "of the networks in training",
-           said="auto, bfloat16 where that is faster"),
-    Option("compile", None, None, "compile the training", off="--no-compile", said="where it is long enough to pay"),
+           said="auto, bfloat16 where that is faster, measured"),
+    Option("compile", None, None, "compile the training", off="--no-compile", said="if that pays, measured"),
     Option("checkpoint_seconds", FINITE, 10.0, "seconds between checkpoints", "S", said="10"),
 )  # fmt: skip
 """The settings of a training, which its run remembers."""
@@ -227,7 +227,7 @@ TRAIN = (
 EVALUATE = (
     SPLIT,
     Option("importance_samples", NATURAL, 1000, "K of L_K", "K"),
-    Option("precision", Choice(("float32", "bfloat16")), "float32", "of the networks"),
+    Option("precision", Choice(("auto", "float32", "bfloat16")), "float32", "of the networks; auto measures"),
     Option("curve", None, False, "L_K for K = 1, 2, 5, 10, ..., too"),
     Option("ais", None, False, "check by annealed importance sampling; takes minutes"),
     Option("ais_examples", NATURAL, None, "how many random examples for it", "N", said="100"),

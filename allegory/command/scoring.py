@@ -28,10 +28,13 @@ def evaluate(
     if ais_examples is not None and not ais:
         raise ValueError(f"--ais-examples {ais_examples} is of --ais; say both")
     opened = console.open_run(run, device, data)
-    found = opened.evaluate(split, importance_samples, precision=precision)
+    precision, compile, notes = opened.choose_speed(split, importance_samples, precision)
+    for note in notes:
+        console.say(note)
+    found = opened.evaluate(split, importance_samples, precision=precision, compile=compile)
     values: dict[str, Any] = {"split": split, "precision": precision, **found.as_dict()}
     if curve:
-        values["curve"] = opened.bound_curve(split, importance_samples, precision=precision)
+        values["curve"] = opened.bound_curve(split, importance_samples, precision=precision, compile=compile)
     if ais:
         values["ais"] = opened.compare_with_ais(split, ais_examples or 100, importance_samples)
     if processes.rank() > 0:

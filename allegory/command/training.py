@@ -17,7 +17,7 @@ __all__ = ["train"]
 
 FIT = (
     "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "beta", "weight_decay", "ema",
-    "patience", "seed", "precision", "compile", "checkpoint_seconds",
+    "patience", "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
 MODEL = {  # what each architecture is told
     "mlp": ("latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down"),
@@ -26,7 +26,6 @@ MODEL = {  # what each architecture is told
         "checkpointed",
     ),
 }  # fmt: skip
-WORTH_COMPILING = 20_000  # steps
 
 
 @click.command(cls=Command)
@@ -84,8 +83,6 @@ def train(
     if options["kl_warmup"] is None:
         many = len(examples.train), options["batch_size"], options["epochs"]
         options["kl_warmup"] = kl_warmup_steps(model.levels, *many)
-    options["compile"] = False if shard and options["compile"] is None else options["compile"]
-    options |= _fast(options, about["likelihood"], len(examples.train), where)
     console.say(f"{model!r}, on {where}")
     try:
         record = fit(
@@ -100,6 +97,7 @@ def train(
             progress=True,
             tracker=trackers,
             shard=where.type if shard else None,
+            compile="auto" if options["compile"] is None else options["compile"],
             **{key: options[key] for key in FIT},
         )
     except KeyboardInterrupt:
@@ -155,29 +153,3 @@ def _trackers(out: Path, tensorboard: bool, wandb: bool, config: dict[str, Any])
 
     told = [trackers.tensorboard(out / "tensorboard")] if tensorboard else []
     return told + ([trackers.wandb(out, name=out.name, config=config)] if wandb else [])
-
-
-def _fast(options: dict[str, Any], likelihood: str, count: int, where: Any) -> dict[str, Any]:
-    """The precision, and whether to compile, where the user has left it open."""
-    from allegory.runtime import processes
-    from allegory.runtime.compilation import has_compiler
-    from allegory.runtime.precision import bfloat16_speedup
-
-    precision, compile = options["precision"], options["compile"]
-    if precision == "auto":
-        # A density may be narrower than what bfloat16 resolves; probabilities are not.
-        gain = (
-            processes.broadcast(lambda: bfloat16_speedup(where)) if likelihood in ("bernoulli", "categorical") else 0.0
-        )
-        precision = "bfloat16" if gain > 1.5 else "float32"
-        if gain > 1.5:
-            console.say(
-                f"precision: bfloat16 in the networks, {gain:.1f} times as fast here; densities stay in float32"
-            )
-    if compile is None:
-        steps = math.ceil(count / options["batch_size"]) * (options["epochs"] or math.inf)
-        long = steps >= WORTH_COMPILING and (options["minutes"] is None or options["minutes"] >= 5)
-        compile = long and processes.broadcast(lambda: has_compiler(where))
-        if compile:
-            console.say("compiled: up to half a minute at the start, and then each step is faster")
-    return dict(precision=precision, compile=compile)

@@ -1,7 +1,14 @@
 """Evaluation: nats out."""
 
 from allegory.evaluation.annealing import Annealed, ais, compare_with_ais
-from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate, log_likelihood, posterior_moments
+from allegory.evaluation.bounds import (
+    Evaluation,
+    bound_curve,
+    choose_speed,
+    evaluate,
+    log_likelihood,
+    posterior_moments,
+)
 from allegory.evaluation.diagnosis import Diagnosis, Level, diagnose
 
 __all__ = [
@@ -11,6 +18,7 @@ __all__ = [
     "Level",
     "ais",
     "bound_curve",
+    "choose_speed",
     "compare_with_ais",
     "diagnose",
     "evaluate",

@@ -94,7 +94,7 @@ def plan(
     plain = getattr(objective, "func", objective)
     held, bound = getattr(plain, "held", False), getattr(plain, "bound", objective)
     if shard:
-        _check_shard(shard, settings["compile"], held, objective, out)
+        _check_shard(shard, settings["compile"] is True, held, objective, out)
     if held or getattr(objective, "__module__", None) != elbo.__module__:
         _check_objective(model, objective, held, data, transform, samples, beta(settings["kl_warmup"], 0.0))
     before = stored_settings(out) if resume else {}  # what was measured then

@@ -30,11 +30,10 @@ from torch.distributions import Distribution
 
 from allegory.data.splits import Data, binarize, checksum, load_together, read, reload, to_binary, two_values
 from allegory.evaluation.annealing import compare_with_ais
-from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate, posterior_moments
+from allegory.evaluation.bounds import Evaluation, bound_curve, choose_speed, evaluate, posterior_moments
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
 from allegory.families import BernoulliFamily
 from allegory.model import VAE
-from allegory.runtime.compilation import has_compiler
 from allegory.runtime.devices import choose_device
 from allegory.training.checkpoint import CONFIG, LAST, METRICS, load, read_config
 from allegory.views.figures import expected, save_pictures
@@ -42,7 +41,6 @@ from allegory.views.figures import expected, save_pictures
 __all__ = ["Reconstructions", "Run", "Summary", "find", "summary"]
 
 SPLITS = ("train", "valid", "test")
-LONG = 2_000_000  # passes through the networks, from which on it pays to compile them
 
 
 class Reconstructions(NamedTuple):
@@ -183,16 +181,14 @@ class Run:
         Args:
             split: "train", "valid" or "test".
             samples: K.
-            precision: of the networks, "float32" or "bfloat16".
+            precision: of the networks, "float32", "bfloat16" or "auto".
             compile: whether to compile the networks; by default where it is long enough to pay.
             seed: of the noise.
 
         Raises:
             ValueError: as `model` and `data`; data that are none of this model.
         """
-        return self._seeded(
-            seed, lambda: evaluate(*self._scored(split), **self._how(split, samples, precision, compile))
-        )
+        return self._seeded(seed, lambda: evaluate(*self._scored(split), samples, None, precision, compile))
 
     def bound_curve(
         self,
@@ -206,9 +202,13 @@ class Run:
         """L_K against K: (K, its mean, its standard error) for K = 1, 2, 5, ... up to `samples`; see `al.bound_curve`.
         The arguments are those of `evaluate`.
         """
-        return self._seeded(
-            seed, lambda: bound_curve(*self._scored(split), **self._how(split, samples, precision, compile))
-        )
+        return self._seeded(seed, lambda: bound_curve(*self._scored(split), samples, None, precision, compile))
+
+    def choose_speed(
+        self, split: str = "test", samples: int = 1000, precision: str = "auto", compile: bool | str = "auto"
+    ) -> tuple[str, bool, list[str]]:
+        """The precision, and whether to compile, of an evaluation; see `allegory.evaluation.choose_speed`."""
+        return choose_speed(*self._scored(split), samples, precision, compile)
 
     def compare_with_ais(self, split: str = "test", examples: int = 100, samples: int = 1000) -> dict[str, Any]:
         """-L_K beside annealed importance sampling, on random examples of a split; see
@@ -339,12 +339,6 @@ class Run:
             raise ValueError(f"split={split!r}: wanted one of {', '.join(SPLITS)}")
         x = getattr(self.data, split)
         return self.model, (binarize(x) if self.data.dynamic and split == "train" else x).to(self.device)
-
-    def _how(self, split: str, samples: int, precision: str, compile: bool | str) -> dict[str, Any]:
-        """The settings of a bound."""
-        if compile == "auto":
-            compile = len(getattr(self.data, split)) * samples >= LONG and has_compiler(self.device)
-        return dict(samples=samples, precision=precision, compile=compile)
 
     def _seeded(self, seed: int, function: Callable[[], Any]) -> Any:
         with torch.random.fork_rng():

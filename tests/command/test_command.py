@@ -24,7 +24,7 @@ import allegory as al
 from allegory import architectures
 from allegory.command import demo, main
 from allegory.command.options import DEFAULTS, TRAINING
-from allegory.command.training import MODEL, _fast
+from allegory.command.training import MODEL
 from allegory.evaluation import annealing
 from allegory.runtime import compilation, precision
 from allegory.training.loop import fit
@@ -519,39 +519,12 @@ def test_a_pipe_that_closes_is_no_error():
     assert "Traceback" not in process.stderr
 
 
-@pytest.mark.parametrize(
-    ("asked", "likelihood", "gain", "compiler", "chosen"),
-    [
-        ({}, "bernoulli", 3.0, True, ("bfloat16", False)),
-        ({}, "bernoulli", 1.2, True, ("float32", False)),
-        ({}, "normal", 3.0, True, ("float32", False)),
-        ({"precision": "bfloat16"}, "normal", 0.1, True, ("bfloat16", False)),
-        ({"precision": "float32"}, "bernoulli", 3.0, True, ("float32", False)),
-        ({"epochs": 2000}, "normal", 3.0, True, ("float32", True)),
-        ({"epochs": 2000}, "normal", 3.0, False, ("float32", False)),
-        ({"epochs": 2000, "compile": False}, "normal", 3.0, True, ("float32", False)),
-        ({"epochs": None, "minutes": 10}, "normal", 3.0, True, ("float32", True)),
-        ({"epochs": None, "minutes": 1}, "normal", 3.0, True, ("float32", False)),
-        ({"epochs": 2000, "minutes": 1}, "normal", 3.0, True, ("float32", False)),
-        ({"epochs": 1, "minutes": 10}, "normal", 3.0, True, ("float32", False)),
-    ],
-)
-def test_what_makes_a_training_fast_is_chosen_and_said(asked, likelihood, gain, compiler, chosen, monkeypatch, capsys):
-    monkeypatch.setattr(precision, "bfloat16_speedup", lambda device: gain)
-    monkeypatch.setattr(compilation, "has_compiler", lambda device: compiler)
-    options = {**DEFAULTS, "epochs": 10, **asked}
-    found = _fast(options, likelihood, 1300, torch.device("cpu"))
-    assert (found["precision"], found["compile"]) == chosen
-    said = capsys.readouterr().err
-    assert ("precision: bfloat16" in said) == (chosen[0] == "bfloat16" and "precision" not in asked)
-    assert ("compiled:" in said) == chosen[1]
-
-
 def test_a_run_that_was_fast_is_resumed_as_it_was(monkeypatch, capsys):
     np.save("x.npy", np.random.default_rng(0).integers(0, 2, (90, 5)))
     train = ["train", "x.npy", "--out", "run", "--hidden", "8", "--latent", "2"]
     monkeypatch.setattr(precision, "bfloat16_speedup", lambda device: 2.0)
     assert main([*train, "--epochs", "1"]) == 0
+    assert "precision: bfloat16 in the networks, whose matrix products are 2.0 times as fast" in capsys.readouterr().err
     assert json.loads(Path("run/config.json").read_text())["fit"]["precision"] == "bfloat16"
     monkeypatch.setattr(precision, "bfloat16_speedup", lambda device: 0.5)
     assert main([*train, "--epochs", "2", "--resume"]) == 0, capsys.readouterr().err

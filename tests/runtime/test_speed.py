@@ -125,3 +125,33 @@ def test_evaluation_measures_what_is_left_open(speedup, monkeypatch):
     assert torch.equal(bounds.log_likelihood(model, x, 4), measured)
     with pytest.raises(ValueError, match="wanted 'float32', 'bfloat16' or 'auto'"):
         al.evaluate(model, x, precision="half")
+
+
+@pytest.mark.parametrize(
+    ("budget", "asked", "compiled"),
+    [
+        (dict(epochs=10), "auto", False),  # 10 batches an epoch of a second each: 100 s
+        (dict(epochs=13), "auto", True),
+        (dict(epochs=13, minutes=1), "auto", False),
+        (dict(minutes=1), "auto", False),
+        (dict(minutes=10), "auto", True),
+        (dict(epochs=1, minutes=10), "auto", False),
+        (dict(epochs=13), False, False),
+        (dict(epochs=1), True, True),
+    ],
+)
+def test_a_training_is_compiled_if_its_budget_is_long(budget, asked, compiled, monkeypatch):
+    from allegory.training import arguments
+
+    monkeypatch.setattr(compilation, "has_compiler", lambda device: True)
+    monkeypatch.setattr(arguments, "timed", lambda function, device: function() is None or 1.0)
+    x = (torch.rand(100, 6) < 0.5).double()
+    model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8]).double()
+    settings = dict(
+        samples=1, epochs=None, minutes=None, batch_size=10, lr=0.01, lr_warmup=0, lr_final=0.0, kl_warmup=0, beta=1.0,
+        clip=2.0, skip=100.0, ema=0.9, patience=None, precision="float32", compile=asked, objective=al.elbo,
+    )  # fmt: skip
+    plan = arguments.plan(model, x, None, None, settings | budget, None, None, resume=False)
+    assert plan.compile == compiled
+    assert len(plan.notes) == (compiled and asked == "auto")
+    assert all(p.grad is None for p in model.parameters())
