@@ -190,6 +190,22 @@ def test_a_model_of_ones_own_is_evaluated_and_reported_where_its_class_and_data_
     assert al.report("run", bits().test, model=Small, samples=5) == runs.Path("run/report.html")
 
 
+def test_of_a_model_of_ones_own_a_report_has_what_the_files_say(capsys):
+    al.fit(Small(), bits().train, valid=bits().valid, epochs=3, out="run")
+    al.save(al.architectures.mlp((6,), al.families.normal_fixed(0.5), [2], [8]), "other")
+    assert not al.Run("run").knows_its_model
+    assert not al.Run("other").knows_its_model
+    assert al.Run("other", likelihood=al.families.normal_fixed(0.5)).knows_its_model
+    for run in ("run", "other"):
+        assert main(["report", run]) == 0
+        assert f"what needs the model is left out: {run}: " in capsys.readouterr().err
+        text = runs.Path(run, "report.html").read_text()
+        assert "What needs the model is left out" in text
+        assert "How to reproduce it" in text
+        assert "Samples" not in text
+    assert "The bound over training" in runs.Path("run/report.html").read_text()
+
+
 def test_a_family_of_ones_own_is_given_again():
     family = al.families.normal_fixed(0.5)
     al.save(al.architectures.mlp((6,), family, [2], [8]), "run")
