@@ -117,7 +117,7 @@ def test_what_is_there_is_left_alone(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="exists and is not empty"):
         al.save(Small(3), tmp_path / "file")
-    with pytest.raises(ValueError, match="cannot make the run directory"):
+    with pytest.raises(ValueError, match=r"cannot make the run directory"):
         al.save(Small(3), "/proc/nowhere/run")
 
 
@@ -142,7 +142,7 @@ def test_the_directory_appears_whole_by_one_rename(tmp_path, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "replace", fails)
-    with pytest.raises(ValueError, match="cannot make the run directory .*: No space left"):
+    with pytest.raises(ValueError, match=r"cannot make the run directory .*: No space left"):
         al.save(Small(2), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
