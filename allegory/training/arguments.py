@@ -55,6 +55,7 @@ class Plan(NamedTuple):
         held: whether the objective wants a trace of a held posterior.
         bound: what validation measures: the objective, or what it stands for.
         precision, compile: of the steps, chosen where they were left open.
+        fuse: whether a step may be compiled whole: the objective is known to map tensors, and do nothing else.
         notes: what to say of that choice.
     """
 
@@ -64,12 +65,8 @@ class Plan(NamedTuple):
     bound: Callable[..., Tensor]
     precision: str
     compile: bool
+    fuse: bool
     notes: list[str]
-
-    @property
-    def fuses(self) -> bool:
-        """Whether a step may be compiled as a whole."""
-        return self.compile and not self.held
 
 
 def plan(
@@ -117,7 +114,8 @@ def plan(
         return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
 
     compile, second = choose_compile(asked["compile"] if not shard else False, device, expected_seconds)
-    return Plan(lr, beta, held, bound, precision, compile, [note for note in (first, second) if note])
+    fuse = compile and not held and getattr(plain, "__module__", None) == elbo.__module__
+    return Plan(lr, beta, held, bound, precision, compile, fuse, [note for note in (first, second) if note])
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:

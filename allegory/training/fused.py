@@ -8,8 +8,10 @@ rounding, and the state is kept in the same places: the parameters, `optimizer.s
     theta   <- theta (1 - lr decay) - lr / (1 - b_1^t) m / (sqrt(v / (1 - b_2^t)) + epsilon)
     average <- average + (1 - keep) (theta - average)
 
-What it cannot do is left to the step in parts: a held posterior, buffers that a step changes, several processes, a GPU,
-a batch of another size than the first, hundreds of parameters, what does not compile as a whole.
+The step is traced once, with `make_fx`, and runs without Python from then on: what an objective or a module does
+besides mapping tensors would be done only once. So it is for objectives and modules of this library and of torch.nn.
+What it cannot do is left to the step in parts: those of your own, a held posterior, buffers that a step changes,
+several processes, a GPU, a batch of another size than the first, hundreds of parameters, what does not compile whole.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class FusedStep:
         self.shape = torch.Size()
         self.step: Callable[..., None] | None = None
         here = state.totals.is_cpu and processes.world_size() == 1
-        self.usable = usable and here and has_compiler(state.totals.device)
+        self.usable = usable and here and has_compiler(state.totals.device) and _is_pure(state.model)
 
     def __call__(self, x: Tensor, lr: float, beta: Any, keep: float) -> bool:
         """Takes the step; or leaves everything as it is and says no, for the step in parts to do it.
@@ -86,7 +88,7 @@ class FusedStep:
         try:
             with torch.no_grad():
                 self.step(
-                    self.parameters, means, squares, self.averages, state.norms, state.totals, x,
+                    *self.parameters, *means, *squares, *self.averages, state.norms, state.totals, x,
                     torch.as_tensor(beta), numbers,
                 )  # fmt: skip
         except Exception as error:
@@ -118,9 +120,8 @@ class FusedStep:
         if self.usable:
             group = self.state.optimizer.param_groups[0]
             scored, self.shape = _Scored(model, self.score), x.shape
-            self.step = _compiled(
-                scored, used, self.clip, self.skip, group["betas"], group["eps"], group["weight_decay"]
-            )
+            settings = group["betas"], group["eps"], group["weight_decay"]
+            self.step = _compiled(_step_function(scored, used, self.clip, self.skip, *settings))
 
 
 class _Scored(nn.Module):
@@ -134,7 +135,13 @@ class _Scored(nn.Module):
         return self.score(self.model, x, beta)
 
 
-def _compiled(
+def _is_pure(model: nn.Module) -> bool:
+    """Whether all modules are known to do nothing but map tensors."""
+    known = all(type(module).__module__.startswith(("torch.nn.", "allegory.")) for module in model.modules())
+    return known and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def _step_function(
     scored: nn.Module,
     names: list[str],
     clip: float,
@@ -142,15 +149,17 @@ def _compiled(
     betas: tuple[float, float],
     epsilon: float,
     decay: float,
-) -> Callable[..., None]:
-    """The graph, made when it is first called."""
-    b1, b2 = betas
+) -> Callable[..., tuple[()]]:
+    """The step as a function of tensors, of which it changes all but the last three in place: the parameters, both
+    moments and the average of each; norms, totals; x, beta, numbers.
+    """
+    (b1, b2), n = betas, len(names)
 
-    def step(
-        parameters: list[Tensor], means: list[Tensor], squares: list[Tensor], averages: list[Tensor],
-        norms: Tensor, totals: Tensor, x: Tensor, beta: Tensor, numbers: Tensor,
-    ) -> None:  # fmt: skip
-        def loss(values: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def step(*tensors: Tensor) -> tuple[()]:
+        parameters, means, squares, averages = (tensors[i * n : (i + 1) * n] for i in range(4))
+        norms, totals, x, beta, numbers = tensors[4 * n :]
+
+        def loss(values: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
             weights = {f"model.{name}": value for name, value in zip(names, values, strict=True)}
             bound = functional_call(scored, weights, (x, beta)).sum()
             return -bound / len(x), bound
@@ -170,7 +179,25 @@ def _compiled(
             p.copy_(q)
         counts = [torch.ones_like(norm), scale < 1, scale == 0, burst]
         totals.add_(torch.stack([bound.double(), norm, *(count.double() for count in counts)]))
+        return ()
 
-    step.__code__ = step.__code__.replace()  # its own: of one piece of code torch keeps eight graphs, and no more
-    light: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe}
-    return torch.compile(step, dynamic=False, fullgraph=True, options=light)
+    return step
+
+
+def _compiled(step: Callable[..., tuple[()]]) -> Callable[..., Any]:
+    """The step, traced and compiled when it is first called. Unlike torch.compile it does not ask at every call whether
+    the model is still what it was: that takes as long as AdamW.
+    """
+    graph: Callable[..., Any] | None = None
+
+    def call(*tensors: Tensor) -> Any:
+        nonlocal graph
+        if graph is None:
+            from torch._inductor import compile  # imported here: they take as long as torch itself
+            from torch.fx.experimental.proxy_tensor import make_fx
+
+            traced = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+            graph = compile(traced, list(tensors))
+        return graph(*tensors)
+
+    return call

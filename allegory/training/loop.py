@@ -157,7 +157,7 @@ def fit(
     budget = Budget(epochs, minutes, patience, len(batches))
     state = State(model, average, plan.lr(0, 0.0), weight_decay)
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
-    fused = FusedStep(state, model_score(model, objective, samples, precision=plan.precision), clip, skip, plan.fuses)
+    fused = FusedStep(state, model_score(model, objective, samples, precision=plan.precision), clip, skip, plan.fuse)
     step = Step(state, score, plan.lr, plan.beta, clip, skip, ema, sharded=bool(shard), fused=fused)
     recovery = Recovery(state, step, batches, budget, samples, plan.precision)
     trackers = Trackers(tracker)

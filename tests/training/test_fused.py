@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
+from allegory.runtime.checks import no_validation
 from allegory.runtime.compilation import has_compiler
 from allegory.training import fused
 from allegory.training.fused import FusedStep
@@ -92,22 +93,15 @@ def test_what_it_cannot_do_it_leaves_to_the_step_in_parts(reason, monkeypatch):
         monkeypatch.setattr(fused, "MOST", 3)
     else:
 
-        def broken(function, **settings):
-            def call(*arguments):
-                raise RuntimeError("no compiler")
+        def broken(graph, inputs):
+            raise RuntimeError("no compiler")
 
-            return call
-
-        monkeypatch.setattr(torch, "compile", broken)
+        monkeypatch.setattr("torch._inductor.compile", broken)
         monkeypatch.setattr(fused, "has_compiler", lambda device: True)
     whole = fused_of(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    said = (
-        pytest.warns(UserWarning, match="not compile as a whole.*no compiler")
-        if reason == "compiler"
-        else nullcontext()
-    )
-    with said:
+    warned = pytest.warns(UserWarning, match="does not compile as a whole, and is taken in parts: no compiler")
+    with no_validation(), warned if reason == "compiler" else nullcontext():
         assert not whole(bits()[:4], 1e-3, 1.0, 0.9)
     assert not whole(bits()[:4], 1e-3, 1.0, 0.9)
     for name, value in model.state_dict().items():
@@ -120,18 +114,38 @@ def test_what_it_cannot_do_it_leaves_to_the_step_in_parts(reason, monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
 def test_a_smaller_last_batch_is_taken_in_parts_uncompiled(monkeypatch):
     taken, compiled = [], []
-    step, compile = FusedStep.__call__, torch.compile
+    step = FusedStep.__call__
     monkeypatch.setattr(FusedStep, "__call__", lambda self, *rest: taken.append(step(self, *rest)) or taken[-1])
-
-    def counted(function, **settings):
-        def backend(graph, inputs, **options):
-            compiled.append(1)
-            return graph.forward
-
-        settings = {key: value for key, value in settings.items() if key != "options"}
-        return compile(function, **settings | dict(backend=backend))
-
-    monkeypatch.setattr(torch, "compile", counted)
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs: compiled.append(1) or graph)
+    parts = "allegory.training.step.compile_or_warn"
+    monkeypatch.setattr(parts, lambda function, device: lambda *arguments: pytest.fail("it was compiled"))
     al.fit(network(), bits(), epochs=2, batch_size=24, compile=True)
     assert taken == [True, True, False] * 2
-    assert len(compiled) == 1
+    assert compiled == [1]
+
+
+class Counting(nn.Linear):
+    """A layer that does more than map tensors."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
+@pytest.mark.parametrize("mine", ["module", "hook", "objective", "nothing"])
+def test_code_of_ones_own_may_keep_a_state_and_is_never_frozen_in_a_graph(mine, monkeypatch):
+    model, taken = network(), []
+    if mine == "module":
+        model.encoders[0].network[1][0] = Counting(6, 8).double()
+    elif mine == "hook":
+        model.register_forward_hook(lambda module, inputs, trace: None)
+    weights = iter(range(100))
+    objective = (lambda trace, beta: al.elbo(trace, next(weights))) if mine == "objective" else al.elbo
+    step = FusedStep.__call__
+    monkeypatch.setattr(FusedStep, "__call__", lambda self, *rest: taken.append(step(self, *rest)) or taken[-1])
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs: graph)
+    monkeypatch.setattr("allegory.training.step.compile_or_warn", lambda function, device: function)
+    al.fit(model, bits(), objective=objective, epochs=1, batch_size=16, compile=True)
+    assert taken == [mine == "nothing"] * 4
