@@ -79,6 +79,12 @@ class Progress:
             for line in lines:
                 self.view.say(line)
 
+    def note(self, *lines: str) -> None:
+        """Shows lines of their own, on standard error where there is no bar; unless nothing is to be shown."""
+        if self.view is None and self.shown is None:
+            print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr, flush=True)
+        self.say(*lines)
+
     def _fraction(self, position: Any, seconds: float, now: float) -> tuple[float, float]:
         """How much of the budget is spent, and the seconds left."""
         options = []

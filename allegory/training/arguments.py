@@ -5,10 +5,9 @@ loop does not look again.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +19,10 @@ from allegory.evaluation.bounds import bears_rounding
 from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
-from allegory.runtime.compilation import choose_compile, timed
+from allegory.runtime.compilation import choose_compile, has_compiler, timed
 from allegory.runtime.precision import choose_precision
 from allegory.training.checkpoint import stored_settings
-from allegory.training.schedule import Cosine, Schedule, Warmup
+from allegory.training.schedule import Cosine, Cyclical, Schedule, Warmup
 from allegory.training.step import score_function
 
 __all__ = ["Plan", "as_json", "beta_schedule", "lr_schedule", "name_of", "plan"]
@@ -37,14 +36,15 @@ def name_of(function: Any) -> str:
     """
     if isinstance(function, functools.partial):
         return f"{name_of(function.func)}({', '.join(f'{key}={value}' for key, value in function.keywords.items())})"
-    if dataclasses.is_dataclass(function):
+    if isinstance(function, Cosine | Warmup | Cyclical):
         return repr(function)
     return getattr(function, "__name__", type(function).__name__)
 
 
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as a run keeps them: functions by their names."""
-    return {key: name_of(value) if callable(value) else value for key, value in settings.items()}
+    plain = {key: name_of(value) if callable(value) else value for key, value in settings.items()}
+    return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in plain.items()}
 
 
 class Plan(NamedTuple):
@@ -55,6 +55,7 @@ class Plan(NamedTuple):
         held: whether the objective wants a trace of a held posterior.
         bound: what validation measures: the objective, or what it stands for.
         precision, compile: of the steps, chosen where they were left open.
+        warmup: steps until both warm-ups have ended, as far as they are known.
         fuse: whether a step may be compiled whole: the objective is known to map tensors, and do nothing else.
         notes: what to say of that choice.
     """
@@ -65,6 +66,7 @@ class Plan(NamedTuple):
     bound: Callable[..., Tensor]
     precision: str
     compile: bool
+    warmup: int
     fuse: bool
     notes: list[str]
 
@@ -99,7 +101,7 @@ def plan(
         _check_shard(shard, settings["compile"] is True, held, objective, out)
     if held or getattr(objective, "__module__", None) != elbo.__module__:
         _check_objective(model, objective, held, data, transform, samples, beta(settings["kl_warmup"], 0.0))
-    before = stored_settings(out) if resume else {}  # what was measured then
+    before = processes.broadcast(lambda: stored_settings(out) if resume else {})  # what was measured then
     asked |= {key: before[key] for key in ("precision", "compile") if settings[key] == "auto" and key in before}
     device = next(model.parameters()).device
     precision, first = processes.broadcast(lambda: choose_precision(asked["precision"], device, bears_rounding(model)))
@@ -107,15 +109,22 @@ def plan(
     def expected_seconds() -> float:
         trial, x = copy.deepcopy(model).train(), data[: settings["batch_size"]].to(device)
         score = score_function(trial, objective, samples=samples, held=held, precision=precision)
+        weight = beta(0, 0.0)
+        weight = weight.to(device) if isinstance(weight, Tensor) else weight
         with torch.random.fork_rng():
             x = x if transform is None else transform(x)
-            seconds = timed(lambda: score(x, beta(0, 0.0)).sum().backward(), device)
+            seconds = timed(lambda: score(x, weight).sum().backward(), device)
         steps = math.ceil(len(data) / settings["batch_size"]) * (settings["epochs"] or math.inf)
         return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
 
-    compile, second = choose_compile(asked["compile"] if not shard else False, device, expected_seconds)
+    # What all processes take part in is decided in one.
+    open_question = asked["compile"] == "auto" and not shard and processes.broadcast(lambda: has_compiler(device))
+    asked["compile"] = asked["compile"] is True or ("auto" if open_question else False)
+    seconds = expected_seconds() if open_question else 0.0
+    compile, second = processes.broadcast(lambda: choose_compile(asked["compile"], device, lambda: seconds))
     fuse = compile and not held and getattr(plain, "__module__", None) == elbo.__module__
-    return Plan(lr, beta, held, bound, precision, compile, fuse, [note for note in (first, second) if note])
+    warmup = max(_warmup_steps(lr), _warmup_steps(beta))
+    return Plan(lr, beta, held, bound, precision, compile, warmup, fuse, [note for note in (first, second) if note])
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
@@ -125,6 +134,9 @@ def _check_numbers(settings: dict[str, Any]) -> None:
         value = settings[name]
         if value is not None and not callable(value) and not value > 0:
             raise ValueError(f"{name}={value}: wanted a number above zero")
+    for name in ("lr_warmup", "kl_warmup", "weight_decay"):
+        if not settings[name] >= 0:
+            raise ValueError(f"{name}={settings[name]}: wanted a number, at least 0")
     if not settings["lr_final"] >= 0:
         raise ValueError(f"lr_final={settings['lr_final']}: wanted the fraction of lr at the end, at least 0")
     if not 0 <= settings["ema"] < 1:
@@ -168,22 +180,22 @@ def _check_objective(
         )
 
 
-def lr_schedule(lr: float | Schedule, warmup: int, final: float) -> Schedule:
+def lr_schedule(lr: Any, warmup: int, final: float) -> Schedule:
     """The learning rate of each step.
 
     Args:
         lr: a number, for `Cosine`, or a schedule.
         warmup, final: of the cosine; with a schedule they have no meaning, and have to be 0.
     """
-    if isinstance(lr, int | float):
-        return Cosine(lr, warmup, final)
+    if not callable(lr):
+        return Cosine(float(lr), warmup, final)
     if warmup or final:
         raise ValueError(f"lr_warmup={warmup}, lr_final={final}: wanted none of them where lr is a schedule of its own")
-    return _checked("lr", lr, 0)
+    return _Checked("lr", lr, levels=0)
 
 
-def beta_schedule(beta: float | Sequence[float] | Schedule, warmup: int, levels: int) -> Schedule:
-    """The KL's weight at each step.
+def beta_schedule(beta: Any, warmup: int, levels: int) -> Schedule:
+    """The KL's weight at each step: a number, or (T,) one for each level.
 
     Args:
         beta: a number, or one for each level, for `Warmup`; or a schedule.
@@ -193,21 +205,42 @@ def beta_schedule(beta: float | Sequence[float] | Schedule, warmup: int, levels:
     if callable(beta):
         if warmup:
             raise ValueError(f"kl_warmup={warmup}: wanted none where beta is a schedule of its own")
-        return _checked("beta", beta, levels)
+        return _Checked("beta", beta, levels)
+    beta = beta.tolist() if hasattr(beta, "tolist") else beta
     values = [beta] if isinstance(beta, int | float) else list(beta)
     if any(not value >= 0 for value in values) or (not isinstance(beta, int | float) and len(values) != levels):
         raise ValueError(f"beta={beta}: wanted a number, at least 0, or one for each of {levels} levels")
     return Warmup(beta, warmup)
 
 
-def _checked(name: str, schedule: Schedule, levels: int) -> Schedule:
-    """The schedule, once it is sure that its first value makes sense."""
-    value = schedule(0, 0.0)
-    values = torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, str) else torch.tensor(math.nan)
-    if values.dim() > bool(levels) or (values.dim() and len(values) != levels) or not bool((values >= 0).all()):
-        each = f", or one for each of {levels} levels" if levels else ""
-        raise ValueError(f"{name}: the schedule gives {value!r} at step 0; wanted a number, at least 0{each}")
-    return schedule
+class _Checked:
+    """A schedule whose every value is checked: a float, or of levels a tensor of one for each."""
+
+    def __init__(self, name: str, schedule: Schedule, levels: int) -> None:
+        self.name, self.schedule, self.levels = name, schedule, levels
+        self(0, 0.0)
+
+    def __call__(self, step: int, done: float) -> Any:
+        value = self.schedule(step, done)
+        try:
+            values = torch.as_tensor(value, device="cpu")
+            fits = values.shape in ((), (self.levels,)) and bool((torch.isfinite(values) & (values >= 0)).all())
+        except (TypeError, ValueError, RuntimeError):
+            fits = False
+        if not fits:
+            each = f", or one for each of {self.levels} levels" if self.levels else ""
+            raise ValueError(
+                f"{self.name}: the schedule gives {value!r} at step {step}; wanted a number, at least 0{each}"
+            )
+        return values.to(torch.get_default_dtype()) if values.dim() else float(values)
+
+
+def _warmup_steps(schedule: Schedule) -> int:
+    """The steps of a schedule's warm-up, of those that are known to have one."""
+    schedule = getattr(schedule, "schedule", schedule)
+    if isinstance(schedule, Cosine):
+        return schedule.warmup
+    return schedule.steps if isinstance(schedule, Warmup) else 0
 
 
 def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any) -> None:

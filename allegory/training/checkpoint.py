@@ -124,7 +124,11 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
         built: Any = model
     else:
         built = _made(run, config, model, own) if model is not None else _built(run, config, own)
-        built.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.get_default_dtype()))
+        saved = [weights[name].dtype for name, _ in built.named_parameters() if name in weights]
+        built.to(next(iter(saved), torch.get_default_dtype()))
+        for name, tensor in (*built.named_parameters(), *built.named_buffers()):
+            if name in weights:  # a buffer may be of another type
+                tensor.data = tensor.data.to(weights[name].dtype)
     try:
         built.load_state_dict(weights)
     except RuntimeError as error:

@@ -45,16 +45,16 @@ class FusedStep:
     Args:
         state: of the training; moved by each step.
         score: what is maximised, as a function of the model, too.
+        batch: B, examples of a whole batch.
         clip, skip: as of `clip_scale`.
         usable: whether to try at all.
     """
 
     def __init__(
-        self, state: State, score: ModelScore, clip: float = 2.0, skip: float = 100.0, usable: bool = True
+        self, state: State, score: ModelScore, batch: int, clip: float = 2.0, skip: float = 100.0, usable: bool = True
     ) -> None:
-        self.state, self.score, self.clip, self.skip = state, score, clip, skip
+        self.state, self.score, self.batch, self.clip, self.skip = state, score, batch, clip, skip
         self.learned: list[nn.Parameter] = []
-        self.shape = torch.Size()
         self.step: Callable[..., None] | None = None
         here = state.totals.is_cpu and processes.world_size() == 1
         self.usable = usable and here and has_compiler(state.totals.device) and _is_pure(state.model)
@@ -68,12 +68,12 @@ class FusedStep:
             beta: of this step: a number, or one for each level.
             keep: the fraction of itself that the average keeps.
         """
-        if not self.usable:
+        if not self.usable or len(x) != self.batch:
             return False
         first = self.step is None
         if first:
             self._prepare(x, beta)
-        if self.step is None or x.shape != self.shape:
+        if self.step is None:
             return False
         state = self.state
         moments = [state.optimizer.state[p] for p in self.learned]
@@ -119,7 +119,7 @@ class FusedStep:
         self.usable = same and 0 < len(used) <= MOST and len({p.dtype for p in self.parameters}) == 1
         if self.usable:
             group = self.state.optimizer.param_groups[0]
-            scored, self.shape = _Scored(model, self.score), x.shape
+            scored = _Scored(model, self.score)
             settings = group["betas"], group["eps"], group["weight_decay"]
             self.step = _compiled(_step_function(scored, used, self.clip, self.skip, *settings))
 
@@ -138,7 +138,12 @@ class _Scored(nn.Module):
 def _is_pure(model: nn.Module) -> bool:
     """Whether all modules are known to do nothing but map tensors."""
     known = all(type(module).__module__.startswith(("torch.nn.", "allegory.")) for module in model.modules())
-    return known and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    hooks = [
+        getattr(part, name, None)
+        for part in (*model.modules(), *model.parameters())
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_post_accumulate_grad_hooks")
+    ]
+    return known and not any(hooks)
 
 
 def _step_function(

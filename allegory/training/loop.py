@@ -149,22 +149,23 @@ def fit(
     )  # fmt: skip
     plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
-    run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about))
     average = _averaged(model, shard)
     device = next(model.parameters()).device
     valid = None if valid is None else valid.to(device)
     batches = Batches(data.to(device), batch_size, seed, transform)
     budget = Budget(epochs, minutes, patience, len(batches))
     state = State(model, average, plan.lr(0, 0.0), weight_decay)
+    run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about))
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
-    fused = FusedStep(state, model_score(model, objective, samples, precision=plan.precision), clip, skip, plan.fuse)
+    of_model = model_score(model, objective, samples, precision=plan.precision)
+    fused = FusedStep(state, of_model, min(batch_size, len(data)), clip, skip, plan.fuse)
     step = Step(state, score, plan.lr, plan.beta, clip, skip, ema, sharded=bool(shard), fused=fused)
     recovery = Recovery(state, step, batches, budget, samples, plan.precision)
     trackers = Trackers(tracker)
     now = state.position
 
     with _scope(state, run) as signals, Progress(progress, epochs, minutes, len(batches)) as bar:
-        bar.say(*plan.notes)
+        bar.note(*plan.notes)
         state.begin(seed, run if resume else None)
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)
         while not budget.over(now, clock.seconds):
@@ -186,11 +187,11 @@ def fit(
             if recovery.lost():
                 bar.say(recovery.go_back(clock.seconds))
             else:
-                line = state.end_epoch(len(data), batch_size, kl_warmup)
+                line = state.end_epoch(len(data), batch_size, None if callable(beta) else kl_warmup)
                 if valid is not None:
                     average_buffers(average, model)
                     line |= validate(average, valid, plan.bound, samples, seed)
-                    state.keep_if_best(line["bound"], warm=now.step >= max(lr_warmup, kl_warmup))
+                    state.keep_if_best(line["bound"], warm=now.step >= plan.warmup)
                 now.history.append(line)
                 bar.epoch(line, now)
                 trackers(line)

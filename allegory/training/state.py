@@ -73,13 +73,14 @@ class Position(Record):
 
     Attributes:
         batch: how many of this epoch are done.
-        lr: of the last step.
+        lr, beta: of the last step.
         lr_scale: what restarts have left of the learning rate.
         failures: restarts of this epoch.
     """
 
     batch: int = 0
     lr: float = 0.0
+    beta: Any = 1.0
     lr_scale: float = 1.0
     failures: int = 0
 
@@ -136,18 +137,19 @@ class State:
         self.model.load_state_dict(self.weights())
         self.model.eval()
 
-    def end_epoch(self, examples: int, batch_size: int, kl_warmup: int) -> dict[str, Any]:
+    def end_epoch(self, examples: int, batch_size: int, kl_warmup: int | None) -> dict[str, Any]:
         """Counts the epoch, and gives its line of the history so far: all but what validation says.
 
         Args:
             examples, batch_size: of the training data.
-            kl_warmup: steps until the KL has its whole weight.
+            kl_warmup: steps until the KL has its whole weight; the line says what fraction of it is reached. None where
+                beta has a schedule of its own; the line says beta.
         """
         now = self.position
         bound, norm, count, clipped, skipped, _ = self.all_totals().tolist()
         now.epoch, now.batch, now.failures = now.epoch + 1, 0, 0
         self.totals.zero_()
-        beta = min(1.0, now.step / max(1, kl_warmup))
+        beta = now.beta if kl_warmup is None else min(1.0, now.step / max(1, kl_warmup))
         line = dict(epoch=now.epoch, step=now.step, lr=now.lr, beta=beta)
         line |= dict(train=bound / min(examples, count * batch_size), gradient_norm=norm / count)
         return line | dict(clipped=int(clipped - skipped), skipped=int(skipped))

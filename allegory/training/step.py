@@ -147,7 +147,8 @@ class Step:
         """
         state, now = self.state, self.state.position
         now.lr, beta = self.lr(now.step, done) * now.lr_scale, self.beta(now.step, done)
-        beta = beta if isinstance(beta, int | float) else torch.as_tensor(beta).to(state.totals.device)
+        now.beta = beta.tolist() if isinstance(beta, Tensor) else beta
+        beta = beta.to(state.totals.device) if isinstance(beta, Tensor) else beta
         if self.fused is None or not self.fused(x, now.lr, beta, kept_fraction(self.ema, now.step)):
             self._in_parts(rows, x, beta)
         if now.step % FLUSHED == 0:

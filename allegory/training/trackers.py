@@ -155,8 +155,14 @@ def _id(folder: Path) -> str:
 
 def _scalars(line: dict[str, Any]) -> dict[str, float]:
     """The numbers of a line by their names; the step is what they are drawn against."""
-    rates = {f"rate/level_{t}": rate for t, rate in enumerate(line.get("kl_per_level", []), start=1)}
-    return {name: value for name, value in line.items() if name not in ("step", "kl_per_level")} | rates
+    scalars: dict[str, float] = {}
+    for name, value in line.items():
+        if isinstance(value, list):  # one for each level
+            name = "rate" if name == "kl_per_level" else name
+            scalars |= {f"{name}/level_{t}": part for t, part in enumerate(value, start=1)}
+        elif name != "step":
+            scalars[name] = value
+    return scalars
 
 
 def _missing(package: str, error: ImportError) -> ValueError:

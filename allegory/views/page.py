@@ -308,7 +308,8 @@ def _training(told: Summary, config: dict[str, Any], history: list[dict[str, Any
     if "kl_per_level" in history[0]:
         section.figures.append(Figure([plots.parts(history)], "What the negative ELBO in validation is made of."))
     beta = (config["fit"] or {}).get("beta", 1.0)
-    whole = ", ".join(f"{b:g}" for b in (beta if isinstance(beta, list) else [beta]))
+    parts = beta if isinstance(beta, list) else [beta]
+    whole = ", ".join(part if isinstance(part, str) else f"{part:g}" for part in parts)
     section.figures.append(Figure([plots.schedule(history, whole)], "Learning rate and the weight of the KL."))
     if told.best_epoch is not None:
         best = f"The weights are those of epoch {told.best_epoch}, with a validation bound of {told.bound:.2f}."

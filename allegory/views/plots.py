@@ -112,7 +112,7 @@ def schedule(axis: Any, history: Sequence[dict[str, Any]], beta: str) -> None:
     """
     step, rate = [line["step"] for line in history], np.array([line["lr"] for line in history])
     axis.plot(step, rate / max(rate.max(), 1e-30), label=f"learning rate, of {rate.max():.3g}")
-    axis.plot(step, [line["beta"] for line in history], label=f"weight of the KL, of {beta}")
+    axis.plot(step, [np.mean(line["beta"]) for line in history], label=f"weight of the KL, of {beta}")
     axis.set(xlabel="step", ylim=(0, 1.25))
     axis.legend(loc="upper right")
 

@@ -78,6 +78,21 @@ def test_the_type_of_the_weights_comes_back(tmp_path):
     assert al.load(tmp_path, Small).sample(1).dtype == torch.float32
 
 
+def test_a_buffer_of_another_type_keeps_it_and_leaves_the_rest_alone(tmp_path):
+    class Counted(Small):
+        def __init__(self, width):
+            super().__init__(width)
+            self.register_buffer("a_count", torch.zeros(1, dtype=torch.float64))
+
+    model = Counted(2).float()
+    model.a_count = model.a_count.double()
+    al.save(model, tmp_path / "run", arguments={"width": 2})
+    again = al.load(tmp_path / "run", Counted)
+    assert again.a_count.dtype == torch.float64
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    assert again.sample(1).dtype == torch.float32
+
+
 def test_a_run_of_fit_comes_back_by_its_class_too(tmp_path):
     model = Small(2)
     al.fit(model, X, epochs=1, out=tmp_path / "run", about={"arguments": {"width": 2}})

@@ -28,7 +28,9 @@ def bits():
 
 
 def fused_of(model, score=lambda model, x, beta: al.elbo(model(x), beta)):
-    return FusedStep(State(model, copy.deepcopy(model).requires_grad_(False), 1e-3, 0.0), score, clip=2, skip=9)
+    return FusedStep(
+        State(model, copy.deepcopy(model).requires_grad_(False), 1e-3, 0.0), score, batch=4, clip=2, skip=9
+    )
 
 
 @compiling
@@ -134,13 +136,15 @@ class Counting(nn.Linear):
         return super().forward(x) * self.calls
 
 
-@pytest.mark.parametrize("mine", ["module", "hook", "objective", "nothing"])
+@pytest.mark.parametrize("mine", ["module", "hook", "gradient", "objective", "nothing"])
 def test_code_of_ones_own_may_keep_a_state_and_is_never_frozen_in_a_graph(mine, monkeypatch):
     model, taken = network(), []
     if mine == "module":
         model.encoders[0].network[1][0] = Counting(6, 8).double()
     elif mine == "hook":
         model.register_forward_hook(lambda module, inputs, trace: None)
+    elif mine == "gradient":
+        next(model.parameters()).register_hook(lambda gradient: 0 * gradient)
     weights = iter(range(100))
     objective = (lambda trace, beta: al.elbo(trace, next(weights))) if mine == "objective" else al.elbo
     step = FusedStep.__call__

@@ -1,8 +1,10 @@
 """Schedules: exact values, and functions of one's own in their place."""
 
+import functools
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +68,7 @@ def test_functions_of_ones_own_are_asked_at_every_step(x, tmp_path):
     assert [line["lr"] for line in record.history] == [0.01 / 3, 0.01 / 6]
     settings = json.loads((tmp_path / "r" / "config.json").read_text())["fit"]
     assert (settings["lr"], settings["beta"]) == ("rate", "<lambda>")
+    assert [line["beta"] for line in record.history] == [2 / 6, 5 / 6]
 
 
 @pytest.mark.parametrize(
@@ -81,3 +84,39 @@ def test_functions_of_ones_own_are_asked_at_every_step(x, tmp_path):
 def test_schedules_that_make_no_sense(x, message, settings):
     with pytest.raises(ValueError, match=message):
         al.fit(small(), x, epochs=1, **settings)
+
+
+def test_a_schedule_is_checked_at_every_step(x):
+    with pytest.raises(ValueError, match="lr: the schedule gives nan at step 2"):
+        al.fit(small(), x, epochs=2, batch_size=20, lr=lambda step, done: 0.1 if step < 2 else math.nan)
+    with pytest.raises(ValueError, match="beta: the schedule gives -1 at step 4"):
+        al.fit(small(), x, epochs=2, batch_size=20, beta=lambda step, done: 1 if step < 4 else -1)
+    with pytest.raises(ValueError, match="lr: the schedule gives None at step 0"):
+        al.fit(small(), x, epochs=1, lr=lambda step, done: None)
+
+
+@pytest.mark.parametrize("value", [torch.tensor(0.01), np.float32(0.01)])
+def test_numbers_of_other_types_are_numbers(x, value, tmp_path):
+    histories = []
+    for lr in (value, lambda step, done: value):
+        torch.manual_seed(0)
+        record = al.fit(small(), x, epochs=1, batch_size=20, lr=lr, lr_final=0.0, out=tmp_path / str(len(histories)))
+        histories.append(record.history)
+    assert histories[0][0]["lr"] < histories[1][0]["lr"] == pytest.approx(0.01)
+
+
+def test_levels_may_have_a_schedule_with_any_objective(x):
+    each = functools.partial(al.free_bits, nats=0.1)
+    record = al.fit(small(), x, epochs=1, batch_size=20, beta=lambda step, done: [1.0, 0.5], objective=each)
+    assert record.history[-1]["beta"] == [1.0, 0.5]
+
+
+def test_no_weights_are_best_before_the_warm_up_of_a_schedule_has_ended(x):
+    record = al.fit(small(), x, valid=x, epochs=4, batch_size=20, beta=Warmup(1.0, steps=9))
+    assert record.best_epoch >= 3
+
+
+def test_what_makes_no_sense_leaves_no_directory(x, tmp_path):
+    with pytest.raises(ValueError, match=r"weight_decay=-1.0: wanted a number, at least 0"):
+        al.fit(small(), x, epochs=1, weight_decay=-1.0, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
