@@ -217,8 +217,8 @@ def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
     finally:
         job.kill()
     assert job.returncode != 0
-    assert "another process of this training is gone (Connection" in said or "gone (Read error" in said
-    assert f"{out} keeps the last checkpoint: go on with the same command and --resume" in said
+    assert "another process of this training has died (Connection" in said or "died (Read error" in said
+    assert f"{out} keeps the last checkpoint: run the same command with --resume" in said
     assert al.load(out).sample(3).dtype == torch.float64
     epochs = len((out / "metrics.jsonl").read_text().splitlines())
     done = subprocess.run(
