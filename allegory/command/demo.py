@@ -70,7 +70,7 @@ def run(out: str | None = None) -> None:
     """
     from rich.table import Table
 
-    folder = new_run(out or _free("allegory-demo"))
+    folder = new_run(out or _unused_name("allegory-demo"))
     digits = load("digits")
     began = time.monotonic()
     baseline = independent_pixels(digits.train, digits.test)
@@ -111,7 +111,7 @@ def run(out: str | None = None) -> None:
     print(f"  allegory sample {folder}/levels-2 --out more.png")
 
 
-def _free(name: str) -> str:
+def _unused_name(name: str) -> str:
     """`name`, or the first of name-2, name-3, ... that does not exist: a demo overwrites nothing."""
     taken = Path(name).exists()
     return next(f"{name}-{i}" for i in range(2, 10_000) if not Path(f"{name}-{i}").exists()) if taken else name

@@ -242,7 +242,7 @@ def _idx_images(row: Builtin) -> Splits:
 def _binarized_mnist(row: Builtin) -> Splits:
     import numpy as np
 
-    arrays = _packed(row, _pack_amat)
+    arrays = _load_packed(row, _pack_amat)
     train, valid, test = (
         torch.from_numpy(np.unpackbits(arrays[split], axis=1)).float().view(-1, *row.shape)
         for split in ("train", "valid", "test")
@@ -251,7 +251,7 @@ def _binarized_mnist(row: Builtin) -> Splits:
 
 
 def _omniglot(row: Builtin) -> Splits:
-    arrays = _packed(row, _render_omniglot)
+    arrays = _load_packed(row, _render_omniglot)
     images = torch.from_numpy(arrays["images"]).unsqueeze(1).float()
     drawer = torch.from_numpy(arrays["drawer"])
     glagolitic = torch.from_numpy(arrays["alphabet_names"][arrays["alphabet"]] == "Glagolitic")
@@ -329,7 +329,7 @@ def _render_omniglot(*paths: Path) -> dict[str, Array]:
 
 # The cache.
 
-_ANEW = "delete it to have it downloaded again, or put a good copy there"
+_REDOWNLOAD = "delete it to have it downloaded again, or put a good copy there"
 
 
 def _fetch(row: Builtin) -> list[Path]:
@@ -339,7 +339,7 @@ def _fetch(row: Builtin) -> list[Path]:
         if not path.exists():
             _download(row, path, sha256)
         elif (found := _sha256(path)) != sha256:
-            raise ValueError(_damaged(path, found, sha256))
+            raise ValueError(_damage_message(path, found, sha256))
     return [row.folder / file for file, _ in row.files]
 
 
@@ -366,16 +366,16 @@ def _download(row: Builtin, path: Path, sha256: str) -> None:
     )
 
 
-def _packed(row: Builtin, pack: Callable[..., dict[str, Array]]) -> dict[str, Array]:
+def _load_packed(row: Builtin, pack: Callable[..., dict[str, Array]]) -> dict[str, Array]:
     """The arrays that are kept of a set in place of its original files; made where missing."""
     import numpy as np
 
     assert row.packed
     path, sha256 = row.folder / row.packed[0], row.packed[1]
     if path.exists():
-        arrays = read_arrays(path, advice=_ANEW)
+        arrays = read_arrays(path, advice=_REDOWNLOAD)
         if (found := _digest(arrays)) != sha256:
-            raise ValueError(_damaged(path, found, sha256))
+            raise ValueError(_damage_message(path, found, sha256))
         return arrays
     _make_folder(path)
     ours = [row.folder / file for file, _ in row.files if not (row.folder / file).exists()]
@@ -393,7 +393,7 @@ def _packed(row: Builtin, pack: Callable[..., dict[str, Array]]) -> dict[str, Ar
 
 
 def _sha256(path: Path) -> str:
-    with reading(path, _ANEW), path.open("rb") as stream:
+    with reading(path, _REDOWNLOAD), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -406,8 +406,8 @@ def _digest(arrays: dict[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: Path, found: str, expected: str) -> str:
-    return f"{path}: damaged, its content has sha256 {found}, expected {expected}; {_ANEW}"
+def _damage_message(path: Path, found: str, expected: str) -> str:
+    return f"{path}: damaged, its content has sha256 {found}, expected {expected}; {_REDOWNLOAD}"
 
 
 def _make_folder(path: Path) -> None:

@@ -104,7 +104,7 @@ class Data:
         splits = (self.train, self.valid, self.test)
         categories = int(max(part.max().item() for part in splits)) + 1 if name == "categorical" else None
         values = two_values(self.train) if name == "bernoulli" and not self.dynamic else None
-        data = self._as_bits(values)
+        data = self._to_binary(values)
         return data, describe(data, name, categories, values)
 
     def subset(self, split: str, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ class Data:
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
         return rows, binarize(x[rows]) if self.dynamic and split == "train" else x[rows]
 
-    def _as_bits(self, values: Sequence[float] | None) -> Data:
+    def _to_binary(self, values: Sequence[float] | None) -> Data:
         """Two values, whatever they are called, as 0 and 1."""
         if values is None or list(values) == [0.0, 1.0]:
             return self
@@ -216,7 +216,7 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
             f"{source} has examples of shape {tuple(data.event_shape)}, {run} was trained on "
             f"{tuple(about['event_shape'])}"
         )
-    data = data._as_bits(about["two_values"])
+    data = data._to_binary(about["two_values"])
     if checksum(data) != about["checksum"]:
         raise ValueError(
             f"{source} has changed since {run} was trained on it, so its test split may hold examples the "

@@ -76,7 +76,7 @@ class Stored:
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         x, places = self._read(index)
-        return self._examples(x.index_select(0, places))
+        return self._to_examples(x.index_select(0, places))
 
     def __repr__(self) -> str:
         return f"Stored{tuple(self.shape)}"
@@ -103,7 +103,7 @@ class Stored:
 
     def shuffled(self, generator: torch.Generator, batch: int) -> Tensor:
         """(N,) all of them, to be drawn in this order: random pieces of the file, mixed within a pool of batches."""
-        pool = self._batches(batch) * batch
+        pool = self._pool_batches(batch) * batch
         if len(self) <= pool:
             return torch.randperm(len(self), generator=generator)
         pieces = self._in_file_order().split(self.source.piece)
@@ -116,7 +116,7 @@ class Stored:
         """The examples of batches of which (n,) are given: a pool of them at a time is read while the one before is
         in use.
         """
-        several = self._batches(max(map(len, batches), default=1))
+        several = self._pool_batches(max(map(len, batches), default=1))
         pools = [batches[i : i + several] for i in range(0, len(batches), several)]
         with ThreadPoolExecutor(1) as reader:
             given = 0  # bytes, since memory was last trimmed
@@ -125,7 +125,7 @@ class Stored:
                 x, places = coming[0].result()
                 coming = [reader.submit(self._read, torch.cat([*following])) for following in pools[i : i + 1]]
                 for where in places.split([len(batch) for batch in pool]):
-                    examples = self._examples(x.index_select(0, where))
+                    examples = self._to_examples(x.index_select(0, where))
                     yield examples
                     given += examples.nbytes
                     if given > POOL:
@@ -159,7 +159,7 @@ class Stored:
         ascending = bool((self.rows[1:] > self.rows[:-1]).all())
         return torch.arange(len(self)) if ascending else self.rows.argsort()
 
-    def _batches(self, batch: int) -> int:
+    def _pool_batches(self, batch: int) -> int:
         """How many batches of that size a pool has."""
         return max(1, POOL // max(1, batch * self.shape[1:].numel() * self.source.dtype.itemsize))
 
@@ -183,7 +183,7 @@ class Stored:
             list(readers.map(fill, starts, [*starts[1:], len(rows)]))
         return x, torch.from_numpy(places)
 
-    def _examples(self, x: Tensor) -> Tensor:
+    def _to_examples(self, x: Tensor) -> Tensor:
         """What the source has as what the model takes."""
         x = x.to(self.device, non_blocking=True)
         return x.to(self.dtype) if self.values is None else (x == self.values[1]).to(self.dtype)

@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, shown: bool | None, epochs: int | None, minutes: float | None, steps: int) -> None:
         self.shown, self.epochs, self.minutes, self.steps = shown, epochs, minutes, steps
-        self.view: _Lines | _Bar | _Page | None = None
+        self.view: _PlainLines | _TerminalBar | _NotebookView | None = None
         self.bound: list[str] = []
         self.refreshed = self.began = time.monotonic()
         self.began_at: int | None = None
@@ -35,9 +35,9 @@ class Progress:
     def __enter__(self) -> Progress:
         notebook, self.shown = _in_notebook(), self.shown if processes.rank() == 0 else False
         if notebook and self.shown is not False:
-            self.view = _Page()
+            self.view = _NotebookView()
         elif self.shown:
-            self.view = _Bar() if sys.stderr.isatty() and _Bar.moves() else _Lines()
+            self.view = _TerminalBar() if sys.stderr.isatty() and _TerminalBar.moves() else _PlainLines()
         return self
 
     def __exit__(
@@ -91,7 +91,7 @@ class Progress:
         return min(options, key=lambda option: option[1])
 
 
-class _Lines:
+class _PlainLines:
     """Plain lines on standard error."""
 
     pause = 15.0  # seconds between two
@@ -106,7 +106,7 @@ class _Lines:
         pass
 
 
-class _Bar:
+class _TerminalBar:
     """A line on a terminal that moves, and goes when all is done."""
 
     pause = 0.2
@@ -140,7 +140,7 @@ class _Bar:
         self.bar.stop()
 
 
-class _Page:
+class _NotebookView:
     """HTML below a notebook's cell; what it came to stays there."""
 
     pause = 0.5

@@ -181,7 +181,7 @@ def lr_schedule(lr: float | Schedule, warmup: int, final: float) -> Schedule:
         return Cosine(lr, warmup, final)
     if warmup or final:
         raise ValueError(f"lr_warmup={warmup}, lr_final={final}: wanted none of them where lr is a schedule of its own")
-    return _checked("lr", lr, 0)
+    return _check_schedule("lr", lr, 0)
 
 
 def beta_schedule(beta: float | Sequence[float] | Schedule, warmup: int, levels: int) -> Schedule:
@@ -195,14 +195,14 @@ def beta_schedule(beta: float | Sequence[float] | Schedule, warmup: int, levels:
     if callable(beta):
         if warmup:
             raise ValueError(f"kl_warmup={warmup}: wanted none where beta is a schedule of its own")
-        return _checked("beta", beta, levels)
+        return _check_schedule("beta", beta, levels)
     values = [beta] if isinstance(beta, int | float) else list(beta)
     if any(not value >= 0 for value in values) or (not isinstance(beta, int | float) and len(values) != levels):
         raise ValueError(f"beta={beta}: wanted a number, at least 0, or one for each of {levels} levels")
     return Warmup(beta, warmup)
 
 
-def _checked(name: str, schedule: Schedule, levels: int) -> Schedule:
+def _check_schedule(name: str, schedule: Schedule, levels: int) -> Schedule:
     """The schedule, once it is sure that its first value makes sense."""
     value = schedule(0, 0.0)
     values = torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, str) else torch.tensor(math.nan)

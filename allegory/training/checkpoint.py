@@ -123,7 +123,7 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
             )
         built: Any = model
     else:
-        built = _made(run, config, model, own) if model is not None else _built(run, config, own)
+        built = _build_custom(run, config, model, own) if model is not None else _build_from_config(run, config, own)
         built.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.get_default_dtype()))
     try:
         built.load_state_dict(weights)
@@ -133,7 +133,7 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     return built.eval()
 
 
-def _built(run: str | Path, config: dict[str, Any], own: dict[str, Any]) -> VAE:
+def _build_from_config(run: str | Path, config: dict[str, Any], own: dict[str, Any]) -> VAE:
     """A model of `allegory.architectures`, from its description."""
     if config["model"] is None:
         name = config.get("class") or f"{VAE.__module__}.{VAE.__qualname__}"
@@ -147,7 +147,7 @@ def _built(run: str | Path, config: dict[str, Any], own: dict[str, Any]) -> VAE:
         raise ValueError(f"{run}: {error}") from None
 
 
-def _made(run: str | Path, config: dict[str, Any], make: Any, own: dict[str, Any]) -> VAE:
+def _build_custom(run: str | Path, config: dict[str, Any], make: Any, own: dict[str, Any]) -> VAE:
     """What a class or function of the caller's makes of the arguments that the run remembers."""
     name, arguments = getattr(make, "__name__", repr(make)), config.get("arguments") or {}
     if own:
@@ -278,7 +278,7 @@ def open_run(
         **(about or {}),
     )
     if resume and (run / CONFIG).exists():
-        _check_same(run, read_config(run), config)
+        _check_same_settings(run, read_config(run), config)
         sweep(run)
     else:
         new_run(run)
@@ -292,7 +292,7 @@ def stored_settings(out: str | Path | None) -> dict[str, Any]:
     return (read_config(out)["fit"] or {}) if out is not None and there else {}
 
 
-def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _check_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """A resumed run keeps its settings; only its budget may grow."""
     budget = ("epochs", "minutes", "patience")
     pairs = [(key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit", "command")]

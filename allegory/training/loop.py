@@ -150,7 +150,7 @@ def fit(
     plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
     run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about))
-    average = _averaged(model, shard)
+    average = _copy_for_average(model, shard)
     device = next(model.parameters()).device
     valid = None if valid is None else valid.to(device)
     batches = Batches(data.to(device), batch_size, seed, transform)
@@ -163,7 +163,7 @@ def fit(
     trackers = Trackers(tracker)
     now = state.position
 
-    with _scope(state, run) as signals, Progress(progress, epochs, minutes, len(batches)) as bar:
+    with _training_context(state, run) as signals, Progress(progress, epochs, minutes, len(batches)) as bar:
         bar.say(*plan.notes)
         state.begin(seed, run if resume else None)
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)
@@ -201,7 +201,7 @@ def fit(
     return Record(**{key: getattr(now, key) for key in Record.__dataclass_fields__})
 
 
-def _averaged(model: VAE, shard: str | None) -> VAE:
+def _copy_for_average(model: VAE, shard: str | None) -> VAE:
     """A copy of the model for the average of its weights; the same in all processes, and sharded if the model is."""
     if processes.world_size() > 1:
         model.load_state_dict(processes.broadcast(model.state_dict))
@@ -212,7 +212,7 @@ def _averaged(model: VAE, shard: str | None) -> VAE:
 
 
 @contextmanager
-def _scope(state: State, run: Path | None) -> Iterator[list[int]]:
+def _training_context(state: State, run: Path | None) -> Iterator[list[int]]:
     """What holds while the loop runs: torch's generator is its own, signals are collected where there is a run to save;
     and at the end, after Ctrl-C too, the model has the weights to use.
     """

@@ -67,7 +67,7 @@ class Recovery:
         changed = dict(restarts=now.restarts + 1, failures=now.failures + 1, lr_scale=now.lr_scale / 2)
         finite, epoch = bool(torch.isfinite(state.all_totals()).all()), now.epoch + 1
         state.restore(self.good)
-        where = f"epoch {epoch}, {self._where_lost(finite, seconds)}"
+        where = f"epoch {epoch}, {self._find_failure(finite, seconds)}"
         state.restore(self.good)
         if changed["failures"] > RESTARTS:
             raise FloatingPointError(
@@ -79,7 +79,7 @@ class Recovery:
         vars(now).update(changed)
         return f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}"
 
-    def _where_lost(self, finite: bool, seconds: float) -> str:
+    def _find_failure(self, finite: bool, seconds: float) -> str:
         """Runs the epoch again, looking at every step, and names what went wrong first."""
         state, now, device = self.state, self.state.position, self.state.totals.device
         large = f"the gradient was above {self.step.skip:g} times its usual size, {SKIPS + 1} times in a row"
@@ -93,7 +93,8 @@ class Recovery:
                 found = mine[~torch.isfinite(term).all(0)[: len(mine)].to(mine.device)].tolist()
                 bad = sorted(row for part in processes.all_gather(found) for row in part)
                 if bad:
-                    return f"step {now.step + 1}: {name} is not finite in {len(bad)} of {len(rows)} rows, {_some(bad)}"
+                    where = f"{len(bad)} of {len(rows)} rows, {_list_rows(bad)}"
+                    return f"step {now.step + 1}: {name} is not finite in {where}"
             self.step(rows, x, self.budget.done(now, seconds))
             if not bool(torch.isfinite(state.all_totals()).all()):
                 return f"step {now.step}: the bound was finite, its gradient was not"
@@ -102,5 +103,5 @@ class Recovery:
         return f"{large}, but not when the epoch was run again" if finite else "it could not be found again"
 
 
-def _some(rows: list[int]) -> str:
+def _list_rows(rows: list[int]) -> str:
     return f"examples {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"

@@ -64,7 +64,7 @@ class Warmup:
     steps: int = 0
 
     def __call__(self, step: int, done: float) -> Any:
-        return _times(self.value, min(1.0, (step + 1) / max(1, self.steps)))
+        return _scaled(self.value, min(1.0, (step + 1) / max(1, self.steps)))
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Cyclical:
             raise ValueError(f"{self!r}: wanted a period of at least one step, and a rise above 0 and up to 1")
 
     def __call__(self, step: int, done: float) -> Any:
-        return _times(self.value, min(1.0, (step % self.period + 1) / (self.rise * self.period)))
+        return _scaled(self.value, min(1.0, (step % self.period + 1) / (self.rise * self.period)))
 
 
-def _times(value: float | Sequence[float], factor: float) -> Any:
+def _scaled(value: float | Sequence[float], factor: float) -> Any:
     return value * factor if isinstance(value, int | float) else torch.tensor(value) * factor

@@ -41,7 +41,7 @@ def shard(device: str, *models: VAE) -> None:
 
     mesh = init_device_mesh(device, (processes.world_size(),))
     for model in models:
-        for network in list(_networks(model)):
+        for network in list(_shardable_networks(model)):
             fully_shard(network, mesh=mesh, reshard_after_forward=True)
         model.to(device)
 
@@ -64,7 +64,7 @@ def reduce_gradients(gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """
     parts = [to_local(g) for g in gradients if _is_sharded(g)]
     rest = [processes.all_reduce(g).div_(processes.world_size()) for g in gradients if not _is_sharded(g)]
-    return parts + rest, (processes.all_reduce(_square(parts)) + _square(rest)).sqrt()
+    return parts + rest, (processes.all_reduce(_squared_norm(parts)) + _squared_norm(rest)).sqrt()
 
 
 def full_tensors(tensors: dict[str, Any]) -> dict[str, Tensor]:
@@ -93,14 +93,14 @@ def _is_sharded(x: Any) -> bool:
     return hasattr(x, "to_local")
 
 
-def _square(tensors: list[Tensor]) -> Tensor:
+def _squared_norm(tensors: list[Tensor]) -> Tensor:
     """() the square of their norm, in float64."""
     if not tensors:
         return torch.zeros((), dtype=torch.float64)
     return torch.stack(torch._foreach_norm(tensors, 2, torch.float64)).square().sum()
 
 
-def _networks(model: VAE) -> Iterator[nn.Module]:
+def _shardable_networks(model: VAE) -> Iterator[nn.Module]:
     """What maps tensors to tensors and has weights, each once."""
     maps = [part.network for part in model.modules() if isinstance(part, Conditional)]
     if isinstance(model.encoders, TopDown):

@@ -250,14 +250,14 @@ class State:
         """
         tensors, position = processes.broadcast(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
         try:
-            self._take_own(tensors, seed + position["step"])
+            self._select_local(tensors, seed + position["step"])
             self._shard(tensors)
             self.restore((tensors, position))
         except (RuntimeError, KeyError, IndexError, ValueError) as error:
             detail = " ".join(str(error).split())
             raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
 
-    def _take_own(self, tensors: dict[str, Tensor], seed: int) -> None:
+    def _select_local(self, tensors: dict[str, Tensor], seed: int) -> None:
         """Leaves of the randomness of all processes this one's; new noise where they are not as many as they were."""
         for key in filter(tensors.__contains__, RANDOM):
             states = torch.atleast_2d(tensors[key])

@@ -85,7 +85,7 @@ def tensorboard(folder: str | Path) -> Tracker:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise _missing("tensorboard", error) from None
+        raise _import_failure("tensorboard", error) from None
     writer: Any = None
 
     def tell(line: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tr
     try:
         import wandb as client
     except ImportError as error:
-        raise _missing("wandb", error) from None
+        raise _import_failure("wandb", error) from None
     mode = settings.get("mode") or os.environ.get("WANDB_MODE", "online")
     if mode == "online" and client.run is None and not client.login(prompt=False, verify=False):
         raise ValueError(
@@ -131,7 +131,7 @@ def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tr
         nonlocal run
         if run is None:
             place = project or os.environ.get("WANDB_PROJECT") or "allegory"
-            where = dict(project=place, dir=str(folder), id=_id(Path(folder) / "wandb"), resume="allow")
+            where = dict(project=place, dir=str(folder), id=_run_id(Path(folder) / "wandb"), resume="allow")
             run = client.init(**{**where, "reinit": "finish_previous", **settings})
             metrics = Path(folder) / "metrics.jsonl"
             for text in metrics.read_text().splitlines() if metrics.exists() else ():
@@ -144,7 +144,7 @@ def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tr
     return tell
 
 
-def _id(folder: Path) -> str:
+def _run_id(folder: Path) -> str:
     """The id of the W&B run that is kept there; a new one where there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "id"
@@ -159,5 +159,5 @@ def _scalars(line: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in line.items() if name not in ("step", "kl_per_level")} | rates
 
 
-def _missing(package: str, error: ImportError) -> ValueError:
+def _import_failure(package: str, error: ImportError) -> ValueError:
     return ValueError(f"{package} cannot be imported ({error}); install it: pip install allegory[{package}]")

@@ -263,7 +263,7 @@ def _data_and_model(summary: Summary, config: dict[str, Any], model: VAE | None)
             ("train / valid / test", sizes + (", binarised each time they are drawn" if about.get("dynamic") else ""))
         )
         rows.append(("an example", " x ".join(map(str, about.get("event_shape", [])))))
-    shapes = (model._shapes() if model else None) or []
+    shapes = (model._event_shapes() if model else None) or []
     rows += [
         ("model", f"{summary.model} {model.extra_repr() if model else ''}".strip()),
         ("latents", ", ".join(f"z_{t} of {' x '.join(map(str, shape))}" for t, shape in enumerate(shapes) if t)),

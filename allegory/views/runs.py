@@ -57,15 +57,15 @@ class Reconstructions(NamedTuple):
 
 
 class Run:
-    """A run directory, written by `fit(out=...)`, `allegory train` or `save`. Everything is read lazily, and once. Every
-    method draws its noise from its own `seed`, and leaves torch's global generator alone.
+    """A run directory, written by `fit(out=...)`, `allegory train` or `save`. Everything is read lazily, and once.
+    Every method draws its noise from its own `seed`, and leaves torch's global generator alone.
 
     Args:
         path: the directory.
         model: needed only where the run's model was not made by `allegory.architectures`, as in `load`: the model, or
             the class or function that makes it.
-        data: needed only where the run does not record its data, or they have moved: a built-in name, a path, or `Data`.
-            A run that records its data accepts no others.
+        data: needed only where the run does not record its data, or they have moved: a built-in name, a path, or
+            `Data`. A run that records its data accepts no others.
         device: where to compute: "auto", "cpu", "cuda", ...
         own: custom parts of a model of `allegory.architectures`, as in `load`.
 
@@ -76,7 +76,7 @@ class Run:
     >>> run = al.Run(path, data="digits")
     >>> run
     Run('run', mlp poisson 2, saved)
-    >>> run.sample(4).shape, run.encode("digits")[0][0].shape         # draws; the means of q(z_1 | x) of its test split
+    >>> run.sample(4).shape, run.encode("digits")[0][0].shape         # draws; the means of q(z_1 | x), test split
     (torch.Size([4, 1, 8, 8]), torch.Size([300, 2]))
     """
 

@@ -359,7 +359,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         ("evaluate", run, "--ais-examples", "5"): "--ais-examples 5 applies only with --ais",
         train("ok.npy", "--beta", "1,2"): "beta=[1.0, 2.0]: wanted a number, at least 0, or one for each of 1 levels",
         train("ok.npy", "--channels", "8"): "--channels 8 applies only to --architecture conv, not to mlp",
-        train("ok.npy", "--architecture", "conv"): "convolutions want images",
+        train("ok.npy", "--architecture", "conv"): "convolutions need images",
         train("digits", "--prior", "vamp"): "categories cannot be learned",
         train("ok.npy", "--prior", "vmap"): "did you mean 'vamp'",
         train("ok.npy", "--activation", "Module"): "activation='Module': wanted one of",

@@ -158,7 +158,7 @@ def test_what_does_not_go_with_sharding_is_said(settings, message, tmp_path):
 def test_a_model_that_cannot_be_cut_or_is_sharded_is_said(sharded):
     shared, again, evaluated = sharded["unfitting"]
     assert shared.startswith("shard: two networks share a parameter")
-    assert again == evaluated == "this model is sharded over processes; read its run for a whole one, al.load(out)"
+    assert again == evaluated == "this model is sharded over processes; load the whole model from its run, al.load(out)"
 
 
 def test_moments_are_restored_to_where_the_parameter_is():
