@@ -213,9 +213,9 @@ def conv(
     data: Tensor | None = None,
     activation: Activation = "GELU",
 ) -> VAE:
-    """A ladder of T = len(latent) levels of convolutions, with a state through which p(z_t | z_{t+1}, ..., z_T) sees
-    all levels above, and a residual top-down posterior: a small relative of Child's (2021) very deep VAE. With one level it
-    is the plain convolutional VAE.
+    """A ladder of T = len(latent) levels of convolutions, with a state through which p(z_t | z_{t+1}, ..., z_T)
+    sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very deep VAE. With
+    one level it is the plain convolutional VAE.
 
     Args:
         event_shape: of x, (C, H, W).
@@ -290,7 +290,7 @@ def conv(
         steps.append(nn.Sequential(*finer, body(scale)))
 
     def posterior(t: int) -> Conditional:
-        """q(z_t | z_{t+1}, x), of what came up and the state; of z_{t+1} itself in a Markov chain."""
+        """q(z_t | z_{t+1}, x), from the features of x and the state, or z_{t+1} itself in a Markov chain."""
         both: nn.Module = Concat(
             Images(
                 nn.Conv2d(2 * channels, channels, 1),
@@ -531,8 +531,8 @@ def _check_scales(event_shape: Sequence[int], latent: Sequence[int], stem: int, 
     for below, scale in pairwise([1, stem, *scales]):
         if scale % below or any(side % scale for side in event_shape[1:]):
             raise ValueError(
-                f"stem={stem}, scales={list(scales)}: {scale} is not a multiple of {below} that divides {event_shape[1]}"
-                f" x {event_shape[2]}"
+                f"stem={stem}, scales={list(scales)}: {scale} is not a multiple of {below} that divides "
+                f"{event_shape[1]} x {event_shape[2]}"
             )
 
 

@@ -1,6 +1,4 @@
-"""The arguments of `fit`, checked before anything is made: everything about data and settings is asked here, once; the
-loop does not look again.
-"""
+"""The arguments of `fit`, checked once, before anything is created: the loop does not check data and settings again."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ __all__ = ["Plan", "as_json", "beta_schedule", "lr_schedule", "name_of", "plan"]
 
 
 def name_of(function: Any) -> str:
-    """What a run remembers of an objective or a schedule; of a functools.partial its settings, too.
+    """The name of an objective or a schedule as a run records it; for a functools.partial with its settings.
 
     >>> name_of(functools.partial(al.objectives.renyi, alpha=0.5)), name_of(Cosine(0.001))
     ('renyi(alpha=0.5)', 'Cosine(peak=0.001, warmup=0, final=0.0)')
@@ -43,19 +41,19 @@ def name_of(function: Any) -> str:
 
 
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as a run keeps them: functions by their names."""
+    """Settings as a run stores them: functions by their names."""
     return {key: name_of(value) if callable(value) else value for key, value in settings.items()}
 
 
 class Plan(NamedTuple):
-    """What follows from the arguments of `fit`.
+    """The consequences of the arguments of `fit`.
 
     Attributes:
         lr, beta: schedules.
-        held: whether the objective wants a trace of a held posterior.
-        bound: what validation measures: the objective, or what it stands for.
-        precision, compile: of the steps, chosen where they were left open.
-        notes: what to say of that choice.
+        held: whether the objective needs a trace of a held posterior.
+        bound: the function that validation measures: the objective, or its `bound` attribute.
+        precision, compile: of the steps, with "auto" resolved.
+        notes: on that choice, to be printed.
     """
 
     lr: Schedule
@@ -82,14 +80,14 @@ def plan(
     out: str | Path | None,
     resume: bool,
 ) -> Plan:
-    """All that can be asked before anything is made, asked; and what follows from it.
+    """Checks everything that can be checked before anything is created; returns the consequences.
 
     Args:
-        model, data, valid, transform, shard, out, resume: as of `fit`.
+        model, data, valid, transform, shard, out, resume: as in `fit`.
         settings: its other arguments, by name.
 
     Raises:
-        ValueError: what makes no sense, in one line.
+        ValueError: an invalid setting, in one line.
     """
     objective, samples, asked = settings["objective"], settings["samples"], dict(settings)
     _check_numbers(settings)
@@ -102,7 +100,7 @@ def plan(
         _check_shard(shard, settings["compile"] is True, held, objective, out)
     if held or getattr(objective, "__module__", None) != elbo.__module__:
         _check_objective(model, objective, held, data, transform, samples, beta(settings["kl_warmup"], 0.0))
-    before = stored_settings(out) if resume else {}  # what was measured then
+    before = stored_settings(out) if resume else {}  # the choices measured then
     asked |= {key: before[key] for key in ("precision", "compile") if settings[key] == "auto" and key in before}
     device = next(model.parameters()).device
     precision, first = processes.broadcast(lambda: choose_precision(asked["precision"], device, bears_rounding(model)))
@@ -150,11 +148,11 @@ def _check_objective(
     samples: int,
     beta: Any,
 ) -> None:
-    """What an objective of a user's, or with conditions or settings, says of this model, before a run is made.
+    """Tries a custom objective, or one with conditions or settings, on two examples, before a run is created.
 
     Args:
-        model, objective, data, transform, samples: as of `fit`.
-        held: whether the objective wants the posterior held.
+        model, objective, data, transform, samples: as in `fit`.
+        held: whether the objective needs the posterior held.
         beta: a value of it.
     """
     with torch.random.fork_rng():
@@ -175,12 +173,12 @@ def lr_schedule(lr: float | Schedule, warmup: int, final: float) -> Schedule:
 
     Args:
         lr: a number, for `Cosine`, or a schedule.
-        warmup, final: of the cosine; with a schedule they have no meaning, and have to be 0.
+        warmup, final: of the cosine; with a schedule they have no effect, and have to be 0.
     """
     if isinstance(lr, int | float):
         return Cosine(lr, warmup, final)
     if warmup or final:
-        raise ValueError(f"lr_warmup={warmup}, lr_final={final}: wanted none of them where lr is a schedule of its own")
+        raise ValueError(f"lr_warmup={warmup}, lr_final={final}: wanted neither of them where lr is a schedule")
     return _check_schedule("lr", lr, 0)
 
 
@@ -189,12 +187,12 @@ def beta_schedule(beta: float | Sequence[float] | Schedule, warmup: int, levels:
 
     Args:
         beta: a number, or one for each level, for `Warmup`; or a schedule.
-        warmup: steps; with a schedule it has no meaning, and has to be 0.
+        warmup: steps; with a schedule it has no effect, and has to be 0.
         levels: T.
     """
     if callable(beta):
         if warmup:
-            raise ValueError(f"kl_warmup={warmup}: wanted none where beta is a schedule of its own")
+            raise ValueError(f"kl_warmup={warmup}: wanted none where beta is a schedule")
         return _check_schedule("beta", beta, levels)
     values = [beta] if isinstance(beta, int | float) else list(beta)
     if any(not value >= 0 for value in values) or (not isinstance(beta, int | float) and len(values) != levels):
@@ -203,7 +201,7 @@ def beta_schedule(beta: float | Sequence[float] | Schedule, warmup: int, levels:
 
 
 def _check_schedule(name: str, schedule: Schedule, levels: int) -> Schedule:
-    """The schedule, once it is sure that its first value makes sense."""
+    """The schedule, once its first value has been checked."""
     value = schedule(0, 0.0)
     values = torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, str) else torch.tensor(math.nan)
     if values.dim() > bool(levels) or (values.dim() and len(values) != levels) or not bool((values >= 0).all()):
@@ -213,23 +211,23 @@ def _check_schedule(name: str, schedule: Schedule, levels: int) -> Schedule:
 
 
 def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any) -> None:
-    """What goes with a sharded model."""
+    """Checks the settings of a sharded training."""
     if shard not in ("cpu", "cuda"):
         raise ValueError(f"shard={shard!r}: wanted 'cpu' or 'cuda', where the parts of the model are to be")
     if out is None:
         raise ValueError("shard: wanted out, a run directory, since the model itself stays sharded")
     if compile:
-        raise ValueError("shard: a model that is sharded is not compiled; leave out one of the two")
+        raise ValueError("shard: a sharded model is not compiled; leave out one of the two")
     if held:
         raise ValueError(
             f"shard: {name_of(objective)} holds the posterior's weights, which are sharded; use elbo or iwae"
         )
     if processes.world_size() == 1:
-        raise ValueError("shard: there is one process, which has to hold the whole model; start several by torchrun")
+        raise ValueError("shard: there is one process, which has to hold the whole model; start several with torchrun")
 
 
 def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None) -> None:
-    """Data that the model can score, transformed where they are to be."""
+    """Checks that the model can score the data, after the transform if there is one."""
     for name, x in {"training": data, "validation": valid}.items():
         if x is not None and not isinstance(x, Tensor | Stored):
             raise ValueError(f"{name} data: got {type(x).__name__}, wanted a tensor, such as torch.from_numpy gives")

@@ -376,7 +376,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         ("train", "ok.npy", "--out", run): "exists and is not empty",
         ("train", "ok.npy", "--out", "/proc/nowhere/run"): "cannot make the run directory",
         ("trian", "ok.npy"): "did you mean 'train'",
-        ("evaluate", tmp_path / "none"): "is no run directory",
+        ("evaluate", tmp_path / "none"): "is not a run directory",
         ("evaluate", run, "--split", "dev"): "wanted one of train, valid, test",
         ("evaluate", run, "--importance-samples", "0"): "got '0'",
         ("sample", run, "--out", "x.jpg"): ".npz or .png",
@@ -416,8 +416,8 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
 
 
 CONFIGS = {
-    "fit": "it has no 'fit' that could be read",
-    "model": "it has no 'model' that could be read",
+    "fit": "it has no valid 'fit'",
+    "model": "it has no valid 'model'",
     "command": "was not trained by `allegory train`",
     "format": "cannot be read as a run's configuration",
 }
@@ -436,7 +436,7 @@ def test_a_foreign_model_or_data_or_file_is_named(digits_run, capsys, tmp_path):
     run = shutil.copytree(digits_run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"data": {"source": "digits"}}))
-    assert "does not say the data's checksum, dynamic" in fails(capsys, "evaluate", run)
+    assert "does not record the data's checksum, dynamic" in fails(capsys, "evaluate", run)
     (run / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"depth": 3}}))
     assert "not of this version" in fails(capsys, "evaluate", run)
     (run / "config.json").write_text(json.dumps(config))

@@ -143,7 +143,7 @@ def test_a_model_that_is_sharded_trains_as_one_that_is_not(together, sharded):
     [
         (dict(shard="mps"), "shard='mps': wanted 'cpu' or 'cuda'"),
         (dict(out=None), "shard: wanted out"),
-        (dict(compile=True), "shard: a model that is sharded is not compiled"),
+        (dict(compile=True), "shard: a sharded model is not compiled"),
         (dict(objective=al.dreg), "shard: dreg holds the posterior's weights"),
         ({}, "shard: there is one process"),
     ],

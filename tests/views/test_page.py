@@ -206,8 +206,8 @@ def test_without_data_what_the_model_alone_can_show_is_shown():
 
 def test_what_is_no_run_and_what_has_no_checkpoint(capsys):
     Path("empty").mkdir()
-    assert "empty is no run directory" in fails(capsys, "report", "empty")
-    assert "nowhere is no run directory" in fails(capsys, "report", "nowhere")
+    assert "empty is not a run directory" in fails(capsys, "report", "empty")
+    assert "nowhere is not a run directory" in fails(capsys, "report", "nowhere")
     train("bits")
     for name in ("last.safetensors", "weights.safetensors", "metrics.jsonl"):
         Path("run", name).unlink()

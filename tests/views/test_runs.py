@@ -231,7 +231,7 @@ def test_what_a_run_cannot_give_is_said_in_one_line():
     al.save(Small(), "own")
     damaged = al.Run("run")
     wrong = {
-        "nowhere is no run directory": lambda: al.Run("nowhere"),
+        "nowhere is not a run directory": lambda: al.Run("nowhere"),
         "own does not record what data it was trained on; give them": lambda: al.Run("own", Small).evaluate(),
         "split='dev': wanted one of train, valid, test": lambda: al.Run("run").evaluate("dev"),
         "bits is not the data run was trained on": lambda: al.Run("run", data=replace(bits(), test=bits().train)).data,
