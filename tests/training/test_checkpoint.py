@@ -157,7 +157,7 @@ def test_what_cannot_be_kept_or_made_again_is_named(tmp_path):
         "model='Small': wanted a VAE, or the class": lambda: al.load(tmp_path / "run", "Small"),
         "likelihood: only for a model of allegory": lambda: al.load(tmp_path / "run", Small(2), likelihood=3),
         "the weights do not fit": lambda: al.load(tmp_path / "run", Small(3)),
-        "likelihood: of a model of": lambda: al.load(tmp_path / "run", small, likelihood=3),
+        "likelihood: only for a model of": lambda: al.load(tmp_path / "run", small, likelihood=3),
     }
     al.save(Small(2), tmp_path / "run")
     al.save(Small(2), tmp_path / "other", arguments={"depth": 3})
