@@ -27,5 +27,5 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
             raise RuntimeError
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ValueError(f"device {name}: wanted auto, cpu, or cuda if this machine has it") from None
+        raise ValueError(f"device {name}: wanted auto, cpu, or cuda where this machine has it") from None
     return device

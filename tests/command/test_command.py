@@ -128,8 +128,8 @@ def test_the_help_says_what_there_is(capsys):
     assert main(["train", "-h"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     for words in (
-        "--hidden H1,H2,.. mlp: hidden layers of each network (default: 300,300)",
-        "--channels C conv: width of the ladder (default: 64)",
+        "--hidden H1,H2,.. mlp: widths of the hidden layers of each network (default: 300,300)",
+        "--channels C conv: channels of the ladder (default: 64)",
         "--markov / --all-above",
         "DATA is a built-in name",
     ):
