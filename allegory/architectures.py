@@ -4,14 +4,13 @@ r"""Architectures: plain functions that put networks, families and a prior toget
     conv    a top-down ladder of convolutions for images, its latents grids z_t of (C_t, H_t, W_t)
 
 Each records its arguments in `model.config`, plain JSON, from which `build` makes the same architecture again; with
-the weights beside it, that is all a saved run needs. What is the caller's own, a family, an activation, a block, a
-prior, is recorded by its name alone, {"own": "module.name"}, and has to be given again: nothing is imported by a name
-that stands in a file.
+the weights, that is all a saved run needs. A custom family, activation, block or prior is recorded by name only,
+{"own": "module.name"}, and has to be passed again: nothing is imported by a name found in a file.
 
 In a ladder p(z_t | s_{t+1}) starts at N(0, I) at every level, and a residual posterior near it; with the residual
-blocks scaled by their number, depth costs nothing at the start. The output's bias starts at the data's marginals
-(Bernoulli, categorical, discretised logistic, counts; standardised data need none), so that what is learned first is
-not the mean.
+blocks scaled by their number, depth has no cost at initialisation. The output's bias starts at the data's marginals
+(Bernoulli, categorical, discretised logistic, counts; standardised data need none), so that training does not
+have to learn the mean first.
 """
 
 from __future__ import annotations
@@ -102,30 +101,30 @@ def mlp(
 
     Args:
         event_shape: of x.
-        likelihood: one of `LIKELIHOODS`, the family of p(x | z_1); or a family of your own: a `families.Family`, or any
-            callable (phi, event_dim) -> Distribution with an integer attribute `size`, how many numbers it reads for
-            each element of x.
+        likelihood: one of `LIKELIHOODS`, the family of p(x | z_1); or a custom family: a `families.Family`, or any
+            callable (phi, event_dim) -> Distribution with an integer attribute `size`, how many numbers it reads per
+            element of x.
         latent: width of z_1, ..., z_T.
-        hidden: widths of the hidden layers of each encoder, from below; the decoders mirror them.
+        hidden: widths of the hidden layers of each encoder, from the bottom up; the decoders mirror them.
         categories: k of the categorical likelihood.
         activation: one of `ACTIVATIONS`, classes of torch.nn; or a callable that makes a module, such as nn.PReLU.
-        dropout: in every hidden layer, while training. It pays where examples are few.
+        dropout: in every hidden layer, in training. It helps where examples are few.
         block: of hidden layers, "plain", "gated" or "residual"; or a callable (inputs, outputs) -> module that makes
             one, called once for each hidden layer. See `allegory.networks.mlp`.
         top_down: whether the posterior is a ladder. Otherwise it is the chain of q(z_t | z_{t-1}).
-        residual: of a ladder, whether it speaks of z_t in the units of its prior.
-        markov: whether p(z_{t-1} | z_t) sees the level above alone. Otherwise it sees all, z_t, ..., z_T.
+        residual: for a ladder, whether it expresses z_t in the units of its prior.
+        markov: whether p(z_{t-1} | z_t) sees only the level above. Otherwise it sees all of z_t, ..., z_T.
         prior: of z_T, one of `PRIORS`; see `allegory.priors`. "flow" needs the package zuko. Or a module whose call
             returns the distribution of z_T, or a callable (*event_shape of z_T) -> such a module.
         components: K of a mixture or a VampPrior.
         data: (N, *event) training data. Sets the constants by which x is standardised (what the encoder reads, and for
             a likelihood among the library's location-scale families, the normals and Student's t, the units of its mu
-            and sigma), the output's bias, and pseudo-inputs. Any other family of your own, and `normal_fixed`, speaks
-            in the units of x: the encoder reads standardised x, the family is left as it is.
+            and sigma), the output's bias, and pseudo-inputs. Any other custom family, and `normal_fixed`, works in
+            the units of x: the encoder reads standardised x, the family is unchanged.
 
     Raises:
-        ValueError: a name that there is not, widths that are not positive, something of your own that is not what is
-            wanted, or data that cannot be standardised.
+        ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
+            be standardised.
 
     >>> model = mlp((1, 8, 8), "bernoulli", latent=[16, 4], hidden=[32], top_down=True)
     >>> model.sample(3).shape
@@ -133,17 +132,17 @@ def mlp(
     >>> mlp((3,), al.families.normal_fixed(0.5), [2], activation=nn.PReLU).config["activation"]
     {'own': 'torch.nn.modules.activation.PReLU'}
     """
-    likelihood, categories = _named(likelihood, categories)
+    likelihood, categories = _canonical_likelihood(likelihood, categories)
     config = dict(
-        architecture="mlp", event_shape=list(event_shape), likelihood=_record(likelihood), latent=list(latent),
-        hidden=list(hidden), categories=categories, activation=_record(_known(activation)), dropout=dropout,
-        block=_record(block), top_down=top_down, residual=residual, markov=markov, prior=_record(prior),
-        components=components,
+        architecture="mlp", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
+        hidden=list(hidden), categories=categories, activation=_to_config(_canonical_activation(activation)),
+        dropout=dropout, block=_to_config(block), top_down=top_down, residual=residual, markov=markov,
+        prior=_to_config(prior), components=components,
     )  # fmt: skip
     _check_widths(event_shape=event_shape, latent=latent, hidden=hidden)
     act = _activation(activation)
     event_dim, size, levels = len(event_shape), math.prod(event_shape), len(latent)
-    family, read = _ends(likelihood, event_shape, categories, data)
+    family, read = _likelihood_and_input(likelihood, event_shape, categories, data)
     first = nn.Sequential(read, nn.Flatten(-event_dim))
     inputs = size * (family.size if isinstance(read, OneHot) else 1)
 
@@ -151,14 +150,14 @@ def mlp(
         return perceptron(inputs, hidden, outputs, act, dropout, block)
 
     def link(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-        """What reads the latents of a chain, and what came up from x beside them."""
+        """A network that reads the latents of a chain, and the features of x with them."""
         return Vectors(Asinh(), *net(inputs, hidden, outputs))
 
     encoder: TopDown | list[nn.Module]
     if top_down:
         width = hidden[-1] if hidden else 2 * max(latent)
         up: list[nn.Module] = [nn.Sequential(first, net(inputs, hidden[:-1], width))]
-        for _ in range(levels - 1):  # residual: through plain layers nothing of x would reach the tenth level
+        for _ in range(levels - 1):  # residual: with plain layers no signal from x would reach the tenth level
             last = scaled(nn.Linear(width, width), levels)
             silent = [nn.Dropout(dropout)] if dropout else []
             up.append(Residual(act(), nn.Linear(width, width), act(), *silent, last))
@@ -178,12 +177,12 @@ def mlp(
     to_x = (link if levels > 1 else net)(states[0], hidden[::-1], family.size * size)
     shape = (family.size * event_shape[0], *event_shape[1:])
     if data is not None:
-        _start_at(to_x[-1], family, data)
+        _init_output_bias(to_x[-1], family, data)
     decoder = [Conditional(nn.Sequential(to_x, nn.Unflatten(-1, shape)), family, event_dim)]
     for above, below in zip(states[1:], latent[:-1], strict=True):
         down = link(above, hidden[::-1], 2 * below)
         if top_down:
-            _zeroed(down[-1])
+            _zero_init(down[-1])
         decoder.append(Conditional(down, families.normal))
     model = VAE(
         _prior(
@@ -214,32 +213,32 @@ def conv(
     data: Tensor | None = None,
     activation: Activation = "GELU",
 ) -> VAE:
-    """A ladder of T = len(latent) levels of convolutions, with a state that p(z_t | z_{t+1}, ..., z_T) sees all of the
-    levels above through, and a residual top-down posterior: small relatives of Child's (2021) very deep VAE. With one
-    level it is the plain convolutional VAE.
+    """A ladder of T = len(latent) levels of convolutions, with a state through which p(z_t | z_{t+1}, ..., z_T)
+    sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very deep VAE. With
+    one level it is the plain convolutional VAE.
 
     Args:
         event_shape: of x, (C, H, W).
-        likelihood: one of `LIKELIHOODS`, the family of p(x | s_1), or a family of your own; as in `mlp`.
+        likelihood: one of `LIKELIHOODS`, the family of p(x | s_1), or a custom family; as in `mlp`.
         latent: channels of z_1, ..., z_T.
-        scales: how much coarser than x the grid of each level is, level 1 first, each a multiple of the one below; by
+        scales: the downsampling factor of each level's grid, level 1 first, each a multiple of the one below; by
             default the levels are spread evenly over the powers of two that leave a grid of at least 4 x 4 and, at the
             top, a single cell: z_T is a vector where x is square.
-        stem: how much coarser than x the grid is on which x is read and given; where it is finer than that of level 1
-            it has blocks of its own. By default that of level 1, but no coarser than 4.
-        channels: of what goes up and of the state.
-        blocks: residual blocks a level, up and down.
+        stem: the downsampling factor of the input and output grid; where it is finer than that of level 1 it has
+            residual blocks, too. By default that of level 1, but at most 4.
+        channels: of the features of x and of the state.
+        blocks: residual blocks per level, up and down.
         categories: k of the categorical likelihood.
-        dropout: in every block, while training.
-        markov: whether p(z_{t-1} | z_t) sees the level above alone.
+        dropout: in every block, in training.
+        markov: whether p(z_{t-1} | z_t) sees only the level above.
         prior: of z_T, one of `PRIORS`, a module, or a callable (C_T, H_T, W_T) -> module; as in `mlp`.
         components: K of a mixture or a VampPrior.
-        checkpointed: whether blocks run again in the backward pass instead of keeping what they need for it.
+        checkpointed: whether blocks are recomputed in the backward pass instead of storing their activations.
         data: (N, *event) training data; as in `mlp`.
         activation: one of `ACTIVATIONS`, or a callable that makes a module.
 
     Raises:
-        ValueError: as `mlp`; no images; scales that do not divide their sides.
+        ValueError: as `mlp`; data that are not images; scales that do not divide their sides.
 
     >>> model = conv((1, 8, 8), "bernoulli", latent=[2, 2, 4], scales=[2, 2, 4], channels=8, blocks=1)
     >>> [tuple(q.event_shape) for q in model.encode(torch.zeros(1, 1, 8, 8))]
@@ -249,26 +248,27 @@ def conv(
     levels = len(latent)
     scales = list(scales or _scales(event_shape, levels))
     stem = math.gcd(scales[0], 4) if stem is None else stem
-    likelihood, categories = _named(likelihood, categories)
+    likelihood, categories = _canonical_likelihood(likelihood, categories)
     config = dict(
-        architecture="conv", event_shape=list(event_shape), likelihood=_record(likelihood), latent=list(latent),
+        architecture="conv", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
         scales=scales, stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout,
-        markov=markov, prior=_record(prior), components=components, checkpointed=checkpointed,
+        markov=markov, prior=_to_config(prior), components=components, checkpointed=checkpointed,
     )  # fmt: skip
-    if _known(activation) != "GELU":  # not written where it is the default: earlier runs do not say it, and resume
-        config["activation"] = _record(_known(activation))
+    name = _canonical_activation(activation)
+    if name != "GELU":  # omitted where it is the default: earlier runs do not record it, and have to resume
+        config["activation"] = _to_config(name)
     act = _activation(activation)
     _check_widths(scales=scales, stem=[stem], channels=[channels], blocks=[blocks])
     _check_scales(event_shape, latent, stem, scales)
     height, width = event_shape[1:]
-    family, read = _ends(likelihood, event_shape, categories, data)
+    family, read = _likelihood_and_input(likelihood, event_shape, categories, data)
     inputs = event_shape[0] * (family.size if isinstance(read, OneHot) else 1)
     inner = max(1, channels // 2)
     depth = blocks * (levels + (scales[0] > stem))
     sequence = Checkpointed if checkpointed else nn.Sequential
 
     def kernel(scale: int) -> int:
-        """Of one cell a neighbourhood is nothing but padding."""
+        """On a grid of one cell a larger kernel would see only padding."""
         return 3 if min(height, width) > scale else 1
 
     def body(scale: int) -> nn.Module:
@@ -281,16 +281,16 @@ def conv(
     def unsqueeze(outputs: int, factor: int) -> list[nn.Module]:
         return [nn.Conv2d(channels, outputs * factor**2, 1), nn.PixelShuffle(factor)]
 
-    climb: list[nn.Module] = [read, *squeeze(inputs, stem)]
+    up: list[nn.Module] = [read, *squeeze(inputs, stem)]
     if scales[0] > stem:
-        climb += [body(stem), *squeeze(channels, scales[0] // stem)]
-    steps: list[nn.Module] = [nn.Sequential(*climb, body(scales[0]))]
+        up += [body(stem), *squeeze(channels, scales[0] // stem)]
+    steps: list[nn.Module] = [nn.Sequential(*up, body(scales[0]))]
     for below, scale in pairwise(scales):
         finer = squeeze(channels, scale // below) if scale > below else []
         steps.append(nn.Sequential(*finer, body(scale)))
 
     def posterior(t: int) -> Conditional:
-        """q(z_t | z_{t+1}, x), of what came up and the state; of z_{t+1} itself in a Markov chain."""
+        """q(z_t | z_{t+1}, x), from the features of x and the state, or z_{t+1} itself in a Markov chain."""
         both: nn.Module = Concat(
             Images(
                 nn.Conv2d(2 * channels, channels, 1),
@@ -310,10 +310,10 @@ def conv(
 
     offset = Offset(family.size * event_shape[0], height, width)
     if data is not None:
-        _start_at(offset, family, data)
-    descent = [*unsqueeze(channels, scales[0] // stem), body(stem)] if scales[0] > stem else []
-    heads = [[*descent, act(), *unsqueeze(family.size * event_shape[0], stem), offset]]
-    heads += [[act(), _zeroed(nn.Conv2d(channels, 2 * z, 1))] for z in latent[:-1]]
+        _init_output_bias(offset, family, data)
+    down_to_x = [*unsqueeze(channels, scales[0] // stem), body(stem)] if scales[0] > stem else []
+    heads = [[*down_to_x, act(), *unsqueeze(family.size * event_shape[0], stem), offset]]
+    heads += [[act(), _zero_init(nn.Conv2d(channels, 2 * z, 1))] for z in latent[:-1]]
     states: list[nn.Module] = []
     decoder: list[nn.Module] = []
     for t, (z, scale, head) in enumerate(zip(latent, scales, heads, strict=True)):
@@ -337,12 +337,11 @@ def build(config: dict[str, Any], **own: Any) -> VAE:
 
     Args:
         config: as `mlp` and `conv` record it.
-        own: what was the caller's own when it was made, by its name: likelihood, activation, block or prior. A module
-            is copied.
+        own: the custom parts it was made with, by name: likelihood, activation, block or prior. A module is copied.
 
     Raises:
-        ValueError: a description that this version does not know; something of one's own that is missing, or that the
-            description does not ask for.
+        ValueError: a description that this version does not know; a custom part that is missing, or that the
+            description does not contain.
 
     >>> build(mlp((3,), "normal", [2], [4], activation=nn.PReLU).config, activation=nn.PReLU).levels
     1
@@ -359,14 +358,14 @@ def build(config: dict[str, Any], **own: Any) -> VAE:
     asked = {key: value["own"] for key, value in arguments.items() if isinstance(value, dict) and "own" in value}
     for key in own.keys() - asked.keys():
         raise ValueError(
-            f"{key} was given, but the model asks for {' and '.join(asked) or 'nothing'} of your own: its {key} is "
+            f"{key} was given, but the custom parts of the model are {' and '.join(asked) or 'none'}: its {key} is "
             f"{arguments.get(key)!r}"
         )
     missing = asked.keys() - own.keys()
     if missing:
-        told = " and ".join(f"its {key}, {asked[key]}," for key in asked if key in missing)
+        parts = " and ".join(f"its {key}, {asked[key]}," for key in asked if key in missing)
         wanted = ", ".join(f"{key}=..." for key in asked if key in missing)
-        raise ValueError(f"the model was made with something of your own: {told} has to be given again, as {wanted}")
+        raise ValueError(f"the model was made with custom parts: {parts} has to be given again, as {wanted}")
     given = {key: copy.deepcopy(value) if isinstance(value, nn.Module) else value for key, value in own.items()}
     if given:
         return make(**{**arguments, **given})
@@ -377,11 +376,11 @@ def build(config: dict[str, Any], **own: Any) -> VAE:
 
 
 def default_latent(levels: int | None = None, architecture: str = "mlp") -> tuple[int, ...]:
-    """The width of z_1, ..., z_T where nothing else is said: of vectors 40, halved from level to level; of grids 4
-    channels a level, and 32 at the top.
+    """The default width of z_1, ..., z_T: 40 for vectors, halved at each level; for grids 4 channels per level, and 32
+    at the top.
 
     Args:
-        levels: T; by default 1 of vectors, 2 of grids.
+        levels: T; by default 1 for vectors, 2 for grids.
         architecture: "mlp" or "conv".
 
     >>> default_latent(3), default_latent(3, "conv")
@@ -392,8 +391,8 @@ def default_latent(levels: int | None = None, architecture: str = "mlp") -> tupl
     return tuple(max(2, 40 >> t) for t in range(levels or 1))
 
 
-def _record(value: Any) -> Any:
-    """How `model.config` has it: a name as it is, what is the caller's own by where it is defined."""
+def _to_config(value: Any) -> Any:
+    """The entry in `model.config`: a name as it is, a custom part by its qualified name."""
     if isinstance(value, str):
         return value
     thing = value.func if isinstance(value, functools.partial) else value
@@ -401,22 +400,22 @@ def _record(value: Any) -> Any:
     return {"own": f"{thing.__module__}.{thing.__qualname__}"}
 
 
-def _named(likelihood: Likelihood, categories: int | None) -> tuple[Likelihood, int | None]:
-    """A family of the library that has a name, by that name; the number of categories with it."""
+def _canonical_likelihood(likelihood: Likelihood, categories: int | None) -> tuple[Likelihood, int | None]:
+    """The name of a family of the library, if it has one, and its number of categories; a custom family unchanged."""
     if isinstance(likelihood, families.CategoricalFamily):
         return "categorical", likelihood.size
     names = (name for name in LIKELIHOODS if getattr(families, name) is likelihood)
     return next(names, likelihood), categories
 
 
-def _ends(
+def _likelihood_and_input(
     likelihood: Likelihood, event_shape: Sequence[int], categories: int | None, data: Tensor | None
 ) -> tuple[Any, nn.Module]:
-    """The family of p(x | z_1), and how the encoder reads x."""
+    """The family of p(x | z_1), and the input layer of the encoder."""
     if isinstance(likelihood, str):
         family: Any = _likelihood(likelihood, event_shape, categories)
     else:
-        family = _own_likelihood(likelihood, event_shape)
+        family = _check_custom_likelihood(likelihood, event_shape)
     read: nn.Module = Standardize(*event_shape)
     if isinstance(family, families.CategoricalFamily):
         read = OneHot(family.size, len(event_shape))
@@ -425,15 +424,15 @@ def _ends(
     return family, read
 
 
-def _own_likelihood(family: Any, event_shape: Sequence[int]) -> Any:
-    """A family of the caller's, checked; a location-scale family of the library for standardised data."""
+def _check_custom_likelihood(family: Any, event_shape: Sequence[int]) -> Any:
+    """A custom family, checked; a location-scale family of the library is wrapped for standardised data."""
     if isinstance(family, type):
         raise ValueError(f"likelihood={family.__name__}: got a class, wanted a family, such as {family.__name__}()")
     size = getattr(family, "size", None)
     if not callable(family) or not isinstance(size, int) or size < 1:
         raise ValueError(
             f"likelihood={family!r}: wanted one of {', '.join(LIKELIHOODS)}, or a family, that is a callable "
-            "(phi, event_dim) -> Distribution with an attribute size, how many numbers it reads for each element"
+            "(phi, event_dim) -> Distribution with an attribute size, how many numbers it reads per element"
         )
     if type(family) in LOCATION_SCALE:
         return families.standardized(family, torch.zeros(*event_shape), torch.ones(*event_shape))
@@ -443,7 +442,7 @@ def _own_likelihood(family: Any, event_shape: Sequence[int]) -> Any:
 def _prior(
     name: Prior, event_shape: tuple[int, ...], encoder: Any, components: int, read: Sequence[int], data: Tensor | None
 ) -> nn.Module:
-    """p(z_T), z_T of `event_shape`, by name or the caller's own; `read` is the shape of what q(z_T | .) reads."""
+    """p(z_T), z_T of `event_shape`, by name or a custom one; `read` is the shape of the input of q(z_T | .)."""
     if isinstance(name, nn.Module):
         return name
     if callable(name):
@@ -479,17 +478,17 @@ def _prior(
 
 
 @torch.no_grad()
-def _zeroed(layer: Any) -> Any:
-    """A layer that gives zeros at first, so that p(z_t | s_{t+1}) begins at N(0, I)."""
+def _zero_init(layer: Any) -> Any:
+    """The layer, zero-initialised, so that p(z_t | s_{t+1}) begins at N(0, I)."""
     layer.weight.zero_()
     layer.bias.zero_()
     return layer
 
 
 @torch.no_grad()
-def _start_at(last: Any, family: Any, data: Tensor) -> None:
+def _init_output_bias(last: Any, family: Any, data: Tensor) -> None:
     """Sets the last layer's bias so that p(x | z_1) begins at the marginals of the data. Whether these are in the
-    family's support is asked elsewhere.
+    family's support is checked elsewhere.
     """
     mean = data.mean(0)
     count = mean.clamp(min=1e-2)
@@ -502,7 +501,7 @@ def _start_at(last: Any, family: Any, data: Tensor) -> None:
         half = (family.bins - 1) / 2
         spread = data.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
         start = torch.stack([mean / half - 1, (spread / half).log()])
-    elif isinstance(family, families.NormalFixed):  # whose sigma, and so mu, is in the data's units
+    elif isinstance(family, families.NormalFixed):  # whose sigma, and hence mu, is in the data's units
         start = mean
     elif isinstance(family, families.PoissonFamily):
         start = count.log()
@@ -526,14 +525,14 @@ def _scales(event_shape: Sequence[int], levels: int) -> list[int]:
 
 def _check_scales(event_shape: Sequence[int], latent: Sequence[int], stem: int, scales: Sequence[int]) -> None:
     if len(event_shape) != 3:
-        raise ValueError(f"event_shape={list(event_shape)}: convolutions want images, (C, H, W)")
+        raise ValueError(f"event_shape={list(event_shape)}: convolutions need images, (C, H, W)")
     if len(scales) != len(latent):
         raise ValueError(f"scales={list(scales)}: wanted one for each of {len(latent)} levels")
     for below, scale in pairwise([1, stem, *scales]):
         if scale % below or any(side % scale for side in event_shape[1:]):
             raise ValueError(
-                f"stem={stem}, scales={list(scales)}: {scale} is no multiple of {below} that divides {event_shape[1]} "
-                f"x {event_shape[2]}"
+                f"stem={stem}, scales={list(scales)}: {scale} is not a multiple of {below} that divides "
+                f"{event_shape[1]} x {event_shape[2]}"
             )
 
 
@@ -556,8 +555,8 @@ def _likelihood(name: str, event_shape: Sequence[int], categories: int | None) -
 
 def _standardize(read: nn.Module, family: Any, data: Tensor, own: bool) -> None:
     """The encoder reads (x - mean) / spread. For continuous data the spread is each element's own and the likelihood
-    shares it; for pixels it is one number, since a pixel that hardly varies is no louder for it. Of a family that is
-    not ours, vectors are taken to be columns of their own units, and images to be pixels.
+    shares it; for pixels it is one number, so that a pixel that hardly varies is not amplified. For a custom family,
+    vectors are treated as columns with their own units, and images as pixels.
     """
     mean, spread = data.mean(0), data.std(0, correction=0)
     still = (data == data[0]).all(0).nonzero()  # a rounded spread need not be zero
@@ -581,8 +580,8 @@ def _standardize(read: nn.Module, family: Any, data: Tensor, own: bool) -> None:
             module.scale.copy_(spread)
 
 
-def _known(activation: Activation) -> Activation:
-    """An activation of torch.nn that has a name, by that name."""
+def _canonical_activation(activation: Activation) -> Activation:
+    """The name of a known activation of torch.nn; any other unchanged."""
     return next((name for name in ACTIVATIONS if getattr(nn, name) is activation), activation)
 
 

@@ -2,8 +2,8 @@ r"""Conditional distributions: modules whose call returns a `torch.distributions
 
     p(y | c):  context c, (*batch, *context)  ->  Distribution with batch shape (*batch) and event shape (*event).
 
-That sentence is the whole contract. No base class is needed: any module that keeps it can be an encoder, a decoder
-or a prior, a flow of the zuko library say, or a fixed map without parameters.
+That sentence is the whole contract. No base class is needed: any module that fulfils it can be an encoder, a decoder
+or a prior, such as a flow from the zuko library, or a fixed map without parameters.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Conditional(nn.Module):
         self.event_dim = event_dim
 
     def forward(self, *context: Tensor) -> Distribution:
-        """The distribution of y given context: (*batch, *context); as many as the network takes."""
+        """The distribution of y given context: (*batch, *context); as many contexts as the network takes."""
         return self.family(self.network(*context), self.event_dim)
 
 

@@ -1,22 +1,22 @@
-r"""The distributions that torch lacks, or that lose their digits there, and one of its own with a clearer error.
+r"""The distributions that torch does not have, or that lose precision there, and its Bernoulli with a clearer error.
 
 A discretised logistic (Salimans et al. 2017, PixelCNN++) gives integers x in {0, ..., n - 1} the mass that a
 logistic with distribution function F(v) = sigmoid((v - mu) / s) puts on the bin around each,
 
     P(x) = F(x + 1/2) - F(x - 1/2),      the first bin reaching down to -inf and the last up to +inf,
 
-so that the n bins sum to one whatever n. With b = (x + 1/2 - mu) / s and a = b - 1/s, and since
+so that the n bins sum to one for any n. With b = (x + 1/2 - mu) / s and a = b - 1/s, and since
 sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)),
 
     log P(x) = log sigmoid(b) + log sigmoid(-a) + log(1 - e^(-1/s)),
 
-which loses no digits in the tails. At an edge the missing boundary contributes nothing.
+which loses no precision in the tails. At an edge the missing boundary contributes nothing.
 
 A Bernoulli of log-odds l gives D elements x the log-mass
 
     log p(x) = sum_d x_d l_d - log(1 + e^l_d) = sum_d x_d l_d - max(l_d, 0) - log prod_d (1 + e^-|l_d|),
 
-and since each factor is at most 2, a logarithm of some dozens of them at a time is enough: it is the logarithm that
+and since each factor is at most 2, one logarithm per few dozen of them is enough: it is the logarithm that
 takes the time. A factor is rounded by half an epsilon, and so is its logarithm, in nats.
 
 A continuous Bernoulli (Loaiza-Ganem & Cunningham 2019) of log-odds l has on [0, 1] the density
@@ -64,7 +64,7 @@ def check_support(law: Distribution, x: Tensor, name: str = "x") -> None:
     Args:
         law: any distribution whose event shape `x` ends with.
         x: (*, *event) values.
-        name: what to call `x` in the message.
+        name: of `x` in the message.
     """
     while isinstance(law, Independent):
         law = law.base_dist
@@ -77,21 +77,21 @@ def check_support(law: Distribution, x: Tensor, name: str = "x") -> None:
         advice = f" {law.advice}" if isinstance(law, Bernoulli) else ""
         raise ValueError(
             f"{name}: {int((~inside).sum())} of {inside.numel()} values are outside the support of "
-            f"{_name(law)}, {_describe(support)}; the first is "
+            f"{_law_name(law)}, {_support_name(support)}; the first is "
             f"{x[tuple(first)].flatten()[0].item():g} at {first}.{advice}"
         )
 
 
 def tempered(law: Distribution, temperature: float) -> Distribution:
-    """The law with its standard deviations times `temperature`, of a mixture those of its components: to be drawn from.
-    At 0 it is the mean, or one of the components' means.
+    """The law with its standard deviations multiplied by `temperature`, for a mixture those of its components; for
+    sampling. At 0 it is the mean, or one of the components' means.
 
     Args:
         law: normal, or a `NormalMixture`; anything at temperature 1.
-        temperature: 0 or more; below 1 draws are more typical, and less varied.
+        temperature: 0 or more; below 1 samples are more typical, and less varied.
 
     Raises:
-        ValueError: a negative temperature, or one other than 1 for a law that is not made of normals.
+        ValueError: a negative temperature, or one other than 1 for a law that is not normal.
 
     >>> tempered(Normal(1.0, 2.0), 0.5).stddev
     tensor(1.)
@@ -105,17 +105,17 @@ def tempered(law: Distribution, temperature: float) -> Distribution:
     if isinstance(law, Independent):
         return Independent(tempered(law.base_dist, temperature), law.reinterpreted_batch_ndims, validate_args=False)
     if not isinstance(law, Normal):
-        raise ValueError(f"temperature={temperature}: wanted 1, for a {type(law).__name__} is not made of normals")
+        raise ValueError(f"temperature={temperature}: wanted 1, since {type(law).__name__} is not normal")
     return Normal(law.loc, law.scale * temperature, validate_args=False)
 
 
-def _name(law: Distribution) -> str:
+def _law_name(law: Distribution) -> str:
     if isinstance(law, MixtureSameFamily):
         return f"a mixture of {type(law.component_distribution).__name__}"
     return type(law).__name__
 
 
-def _describe(support: Any) -> str:
+def _support_name(support: Any) -> str:
     if isinstance(support, type(constraints.boolean)):
         return "0 or 1"
     if isinstance(support, constraints.integer_interval):
@@ -128,7 +128,7 @@ def _describe(support: Any) -> str:
 
 
 class Bernoulli(TorchBernoulli):
-    """torch's Bernoulli; its error for a grey value says what to use instead.
+    """torch's Bernoulli; its error for a grey value names the alternatives.
 
     Args:
         logits: (*) log-odds of a one.
@@ -136,12 +136,12 @@ class Bernoulli(TorchBernoulli):
     >>> Bernoulli(logits=torch.zeros(2)).log_prob(torch.tensor([0.0, 0.5]))
     Traceback (most recent call last):
     ValueError: x: 1 of 2 values are outside the support of Bernoulli, 0 or 1; the first is 0.5 at [1]. \
-A Bernoulli is no density of grey values: use continuous_bernoulli for values in [0, 1], \
+A Bernoulli is not a density of grey values: use continuous_bernoulli for values in [0, 1], \
 discretized_logistic for 0..255, or binarise the data.
     """
 
     advice = (
-        "A Bernoulli is no density of grey values: use continuous_bernoulli for values in [0, 1], "
+        "A Bernoulli is not a density of grey values: use continuous_bernoulli for values in [0, 1], "
         "discretized_logistic for 0..255, or binarise the data."
     )
 
@@ -154,7 +154,7 @@ discretized_logistic for 0..255, or binarise the data.
 
 
 class Bernoullis(Independent):
-    """An event of independent Bernoulli elements. What is compiled to score, without gradients, takes few logarithms.
+    """An event of independent Bernoulli elements. Compiled, without gradients, its log_prob computes few logarithms.
 
     Args:
         base_distribution: a Bernoulli of batch shape (*batch, *event).
@@ -168,13 +168,13 @@ class Bernoullis(Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         n = self.reinterpreted_batch_ndims
         if not n or not torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return super().log_prob(value)  # disable_compile, or backward, fewer logarithms are no gain
+            return super().log_prob(value)  # in eager mode, or with a backward pass, fewer logarithms are no gain
         logits, x = broadcast_all(self.base_dist.logits, value)
         return bernoulli_log_mass(logits.flatten(-n), x.flatten(-n))
 
 
 def bernoulli_log_mass(logits: Tensor, x: Tensor, group: int = 32) -> Tensor:
-    """(*batch) log p(x), from log-odds and x (*batch, D), a logarithm for each `group` of elements.
+    """(*batch) log p(x), from log-odds and x (*batch, D), with one logarithm per `group` of elements.
 
     >>> bernoulli_log_mass(torch.zeros(100), torch.ones(100)) / 100
     tensor(-0.6931)
@@ -187,7 +187,7 @@ def bernoulli_log_mass(logits: Tensor, x: Tensor, group: int = 32) -> Tensor:
 
 class ContinuousBernoulli(Distribution):
     """The density e^(l x) l / (e^l - 1) on [0, 1]. torch's own clamps its parameter, and beyond log-odds of 12 is no
-    density any more.
+    longer a density.
 
     Args:
         logits: (*) log-odds l.
@@ -229,7 +229,7 @@ class ContinuousBernoulli(Distribution):
         a = self.logits.abs()
         small = a < 1e-3
         large = a.masked_fill(small, 1)
-        # P(X <= x) = expm1(a x) / expm1(a) for l = a > 0, turned round; for l < 0 the mirror image.
+        # P(X <= x) = expm1(a x) / expm1(a) for l = a > 0, inverted; for l < 0 the mirror image.
         x = torch.where(small, u + a * u * (1 - u) / 2, 1 + torch.log(u + (1 - u) * torch.exp(-large)) / large)
         return torch.where(self.logits < 0, 1 - x, x).clamp(0, 1)
 
@@ -277,7 +277,7 @@ class NegativeBinomial(TorchNegativeBinomial):
 
 
 class DiscretizedLogistic(Distribution):
-    """A logistic distribution put into the bins 0, ..., bins - 1, the edge bins taking the tails.
+    """A logistic distribution discretised into the bins 0, ..., bins - 1; the edge bins take the tails.
 
     Args:
         loc: (*) location mu, in bins.
@@ -323,17 +323,17 @@ class DiscretizedLogistic(Distribution):
             u = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps)
             return (self.loc + self.scale * torch.logit(u)).round().clamp(0, self.bins - 1)
 
-    def _exceed(self, j: int) -> Tensor:
+    def _survival(self, j: int) -> Tensor:
         """P(x >= j)."""
         return torch.sigmoid((self.loc - j + 0.5) / self.scale)
 
     @property
     def mean(self) -> Tensor:
-        return sum((self._exceed(j) for j in range(1, self.bins)), torch.zeros_like(self.loc))
+        return sum((self._survival(j) for j in range(1, self.bins)), torch.zeros_like(self.loc))
 
     @property
     def variance(self) -> Tensor:
-        square = sum(((2 * j - 1) * self._exceed(j) for j in range(1, self.bins)), torch.zeros_like(self.loc))
+        square = sum(((2 * j - 1) * self._survival(j) for j in range(1, self.bins)), torch.zeros_like(self.loc))
         return square - self.mean.square()
 
 
@@ -368,7 +368,7 @@ class NormalMixture(Distribution):
         return constraints.independent(constraints.real, len(self.event_shape))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        # The squares below cancel. In float64, and near 0, what is left has all the digits of float32.
+        # The squares below cancel. In float64, and near 0, the result has full float32 precision.
         middle = self.loc.mean(0).detach().double()
         mu = (self.loc.double() - middle).flatten(1)
         precision = self.scale.double().flatten(1).square().reciprocal()
@@ -393,17 +393,17 @@ class NormalMixture(Distribution):
 
 
 class OptimalNormal(Normal):
-    """N(mu, sigma^2) whose one sigma is, while training, the maximum likelihood value of the batch.
+    """N(mu, sigma^2) with a single sigma, in training the maximum likelihood value of the batch.
 
     sigma-VAE (Rybkin, Daniilidis & Levine 2021): sigma^2 = mean (x - mu)^2 over the batch. Since sigma is at its
-    optimum, the gradient of log p by mu is the same whether or not one differentiates through it. A sigma that has
-    seen the x it scores is no likelihood, so each call also moves `variance` towards what it found, and the family
-    `normal_optimal` uses that running value, a constant, in eval mode.
+    optimum, the gradient of log p with respect to mu is the same whether or not one differentiates through it. With a
+    sigma fitted to the x it scores, log p is not a likelihood, so each call also moves `variance` towards that
+    sigma^2, and the family `normal_optimal` uses that running value, a constant, in eval mode.
 
     Args:
         mu: (*) means.
         variance: () the running sigma^2, changed in place by `log_prob`.
-        seen: () how many batches it has seen, counted by `log_prob`: it is their mean at first.
+        seen: () the number of batches so far, counted by `log_prob`: at first `variance` is their mean.
         momentum: the weight of a new value later on.
     """
 

@@ -1,19 +1,19 @@
-r"""Families: what turns the output of a network into a distribution.
+r"""Families: the maps from a network's output to a distribution.
 
-A family reads `size` numbers for each element of the event. They lie side by side in the first event dimension,
+A family reads `size` numbers for each element of the event. They are stacked along the first event dimension,
 so that the same family serves vectors and images:
 
     phi: (*batch, size * C, *rest)  ->  Distribution with batch shape (*batch) and event shape (C, *rest).
 
 The elements are independent given phi, so log-densities, entropies and KL divergences are sums over the event, in
-nats. Where a number has to be positive it is
+nats. A number that has to be positive is parameterised as
 
     positive(s) = exp(b tanh(s / b)),      b = log(bound),
 
 which is exp(s) near s = 0, never leaves (1 / bound, bound), and always has a gradient. For sigma the bound is 1,000:
 data are standardised and priors have unit scale, so a sigma of 1/1000 already claims a precision of a thousandth of
-the spread and is worth at most 6.9 nats an element. Below that a density does not describe the data but the grid on
-which they were stored, and its likelihood grows for ever; above, exp overflows.
+the spread and gains at most 6.9 nats per element. Below that a density does not describe the data but the grid on
+which they were stored, and its likelihood grows without bound; above, exp overflows.
 
 Legend: *batch any leading dimensions, C channels or features, k categories, m mixture components.
 """
@@ -77,8 +77,8 @@ def positive(s: Tensor, bound: float = 1e3) -> Tensor:
     return torch.exp(b * torch.tanh(s / b))
 
 
-def _full(phi: Tensor) -> Tensor:
-    """Networks may run in bfloat16; densities have three digits there, so they are computed in float32."""
+def _to_float32(phi: Tensor) -> Tensor:
+    """Networks may run in bfloat16; densities would have three digits there, so they are computed in float32."""
     return phi.float() if phi.dtype in (torch.bfloat16, torch.float16) else phi
 
 
@@ -86,7 +86,7 @@ class Family(nn.Module):
     """A map from a parameter tensor to a distribution over independent elements.
 
     Attributes:
-        size: parameters an element.
+        size: parameters per element.
 
     A new family is a class with `size` and `law`; see `normal`.
     """
@@ -102,10 +102,10 @@ class Family(nn.Module):
         channels = -event_dim
         if phi.dim() < event_dim or phi.shape[channels] % self.size:
             raise ValueError(
-                f"{type(self).__name__} reads {self.size} numbers an element, side by side in dimension {channels} "
+                f"{type(self).__name__} reads {self.size} numbers per element, stacked along dimension {channels} "
                 f"of the network's output, but that output has shape {tuple(phi.shape)}"
             )
-        parameters = _full(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
+        parameters = _to_float32(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
         return Independent(self.law(*parameters), event_dim)
 
     def extra_repr(self) -> str:
@@ -190,7 +190,7 @@ class CategoricalFamily(Family):
         self.size = k
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        logits = _full(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
+        logits = _to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
         return Independent(Categorical(logits=logits), event_dim)
 
     def extra_repr(self) -> str:
@@ -205,7 +205,7 @@ class DiscretizedLogisticFamily(Family):
         self.bins = bins
 
     def law(self, mu: Tensor, s: Tensor) -> DiscretizedLogistic:  # type: ignore[override]
-        half = (self.bins - 1) / 2  # mu = -1 and 1 are the two ends of the range
+        half = (self.bins - 1) / 2  # mu = -1 and mu = 1 are the two ends of the range
         return DiscretizedLogistic(half * (1 + mu), half * positive(s), self.bins)
 
     def extra_repr(self) -> str:
@@ -220,7 +220,7 @@ class DiscretizedLogisticMixtureFamily(Family):
 
     def law(self, *parameters: Tensor) -> Distribution:
         weights, mu, s = torch.stack(parameters, -1).chunk(3, -1)
-        # Without a spread at the start all components would stay equal.
+        # Without an initial spread all components would stay equal.
         spread = torch.linspace(-1, 1, self.components, dtype=mu.dtype, device=mu.device)
         return MixtureSameFamily(Categorical(logits=weights), self.component.law(mu + spread, s))
 
@@ -260,9 +260,9 @@ class Standardized(Family):
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
         law: Any = self.family(phi, event_dim).base_dist
-        return Independent(self._in_units(law), event_dim)
+        return Independent(self._rescale(law), event_dim)
 
-    def _in_units(self, law: Any) -> Distribution:
+    def _rescale(self, law: Any) -> Distribution:
         if isinstance(law, OptimalNormal):
             return TransformedDistribution(law, AffineTransform(self.loc, self.scale))
         loc, scale = self.loc + self.scale * law.loc, self.scale * law.scale
@@ -271,7 +271,7 @@ class Standardized(Family):
 
 normal = Normal()
 """Continuous data, or a latent: N(mu, sigma^2), both from the network. Support R; density in nats per unit of x.
-phi: mu, then s with sigma = positive(s) in (1e-3, 1e3). The default for standardised data, and for every latent.
+phi: mu, then s with sigma = positive(s) in (1e-3, 1e3). The default for standardised data, and for all latents.
 
 >>> law = normal(torch.zeros(4, 6))          # phi: (B, 2 * 3)
 >>> law.batch_shape, law.event_shape
@@ -279,7 +279,7 @@ phi: mu, then s with sigma = positive(s) in (1e-3, 1e3). The default for standar
 """
 
 bernoulli = BernoulliFamily()
-"""Two values, 0 and 1; phi: the log-odds. A mass. Grey values are refused: they have no mass under a Bernoulli.
+"""Two values, 0 and 1; phi: the log-odds. A mass. Grey values are rejected: they have no mass under a Bernoulli.
 
 >>> bernoulli(torch.zeros(1, 2)).log_prob(torch.ones(1, 2))
 tensor([-1.3863])
@@ -327,7 +327,7 @@ def normal_per_dimension(*event_shape: int) -> Family:
 
 
 def normal_optimal() -> Family:
-    """N(mu, sigma^2) with one sigma that is at its analytic optimum, the root mean square residual, at every step
+    """N(mu, sigma^2) with a single sigma, always at its analytic optimum, the root mean square residual, at every step
     (sigma-VAE, Rybkin et al. 2021). phi: mu. While training, sigma is the batch's; in eval mode it is the running
     value, so that a reported number is a likelihood. Use it where `normal_shared` learns sigma too slowly.
     """
@@ -335,7 +335,7 @@ def normal_optimal() -> Family:
 
 
 def categorical(k: int) -> Family:
-    """Categories 0, ..., k - 1, in no order. phi: k logits an element. A mass. Also for few grey levels.
+    """Categories 0, ..., k - 1, in no order. phi: k logits per element. A mass. Also for a few grey levels.
 
     >>> categorical(4)(torch.zeros(1, 4 * 3)).log_prob(torch.tensor([[0, 3, 2]]))
     tensor([-4.1589])
@@ -351,7 +351,7 @@ def discretized_logistic(bins: int = 256) -> Family:
 
 
 def discretized_logistic_mixture(components: int = 5, bins: int = 256) -> Family:
-    """A mixture of `components` discretised logistics an element (Salimans et al. 2017), for grey levels with
+    """A mixture of `components` discretised logistics per element (Salimans et al. 2017), for grey levels with
     several likely values. phi: m weights, m locations, m scales. A mass. Channels are independent given z.
     """
     return DiscretizedLogisticMixtureFamily(components, bins)
@@ -362,7 +362,7 @@ def implied_sigma(weight: float = 1.0, beta: float = 1.0, elements: int = 1) -> 
 
         loss = weight / elements * sum_i (x_i - mu_i)^2 + beta * KL(q(z | x) || p(z))
 
-    is -beta ELBO of, but for a constant, if p(x | z) is N(mu, sigma^2): sigma^2 = beta * elements / (2 * weight).
+    equals -beta ELBO, up to a constant, if p(x | z) is N(mu, sigma^2): sigma^2 = beta * elements / (2 * weight).
 
     Args:
         weight: of the squared error.
@@ -381,7 +381,7 @@ def implied_sigma(weight: float = 1.0, beta: float = 1.0, elements: int = 1) -> 
 
 def standardized(family: Family, loc: Tensor, scale: Tensor) -> Family:
     """A continuous `family` (normal of any kind, student_t) for data of mean `loc` and spread `scale`: the network
-    speaks of (x - loc) / scale, the density is per unit of x, log p(x) = log p((x - loc) / scale) - log scale.
+    parameterises (x - loc) / scale, the density is per unit of x, log p(x) = log p((x - loc) / scale) - log scale.
 
     Args:
         family: a location-scale family.

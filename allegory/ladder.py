@@ -1,18 +1,17 @@
-r"""Top-down inference: the posterior that walks down beside the generative loop, as the ladder does.
+r"""Top-down inference: the posterior that goes down along with the generative loop, as in the ladder VAE.
 
     h_1, ..., h_T = network(x)                                           one deterministic pass up
     q(z_1..T | x) = q(z_T | h_T) prod_{t=1..T-1} q(z_t | h_t, s_{t+1})    s_{t+1} carries z_{t+1}, ..., z_T
 
-(Soenderby et al. 2016; Kingma et al. 2016, section 4.) q(z_t | ...) sees the state that p(z_t | s_{t+1}) comes from, so
-every rate is a divergence of two distributions that stand beside each other, in closed form where the families allow
-it.
+(Soenderby et al. 2016; Kingma et al. 2016, section 4.) q(z_t | ...) is conditioned on the same state as p(z_t |
+s_{t+1}), so every rate is a KL divergence of two given distributions, in closed form where the families allow it.
 
-A residual posterior (Vahdat & Kautz 2020) speaks of z_t in the units of its prior N(mu_p, sigma_p^2):
+A residual posterior (Vahdat & Kautz 2020) expresses z_t in the units of its prior N(mu_p, sigma_p^2):
 
     u = (z_t - mu_p) / sigma_p ~ N(mu, sigma^2)        =>    q(z_t | ...) = N(mu_p + sigma_p mu, (sigma_p sigma)^2),
     KL(q || p) = KL(N(mu, sigma^2) || N(0, 1)).
 
-A network that gives mu = 0, sigma = 1 then adds no rate, wherever the prior moves to.
+A network that outputs mu = 0, sigma = 1 then adds no rate, wherever the prior is.
 
 Shapes: S particles, B batch; x is (B, *event), h_t (B, *), s_t (S, B, *), z_t (S, B, *event_t).
 """
@@ -28,15 +27,15 @@ __all__ = ["TopDown"]
 
 
 class TopDown(nn.Module):
-    """q(z_T | x) prod_t q(z_t | z_{t+1}, ..., z_T, x); stands where a VAE's encoder stands.
+    """q(z_T | x) prod_t q(z_t | z_{t+1}, ..., z_T, x); takes the place of a VAE's encoder.
 
     Args:
         network: x -> (h_1, ..., h_T), level 1 first, (B, *) each; see `allegory.networks.Climb`.
-        posteriors: T modules, level 1 first, that give q(z_t | h_t, s_{t+1}) when called with (h_t, s_{t+1}). The state
-            s_{t+1} of the generative loop is (S, B, *), for a Markov chain z_{t+1}. The last, at the top, is called
-            with h_T alone.
-        residual: whether the posteriors below the top speak of z_t in the units of p(z_t | s_{t+1}), which has to be
-            normal, and so have they.
+        posteriors: T modules, level 1 first, that return q(z_t | h_t, s_{t+1}) when called with (h_t, s_{t+1}). The
+            state s_{t+1} of the generative loop is (S, B, *), for a Markov chain z_{t+1}. The last, at the top, is
+            called with h_T alone.
+        residual: whether the posteriors below the top express z_t in the units of p(z_t | s_{t+1}); both have to be
+            normal.
 
     >>> both = al.networks.Concat(nn.Linear(8 + 2, 2 * 3), event_dim=1)
     >>> encoder = al.TopDown(
@@ -85,13 +84,13 @@ class TopDown(nn.Module):
         if state is None:
             return module(feature)
         q = module(feature, state)
-        return _in_units_of(prior, q, level) if self.residual else q
+        return _relative_to_prior(prior, q, level) if self.residual else q
 
     def extra_repr(self) -> str:
         return "residual" if self.residual else ""
 
 
-def _in_units_of(p: Distribution, q: Distribution, level: int) -> Distribution:
+def _relative_to_prior(p: Distribution, q: Distribution, level: int) -> Distribution:
     """The law of mu_p + sigma_p u, u ~ q."""
     laws = [law.base_dist if isinstance(law, Independent) else law for law in (p, q)]
     if not all(isinstance(law, Normal) for law in laws):

@@ -1,25 +1,25 @@
 r"""Variational autoencoders of any depth, and the trace of one pass through them.
 
-Levels run from the data up: z_0 = x, z_1, ..., z_T. What generates walks down and carries a state, what infers
-walks up or down,
+Levels are counted from the data up: z_0 = x, z_1, ..., z_T. Generation goes down and carries a state, inference goes up
+or down,
 
     generate    p(x, z_1..T)   = p(z_T) prod_{t=1..T} p(z_{t-1} | s_t),          s_t = state_t(z_t, s_{t+1})
     infer       q(z_1..T | x)  = prod_{t=1..T} q(z_t | z_{t-1})                  bottom-up
          or     q(z_1..T | x)  = q(z_T | x) prod_{t=1..T-1} q(z_t | s_{t+1}, x)   top-down, see `allegory.ladder`
 
-The Markov chain is s_t = z_t. Every bound is a function of what one draw z_1..T ~ q(. | x) leaves behind,
+The Markov chain is s_t = z_t. Every bound is a function of the log-densities of one draw z_1..T ~ q(. | x),
 
     log w   = log p(x, z_1..T) - log q(z_1..T | x)
             = log p(x | s_1) + sum_t [log p(z_t | s_{t+1}) - log q(z_t | ...)],      p(z_T | s_{T+1}) = p(z_T)
     E log w = log p(x) - KL(q(z | x) || p(z | x)).
 
-The VAE of Kingma & Welling (2014) is T = 1; nothing below asks for T.
+The VAE of Kingma & Welling (2014) is T = 1; nothing below depends on T.
 
-The rate of level t is E_q[log q(z_t | ...) - log p(z_t | s_{t+1})]. Top-down, both distributions are given by what was
-drawn above them, and the rate is KL(q(z_t | ...) || p(z_t | s_{t+1})), in closed form. Bottom-up, that holds for z_T
-alone. Below the top z_{t+1} was drawn from z_t, so KL(q(z_t | z_{t-1}) || p(z_t | s_{t+1})) for that z_{t+1} is a
-different number, and no bound. There the entropy of q is closed and log p is one sample. Families without a closed form
-are sampled.
+The rate of level t is E_q[log q(z_t | ...) - log p(z_t | s_{t+1})]. Top-down, both distributions are conditioned on
+the draws above them, and the rate is KL(q(z_t | ...) || p(z_t | s_{t+1})), in closed form. Bottom-up, that holds only
+for z_T. Below the top z_{t+1} was drawn from z_t, so KL(q(z_t | z_{t-1}) || p(z_t | s_{t+1})) for that z_{t+1} is a
+different number, and not a bound. There the entropy of q has a closed form and log p is estimated from the one sample.
+Families without a closed form are sampled.
 
 Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 """
@@ -47,14 +47,14 @@ __all__ = ["VAE", "Trace"]
 
 @dataclass(eq=False, repr=False)
 class Trace:
-    """One draw z_1..T ~ q(. | x), with the distributions met on the way; its densities are computed when asked for.
+    """One draw z_1..T ~ q(. | x), with the distributions along the way; its densities are computed on access.
 
     Attributes:
         x: (B, *event) the data.
         latents: z_1, ..., z_T, each (S, B, *event_t).
         p: p(x | z_1), p(z_1 | z_2), ..., p(z_T): T + 1 distributions.
         q: q(z_1 | x), ..., q(z_T | z_{T-1}), or top-down q(z_1 | z_2, x), ..., q(z_T | x): T distributions.
-        top_down: whether q walks down.
+        top_down: whether q is top-down.
         held: whether q's parameters are held fixed in q, see `VAE.forward`.
     """
 
@@ -95,17 +95,17 @@ class Trace:
     @property
     def unit_kl(self) -> tuple[Tensor | None, ...]:
         """The rate of each element of z_t, (S, B, *event_t), level 1 first, nats; their sum is `kl`. None where q or p
-        is not a product over elements, as a mixture is none.
+        does not factorise over elements, such as a mixture.
         """
         rates: list[Tensor | None] = []
         for t, (q, p, z) in enumerate(zip(self.q, self.p[1:], self.latents, strict=True), start=1):
-            parts = [_elements(law) for law in (q, p)]
+            parts = [_elementwise(law) for law in (q, p)]
             rates.append(None if None in parts else self._rate(t)(*parts, z).expand(z.shape))
         return tuple(rates)
 
     def _rate(self, level: int) -> Callable[..., Tensor]:
-        """How the rate of a level is found: in closed form, but below the top of a bottom-up chain."""
-        return _divergence if self.top_down or level == len(self.q) else _sampled_rate
+        """How the rate of a level is computed: in closed form, except below the top of a bottom-up chain."""
+        return _closed_form_rate if self.top_down or level == len(self.q) else _sampled_rate
 
     def __repr__(self) -> str:
         samples, batch = self.latents[-1].shape[:2]
@@ -113,8 +113,8 @@ class Trace:
         return f"Trace(S={samples}, B={batch}, T={len(self.latents)}: x {tuple(self.x.shape)}, {latents})"
 
 
-def _elements(law: Any) -> Distribution | None:
-    """The law of each element by itself, where they are independent."""
+def _elementwise(law: Any) -> Distribution | None:
+    """The distribution of each element, where the elements are independent."""
     if not law.event_shape:
         return law
     independent = isinstance(law, Independent) and not law.base_dist.event_shape
@@ -128,7 +128,7 @@ def _sampled_rate(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
         return q.log_prob(z) - p.log_prob(z)
 
 
-def _divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
+def _closed_form_rate(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     try:
         normal = isinstance(getattr(p, "base_dist", p), Normal)  # some of torch's others do not broadcast
         return kl_divergence(q, p if normal else p.expand(q.batch_shape))
@@ -149,11 +149,11 @@ class VAE(nn.Module):
         prior: p(z_T); its call, without arguments, gives a distribution of batch shape ().
         encoder: q(z_1 | x), or the sequence of q(z_t | z_{t-1}), t = 1, ..., T; or a `TopDown`.
         decoder: p(x | s_1), or the sequence of p(z_{t-1} | s_t), t = 1, ..., T.
-        state: what the generative loop carries down, T modules, level 1 first: s_t = state_t(z_t, s_{t+1}), the last
-            called as s_T = state_T(z_T). By default s_t = z_t, the Markov chain.
+        state: the state that the generative loop carries down, T modules, level 1 first: s_t = state_t(z_t, s_{t+1}),
+            the last called as s_T = state_T(z_T). By default s_t = z_t, the Markov chain.
 
     Raises:
-        ValueError: where the levels do not fit each other.
+        ValueError: levels that do not fit together.
 
     >>> model = al.VAE(
     ...     al.StandardNormal(2),
@@ -165,7 +165,7 @@ class VAE(nn.Module):
     (torch.Size([4, 3]), torch.Size([1, 4, 3]))
     """
 
-    config: dict[str, Any] | None = None  # set by allegory.architectures: what builds this model again
+    config: dict[str, Any] | None = None  # set by allegory.architectures: the arguments that rebuild this model
 
     def __init__(
         self,
@@ -194,24 +194,26 @@ class VAE(nn.Module):
     def forward(
         self, x: Tensor, samples: int = 1, held: bool = False, noise: Sequence[Tensor | None] | None = None
     ) -> Trace:
-        """Draws z_1..T ~ q(. | x) and meets p on the way down.
+        """Draws z_1..T ~ q(. | x) and evaluates p on the way down.
 
         Args:
             x: (B, *event) data.
             samples: S, particles per example. The network on x runs once for all of them.
-            held: whether q's parameters are held fixed in the densities, so that a gradient reaches them through the
-                draws alone; `stl` and `dreg` want that. The trace's latents then are views of the draws through which
-                all densities see them. The encoders run twice, so they must not have dropout, which would differ.
-            noise: standard normals to make z_1, ..., z_T of, (S, B, *event_t) each, where q is normal; None, for all or
-                for one level, draws them from torch's generator.
+            held: whether q's parameters are held fixed in the densities, so that a gradient reaches them only through
+                the draws; `stl` and `dreg` need that. The trace's latents are then views of the draws, and all
+                densities are computed from these views. The encoders run twice, so they must not have dropout, which
+                would differ.
+            noise: standard normal noise for z_1, ..., z_T, (S, B, *event_t) each, where q is normal; None, for all
+                levels or for one, draws it from torch's generator.
         """
-        draw = self._drawing(samples, noise)
+        draw = self._sampler(samples, noise)
         if not held:
             return self._trace(x, samples, draw)
         self._check_no_dropout()
         latents, _ = self._infer(x, samples, draw)
         latents = tuple(z.view_as(z) for z in latents)
-        return replace(self._trace(x, samples, _given(latents), _held(self, x, latents)), held=True)
+        inferred = _posterior_without_gradient(self, x, latents)
+        return replace(self._trace(x, samples, _fixed_latents(latents), inferred), held=True)
 
     def score(self, x: Tensor, latents: Sequence[Tensor]) -> Trace:
         """The densities of given latents: log p(x, z) and log q(z | x).
@@ -220,20 +222,20 @@ class VAE(nn.Module):
             x: (B, *event) data.
             latents: z_1, ..., z_T, each (S, B, *event_t).
         """
-        return self._trace(x, len(latents[0]), _given(tuple(latents)))
+        return self._trace(x, len(latents[0]), _fixed_latents(tuple(latents)))
 
     def _trace(self, x: Tensor, samples: int, draw: Draw, inferred: tuple[Latents, Laws] | None = None) -> Trace:
         top_down = isinstance(self.encoders, TopDown)
         if top_down and inferred is None:
-            latents, q, p, state = self._ladder(x, samples, draw)
+            latents, q, p, state = self._infer_top_down(x, samples, draw)
         else:
-            latents, q = inferred or self._climb(x, draw)
+            latents, q = inferred or self._infer_bottom_up(x, draw)
 
             def meet(t: int, p: Distribution, state: Tensor | None) -> Tensor:
-                self._check_fit(t, q[t - 1], p, (samples, len(x)))
+                self._check_shapes(t, q[t - 1], p, (samples, len(x)))
                 return latents[t - 1]
 
-            _, p, state = self._descend(meet)
+            _, p, state = self._generate_down(meet)
         law = self.decoders[0](state)
         if law.event_shape != x.shape[1:]:
             raise ValueError(
@@ -242,8 +244,8 @@ class VAE(nn.Module):
         _check_batch("p(x | z_1)", law, (samples, len(x)))
         return Trace(x, latents, (law, *p), q, top_down)
 
-    def _drawing(self, samples: int, noise: Sequence[Tensor | None] | None = None) -> Draw:
-        """How z_1..T ~ q(. | x) are drawn: S times where q reads x alone, once from each law that follows."""
+    def _sampler(self, samples: int, noise: Sequence[Tensor | None] | None = None) -> Draw:
+        """The function that draws z_1..T ~ q(. | x): S times where q depends on x alone, once from each later law."""
         if samples < 1:
             raise ValueError(f"samples={samples}: wanted at least one particle")
         first = self.levels if isinstance(self.encoders, TopDown) else 1
@@ -251,22 +253,22 @@ class VAE(nn.Module):
         def draw(t: int, q: Distribution) -> Tensor:
             eps = None if noise is None else noise[t - 1]
             if eps is not None:
-                return _moved(q, eps, samples, t)
+                return _reparameterize(q, eps, samples, t)
             return _draw(q, Size((samples,)) if t == first else Size(), t)
 
         if noise is not None and len(noise) != self.levels:
-            raise ValueError(f"noise: got {len(noise)} of it, wanted one for each of {self.levels} levels")
+            raise ValueError(f"noise: got {len(noise)} tensors, wanted one for each of {self.levels} levels")
         return draw
 
     def _infer(self, x: Tensor, samples: int, draw: Draw | None = None) -> tuple[Latents, Laws]:
         """z_1..T ~ q(. | x), and q, without p(x | s_1)."""
-        draw = draw or self._drawing(samples)
+        draw = draw or self._sampler(samples)
         if not isinstance(self.encoders, TopDown):
-            return self._climb(x, draw)
-        latents, q, *_ = self._ladder(x, samples, draw)
+            return self._infer_bottom_up(x, draw)
+        latents, q, *_ = self._infer_top_down(x, samples, draw)
         return latents, q
 
-    def _climb(self, x: Tensor, draw: Draw) -> tuple[Latents, Laws]:
+    def _infer_bottom_up(self, x: Tensor, draw: Draw) -> tuple[Latents, Laws]:
         latents: list[Tensor] = []
         q: list[Distribution] = []
         for t, encoder in enumerate(self.encoders, start=1):
@@ -274,27 +276,28 @@ class VAE(nn.Module):
             latents.append(draw(t, q[-1]))
         return tuple(latents), tuple(q)
 
-    def _ladder(self, x: Tensor, samples: int, draw: Draw) -> tuple[Latents, Laws, Laws, Tensor]:
+    def _infer_top_down(self, x: Tensor, samples: int, draw: Draw) -> tuple[Latents, Laws, Laws, Tensor]:
         features = self.encoders(x)
         q: dict[int, Distribution] = {}
 
         def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
             q[t] = self.encoders.posterior(t, features[t - 1], state, p)
-            self._check_fit(t, q[t], p, (samples, len(x)))
+            self._check_shapes(t, q[t], p, (samples, len(x)))
             return draw(t, q[t])
 
-        latents, p, state = self._descend(choose)
+        latents, p, state = self._generate_down(choose)
         return latents, tuple(q[t] for t in sorted(q)), p, state
 
-    def _descend(
+    def _generate_down(
         self, choose: Choose, top: int | None = None, prior: Distribution | None = None
     ) -> tuple[Latents, Laws, Tensor]:
         """The generative loop, for every chain and both ways to infer: z_1..top, p(z_1 | s_2), ..., p(z_top), s_1.
 
         Args:
             choose: (t, p(z_t | s_{t+1}), s_{t+1}) -> z_t.
-            top: where to begin; below T only z_top's value is known, not its law, and the chain has to be Markov.
-            prior: p(z_T), where it is at hand; it may have been costly.
+            top: the level to begin at; below T only the value of z_top is known, not its law, and the chain has to be
+                Markov.
+            prior: p(z_T), if already computed; it may be costly.
         """
         top = top or self.levels
         latents: list[Tensor] = []
@@ -302,43 +305,43 @@ class VAE(nn.Module):
         state: Any = None
         for t in range(top, 0, -1):
             z = choose(t, laws[0], state)
-            state = self._carry(t, z, state)
+            state = self._next_state(t, z, state)
             latents.insert(0, z)
             if t > 1:
                 laws.insert(0, self.decoders[t - 1](state))
         return tuple(latents), tuple(laws), state
 
-    def _carry(self, level: int, z: Tensor, state: Tensor | None) -> Tensor:
+    def _next_state(self, level: int, z: Tensor, state: Tensor | None) -> Tensor:
         """s_t = state_t(z_t, s_{t+1})."""
         if self.states is None:
             return z
         return self.states[level - 1](z) if state is None else self.states[level - 1](z, state)
 
     def encode(self, x: Tensor, samples: int = 1) -> tuple[Distribution, ...]:
-        """The posterior, level by level, level 1 first. The one that reads x alone, q(z_1 | x) bottom-up or q(z_T | x)
-        top-down, has batch shape (B,); the others follow draws of it, with batch shape (S, B).
+        """The posterior, level by level, level 1 first. The one that depends on x alone, q(z_1 | x) bottom-up or q(z_T
+        | x) top-down, has batch shape (B,); the others depend on draws, with batch shape (S, B).
 
         Args:
             x: (B, *event) data.
-            samples: S, draws an example.
+            samples: S, draws per example.
         """
         return self._infer(x, samples)[1]
 
     def decode(self, z: Tensor | Sequence[Tensor], level: int = 1, temperature: float = 1.0) -> Distribution:
-        """p(x | s_1) given z_level and what is above it; all below it is drawn from the prior.
+        """p(x | s_1) given z_level and the levels above it; all levels below are drawn from the prior.
 
         Args:
             z: (*batch, *event_level); where the chain is not Markov, z_level, ..., z_T.
-            level: where z stands, 1 to T.
-            temperature: of what is drawn; at 0 it is the mean of each level given the one above.
+            level: the level of z, 1 to T.
+            temperature: of the draws; at 0 each level is its mean given the one above.
         """
         self._check_level(level)
         given = [z] if isinstance(z, Tensor) else list(z)
         above = self.levels - level + 1
         if len(given) > above or (self.states is not None and len(given) < above):
-            markov = "; only a Markov chain can do with fewer" if len(given) < above else ""
+            markov = "; only a Markov chain needs fewer" if len(given) < above else ""
             raise ValueError(f"level={level}: got {len(given)} latents, wanted z_{level}, ..., z_{self.levels}{markov}")
-        *_, state = self._descend(
+        *_, state = self._generate_down(
             lambda t, p, state: given[t - level] if t >= level else tempered(p, temperature).sample(),
             level + len(given) - 1,
         )
@@ -348,28 +351,30 @@ class VAE(nn.Module):
         """p(x | z_1) for n draws from the prior, with batch shape (n,).
 
         Args:
-            n: how many.
+            n: number of draws.
             temperature: the standard deviations of all latents are multiplied by it; see `distributions.tempered`.
         """
         if n < 1:
             raise ValueError(f"n={n}: wanted at least one")
-        *_, state = self._descend(lambda t, p, state: tempered(p, temperature).sample((n,) if state is None else ()))
+        *_, state = self._generate_down(
+            lambda t, p, state: tempered(p, temperature).sample((n,) if state is None else ())
+        )
         return self.decoders[0](state)
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """(n, *event): z from the prior, at a temperature as in `generate`, then a draw of p(x | z_1), not its mean."""
-        with self._naming():
+        """(n, *event): z from the prior, at a temperature as in `generate`, then a draw from p(x | z_1)."""
+        with self._name_failing_conditional():
             x = self.generate(n, temperature).sample()
-        return x if x.is_floating_point() else x.to(torch.get_default_dtype())  # categories are whole floats in data
+        return x if x.is_floating_point() else x.to(torch.get_default_dtype())  # categories are stored as floats
 
     def reconstruct(self, x: Tensor, level: int = 1, temperature: float = 1.0) -> Distribution:
         """p(x | s_1) with batch shape (B,): z_level, ..., z_T are drawn from the posterior, all below from the prior.
 
         Args:
             x: (B, *event) data.
-            level: 1 shows what the latents keep of x, T what the top keeps.
-            temperature: of what is drawn from the prior.
+            level: 1 shows what all latents keep of x, T what the top level keeps.
+            temperature: of the draws from the prior.
         """
         self._check_level(level)
         latents, _ = self._infer(x, samples=1)
@@ -378,22 +383,22 @@ class VAE(nn.Module):
     @torch.no_grad()
     def check(self, x: Tensor, name: str = "x") -> None:
         """Raises a ValueError, in one line, if x is empty, not finite, of the wrong shape or outside the support of
-        p(x | z_1). `fit` and `evaluate` call it once; the passes themselves do not look.
+        p(x | z_1). `fit` and `evaluate` call it once; the passes themselves do not check.
 
         Args:
             x: (N, *event) data.
-            name: what to call x in the message.
+            name: of x in the message.
         """
         if x.dim() < 1 or not len(x):
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (N, *event) with at least one example")
         if not x.is_floating_point():
             raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use x.float()")
         if any(hasattr(p, "to_local") for p in self.parameters()):
-            raise ValueError("this model is sharded over processes; read its run for a whole one, al.load(out)")
+            raise ValueError("this model is sharded over processes; load the whole model from its run, al.load(out)")
         pieces = [(name, x)] if isinstance(x, Tensor) else ((f"{name}, {where}", part) for where, part in x.pieces())
         training = self.training
         try:
-            with torch.random.fork_rng(), self._naming():
+            with torch.random.fork_rng(), self._name_failing_conditional():
                 law = self.eval().generate(1)
                 if law.event_shape != x.shape[1:]:
                     raise ValueError(
@@ -408,16 +413,16 @@ class VAE(nn.Module):
                             f"{(~finite).nonzero()[0].tolist()}; remove or replace them"
                         )
                     check_support(law, part, where)
-                _ = self(x[:1]).kl  # the levels fit each other; and torch finds the divergence, which no compiler can
+                _ = self(x[:1]).kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
         finally:
             self.train(training)
 
     @contextmanager
-    def _naming(self) -> Iterator[None]:
-        """Says which conditional could not read what it was given."""
+    def _name_failing_conditional(self) -> Iterator[None]:
+        """Turns a RuntimeError of a conditional into a ValueError that names it and its input."""
         encoders = self.encoders.posteriors if isinstance(self.encoders, TopDown) else self.encoders
-        parts = {self._p(t): decoder for t, decoder in enumerate(self.decoders)}
-        parts |= {self._q(t): encoder for t, encoder in enumerate(encoders, start=1)}
+        parts = {self._p_name(t): decoder for t, decoder in enumerate(self.decoders)}
+        parts |= {self._q_name(t): encoder for t, encoder in enumerate(encoders, start=1)}
         called: list[str] = []
 
         def note(name: str, contexts: Any) -> None:
@@ -437,26 +442,26 @@ class VAE(nn.Module):
             for hook in hooks:
                 hook.remove()
 
-    def _p(self, t: int) -> str:
-        """What p of z_t is called, of x for t = 0."""
+    def _p_name(self, t: int) -> str:
+        """The name of p(z_t | ...), or p(x | ...) for t = 0."""
         return f"p({f'z_{t}' if t else 'x'}{'' if t == self.levels else f' | z_{t + 1}'})"
 
-    def _q(self, t: int) -> str:
+    def _q_name(self, t: int) -> str:
         if isinstance(self.encoders, TopDown):
             return f"q(z_{t} | {'' if t == self.levels else f'z_{t + 1}, '}x)"
         return f"q(z_{t} | {'x' if t == 1 else f'z_{t - 1}'})"
 
-    def _check_fit(self, t: int, q: Distribution, p: Distribution, batch: tuple[int, int]) -> None:
-        """Broadcasting would hide a level that does not fit; a comparison of tuples costs nothing."""
+    def _check_shapes(self, t: int, q: Distribution, p: Distribution, batch: tuple[int, int]) -> None:
+        """Broadcasting would hide a level of the wrong shape; comparing tuples costs nothing."""
         top, top_down = t == self.levels, isinstance(self.encoders, TopDown)
         reads_x = top if top_down else t == 1
-        _check_batch(f"the encoder of level {t}, {self._q(t)}", q, batch[1:] if reads_x else batch)
+        _check_batch(f"the encoder of level {t}, {self._q_name(t)}", q, batch[1:] if reads_x else batch)
         if p.event_shape != q.event_shape:
             raise ValueError(
-                f"level {t}: the encoder gives z_{t} of shape {tuple(q.event_shape)}, but {self._p(t)} is over "
+                f"level {t}: the encoder gives z_{t} of shape {tuple(q.event_shape)}, but {self._p_name(t)} is over "
                 f"{tuple(p.event_shape)}"
             )
-        _check_batch(self._p(t), p, () if top else batch)
+        _check_batch(self._p_name(t), p, () if top else batch)
 
     def _check_no_dropout(self) -> None:
         drawn_by = [self.encoders]
@@ -465,8 +470,8 @@ class VAE(nn.Module):
         layers = [layer for part in drawn_by for layer in part.modules() if isinstance(layer, _DropoutNd)]
         if self.training and any(layer.p > 0 for layer in layers):
             raise ValueError(
-                "held=True (as stl and dreg want it) runs the posterior twice, and dropout would make it two different "
-                "ones; train without dropout there, or with another objective"
+                "held=True (which stl and dreg need) runs the posterior twice, and dropout would make it two different "
+                "ones; train without dropout in it, or with another objective"
             )
 
     def _check_level(self, level: int) -> None:
@@ -478,51 +483,51 @@ class VAE(nn.Module):
 
     def __repr__(self) -> str:
         parameters = list(self.parameters())
-        if any(is_lazy(p) for p in parameters):  # a pass would settle what is still open
+        if any(is_lazy(p) for p in parameters):  # a pass would initialise them
             return f"VAE: {self._generative(None)}; {self._inference()}"
-        shapes = None if any(hasattr(p, "to_local") for p in parameters) else self._shapes()
+        shapes = None if any(hasattr(p, "to_local") for p in parameters) else self._event_shapes()
         count = sum(p.numel() for p in parameters)
         return f"VAE: {self._generative(shapes)}; {self._inference()}; {count:,} parameters"
 
     def _generative(self, shapes: list[Size] | None) -> str:
-        """p(z_T) ... p(x | z_1), as it is written; with the shapes of x, z_1, ..., z_T, if they are known."""
+        """p(z_T) ... p(x | z_1), as text; with the shapes of x, z_1, ..., z_T, if they are known."""
         markov, parts = self.states is None, []
         for t in range(self.levels, -1, -1):
             size = "" if shapes is None else f": {'x'.join(map(str, shapes[t])) or '()'}"
             above = "" if t == self.levels else f" | z_{t + 1}{'' if markov or t + 1 == self.levels else ', ..'}"
             parts.append(f"p({f'z_{t}' if t else 'x'}{size}{above})")
-        return _shortened(parts)
+        return _elide(parts)
 
     def _inference(self) -> str:
-        """q(z_1 | x) ..., in the order in which they are drawn."""
+        """q(z_1 | x) ..., in the order of drawing."""
         top = self.levels
         if not isinstance(self.encoders, TopDown):
-            return _shortened([f"q(z_{t} | {f'z_{t - 1}' if t > 1 else 'x'})" for t in range(1, top + 1)])
+            return _elide([f"q(z_{t} | {f'z_{t - 1}' if t > 1 else 'x'})" for t in range(1, top + 1)])
         more = ["" if self.states is None or t + 1 >= top else ", .." for t in range(top)]
         below = [f"q(z_{t} | z_{t + 1}{more[t]}, x)" for t in range(top - 1, 0, -1)]
-        return _shortened([f"q(z_{top} | x)", *below])
+        return _elide([f"q(z_{top} | x)", *below])
 
-    def _shapes(self) -> list[Size] | None:
-        """Of x, z_1, ..., z_T, by one pass that leaves nothing behind; None where the model cannot be run."""
+    def _event_shapes(self) -> list[Size] | None:
+        """Of x, z_1, ..., z_T, by one pass without side effects; None where the model cannot be run."""
         training = {module: module.training for module in self.modules()}
         devices = list({p.device for p in self.parameters() if p.is_cuda})
         try:
             with torch.no_grad(), torch.random.fork_rng(devices):
                 self.eval()
-                _, p, state = self._descend(lambda t, p, state: p.sample((1,) if state is None else ()))
+                _, p, state = self._generate_down(lambda t, p, state: p.sample((1,) if state is None else ()))
                 return [law.event_shape for law in (self.decoders[0](state), *p)]
-        except Exception:  # whatever is wrong, it is said where the model is used
+        except Exception:  # whatever is wrong is reported where the model is used
             return None
         finally:
             for module, flag in training.items():
                 module.training = flag
 
 
-def _shortened(parts: list[str]) -> str:
+def _elide(parts: list[str]) -> str:
     return " ".join(parts if len(parts) <= 7 else [*parts[:3], "...", *parts[-3:]])
 
 
-def _given(latents: Latents) -> Draw:
+def _fixed_latents(latents: Latents) -> Draw:
     return lambda t, q: latents[t - 1]
 
 
@@ -534,12 +539,12 @@ class _Posterior(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
-        return self.model._infer(x, len(latents[0]), _given(latents))
+        return self.model._infer(x, len(latents[0]), _fixed_latents(latents))
 
 
-@disable_compile  # functional_call and the compiler do not go together
-def _held(model: VAE, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
-    """q(z | x) at given latents, a function of them alone: no gradient reaches its parameters."""
+@disable_compile  # functional_call does not compile
+def _posterior_without_gradient(model: VAE, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
+    """q(z | x) at given latents, as a function of the latents alone: no gradient reaches its parameters."""
     posterior = _Posterior(model)
     still = {name: parameter.detach() for name, parameter in posterior.named_parameters()}
     return functional_call(posterior, still, (x, latents))
@@ -551,16 +556,16 @@ def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:
     if torch.is_grad_enabled():
         raise ValueError(
             f"level {level}: {type(q).__name__} has no reparameterised sample, so its gradient would be wrong; "
-            "use a family that has one (normal), or torch.no_grad() if you only score"
+            "use a family that has one (normal), or torch.no_grad() if you only evaluate"
         )
     return q.sample(fan_out)
 
 
-def _moved(q: Distribution, noise: Tensor, samples: int, level: int) -> Tensor:
+def _reparameterize(q: Distribution, noise: Tensor, samples: int, level: int) -> Tensor:
     """The draw mu + sigma eps."""
     law = q.base_dist if isinstance(q, Independent) else q
     if not isinstance(law, Normal):
-        raise ValueError(f"noise of level {level}: wanted None, since {type(law).__name__} is not made of normals")
+        raise ValueError(f"noise of level {level}: wanted None, since {type(law).__name__} has no normal noise")
     wanted = (samples, *q.batch_shape[-1:], *q.event_shape)
     if noise.shape != wanted:
         raise ValueError(f"noise of level {level}: got shape {tuple(noise.shape)}, wanted {wanted}")
@@ -578,5 +583,5 @@ def _check_batch(name: str, law: Distribution, wanted: tuple[int, ...]) -> None:
 def _module_list(modules: nn.Module | Sequence[nn.Module]) -> nn.ModuleList:
     single = isinstance(modules, nn.Module) and not isinstance(modules, nn.ModuleList | nn.Sequential)
     if isinstance(modules, nn.Sequential):
-        raise ValueError("got an nn.Sequential, which is one module after another; wanted a conditional or a list")
+        raise ValueError("got an nn.Sequential, which composes modules; wanted a conditional or a list")
     return nn.ModuleList([modules] if single else list(modules))  # type: ignore[arg-type, list-item]

@@ -1,10 +1,10 @@
-r"""Networks: what maps a context to the parameters of a family. They know shapes, not distributions.
+r"""Networks: the maps from a context to the parameters of a family. They know shapes, not distributions.
 
 A residual network of N blocks computes x + f_1(x) + f_2(...) + ...; with the last layer of every f_n scaled by
-1 / sqrt(N) at the start, the sum has the variance of x whatever N, and fifty levels start like one.
+1 / sqrt(N) at the start, the sum has the variance of x for any N, and fifty levels start out like one.
 
-A chain of T links multiplies T gains: where each gives a mean in proportion to the z it reads, a large z is larger by
-orders of magnitude further down. Read through 3 asinh(z / 3) it is not.
+A chain of T links multiplies T gains: where each outputs a mean proportional to the z it reads, a large z grows by
+orders of magnitude further down. Reading z through 3 asinh(z / 3) prevents that.
 
 There is no batch normalisation: it would make the likelihood of an example depend on its neighbours.
 
@@ -52,16 +52,16 @@ def mlp(
     """A multilayer perceptron, (*batch, inputs) -> (*batch, outputs).
 
     Args:
-        inputs, outputs: widths of the two ends.
-        hidden: widths between.
+        inputs, outputs: widths of input and output.
+        hidden: widths of the hidden layers.
         activation: called once for each hidden layer.
-        dropout: probability of a hidden unit to be silent, while training.
-        block: what a hidden layer is: "plain", activation(W h + b); "gated", (W h + b) * sigmoid(V h + c), without
-            the activation (Dauphin et al. 2017); "residual", which adds to h itself where the width stays. Or a
-            callable (inputs, outputs) -> module, (*batch, inputs) -> (*batch, outputs), called for each hidden layer.
+        dropout: probability of zeroing a hidden unit, in training.
+        block: the type of a hidden layer: "plain", activation(W h + b); "gated", (W h + b) * sigmoid(V h + c), without
+            the activation (Dauphin et al. 2017); "residual", which adds to h itself where the width stays the same. Or
+            a callable (inputs, outputs) -> module, (*batch, inputs) -> (*batch, outputs), called for each hidden layer.
 
     Raises:
-        ValueError: no such block, or a callable that makes no module.
+        ValueError: an unknown block, or a callable that does not return a module.
 
     >>> mlp(3, [8, 8], 2, block="residual")(torch.zeros(5, 4, 3)).shape
     torch.Size([5, 4, 2])
@@ -99,11 +99,11 @@ def bottleneck(
     (N, channels, H, W) -> the same.
 
     Args:
-        channels, inner: outside and inside.
-        kernel: side of the two convolutions between; 1 on a grid of one cell.
-        depth: how many such blocks follow each other in the whole network.
+        channels, inner: channels outside and inside.
+        kernel: kernel size of the two inner convolutions; 1 on a grid of one cell.
+        depth: how many such blocks are stacked in the whole network.
         activation: called once for each convolution.
-        dropout: probability of an inner unit to be silent, while training.
+        dropout: probability of zeroing an inner unit, in training.
     """
 
     def convolve(inputs: int, outputs: int, side: int) -> list[nn.Module]:
@@ -122,7 +122,7 @@ def bottleneck(
 
 @torch.no_grad()
 def scaled(layer: Any, depth: int) -> Any:
-    """The layer, its weights scaled by 1 / sqrt(depth) and its bias cleared."""
+    """The layer, with its weights scaled by 1 / sqrt(depth) and its bias zeroed."""
     layer.weight.mul_(1 / math.sqrt(depth))
     layer.bias.zero_()
     return layer
@@ -132,8 +132,8 @@ class Asinh(nn.Module):
     """c asinh(z / c), (*shape) -> the same: z itself where it is small, c log(2 |z| / c) with z's sign where large.
 
     Args:
-        scale: c, where the one begins to turn into the other. Latents are of unit scale, so that 3 leaves them as
-            they are while a training goes well.
+        scale: c, where the one regime turns into the other. Latents are of unit scale, so 3 leaves them nearly
+            unchanged while training goes well.
 
     >>> Asinh()(torch.tensor([0.3, -3e3]))
     tensor([  0.2995, -22.8027])
@@ -159,7 +159,7 @@ class Residual(nn.Sequential):
 
 class Vectors(nn.Sequential):
     """Layers on vectors with any leading dimensions: (*batch, D) -> (*batch, D'). They see one such dimension: compiled
-    with two, each activation is kept twice for the backward pass.
+    with two, each activation is stored twice for the backward pass.
 
     >>> Vectors(nn.Linear(3, 8))(torch.zeros(4, 2, 3)).shape
     torch.Size([4, 2, 8])
@@ -183,8 +183,8 @@ class Images(nn.Sequential):
 
 
 class Checkpointed(nn.Sequential):
-    """Layers that keep nothing for the backward pass but their input, and run again there (Chen et al. 2016): a third
-    more time for the memory of one block instead of all.
+    """Layers that store only their input for the backward pass, and are recomputed there (Chen et al. 2016): a third
+    more time, and the memory of one block instead of all.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,10 +194,10 @@ class Checkpointed(nn.Sequential):
 
 
 class Concat(nn.Sequential):
-    """Several contexts side by side, (*batch, C_i, *rest) each, read by one network; their batches broadcast.
+    """Several contexts concatenated, (*batch, C_i, *rest) each, then layers; the batch shapes broadcast.
 
     Args:
-        layers: what reads them: (*batch, sum C_i, *rest). None joins them and does nothing else.
+        layers: applied to the concatenation, (*batch, sum C_i, *rest); none for the concatenation alone.
         event_dim: dimensions of a context: 1 for a vector, 3 for an image.
 
     >>> Concat(nn.Linear(5, 7), event_dim=1)(torch.zeros(6, 2), torch.zeros(4, 6, 3)).shape
@@ -215,11 +215,11 @@ class Concat(nn.Sequential):
 
 
 class Lift(nn.Module):
-    """network(c_1, ..., lift(c_n)): the last context is brought to the size of the others first.
+    """network(c_1, ..., lift(c_n)): the last context is first resized to match the others.
 
     Args:
-        lift: what it goes through.
-        network: what reads them all, such as a `Concat`.
+        lift: applied to the last context.
+        network: applied to all of them, such as a `Concat`.
     """
 
     def __init__(self, lift: nn.Module, network: nn.Module) -> None:
@@ -235,8 +235,8 @@ class Carry(nn.Module):
     """A state of fixed size, s_t = body(s_{t+1} + enter(z_t)); at the top s_T = body(enter(z_T)).
 
     Args:
-        enter: z_t -> what is added to the state.
-        body: what the state goes through then.
+        enter: maps z_t to what is added to the state.
+        body: applied to the sum.
     """
 
     def __init__(self, enter: nn.Module, body: nn.Module) -> None:
@@ -264,7 +264,7 @@ class Climb(nn.ModuleList):
 
 
 class Offset(nn.Module):
-    """x + b with a learned b for every element: the output bias of a network that shares its weights between places.
+    """x + b with a learned b for every element: the output bias of a network that shares its weights across positions.
 
     Args:
         shape: of b.
@@ -279,7 +279,7 @@ class Offset(nn.Module):
 
 
 class Standardize(nn.Module):
-    """(x - loc) / scale: (*batch, *event) -> the same. The constants are kept with the weights.
+    """(x - loc) / scale: (*batch, *event) -> the same. The constants are stored with the weights.
 
     Args:
         event_shape: of x.

@@ -1,4 +1,4 @@
-r"""Objectives: what to maximise. Each reads a trace and gives a bound of log p(x) an example, in nats.
+r"""Objectives: the functions to maximise. Each maps a trace to a bound on log p(x) per example, in nats.
 
     elbo        E_q[log p(x | z_1)] - sum_t beta_t rate_t          (Kingma & Welling 2014; beta: Higgins et al. 2017)
     free_bits   the same with max(nats, rate_t)                    (Kingma et al. 2016)
@@ -8,17 +8,17 @@ r"""Objectives: what to maximise. Each reads a trace and gives a bound of log p(
     renyi       log mean_s w_s^(1 - alpha) / (1 - alpha)           (Li & Turner 2016)
 
 With S particles `elbo` averages S draws of the same bound, and `iwae` is L_S, tighter with each of them; with one they
-agree in expectation. At beta = 1 these are stochastic lower bounds, and at any other beta, or with free bits, none;
-`renyi` is one for 0 <= alpha, with `iwae` at 0 and the mean of log w at 1, and lower the larger alpha.
+agree in expectation. At beta = 1 these are stochastic lower bounds; at any other beta, or with free bits, they are
+not. `renyi` is one for 0 <= alpha: it equals `iwae` at 0 and the mean of log w at 1, and decreases with alpha.
 
-Let w~_s = w_s / sum_s' w_s'. The gradient of L_S by the posterior's parameters phi is, in expectation,
+Let w~_s = w_s / sum_s' w_s'. The gradient of L_S with respect to the posterior's parameters phi is, in expectation,
 
     sum_s w~_s   [d log w_s / dz dz_s / dphi  -  d log q(z_s | x) / dphi]        iwae: the last term is noise at S = 1,
                                                                                and swamps the signal as S grows
     sum_s w~_s^2  d log w_s / dz dz_s / dphi                                     dreg: the same expectation without it,
 
-where d / dphi at the right of the first line holds z fixed. Both `stl` and `dreg` therefore want a trace whose
-posterior is held, `model(x, samples, held=True)`; `fit` sees to that.
+where d / dphi at the right of the first line holds z fixed. Both `stl` and `dreg` therefore need a trace whose
+posterior is held fixed, `model(x, samples, held=True)`; `fit` takes care of that.
 
 Shapes: S particles, B batch, T levels.
 """
@@ -39,7 +39,7 @@ __all__ = ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"]
 
 
 def elbo(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
-    """(B,) the evidence lower bound, nats, its rates in closed form where there is one.
+    """(B,) the evidence lower bound, nats, with rates in closed form where there is one.
 
     Args:
         trace: of S particles.
@@ -49,20 +49,20 @@ def elbo(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     >>> al.elbo(trace).shape
     torch.Size([7])
     """
-    return (trace.log_px - _weigh(trace.kl, beta).sum(0)).mean(0)
+    return (trace.log_px - _apply_beta(trace.kl, beta).sum(0)).mean(0)
 
 
 def free_bits(
     trace: Trace, beta: float | Tensor = 1.0, nats: float | Sequence[float] = 0.5, average: bool = True
 ) -> Tensor:
-    """(B,) the ELBO, but what a level spends below `nats` is not charged, so that it pays to use every level.
+    """(B,) the ELBO, except that a level's rate below `nats` is not penalised, so that it pays to use every level.
 
     Args:
         trace: of S particles.
         beta: as in `elbo`.
-        nats: that each level has free; a number, or one for each level, level 1 first.
-        average: whether it is the mean rate of the batch, of all processes, that counts, so that one example may spend
-            less than another. Otherwise every example has them free.
+        nats: the free nats per level; a number, or one for each level, level 1 first.
+        average: whether they apply to the mean rate of the batch, over all processes, so that one example may spend
+            less than another. Otherwise they apply to every example.
 
     Raises:
         ValueError: free nats below zero, or not one for each level.
@@ -81,13 +81,13 @@ def free_bits(
     rates = trace.kl.mean(1)
     spent = processes.global_mean(rates) if average else rates
     free = free.expand(levels)[:, None]
-    rates = rates + (free - spent).relu() * (free > 0)  # a sampled rate may be negative: with nothing free it stays
-    return trace.log_px.mean(0) - _weigh(rates[:, None], beta).sum((0, 1))
+    rates = rates + (free - spent).relu() * (free > 0)  # a sampled rate may be negative: with nats = 0 it is unchanged
+    return trace.log_px.mean(0) - _apply_beta(rates[:, None], beta).sum((0, 1))
 
 
 def stl(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
-    """(B,) the ELBO as the mean of log w, nats, for a held trace: its gradient by the posterior's parameters has no
-    score of q, and no noise at all at the exact posterior.
+    """(B,) the ELBO as the mean of log w, nats, for a held trace: its gradient with respect to the posterior's
+    parameters has no score term, and no noise at all at the exact posterior.
 
     Args:
         trace: of S particles, of a held posterior.
@@ -120,7 +120,7 @@ def dreg(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     """
     _check_held("dreg", trace)
     if isinstance(beta, Tensor) and beta.dim():
-        raise ValueError("dreg takes one beta for all levels; use iwae for one a level")
+        raise ValueError("dreg takes one beta for all levels; use iwae for one per level")
     log_w = _log_w(trace, beta)
     weight = torch.softmax(log_w, 0).detach()
     for z in trace.latents:
@@ -138,7 +138,7 @@ def renyi(trace: Trace, beta: float | Tensor = 1.0, alpha: float = 0.5) -> Tenso
     Args:
         trace: of S particles.
         beta: as in `iwae`.
-        alpha: 0 is `iwae`, 1 is the mean of log w, -infinity the largest (VR-max).
+        alpha: 0 is `iwae`, 1 is the mean of log w, -infinity the largest log w (VR-max).
     """
     log_w = _log_w(trace, beta)
     if alpha == 1:
@@ -148,19 +148,19 @@ def renyi(trace: Trace, beta: float | Tensor = 1.0, alpha: float = 0.5) -> Tenso
     return (torch.logsumexp((1 - alpha) * log_w, 0) - math.log(len(log_w))) / (1 - alpha)
 
 
-# What `fit` asks an objective: whether it wants a trace of a held posterior, and what validation measures instead.
+# Attributes that `fit` reads: whether an objective needs a held posterior, and what validation measures instead of it.
 stl.held = dreg.held = True  # type: ignore[attr-defined]
 free_bits.bound = elbo  # type: ignore[attr-defined]
 
 
 def _log_w(trace: Trace, beta: float | Tensor) -> Tensor:
-    return trace.log_px - _weigh(trace.log_qz - trace.log_pz, beta).sum(0)
+    return trace.log_px - _apply_beta(trace.log_qz - trace.log_pz, beta).sum(0)
 
 
-def _weigh(rates: Tensor, beta: float | Tensor) -> Tensor:
+def _apply_beta(rates: Tensor, beta: float | Tensor) -> Tensor:
     return beta[:, None, None] * rates if isinstance(beta, Tensor) and beta.dim() else beta * rates
 
 
 def _check_held(name: str, trace: Trace) -> None:
     if torch.is_grad_enabled() and not trace.held:
-        raise ValueError(f"{name} wants a trace of a held posterior, model(x, samples, held=True), for its gradient")
+        raise ValueError(f"{name} needs a trace of a held posterior, model(x, samples, held=True), for its gradient")

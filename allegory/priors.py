@@ -3,13 +3,13 @@ r"""Learned priors p(z_T). The standard normal, which has nothing to learn, is `
     mixture of normals   p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2)
     VampPrior            p(z) = 1/K sum_k q(z | u_k),  u_1..K learned pseudo-inputs       (Tomczak & Welling 2018)
 
-The best prior for given encoder is the aggregate posterior, the mean of q(z | x) over the data; both are mixtures that
-can come near it, and neither has a closed KL, so the rate of the top level is sampled. A flow needs nothing of ours: a
-`zuko.flows.MAF(D)`, called without a context, is a distribution over vectors z, and so is a prior as it is; for a grid
-it has to be `Shaped`.
+The best prior for a given encoder is the aggregate posterior, the mean of q(z | x) over the data; both are mixtures
+that can approach it, and neither has a closed-form KL, so the rate of the top level is sampled. A flow needs no
+wrapper: a `zuko.flows.MAF(D)`, called without a context, is a distribution over vectors z, and so works as a prior;
+for a grid it has to be wrapped in `Shaped`.
 
-Cost a pass: K more rows through the encoder for a VampPrior, however many examples and particles there are, and 4 K D
-multiplications a particle for both, against 2 (784 h + h^2 + h D) for a decoder of two layers of width h.
+Cost per pass: K more rows through the encoder for a VampPrior, for any number of examples and particles, and 4 K D
+multiplications per particle for both, against 2 (784 h + h^2 + h D) for a decoder of two layers of width h.
 
 Shapes: K components, D = number of elements of z_T.
 """
@@ -30,7 +30,7 @@ __all__ = ["MixtureOfNormals", "Shaped", "VampPrior"]
 
 
 class MixtureOfNormals(nn.Module):
-    """p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2), all of it learned.
+    """p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2), with all parameters learned.
 
     Args:
         components: K.
@@ -58,8 +58,8 @@ class VampPrior(nn.Module):
     Args:
         encoder: the VAE's `TopDown`, or the last of its encoders, q(z_T | z_{T-1}); shared, not copied. Its posterior
             has to be normal.
-        inputs: (K, *event) where u_1..K begin: rows of the training data, or for the last of several encoders of
-            anything like z_{T-1}.
+        inputs: (K, *event) initial values of u_1..K: rows of the training data, or for the last of several encoders
+            tensors like z_{T-1}.
 
     >>> encoder = al.Conditional(nn.Linear(5, 2 * 2), al.families.normal)
     >>> prior = VampPrior(encoder, torch.randn(10, 5))
@@ -87,10 +87,10 @@ class VampPrior(nn.Module):
 
 
 class Shaped(nn.Module):
-    """A prior of vectors, such as a flow, as one of anything with as many elements.
+    """A prior over vectors, such as a flow, reshaped to events with the same number of elements.
 
     Args:
-        prior: its call gives a distribution over vectors.
+        prior: its call returns a distribution over vectors.
         event_shape: of z.
 
     >>> Shaped(al.StandardNormal(12), 3, 2, 2)().sample((5,)).shape

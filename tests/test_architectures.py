@@ -375,17 +375,17 @@ WRONG = {
     r"activation=.*: wanted a callable that makes a module": lambda: conv(activation=lambda: 3),
     r"block\(64, 8\) made int, wanted a torch.nn.Module": lambda: mlp(block=lambda inputs, outputs: 3),
     r"prior\(3,\) made tuple, wanted a torch.nn.Module": lambda: mlp(prior=lambda *shape: shape),
-    r"prior was given, but the model asks for nothing of your own: its prior is 'standard'": lambda: (
+    r"prior was given, but the custom parts of the model are none: its prior is 'standard'": lambda: (
         architectures.build(mlp().config, prior=Cauchy)
     ),
     r"block='dense'": lambda: mlp(block="dense"),
     r"pseudo-inputs, and categories cannot": lambda: mlp([3], "categorical", categories=5, prior="vamp"),
     r"scales=\[2\]: wanted one for each of 2": lambda: conv(scales=[2]),
-    r"scales=\[2, 3\]: 3 is no multiple of 2": lambda: conv(scales=[2, 3]),
-    r"scales=\[3, 3\]: 3 is no multiple of 1 that divides 8 x 8": lambda: conv(scales=[3, 3]),
+    r"scales=\[2, 3\]: 3 is not a multiple of 2": lambda: conv(scales=[2, 3]),
+    r"scales=\[3, 3\]: 3 is not a multiple of 1 that divides 8 x 8": lambda: conv(scales=[3, 3]),
     r"latent=\[\]: wanted positive whole numbers": lambda: architectures.conv((1, 8, 8), "bernoulli", latent=[]),
-    r"stem=3, scales=\[2, 8\]: 3 is no multiple of 1": lambda: conv(stem=3),
-    r"convolutions want images": lambda: architectures.conv((5,), "bernoulli"),
+    r"stem=3, scales=\[2, 8\]: 3 is not a multiple of 1": lambda: conv(stem=3),
+    r"convolutions need images": lambda: architectures.conv((5,), "bernoulli"),
     r"unknown architecture 'rnn'": lambda: architectures.build({"architecture": "rnn"}),
     r"a VampPrior mixes normal posteriors, but q\(z_T \| u\) is StudentT": lambda: VampPrior(
         al.Conditional(nn.Linear(5, 6), al.families.student_t), torch.zeros(2, 5)
@@ -408,7 +408,7 @@ def test_a_chain_of_steep_links_does_not_grow_from_level_to_level(monkeypatch, m
             link.network[-1].weight.normal_(0, 5)
 
     def largest():
-        latents, *_ = model._descend(lambda t, p, state: torch.randn(50, 4) if state is None else p.mean)
+        latents, *_ = model._generate_down(lambda t, p, state: torch.randn(50, 4) if state is None else p.mean)
         return latents[0].abs().max().item()
 
     assert largest() < 1e3

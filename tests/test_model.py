@@ -115,7 +115,7 @@ def test_a_cooled_mixture_keeps_its_components():
     assert_close(cold.mean, law.mean)
     assert_close(cold.variance, law.variance - 0.75 * (0.25 * 0.25 + 0.75 * 4))
     assert set(tempered(law, 0).sample((50,)).flatten().tolist()) == {-1.0, 1.0}
-    with pytest.raises(ValueError, match=r"temperature=0\.5: wanted 1, for a Gamma is not made of normals"):
+    with pytest.raises(ValueError, match=r"temperature=0\.5: wanted 1, since Gamma is not normal"):
         tempered(torch.distributions.Gamma(1.0, 1.0), 0.5)
 
 

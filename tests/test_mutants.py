@@ -101,8 +101,8 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "sum over the batch": (
         "objectives",
-        "_weigh(trace.kl, beta).sum(0)).mean(0)",
-        "_weigh(trace.kl, beta).sum((0, 2))[:, None]).mean(0)",
+        "_apply_beta(trace.kl, beta).sum(0)).mean(0)",
+        "_apply_beta(trace.kl, beta).sum((0, 2))[:, None]).mean(0)",
         EXACT + "::test_beta_weighs_the_rates_level_by_level",
     ),
     "forget log S": (

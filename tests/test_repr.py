@@ -69,7 +69,7 @@ def test_results_are_one_line_each():
         repr(al.Record(epoch=2, step=1234, seconds=9.6, restarts=1)) == "Record(2 epochs, 1,234 steps, 10 s, 1 restart)"
     )
     found = al.evaluate(model, x, samples=10)
-    start = f"Evaluation(20 examples: -L_10 {found.nll:.2f} +- {found.nll_stderr:.2f} nats, ELBO {found.elbo:.2f} +- "
+    start = f"Evaluation(20 examples: -L_10 {found.nll:.2f} +- {found.nll_stderr:.2f} nats, -ELBO {-found.elbo:.2f} +- "
     assert repr(found).startswith(start)
     diagnosis = al.diagnose(model, x, x)
     verdicts = ", ".join(f"level {level.level} {level.verdict}" for level in diagnosis.levels)

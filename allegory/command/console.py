@@ -1,4 +1,4 @@
-"""What the commands share: they open a run, and say things to people and to programs."""
+"""What the commands share: opening a run, and output for people and for programs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["device", "open_run", "print_json", "say"]
 
 
 def say(text: str) -> None:
-    """A line on standard error, of the first of several processes."""
-    if os.environ.get("RANK", "0") == "0":  # torchrun's number of this process
+    """Prints a line on standard error, in the first of several processes."""
+    if os.environ.get("RANK", "0") == "0":  # this process's rank, as torchrun sets it
         print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
-    """A line of JSON on standard output. JSON has no NaN; the standard error of one example is null."""
+    """Prints a line of JSON on standard output. JSON has no NaN; the standard error of one example is null."""
     print(json.dumps(_without_nan(value)))
 
 
 def device(name: str) -> torch.device:
-    """What --device names, or one line that says so."""
+    """The device that --device names, or a one-line error."""
     from allegory.runtime.devices import choose_device
 
     try:
@@ -37,12 +37,12 @@ def device(name: str) -> torch.device:
 
 
 def open_run(path: str, name: str, data: str | None = None) -> Run:
-    """A run on a device, with the data that were given."""
+    """A run on a device, with the given data."""
     from allegory.views.runs import Run
 
     run = Run(path, data=data, device=device(name))
     if data is not None and not run.knows_its_data:
-        say(f"{path} does not say on what it was trained: what is called test here may have been among that")
+        say(f"{path} does not record what it was trained on: the test split here may contain training examples")
     return run
 
 

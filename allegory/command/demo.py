@@ -1,6 +1,6 @@
-r"""The main job on embedded data: a two-level VAE of 1,797 handwritten digits, trained, scored and looked at.
+r"""The main job on embedded data: a two-level VAE of 1,797 handwritten digits, trained, scored and shown in pictures.
 
-What it is worth is said beside two baselines of the same split: pixels independent of each other, and one level.
+Its likelihood is printed next to two baselines on the same split: independent pixels, and one level.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(out: str | None = None) -> None:
     """
     from rich.table import Table
 
-    folder = new_run(out or _free("allegory-demo"))
+    folder = new_run(out or _unused_name("allegory-demo"))
     digits = load("digits")
     began = time.monotonic()
     baseline = independent_pixels(digits.train, digits.test)
@@ -98,7 +98,7 @@ def run(out: str | None = None) -> None:
     write_json(folder / "results.json", results)
     page = report(folder / "levels-2", digits.test, train=digits.train, out=folder / "report.html", split="test")
 
-    title = f"digits, {len(digits.test)} test scans of 17 grey levels; nats a scan ± standard error"
+    title = f"digits, {len(digits.test)} test scans of 17 grey levels; nats per scan ± standard error"
     table = Table(title=title)
     for column in ("", f"-L_{K}", "-ELBO", "rates, level 1 first"):
         table.add_column(column, justify="left" if not column else "right")
@@ -107,11 +107,11 @@ def run(out: str | None = None) -> None:
     show(table)
     print(f"{time.monotonic() - began:.0f} s. Written to {folder}: samples.png, reconstructions.png (originals left), ")
     print("walk.png (from one digit to another), results.json, and two runs.")
-    print(f"Open {page} in a browser: all that there is to see of the model of two levels. Next:")
+    print(f"Open {page} in a browser for the full report of the two-level model. Next:")
     print(f"  allegory sample {folder}/levels-2 --out more.png")
 
 
-def _free(name: str) -> str:
-    """`name`, or the first of name-2, name-3, ... that is not there: a demo overwrites nothing."""
+def _unused_name(name: str) -> str:
+    """`name`, or the first of name-2, name-3, ... that does not exist: a demo overwrites nothing."""
     taken = Path(name).exists()
     return next(f"{name}-{i}" for i in range(2, 10_000) if not Path(f"{name}-{i}").exists()) if taken else name

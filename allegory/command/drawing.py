@@ -1,4 +1,4 @@
-"""allegory sample, reconstruct, encode: what a run draws and infers, as arrays and pictures."""
+"""allegory sample, reconstruct, encode: samples, reconstructions and latents of a run, as arrays and pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["encode", "reconstruct", "sample"]
 @takes("run", FOLDER, "RUN")
 @asks(SAMPLE)
 def sample(run: str, count: int, out: str, device: str, seed: int, temperature: float) -> None:
-    """Draws examples from the model: `samples`, and the means of p(x | z_1) they were drawn from."""
+    """Samples from the model: `samples`, and `means`, the means of p(x | z_1) they were drawn from."""
     import torch
 
     from allegory.views.figures import expected
@@ -39,7 +39,7 @@ def sample(run: str, count: int, out: str, device: str, seed: int, temperature: 
 @takes("run", FOLDER, "RUN")
 @asks(RECONSTRUCT)
 def reconstruct(run: str, out: str, split: str, count: int, data: str | None, device: str, seed: int) -> None:
-    """Writes `originals` beside `reconstructions`, the means of p(x | z_1) with z_1 ~ q(z_1 | x)."""
+    """Writes `originals` and `reconstructions`, the means of p(x | z_1) with z_1 ~ q(z_1 | x)."""
     import torch
 
     _check_suffix(out, ".npz", ".png")
@@ -55,9 +55,9 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
 @takes("data", FILE, "DATA")
 @asks(ENCODE)
 def encode(run: str, data: str, out: str, device: str, seed: int) -> None:
-    """Writes mean and standard deviation of the latents of every example of DATA, in its order.
+    """Writes the mean and the standard deviation of the latents of every example of DATA, in order.
 
-    DATA is a path, all of it; or a built-in name, its test split.
+    DATA is a path, all of which is encoded; or a built-in name, whose test split is.
     """
     _check_suffix(out, ".npz")
     opened = console.open_run(run, device)

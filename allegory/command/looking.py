@@ -1,4 +1,4 @@
-"""allegory report, runs, datasets, completion, demo: what there is to see."""
+"""allegory report, runs, datasets, completion, demo: reports and listings."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def report(
         try:
             getattr(opened, part)
         except ValueError as error:
-            console.say(f"allegory: what needs {'data' if part == 'data' else 'the model'} is left out: {error}")
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
+            console.say(f"allegory: parts that need {'data' if part == 'data' else 'the model'} are left out: {error}")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
     print(f"next: allegory sample {run} --out samples.png")
 
 
@@ -39,9 +39,9 @@ def report(
 @takes("folder", FOLDER, "[DIR]", default="runs")
 @asks(RUNS)
 def runs(folder: str, json: bool) -> None:
-    """Lists and compares the runs in a folder: what was trained on what, and what it came to.
+    """Lists and compares the runs in a folder: data, model, and the bound each reached.
 
-    DIR is the folder in which they are, however deep (default: runs).
+    DIR is the folder that contains them, at any depth (default: runs).
     """
     from allegory.views.runs import find, summary
 
@@ -50,7 +50,7 @@ def runs(folder: str, json: bool) -> None:
         try:
             found.append(summary(path))
         except ValueError as error:
-            console.say(f"allegory: left out: {error}")
+            console.say(f"allegory: skipped: {error}")
     found.sort(key=lambda run: (run.data, math.inf if run.bound is None else -run.bound))
     if json:
         console.print_json([run.as_dict() for run in found])
@@ -78,13 +78,13 @@ def runs(folder: str, json: bool) -> None:
         )  # fmt: skip
     show(table)
     if any(not run.stopped for run in found):
-        print("..: not finished, go on with --resume; or still going on")
+        print("..: not finished, continue with --resume; or still running")
 
 
 @click.command(cls=Command)
 @asks(())
 def datasets() -> None:
-    """Lists what is built in."""
+    """Lists the built-in data sets."""
     from rich.table import Table
 
     from allegory.data.builtin import BUILTIN, cached
@@ -107,7 +107,7 @@ def datasets() -> None:
 @asks(())
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Prints what teaches a shell to complete allegory's words: eval "$(allegory completion bash)", or zsh, fish."""
+    """Prints the completion script of a shell: eval "$(allegory completion bash)", or zsh, fish."""
     from click.shell_completion import get_completion_class
 
     found = get_completion_class(shell)
@@ -118,7 +118,7 @@ def completion(context: click.Context, shell: str) -> None:
 @click.command(cls=Command)
 @asks(DEMO)
 def demo(out: str | None) -> None:
-    """Trains a hierarchical VAE on embedded data and shows what it is worth."""
+    """Trains a hierarchical VAE on embedded data and reports its likelihood."""
     from allegory.command.demo import run
 
     run(out)

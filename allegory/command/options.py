@@ -1,5 +1,6 @@
-r"""The options of the command `allegory`, each described once: its name, what it takes, its default, and what it
-belongs to. The help, what is refused, what a run is resumed with and the line that a report quotes are read from here.
+r"""The options of the command `allegory`, each described once: its name, the values it takes, its default, and what it
+belongs to. The help, the checks, the settings of a resumed run and the command line in a report are all derived from
+this table.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SPLITS = ("train", "valid", "test")
 
 
 class Command(click.Command):
-    """A command whose every mistake knows where it was made."""
+    """A command whose usage errors know which command they belong to."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -47,19 +48,19 @@ class Command(click.Command):
 
 
 class Number(click.ParamType):
-    """A number with a condition, or several with commas between."""
+    """A number that satisfies a condition, or several separated by commas."""
 
     def __init__(
-        self, kind: Callable[[str], Any], holds: Callable[[Any], bool], wanted: str, many: bool = False
+        self, kind: Callable[[str], Any], holds: Callable[[Any], bool], wanted: str, several: bool = False
     ) -> None:
-        self.kind, self.holds, self.wanted, self.many, self.name = kind, holds, wanted, many, "number"
+        self.kind, self.holds, self.wanted, self.several, self.name = kind, holds, wanted, several, "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number, or the tuple of numbers."""
         if not isinstance(value, str):
             return value
-        numbers = tuple(self._number(part, param, ctx) for part in (value.split(",") if self.many else [value]))
-        return numbers if self.many else numbers[0]
+        numbers = tuple(self._number(part, param, ctx) for part in (value.split(",") if self.several else [value]))
+        return numbers if self.several else numbers[0]
 
     def _number(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -72,7 +73,7 @@ class Number(click.ParamType):
 
 
 class Choice(click.Choice):
-    """One of some names; of what is none of them the nearest is named."""
+    """One of several names; for an unknown name the error suggests the nearest."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The name, if it is one of them."""
@@ -83,7 +84,7 @@ class Choice(click.Choice):
 
 
 class Place(click.ParamType):
-    """A path, or a name; a shell completes it by what is there, "file" or "dir"."""
+    """A path, or a name; a shell completes it with existing files or folders ("file" or "dir")."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -100,10 +101,10 @@ ABOVE_ZERO = Number(float, lambda v: 0 < v < math.inf, "a number above zero")
 POSITIVE = Number(float, lambda v: 0 <= v < math.inf, "a number, 0 or more")
 FINITE = Number(float, math.isfinite, "a number")
 FRACTION = Number(float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
-WIDTHS = Number(int, NATURAL.holds, NATURAL.wanted, many=True)
-WEIGHTS = Number(float, POSITIVE.holds, POSITIVE.wanted, many=True)
+WIDTHS = Number(int, NATURAL.holds, NATURAL.wanted, several=True)
+WEIGHTS = Number(float, POSITIVE.holds, POSITIVE.wanted, several=True)
 FILE, FOLDER = Place("file"), Place("dir")
-DEPENDS = object()  # the default of what depends on something else
+DEPENDS = object()  # stands for a default that depends on other options
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,13 @@ class Option:
 
     Attributes:
         name: of the setting; the flag is --name.
-        kind: what it takes; None for a switch.
-        default: if it is not given; DEPENDS where that is for the architecture or the data to say.
+        kind: the type of its value; None for a switch.
+        default: if it is not given; DEPENDS where it depends on the architecture or the data.
         help: one line, without the default.
-        metavar: what its value is called.
-        of: what it belongs to, another option and the values of that: ("architecture", ("conv",)).
-        said: how the help says the default, by default as it is; "" for nothing.
-        off: the flag that says no, of a switch.
+        metavar: the name of its value in the help.
+        of: what it belongs to, another option and its values: ("architecture", ("conv",)).
+        shown: how the help shows the default, if not as it is; "" for not at all.
+        off: the flag that switches a switch off.
         required: whether it has to be given.
     """
 
@@ -128,25 +129,25 @@ class Option:
     help: str
     metavar: str | None = None
     of: tuple[str, tuple[str, ...]] | None = None
-    said: str | None = None
+    shown: str | None = None
     off: str = ""
     required: bool = False
 
     @property
     def flag(self) -> str:
-        """What is typed for it: --name."""
+        """The flag as it is typed: --name."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def described(self) -> str:
         """The line of the help."""
         owner = f"{' and '.join(self.of[1])}: " if self.of and self.of[0] == "architecture" else ""
-        said = self.said
-        if said is None:
-            many = isinstance(self.default, tuple | list)
-            said = ",".join(map(str, self.default)) if many else "" if self.default is None else str(self.default)
-            said = "" if self.kind is None or self.required else said
-        return f"{owner}{self.help}{f' (default: {said})' if said else ''}"
+        shown = self.shown
+        if shown is None:
+            several = isinstance(self.default, tuple | list)
+            shown = ",".join(map(str, self.default)) if several else "" if self.default is None else str(self.default)
+            shown = "" if self.kind is None or self.required else shown
+        return f"{owner}{self.help}{f' (default: {shown})' if shown else ''}"
 
     def as_click(self, default: Any) -> Callable[[Any], Any]:
         """The decorator of click."""
@@ -156,7 +157,7 @@ class Option:
         return click.option(flags, self.name, help=self.described, **more)
 
     def words(self, value: Any) -> list[str]:
-        """How a value is typed."""
+        """The words to type for a value."""
         if self.kind is None:
             return [self.flag] if value else [self.off] if self.off else []
         return [self.flag, written(value)]
@@ -165,97 +166,97 @@ class Option:
 MLP, CONV = ("architecture", ("mlp",)), ("architecture", ("conv",))
 
 TRAINING = (
-    Option("levels", NATURAL, DEPENDS, "levels of latents", "T", said="as --latent has, or 1; conv: 2"),
+    Option("levels", NATURAL, DEPENDS, "levels of latents", "T", shown="as many as --latent has, or 1; conv: 2"),
     Option("latent", WIDTHS, DEPENDS, "width of z_1,..,z_T; conv: channels", "D1,D2,..",
-           said="40, halved from level to level; conv: 4 a level, 32 at the top"),
+           shown="40, halved at each level; conv: 4 per level, 32 at the top"),
     Option("architecture", Choice(ARCHITECTURES), "mlp", "perceptrons, or a ladder of convolutions"),
-    Option("hidden", WIDTHS, (300, 300), "hidden layers of each network", "H1,H2,..", MLP),
-    Option("block", Choice(("plain", "gated", "residual")), "plain", "what a hidden layer is", of=MLP),
-    Option("top_down", None, False, "infer as a ladder does, from the top down", of=MLP),
-    Option("markov", None, DEPENDS, "whether p(z_t) sees z_{t+1} alone, or all levels above it", off="--all-above",
-           said="mlp: --markov, conv: --all-above"),
-    Option("channels", NATURAL, 64, "width of the ladder", "C", CONV),
-    Option("scales", WIDTHS, None, "how much coarser than x each level is", "F1,F2,..", CONV, said="powers of two"),
-    Option("stem", NATURAL, None, "how much coarser than x the finest blocks are", "F", CONV, said="4 at most"),
-    Option("blocks", NATURAL, 2, "residual blocks a level", "N", CONV),
-    Option("checkpointed", None, False, "less memory, a third more time", of=CONV),
+    Option("hidden", WIDTHS, (300, 300), "widths of the hidden layers of each network", "H1,H2,..", MLP),
+    Option("block", Choice(("plain", "gated", "residual")), "plain", "type of hidden layer", of=MLP),
+    Option("top_down", None, False, "top-down posterior, a ladder", of=MLP),
+    Option("markov", None, DEPENDS, "whether p(z_t | ...) sees only z_{t+1}, or all levels above", off="--all-above",
+           shown="mlp: --markov, conv: --all-above"),
+    Option("channels", NATURAL, 64, "channels of the ladder", "C", CONV),
+    Option("scales", WIDTHS, None, "downsampling factor of each level", "F1,F2,..", CONV, shown="powers of two"),
+    Option("stem", NATURAL, None, "downsampling factor of the finest blocks", "F", CONV, shown="4 at most"),
+    Option("blocks", NATURAL, 2, "residual blocks per level", "N", CONV),
+    Option("checkpointed", None, False, "activation checkpointing: less memory, a third more time", of=CONV),
     Option("prior", Choice(PRIORS), "standard", "p(z_T)"),
     Option("components", NATURAL, 500, "components of a mixture or a VampPrior", "K", ("prior", ("mixture", "vamp"))),
     Option("likelihood", Choice(LIKELIHOODS), "auto", f"family of p(x | z_1): {', '.join(LIKELIHOODS)}", "NAME",
-           said="auto, by the values"),
-    Option("objective", Choice(OBJECTIVES), "elbo", "what is maximised"),
-    Option("beta", WEIGHTS, 1.0, "weight of the KL, or B1,B2,.. for each level", "B", said="1"),
-    Option("free_bits", POSITIVE, None, "nats that each level has free of charge", "NATS", ("objective", ("elbo",))),
-    Option("alpha", FINITE, None, "order of the Renyi bound", "A", ("objective", ("renyi",)), said="0.5"),
+           shown="auto, by the values"),
+    Option("objective", Choice(OBJECTIVES), "elbo", "objective to maximise"),
+    Option("beta", WEIGHTS, 1.0, "weight of the KL, or B1,B2,.. for each level", "B", shown="1"),
+    Option("free_bits", POSITIVE, None, "nats per level that are not penalised", "NATS", ("objective", ("elbo",))),
+    Option("alpha", FINITE, None, "order of the Renyi bound", "A", ("objective", ("renyi",)), shown="0.5"),
     Option("samples", NATURAL, 1, "particles per example", "S"),
-    Option("epochs", NATURAL, None, "passes through the data", "N", said=f"{EPOCHS}, unless there are --minutes"),
-    Option("minutes", ABOVE_ZERO, None, "wall-clock budget, instead or as well", "M"),
+    Option("epochs", NATURAL, None, "passes through the data", "N", shown=f"{EPOCHS}, unless --minutes is given"),
+    Option("minutes", ABOVE_ZERO, None, "wall-clock budget, instead of or besides --epochs", "M"),
     Option("batch_size", NATURAL, 128, "examples per step", "B"),
     Option("seed", WHOLE, 0, "seed of the split, the weights and the noise", "N"),
-    Option("dynamic", None, False, "binarise anew at each draw (mnist, fashion-mnist, omniglot)"),
+    Option("dynamic", None, False, "binarise each time an image is drawn (mnist, fashion-mnist, omniglot)"),
     Option("lr", ABOVE_ZERO, 1e-3, "learning rate, annealed to 0 by a cosine", "RATE"),
-    Option("lr_warmup", WHOLE, 100, "steps to reach it", "STEPS"),
-    Option("kl_warmup", WHOLE, None, "steps until beta has its whole weight", "STEPS",
-           said="0; of several levels a tenth of the training, at most 2000"),
-    Option("weight_decay", FINITE, 0.0, "of AdamW", "W", said="0"),
-    Option("dropout", FRACTION, 0.0, "in every hidden layer", "P", said="0"),
-    Option("activation", Place("name"), DEPENDS, "a class of torch.nn", "NAME", said="SiLU; conv: GELU"),
-    Option("ema", FRACTION, 0.999, "memory of the averaged weights", "E"),
-    Option("patience", NATURAL, 50, "epochs without progress until it stops", "N"),
-    Option("precision", Choice(("auto", "float32", "bfloat16")), "auto", "of the networks in training",
-           said="auto, bfloat16 where that is faster, measured"),
-    Option("compile", None, None, "compile the training", off="--no-compile", said="if that pays, measured"),
-    Option("checkpoint_seconds", FINITE, 10.0, "seconds between checkpoints", "S", said="10"),
+    Option("lr_warmup", WHOLE, 100, "warm-up steps of the learning rate", "STEPS"),
+    Option("kl_warmup", WHOLE, None, "steps until the KL has its full weight", "STEPS",
+           shown="0; with several levels a tenth of the training, at most 2000"),
+    Option("weight_decay", FINITE, 0.0, "weight decay of AdamW", "W", shown="0"),
+    Option("dropout", FRACTION, 0.0, "dropout in every hidden layer", "P", shown="0"),
+    Option("activation", Place("name"), DEPENDS, "a class of torch.nn", "NAME", shown="SiLU; conv: GELU"),
+    Option("ema", FRACTION, 0.999, "decay of the averaged weights", "E"),
+    Option("patience", NATURAL, 50, "epochs without improvement before stopping", "N"),
+    Option("precision", Choice(("auto", "float32", "bfloat16")), "auto", "precision of the networks in training",
+           shown="auto: bfloat16 if measured to be faster"),
+    Option("compile", None, None, "compile the training step", off="--no-compile", shown="if measured to pay"),
+    Option("checkpoint_seconds", FINITE, 10.0, "seconds between checkpoints", "S", shown="10"),
 )  # fmt: skip
-"""The settings of a training, which its run remembers."""
+"""The settings of a training, which are stored in its run."""
 
 DEVICE = Option("device", Place("name"), "auto", "auto, cpu, cuda, cuda:1, ...", "NAME")
-DATA = Option("data", FILE, None, "what the run was trained on, where it does not say, or where that has moved", "DATA")
-SPLIT = Option("split", Choice(SPLITS), "test", "which examples")
+DATA = Option("data", FILE, None, "the data of the run, if it does not record them or they have moved", "DATA")
+SPLIT = Option("split", Choice(SPLITS), "test", "which split")
 JSON = Option("json", None, False, "print JSON")
-SEED = Option("seed", WHOLE, 0, "seed of the choice and the noise", "N")
+SEED = Option("seed", WHOLE, 0, "seed of the selection and the noise", "N")
 
 TRAIN = (
-    Option("out", FOLDER, None, "the run directory to write", "RUN", said="runs/DATA-date-time"),
-    Option("resume", None, False, "go on from RUN's last checkpoint, with its settings"),
+    Option("out", FOLDER, None, "the run directory to write", "RUN", shown="runs/DATA-date-time"),
+    Option("resume", None, False, "continue from RUN's last checkpoint, with its settings"),
     *TRAINING,
     Option("shard", None, False, "under torchrun: shard the model over the processes"),
-    Option("tensorboard", None, False, "metrics for TensorBoard, too, into RUN/tensorboard"),
-    Option("wandb", None, False, "metrics for Weights & Biases, too; WANDB_PROJECT names the project (or allegory)"),
+    Option("tensorboard", None, False, "also write metrics for TensorBoard, to RUN/tensorboard"),
+    Option("wandb", None, False, "also send metrics to Weights & Biases; WANDB_PROJECT names the project"),
     DEVICE,
 )
 EVALUATE = (
     SPLIT,
     Option("importance_samples", NATURAL, 1000, "K of L_K", "K"),
-    Option("precision", Choice(("auto", "float32", "bfloat16")), "float32", "of the networks; auto measures"),
-    Option("curve", None, False, "L_K for K = 1, 2, 5, 10, ..., too"),
-    Option("ais", None, False, "check by annealed importance sampling; takes minutes"),
-    Option("ais_examples", NATURAL, None, "how many random examples for it", "N", said="100"),
+    Option("precision", Choice(("auto", "float32", "bfloat16")), "float32", "precision of the networks; auto measures"),
+    Option("curve", None, False, "also print -L_K for K = 1, 2, 5, 10, ..."),
+    Option("ais", None, False, "check with annealed importance sampling; takes minutes"),
+    Option("ais_examples", NATURAL, None, "number of random examples for --ais", "N", shown="100"),
     DATA, JSON, DEVICE,
 )  # fmt: skip
-DIAGNOSE = (SPLIT, Option("examples", NATURAL, 1000, "how many random examples", "N"), DATA, JSON, DEVICE)
+DIAGNOSE = (SPLIT, Option("examples", NATURAL, 1000, "number of random examples", "N"), DATA, JSON, DEVICE)
 REPORT = (
-    Option("out", FILE, None, "the page", "FILE", said="RUN/report.html"),
+    Option("out", FILE, None, "the page to write", "FILE", shown="RUN/report.html"),
     SPLIT,
-    Option("examples", SEVERAL, 500, "how many random examples", "N"),
+    Option("examples", SEVERAL, 500, "number of random examples", "N"),
     Option("importance_samples", NATURAL, 200, "K of L_K", "K"),
     DATA, DEVICE,
 )  # fmt: skip
 SAMPLE = (
-    Option("count", NATURAL, 64, "how many", "N"),
+    Option("count", NATURAL, 64, "number of samples", "N"),
     Option("out", FILE, None, ".npz (samples, means) or .png (means)", "FILE", required=True),
-    Option("temperature", POSITIVE, 1.0, "what the deviations of all latents are multiplied by", "T", said="1"),
+    Option("temperature", POSITIVE, 1.0, "factor on the standard deviations of all latents", "T", shown="1"),
     SEED, DEVICE,
 )  # fmt: skip
 RECONSTRUCT = (
     Option("out", FILE, None, ".npz (originals, reconstructions) or .png", "FILE", required=True),
     SPLIT,
-    Option("count", NATURAL, 32, "how many random examples", "N"),
+    Option("count", NATURAL, 32, "number of random examples", "N"),
     DATA, SEED, DEVICE,
 )  # fmt: skip
 ENCODE = (Option("out", FILE, None, "z1_mean, z1_std, ... of every level", "FILE.npz", required=True), SEED, DEVICE)
 RUNS = (JSON,)
-DEMO = (Option("out", FOLDER, None, "where to write", "DIR", said="a new folder allegory-demo"),)
+DEMO = (Option("out", FOLDER, None, "folder to write to", "DIR", shown="a new folder, allegory-demo"),)
 
 BY_NAME = {option.name: option for option in TRAINING}
 DEFAULTS: dict[str, Any] = {
@@ -263,11 +264,11 @@ DEFAULTS: dict[str, Any] = {
     for option in TRAINING
     if option.default is not DEPENDS and option.of not in (MLP, CONV)  # which have their own
 }
-"""What a training does where nothing is said."""
+"""The settings of a training where none are given."""
 
 
 def takes(name: str, kind: click.ParamType, metavar: str, default: Any = None) -> Callable[[Any], Any]:
-    """What stands without a flag; needed, unless there is a default."""
+    """A positional argument; required, unless it has a default."""
     more: dict[str, Any] = {} if default is None else {"default": default, "required": False}
     return click.argument(name, type=kind, metavar=metavar, **more)
 
@@ -277,7 +278,7 @@ def asks(options: Sequence[Option], given: bool = False) -> Callable[[Any], Any]
 
     Args:
         options: of the table.
-        given: whether what is not given is None, instead of its default.
+        given: whether an option that is not given is None, instead of its default.
     """
 
     def decorate(function: Any) -> Any:
@@ -290,23 +291,23 @@ def asks(options: Sequence[Option], given: bool = False) -> Callable[[Any], Any]
 
 
 def settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """What was said on the command line, else what the run says that is resumed, else the default.
+    """The settings of the command line, else those of the resumed run, else the defaults.
 
     Args:
         stored: the settings of a run, or nothing.
         given: by name.
 
     Raises:
-        ValueError: what does not go together.
+        ValueError: settings that contradict each other.
     """
     chosen = {**DEFAULTS, **stored, **given}
     for option in TRAINING:
         name, value = option.name, chosen.get(option.name)
-        said = name in given or (name in stored and value != option.default)
-        if option.of and said and value is not None and chosen[option.of[0]] not in option.of[1]:
+        is_set = name in given or (name in stored and value != option.default)
+        if option.of and is_set and value is not None and chosen[option.of[0]] not in option.of[1]:
             flag, owners = BY_NAME[option.of[0]].flag, " and ".join(option.of[1])
             words = " ".join(option.words(value))
-            raise ValueError(f"{words} is of {flag} {owners}, not of {chosen[option.of[0]]}")
+            raise ValueError(f"{words} applies only to {flag} {owners}, not to {chosen[option.of[0]]}")
     if "latent" not in given and "levels" not in given and stored:
         given = stored
     chosen["latent"] = _latent(given.get("levels"), given.get("latent"), chosen["architecture"])
@@ -323,7 +324,7 @@ def command_line(source: str, chosen: dict[str, Any]) -> str:
 
     Args:
         source: the data.
-        chosen: as `settings` gives them, and config.json of a run keeps them.
+        chosen: as `settings` returns them, and config.json of a run stores them.
 
     >>> command_line("digits", settings({}, {"levels": 2, "seed": 3}))
     'allegory train digits --latent 40,20 --epochs 100 --seed 3'
@@ -337,14 +338,14 @@ def command_line(source: str, chosen: dict[str, Any]) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as it is typed."""
+    """A value as it would be typed."""
     if isinstance(value, list | tuple):
         return ",".join(map(written, value))
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Of some names the one that may have been meant, in words."""
+    """The known name that may have been meant, as a phrase."""
     match = difflib.get_close_matches(name, known, n=1)
     return f", did you mean {match[0]!r}?" if match else ""
 
@@ -357,7 +358,7 @@ def _latent(levels: int | None, latent: Sequence[int] | None, architecture: str)
     if levels is not None and len(latent) != levels:
         example = written([max(2, latent[0] >> t) for t in range(levels)])
         raise ValueError(
-            f"--latent {written(latent)} gives {len(latent)} of the widths that --levels {levels} needs; "
-            f"wanted one for each level, such as --latent {example}"
+            f"--latent {written(latent)} gives {len(latent)} of the {levels} widths that --levels {levels} needs; "
+            f"wanted one per level, such as --latent {example}"
         )
     return tuple(latent)

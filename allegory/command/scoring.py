@@ -1,4 +1,4 @@
-"""allegory evaluate, allegory diagnose: what a run is worth."""
+"""allegory evaluate, allegory diagnose: the likelihood of a run, and the state of its levels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def evaluate(
     from allegory.runtime import processes
 
     if ais_examples is not None and not ais:
-        raise ValueError(f"--ais-examples {ais_examples} is of --ais; say both")
+        raise ValueError(f"--ais-examples {ais_examples} applies only with --ais; give both")
     opened = console.open_run(run, device, data)
     precision, compile, notes = opened.choose_speed(split, importance_samples, precision)
     for note in notes:
@@ -66,7 +66,7 @@ def evaluate(
         beside = values["ais"]
         name = f"annealed importance sampling, {beside['examples']:,} examples"
         table.add_row(name, f"{beside['nll']:.3f}", f"{beside['nll_stderr']:.3f}")
-        table.add_row(f"  -L_{importance_samples} of the same", f"{beside['nll_bound']:.3f}", "")
+        table.add_row(f"  -L_{importance_samples} of the same examples", f"{beside['nll_bound']:.3f}", "")
         table.add_row("  difference", f"{beside['difference']:.3f}", f"{beside['difference_stderr']:.3f}")
     show(table)
     print(f"next: allegory diagnose {run}")
@@ -76,7 +76,7 @@ def evaluate(
 @takes("run", FOLDER, "RUN")
 @asks(DIAGNOSE)
 def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, device: str) -> None:
-    """Says which levels of a model work, which have collapsed, and what to try.
+    """Reports which levels of a model work, which have collapsed, and what to try.
 
     RUN is a run directory, as allegory train and al.save write it.
     """
@@ -90,7 +90,7 @@ def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, 
     from allegory.views.terminal import show
 
     table = Table(title=f"{escape(run)}, {found.evaluation.examples:,} examples of {split}, nats per example")
-    for column in ("level", "rate", "active units", "information", "brings", "verdict"):
+    for column in ("level", "rate", "active units", "information", "gain", "verdict"):
         table.add_column(column, justify="left" if column == "verdict" else "right")
     for level in found.levels:
         table.add_row(

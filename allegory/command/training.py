@@ -1,4 +1,4 @@
-"""allegory train: a model of data, and its run."""
+"""allegory train: trains a model and writes its run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIT = (
     "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "beta", "weight_decay", "ema",
     "patience", "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
-MODEL = {  # what each architecture is told
+MODEL = {  # the settings that each architecture takes
     "mlp": ("latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down"),
     "conv": (
         "latent", "dropout", "markov", "prior", "components", "activation", "scales", "stem", "channels", "blocks",
@@ -57,21 +57,21 @@ def train(
     where = console.device(device or "auto")
     if out is None:
         if resume:
-            raise ValueError("--resume goes on with a run; say which: --out RUN")
+            raise ValueError("--resume continues a run; name it: --out RUN")
         out = processes.broadcast(lambda: f"runs/{Path(data).stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}")
-        console.say(f"the run goes to {out}")
+        console.say(f"writing the run to {out}")
     stored: Any = {}
     if resume and (Path(out) / checkpoint.CONFIG).exists():
         stored = checkpoint.read_config(out).get("command")
         if not isinstance(stored, dict):
-            raise ValueError(f"{out} was not trained by `allegory train`; resume it from where it was trained")
+            raise ValueError(f"{out} was not trained by `allegory train`; resume it with the code that trained it")
     options = settings(stored, {key: value for key, value in flags.items() if value is not None})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
     source = load_together(data, dynamic=options["dynamic"], seed=options["seed"])
     if not isinstance(source.train, torch.Tensor):
         numbers = math.prod(source.train.shape)
-        console.say(f"{data}: its {numbers:,} numbers for training stay there, and are read as they are drawn")
+        console.say(f"{data}: the {numbers:,} values of the training split stay on disk and are read as they are drawn")
     examples, about = source.scored_as(_likelihood(options["likelihood"], source))
     torch.manual_seed(options["seed"])
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
@@ -81,8 +81,8 @@ def train(
     )
     model = model if shard else model.to(where)
     if options["kl_warmup"] is None:
-        many = len(examples.train), options["batch_size"], options["epochs"]
-        options["kl_warmup"] = kl_warmup_steps(model.levels, *many)
+        sizes = len(examples.train), options["batch_size"], options["epochs"]
+        options["kl_warmup"] = kl_warmup_steps(model.levels, *sizes)
     console.say(f"{model!r}, on {where}")
     try:
         record = fit(
@@ -102,15 +102,15 @@ def train(
         )
     except KeyboardInterrupt:
         if (Path(out) / checkpoint.LAST).exists():
-            console.say(f"stopped; a checkpoint is in {out}; go on with: allegory train {data} --out {out} --resume")
+            console.say(f"stopped; a checkpoint is in {out}; resume with: allegory train {data} --out {out} --resume")
         raise
     except RuntimeError as error:
         if processes.world_size() == 1 or not any(word in str(error) for word in ("Connection", "gloo", "NCCL")):
             raise
         reason = str(error).split("] ", 1)[-1].split(". ")[0]
         raise ValueError(
-            f"another process of this training is gone ({reason}); if it has not said why, {out} keeps the last "
-            "checkpoint: go on with the same command and --resume"
+            f"another process of this training has died ({reason}), and may have printed why; {out} keeps the last "
+            "checkpoint: run the same command with --resume"
         ) from None
     if processes.rank() > 0:
         return
@@ -124,7 +124,7 @@ def train(
 
 
 def _likelihood(name: str, examples: Any) -> str:
-    """The likelihood, chosen and printed where it was left open."""
+    """The likelihood; "auto" is resolved from the values, and the choice printed."""
     if name == "auto":
         name, why = examples.choose_likelihood()
         console.say(f"likelihood: {name}, because the data have {why}")
@@ -139,7 +139,7 @@ def _objective(options: dict[str, Any]) -> Any:
 
     name = options["objective"]
     if name in ("iwae", "dreg", "renyi") and options["samples"] == 1:
-        console.say(f"{name} of one particle is the ELBO; --samples 5 makes the difference")
+        console.say(f"{name} with one particle is the ELBO; use more, such as --samples 5")
     if options["free_bits"] is not None:
         return functools.partial(objectives.free_bits, nats=options["free_bits"])
     if options["alpha"] is not None:
@@ -148,8 +148,8 @@ def _objective(options: dict[str, Any]) -> Any:
 
 
 def _trackers(out: Path, tensorboard: bool, wandb: bool, config: dict[str, Any]) -> list[Any]:
-    """What is told of each epoch."""
+    """The trackers to call after each epoch."""
     from allegory.training import trackers
 
-    told = [trackers.tensorboard(out / "tensorboard")] if tensorboard else []
-    return told + ([trackers.wandb(out, name=out.name, config=config)] if wandb else [])
+    chosen = [trackers.tensorboard(out / "tensorboard")] if tensorboard else []
+    return chosen + ([trackers.wandb(out, name=out.name, config=config)] if wandb else [])

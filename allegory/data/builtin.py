@@ -1,6 +1,7 @@
-"""The built-in data sets: what there is, where it comes from, how it is split.
+"""The built-in data sets: their sources and their splits.
 
-Embedded or drawn, or downloaded once, checked against its sha256 and kept in `ALLEGORY_DATA`, else in the user's cache.
+They are embedded, or drawn, or downloaded once, checked against their sha256 and cached in `ALLEGORY_DATA`, else in the
+user's cache.
 
 Protocols, train / valid / test. Numbers under different protocols never share a table.
 
@@ -15,11 +16,11 @@ Protocols, train / valid / test. Numbers under different protocols never share a
                                                 is sorted by digit: its first rows are all zeros.
     omniglot         23,000 / 1,345 / 8,070     grey levels 0..255; the sizes and drawers of Burda
                                                 et al. 2016, but the exact area average of the
-                                                original drawings and NOT Burda's rendering: numbers
-                                                do not compare with published OMNIGLOT ones.
+                                                original drawings and NOT Burda's rendering: numbers are
+                                                not comparable with published OMNIGLOT ones.
 
 `dynamic=True` (mnist, fashion-mnist, omniglot) is the protocol of Tomczak & Welling 2018: train holds grey / 255,
-binarised anew each time an image is drawn; valid, then test, are binarised once by numpy's
+binarised each time an image is drawn; valid, then test, are binarised once by numpy's
 RandomState(777).
 
 Shapes: N = examples; images are (N, C, H, W) float32, C, H, W = channels, height, width.
@@ -65,17 +66,17 @@ class Builtin(NamedTuple):
     size: int = 0  # bytes to download
     dynamic: bool = False  # whether load(name, dynamic=True) is defined
     urls: tuple[str, ...] = ()  # tried in this order, each followed by a file's name
-    files: tuple[tuple[str, str], ...] = ()  # what is downloaded: name, sha256
-    packed: tuple[str, str] | None = None  # what is kept instead: name, sha256 of its arrays
+    files: tuple[tuple[str, str], ...] = ()  # the downloads: name, sha256
+    packed: tuple[str, str] | None = None  # the file kept instead: name, sha256 of its arrays
 
     @property
     def embedded(self) -> bool:
-        """Whether it comes without a download."""
+        """Whether it needs no download."""
         return not self.files
 
     @property
     def folder(self) -> Path:
-        """Where its files lie: in `ALLEGORY_DATA` if that is set, else in the user's cache."""
+        """The folder of its files: in `ALLEGORY_DATA` if that is set, else in the user's cache."""
         import pooch
 
         cache = os.environ.get("ALLEGORY_DATA") or pooch.os_cache("allegory")
@@ -183,7 +184,7 @@ def cached(name: str) -> bool:
 
 
 def find(name: str) -> Builtin:
-    """The row of a built-in set. Raises ValueError, with the nearest name there is, where `name` is not built in."""
+    """The row of a built-in set. Raises ValueError, with the nearest known name, if `name` is not built in."""
     for row in BUILTIN:
         if row.name == name:
             return row
@@ -220,7 +221,7 @@ def _digits(row: Builtin) -> Splits:
 def _cave(row: Builtin) -> Splits:
     from allegory.data import cave
 
-    # The allegory begins at 514a of the Republic. Seed 0, the default of `draw`, stays the user's.
+    # The allegory begins at 514a of the Republic. Seed 0, the default of `draw`, is left to the user.
     train, valid, test = (
         cave.draw(count, resolution=row.shape[-1], seed=seed).images
         for count, seed in zip(row.splits, (514, 515, 516), strict=True)
@@ -242,7 +243,7 @@ def _idx_images(row: Builtin) -> Splits:
 def _binarized_mnist(row: Builtin) -> Splits:
     import numpy as np
 
-    arrays = _packed(row, _pack_amat)
+    arrays = _load_packed(row, _pack_amat)
     train, valid, test = (
         torch.from_numpy(np.unpackbits(arrays[split], axis=1)).float().view(-1, *row.shape)
         for split in ("train", "valid", "test")
@@ -251,7 +252,7 @@ def _binarized_mnist(row: Builtin) -> Splits:
 
 
 def _omniglot(row: Builtin) -> Splits:
-    arrays = _packed(row, _render_omniglot)
+    arrays = _load_packed(row, _render_omniglot)
     images = torch.from_numpy(arrays["images"]).unsqueeze(1).float()
     drawer = torch.from_numpy(arrays["drawer"])
     glagolitic = torch.from_numpy(arrays["alphabet_names"][arrays["alphabet"]] == "Glagolitic")
@@ -270,7 +271,7 @@ def _binarize_once(train: Tensor, valid: Tensor, test: Tensor) -> Splits:
 
 
 def _pack_amat(*paths: Path) -> dict[str, Array]:
-    """Text files of train, valid, test, a line an image, "0 1 ..." -> bits, (N, 98) uint8 each."""
+    """Text files of train, valid, test, a line per image, "0 1 ..." -> bits, (N, 98) uint8 each."""
     import numpy as np
 
     arrays = {}
@@ -285,7 +286,7 @@ def _render_omniglot(*paths: Path) -> dict[str, Array]:
 
     A pixel is the exact area average over its 3.75 x 3.75 square: with s its ink in sixteenths of
     an original pixel, 0 <= s <= 225, it is 255 s / 225 = 17 s / 15, rounded; ties cannot occur.
-    Rows are sorted by set, alphabet, character, drawer; what each one shows comes along.
+    Rows are sorted by set, alphabet, character, drawer, which are returned as well.
     """
     import numpy as np
     from PIL import Image
@@ -329,17 +330,17 @@ def _render_omniglot(*paths: Path) -> dict[str, Array]:
 
 # The cache.
 
-_ANEW = "delete it to have it downloaded again, or put a good copy there"
+_REDOWNLOAD = "delete it to have it downloaded again, or put a good copy there"
 
 
 def _fetch(row: Builtin) -> list[Path]:
-    """The original files of a set, downloaded where they are missing; their checksums hold."""
+    """The original files of a set, downloaded if missing, with verified checksums."""
     for file, sha256 in row.files:
         path = row.folder / file
         if not path.exists():
             _download(row, path, sha256)
         elif (found := _sha256(path)) != sha256:
-            raise ValueError(_damaged(path, found, sha256))
+            raise ValueError(_damage_message(path, found, sha256))
     return [row.folder / file for file, _ in row.files]
 
 
@@ -362,20 +363,20 @@ def _download(row: Builtin, path: Path, sha256: str) -> None:
     missing = [file for file, _ in row.files if not (row.folder / file).exists()]
     raise ValueError(
         f"{row.name}: cannot download {path.name} ({'; '.join(failures)}); "
-        f"fetch {', '.join(missing)} by hand from {row.urls[0]} and put into {row.folder}"
+        f"fetch {', '.join(missing)} by hand from {row.urls[0]} and put them into {row.folder}"
     )
 
 
-def _packed(row: Builtin, pack: Callable[..., dict[str, Array]]) -> dict[str, Array]:
-    """The arrays that are kept of a set in place of its original files; made where missing."""
+def _load_packed(row: Builtin, pack: Callable[..., dict[str, Array]]) -> dict[str, Array]:
+    """The arrays that are cached in place of a set's original files; made if missing."""
     import numpy as np
 
     assert row.packed
     path, sha256 = row.folder / row.packed[0], row.packed[1]
     if path.exists():
-        arrays = read_arrays(path, advice=_ANEW)
+        arrays = read_arrays(path, advice=_REDOWNLOAD)
         if (found := _digest(arrays)) != sha256:
-            raise ValueError(_damaged(path, found, sha256))
+            raise ValueError(_damage_message(path, found, sha256))
         return arrays
     _make_folder(path)
     ours = [row.folder / file for file, _ in row.files if not (row.folder / file).exists()]
@@ -383,7 +384,7 @@ def _packed(row: Builtin, pack: Callable[..., dict[str, Array]]) -> dict[str, Ar
     if (found := _digest(arrays)) != sha256:
         raise ValueError(
             f"{row.name}: its files are intact, but the arrays made of them have sha256 {found}, "
-            f"expected {sha256}; this is a fault of allegory, please report it"
+            f"expected {sha256}; this is a bug in allegory, please report it"
         )
     with atomic_path(path) as part, part.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
@@ -393,12 +394,12 @@ def _packed(row: Builtin, pack: Callable[..., dict[str, Array]]) -> dict[str, Ar
 
 
 def _sha256(path: Path) -> str:
-    with reading(path, _ANEW), path.open("rb") as stream:
+    with reading(path, _REDOWNLOAD), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest(arrays: dict[str, Array]) -> str:
-    """sha256 of arrays with their names, types and shapes; a file's would depend on its zlib."""
+    """sha256 of arrays with their names, dtypes and shapes; that of a file would depend on its zlib."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
@@ -406,12 +407,12 @@ def _digest(arrays: dict[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: Path, found: str, expected: str) -> str:
-    return f"{path}: damaged, its content has sha256 {found}, expected {expected}; {_ANEW}"
+def _damage_message(path: Path, found: str, expected: str) -> str:
+    return f"{path}: damaged, its content has sha256 {found}, expected {expected}; {_REDOWNLOAD}"
 
 
 def _make_folder(path: Path) -> None:
-    """The folder that `path` is to be written to, there and open to us."""
+    """Makes sure that the folder of `path` exists and is writable."""
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -419,16 +420,16 @@ def _make_folder(path: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ValueError(
-            f"{folder}: cannot be written to ({error.strerror}), and {path.name} is not there; "
+            f"{folder}: cannot be written to ({error.strerror}), and {path.name} is not in it; "
             f"put it there, or set ALLEGORY_DATA to a folder that can be written to"
         ) from error
 
 
 def shuffle_and_cut(x: Any, sizes: Sequence[int], seed: int) -> list[Tensor]:
-    """Parts of x of these sizes, its examples in a random order that depends on `seed` alone."""
+    """Parts of x of these sizes, with its examples in a random order that depends only on `seed`."""
     import numpy as np
 
-    # The stream of RandomState is frozen for good: one split under every numpy and torch.
+    # The stream of RandomState is frozen: the same split with every version of numpy and torch.
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(x)))
     take: Any = x.subset if isinstance(x, Stored) else x.__getitem__
     return [take(rows) for rows in torch.split(order, list(sizes))]

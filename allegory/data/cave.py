@@ -1,7 +1,7 @@
 """The cave: shadows of solids, drawn on the fly, with the factors that cast them.
 
-A solid of size s stands at c, turned by the rotation Q. A fire at L, a point of light, throws its
-shadow on the wall z = 0, of which the window [-1, 1]^2 is seen. The wall's point (u, v) is dark iff
+A solid of size s stands at c, turned by the rotation Q. A fire at L, a point light, casts its
+shadow on the wall z = 0, of which the window [-1, 1]^2 is visible. The wall's point (u, v) is dark iff
 its segment to L meets the solid. In the solid's own frame, where it is unturned, of size 1 and at
 the origin,
 
@@ -17,13 +17,13 @@ A solid strictly between fire and wall meets the line iff it meets the segment, 
                     face, with the sign that keeps the solid in
     cylinder, cone  the union of the discs at both ends and of the quadrilateral between the lines
                     along which planes through o touch the side; the disc of radius r at height h
-                    holds the ray iff |(h - o_z) d_xy + d_z o_xy| < r |d_z|
+                    contains the ray iff |(h - o_z) d_xy + d_z o_xy| < r |d_z|
 
 The solids of size 1 are inscribed in the unit ball, so that a size is the radius of the ball around
 a solid. All are exact but the ring, which misses its torus by at most 0.003 of its size.
 
-A shadow does not tell what cast it: ball, cylinder and cone throw discs, cube, brick and cylinder
-throw rectangles, and a solid nearer to the fire throws what a larger one does farther from it.
+A shadow does not determine what cast it: ball, cylinder and cone cast discs, cube, brick and cylinder
+cast rectangles, and a solid nearer to the fire casts the same shadow as a larger one farther from it.
 
 Shapes: N shadows of R x R pixels, each judged at its centre; u grows to the right, v upwards.
 """
@@ -43,7 +43,7 @@ __all__ = ["KINDS", "Shadows", "cast", "draw"]
 class Shadows(NamedTuple):
     """N shadows and the factors that cast them; lengths are in half-widths of the window.
 
-    `cast(*shadows[1:], resolution=R)` throws the same shadows at another resolution.
+    `cast(*shadows[1:], resolution=R)` casts the same shadows at another resolution.
     """
 
     images: Tensor  # (N, 1, R, R) float32, 1 = shadow, 0 = light
@@ -155,8 +155,8 @@ def draw(count: int, resolution: int = 28, seed: int = 0) -> Shadows:
 
     The kind is uniform over KINDS, the rotation over all rotations, the size over [0.3, 0.45], the
     fire over [-1, 1]^2 x [2.5, 4], the solid's height over [1.1 size, 0.4 of the fire's], and its
-    place over all those where the shadow of the ball around it lies in [-0.95, 0.95]^2: no shadow
-    is clipped.
+    position over all those where the shadow of the ball around it lies in [-0.95, 0.95]^2: no
+    shadow is clipped.
 
     A seed gives the same shadows whenever it is used, a larger draw begins with a smaller one, and
     the factors do not depend on the resolution. Global random state is neither read nor changed.

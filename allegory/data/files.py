@@ -1,8 +1,8 @@
-"""Files: read, with one error that names them.
+"""Files: reading them, with a single error that names the file.
 
     read_splits(path)  ->  tensors of a `.npy` file (one array), a `.npz` file (`train`, `valid`, `test`; or `train`,
-                           `test`; or one array) or a folder of images, in the user's own units; what would take more
-                           than a gigabyte of a `.npy` file or a folder stays there, and is read as it is drawn
+                           `test`; or one array) or a folder of images, in their own units; a `.npy` file or a folder
+                           that would take more than a gigabyte stays on disk, and is read as it is drawn
 
 No pickle is ever loaded.
 
@@ -27,7 +27,7 @@ __all__ = ["read_arrays", "read_splits", "reading"]
 
 Array = NDArray[Any]
 
-KEPT = 2**28  # numbers that are held in memory at most
+KEPT = 2**28  # the most numbers that are held in memory
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _WANTED = "wanted a .npy or .npz file of numbers, or a folder of images"
 
@@ -67,7 +67,7 @@ def read_splits(path: Path) -> dict[str, Any]:
 
 
 def read_arrays(path: Path, advice: str = _WANTED) -> dict[str, Array]:
-    """The arrays of a .npz file by name, or that of a .npy file, named ""; never a pickle."""
+    """The arrays of a .npz file by name, or the array of a .npy file, named ""; never a pickle."""
     with reading(path, advice), path.open("rb") as stream:
         magic = stream.read(6)
         if magic != b"\x93NUMPY" and magic[:2] != b"PK":
@@ -95,7 +95,7 @@ def _read_images(folder: Path) -> Array | Pictures:
         )
     if not files:
         raise ValueError(
-            f"{folder}: no images in this folder (folders in it are not searched); "
+            f"{folder}: no images in this folder (subfolders are not searched); "
             f"wanted files that end in {', '.join(_IMAGES)}"
         )
     images: list[Array] = []
@@ -132,13 +132,13 @@ def _read_image(path: Path) -> Array:
 
 
 def _to_tensor(array: Array, where: str) -> Tensor:
-    """float32 (N, *event), once it is sure that these are finite numbers that float32 can hold."""
+    """float32 (N, *event), after checking that these are finite numbers that float32 can hold."""
     _check_numbers(array, where)
     return torch.from_numpy(array.astype(np.float32, order="C"))
 
 
 def _check_numbers(array: Array, where: str) -> None:
-    """Raises a ValueError, in one line, where these are not (N, *event) finite numbers that float32 can hold."""
+    """Raises a ValueError, in one line, if these are not (N, *event) finite numbers that float32 can hold."""
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{where}: values of type {array.dtype}; wanted real numbers, integers or bools")
     if array.ndim < 2:
@@ -152,7 +152,7 @@ def _check_numbers(array: Array, where: str) -> None:
 
 
 def _check_values(part: Array, start: int, array: Array, where: str) -> None:
-    """The rows of `array` from `start`."""
+    """Checks `part`, the rows of `array` from `start`."""
     finite = np.isfinite(part)
     if not finite.all():
         row, *index = np.argwhere(~finite)[0].tolist()
@@ -173,7 +173,7 @@ def _check_values(part: Array, start: int, array: Array, where: str) -> None:
 
 @contextmanager
 def reading(path: Path, advice: str = _WANTED) -> Iterator[None]:
-    """Whatever goes wrong in reading `path` becomes one ValueError that names it."""
+    """Turns any error in reading `path` into one ValueError that names it."""
     try:
         yield
     except FileNotFoundError as error:

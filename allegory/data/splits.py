@@ -1,12 +1,12 @@
-"""Data: the built-in sets and the user's own files, as three splits.
+"""Data: the built-in sets and your own files, as three splits.
 
     load(source)           ->  Data: train, valid, test
-    data.scored_as("auto") ->  Data as a likelihood wants them, and what a run has to remember of them
-    reload(about)          ->  Data as a run remembers them, checked
-    read(source)           ->  all examples in one tensor, to be encoded by a trained model
+    data.scored_as("auto") ->  Data as a likelihood takes them, and their description for a run
+    reload(about)          ->  Data from the description in a run, checked
+    read(source)           ->  all examples in one tensor, for a trained model to encode
 
 A source is a built-in name (see `allegory.data.builtin`) or a path: a `.npy` file (one array), a `.npz` file (`train`,
-`valid`, `test`; or `train`, `test`; or one array), or a folder of images. Values stay in the user's own units.
+`valid`, `test`; or `train`, `test`; or one array), or a folder of images. Values stay in their own units.
 
 Shapes: N = examples, *event = the shape of one example; C, H, W = channels, height, width. All tensors are float32,
 (N, *event); images are (N, C, H, W).
@@ -47,11 +47,11 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """Three splits, each (N, *event) float32: tensors, or `Stored` of what is too large for memory.
+    """Three splits, each (N, *event) float32: tensors, or `Stored` if too large for memory.
 
-    `name` is what the user called it: a built-in name or a path. `dynamic` says that `train` holds
-    grey levels in [0, 1], to be binarised anew at each draw by `binarize`, while `valid` and `test`
-    were binarised once. `seed` is that of the split.
+    `name` is the source: a built-in name or a path. `dynamic` means that `train` holds grey levels in [0, 1], to be
+    binarised by `binarize` each time they are drawn, while `valid` and `test` were binarised once. `seed` is that of
+    the split.
 
     >>> Data("ours", torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
     Data('ours', event_shape=(2,), train=8, valid=1, test=1)
@@ -71,7 +71,7 @@ class Data:
 
     @property
     def head(self) -> Tensor:
-        """(n, *event) the training data, for `allegory.architectures` to begin at; of what stays in its file as many
+        """(n, *event) the training data, for the initialisation in `allegory.architectures`; of data on disk as many
         examples as have 2^26 numbers.
         """
         x = self.train
@@ -86,11 +86,11 @@ class Data:
         return choose_likelihood(self.valid if self.dynamic else self.train)
 
     def scored_as(self, likelihood: str = "auto") -> tuple[Data, dict[str, Any]]:
-        """The data as a likelihood wants them, and what a run has to remember of them (see `describe`): for a Bernoulli
-        two values become 0 and 1, whatever they are called; everything else stays in its own units.
+        """The data as a likelihood takes them, and their description for a run (see `describe`): for a Bernoulli the
+        two values become 0 and 1; everything else stays in its own units.
 
         Args:
-            likelihood: a name of `allegory.architectures.LIKELIHOODS`, or "auto", by the values.
+            likelihood: a name of `allegory.architectures.LIKELIHOODS`, or "auto", chosen by the values.
 
         Raises:
             ValueError: a third value in valid or test.
@@ -104,17 +104,17 @@ class Data:
         splits = (self.train, self.valid, self.test)
         categories = int(max(part.max().item() for part in splits)) + 1 if name == "categorical" else None
         values = two_values(self.train) if name == "bernoulli" and not self.dynamic else None
-        data = self._as_bits(values)
+        data = self._to_binary(values)
         return data, describe(data, name, categories, values)
 
     def subset(self, split: str, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Rows of a split drawn at random, (n,), and their examples, (n, *event), n = count or all that there are.
-        Those of `train` are binarised where the data are `dynamic`.
+        """Random rows of a split, (n,), and their examples, (n, *event), n = count, or all of them if fewer. Those of
+        `train` are binarised if the data are `dynamic`.
 
         Args:
             split: "train", "valid" or "test".
-            count: how many.
-            seed: which.
+            count: number of examples.
+            seed: of the selection.
 
         >>> rows, x = load("digits").subset("test", 5)
         >>> rows.shape, x.shape
@@ -124,8 +124,8 @@ class Data:
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
         return rows, binarize(x[rows]) if self.dynamic and split == "train" else x[rows]
 
-    def _as_bits(self, values: Sequence[float] | None) -> Data:
-        """Two values, whatever they are called, as 0 and 1."""
+    def _to_binary(self, values: Sequence[float] | None) -> Data:
+        """The two values as 0 and 1."""
         if values is None or list(values) == [0.0, 1.0]:
             return self
         first, second = values
@@ -146,19 +146,19 @@ class Data:
 def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
     """The three splits of a built-in set, or of a path.
 
-    A string that is a built-in name means that set, split as the module says, whatever the `seed`
-    (`./mnist` means a folder). It is downloaded once, its checksum is checked, and it is kept in
-    the cache (`Builtin.folder`).
+    A string that is a built-in name means that set, split as the module describes, whatever the `seed`
+    (`./mnist` means a folder). It is downloaded once, verified by its checksum, and cached
+    (`Builtin.folder`).
 
     Anything else is a path. One array, or a folder of images, is shuffled by `seed` and split
-    80 : 10 : 10, with at least one example in each split. Where a `.npz` file has `train` and
-    `test` alone, a tenth of `train`, drawn by `seed`, becomes `valid`. Images (png, jpg, jpeg, bmp,
+    80 : 10 : 10, with at least one example in each split. Where a `.npz` file has only `train` and
+    `test`, a tenth of `train`, drawn by `seed`, becomes `valid`. Images (png, jpg, jpeg, bmp,
     gif, webp; of an animation the first) are taken in the order of their names, with values 0..255:
     (1, H, W) where all of them are grey, else (3, H, W). A `.npy` file or a folder that would take more than a gigabyte
-    stays where it is, and is read as it is drawn.
+    stays on disk, and is read as it is drawn.
 
-    `dynamic` is for mnist, fashion-mnist and omniglot: `train` in [0, 1], to be binarised at each draw by
-    `binarize`; `valid` and `test` binarised. Raises ValueError, in one line, for whatever is wrong
+    `dynamic` is for mnist, fashion-mnist and omniglot: `train` in [0, 1], to be binarised each time it is drawn by
+    `binarize`; `valid` and `test` binarised. Raises ValueError, in one line, if anything is wrong
     with the name, the file, its values or the network.
 
     >>> load("digits")
@@ -182,7 +182,7 @@ def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
 
 
 def load_together(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
-    """As `load`, called in all processes that train or score together: the first one downloads, the others wait for it.
+    """As `load`, called in all processes of a group: the first one downloads, the others wait for it.
 
     >>> load_together("digits").event_shape
     torch.Size([1, 8, 8])
@@ -193,22 +193,22 @@ def load_together(source: str | Path, *, dynamic: bool = False, seed: int = 0) -
 
 
 def reload(about: dict[str, Any], run: str = "the run", source: str | Path | None = None) -> Data:
-    """The data as a run remembers them, split and read as then, in all of several processes.
+    """The data from the description in a run, split and read in the same way, in all of several processes.
 
     Args:
-        about: as `describe` gives it and config.json keeps it.
-        run: what to call the run in a message.
-        source: where they are now, if they have moved.
+        about: as `describe` returns it and config.json stores it.
+        run: name of the run in messages.
+        source: where the data are now, if they have moved.
 
     Raises:
-        ValueError: the run does not say enough; the data are gone, or are not what they were.
+        ValueError: an incomplete description; the data are gone, or have changed.
 
     >>> reload(load("digits").scored_as("auto")[1])
     Data('digits', event_shape=(1, 8, 8), train=1197, valid=300, test=300)
     """
     missing = {"source", "dynamic", "seed", "event_shape", "two_values", "range", "checksum"} - about.keys()
     if missing:
-        raise ValueError(f"{run}: its config.json does not say the data's {', '.join(sorted(missing))}; train again")
+        raise ValueError(f"{run}: its config.json does not record the data's {', '.join(sorted(missing))}; train again")
     source = about["source"] if source is None else source
     data = load_together(source, dynamic=about["dynamic"], seed=about["seed"])
     if list(data.event_shape) != about["event_shape"]:
@@ -216,7 +216,7 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
             f"{source} has examples of shape {tuple(data.event_shape)}, {run} was trained on "
             f"{tuple(about['event_shape'])}"
         )
-    data = data._as_bits(about["two_values"])
+    data = data._to_binary(about["two_values"])
     if checksum(data) != about["checksum"]:
         raise ValueError(
             f"{source} has changed since {run} was trained on it, so its test split may hold examples the "
@@ -226,9 +226,9 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
 
 
 def read(source: str | Path, *, dynamic: bool = False) -> Tensor:
-    """All examples of a path, (N, *event), in their own order; of a built-in set its test split.
+    """All examples of a path, (N, *event), in their own order; for a built-in set its test split.
 
-    Of a `.npz` file with splits: train, then valid, then test. Raises ValueError as `load` does.
+    For a `.npz` file with splits: train, then valid, then test. Raises ValueError as `load` does.
 
     >>> read("digits").shape
     torch.Size([300, 1, 8, 8])
@@ -240,10 +240,10 @@ def read(source: str | Path, *, dynamic: bool = False) -> Tensor:
 
 
 def binarize(grey: Tensor) -> Tensor:
-    """Draw x ~ Bernoulli(grey), pixel by pixel, anew at each call, by torch's global generator.
+    """Draw x ~ Bernoulli(grey), pixel by pixel, at each call, with torch's global generator.
 
     `grey` holds probabilities in [0, 1], of any shape; the result has its shape and dtype, and the
-    values 0 and 1. Applied to each batch this is the dynamic binarisation of Burda et al. 2016.
+    values 0 and 1. Applied to each batch, this is the dynamic binarisation of Burda et al. 2016.
     Raises RuntimeError outside [0, 1].
 
     >>> binarize(torch.tensor([0.0, 1.0]))
@@ -256,8 +256,8 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None) -> Tensor:
     """The first of two values as 0, the second as 1; the shape and dtype of `x`.
 
     `values` are by default 0 and 1 if nothing else occurs in `x`, else its smallest and its largest
-    value. Give those of the training split to treat other examples alike. A probability does not
-    depend on what the two values are called: nats stay nats. Raises ValueError for a third value.
+    value. Pass those of the training split to treat other examples alike. A probability does not
+    depend on what the two values are: nats stay nats. Raises ValueError for a third value.
 
     >>> to_binary(torch.tensor([0.0, 255.0, 0.0]))
     tensor([0., 1., 0.])
@@ -269,7 +269,7 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None) -> Tensor:
     for part in _pieces(x):
         others = part[(part != first) & (part != second)]
         if len(others):
-            raise ValueError(f"a value {others[0].item():g}; wanted {first:g} and {second:g} alone")
+            raise ValueError(f"a value {others[0].item():g}; wanted only {first:g} and {second:g}")
     return x.taken_as_bits(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
 
 
@@ -287,11 +287,11 @@ def two_values(x: Tensor) -> tuple[float, float] | None:
 
 
 def choose_likelihood(x: Tensor) -> tuple[str, str]:
-    """The likelihood that fits the values of `x`, (N, *event), and one line that says why.
+    """The likelihood that fits the values of `x`, (N, *event), and the reason, in one line.
 
     Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31:
-    "categorical". Whole numbers in 0..255: "discretized_logistic". Otherwise: "normal". Of dynamic
-    data give the `valid` split, for its `train` holds probabilities.
+    "categorical". Whole numbers in 0..255: "discretized_logistic". Otherwise: "normal". For dynamic
+    data pass the `valid` split, since `train` holds probabilities.
 
     >>> choose_likelihood(torch.tensor([[0.0], [3.0], [16.0]]))
     ('categorical', 'whole numbers 0..16, 17 levels')
@@ -305,7 +305,7 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
             return "categorical", f"whole numbers 0..{high:g}, {high + 1:g} levels"
         return "discretized_logistic", f"whole numbers {low:g}..{high:g}, within 0..255"
     why = f"real values, {low:g} to {high:g}"
-    # A density over hidden levels has no bound, and this is the commonest way to hide them.
+    # A density of discrete levels has no bound, and this is the most common way in which they are hidden.
     steps = (part * 255 for part in _pieces(x))
     if low >= 0 and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
         why += "; they look like grey levels / 255, so multiply by 255 to score them as levels"
@@ -319,12 +319,12 @@ def describe(
     two_values: Sequence[float] | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """What a run has to remember of its data, as JSON: where they are, how they were split and read, what they were.
+    """The description of its data that a run stores, as JSON: where they are, how they were split and read, a checksum.
 
     Args:
-        data: as `load` gave them, two values already as 0 and 1.
+        data: as `load` returned them, two values already as 0 and 1.
         likelihood, categories: of the model.
-        two_values: what 0 and 1 are called in the source, of Bernoulli data.
+        two_values: the values of 0 and 1 in the source, for Bernoulli data.
         seed: of the split; by default that of the data.
 
     >>> describe(load("digits"), "categorical", 17)["source"]
@@ -346,7 +346,7 @@ def describe(
 
 
 def checksum(data: Data) -> str:
-    """SHA-256 of the values of the three splits; of a split that stays in its file, in the order of the file."""
+    """SHA-256 of the values of the three splits; of a split on disk, in the order of the file."""
     digest = hashlib.sha256()
     for split in (data.train, data.valid, data.test):
         for part in _pieces(split):
@@ -355,12 +355,12 @@ def checksum(data: Data) -> str:
 
 
 def _pieces(x: Any) -> Iterable[Tensor]:
-    """All of x; a part at a time where it stays in its file."""
+    """All of x; in parts if it stays on disk."""
     return (part for _, part in x.pieces()) if isinstance(x, Stored) else [x]
 
 
 def _is_builtin(source: str | Path) -> bool:
-    """Whether it means a built-in set; a bare word that is no set and no path is a ValueError."""
+    """Whether it means a built-in set; a bare word that is neither a set nor a path raises ValueError."""
     if isinstance(source, Path):
         return False
     if source in {row.name for row in BUILTIN}:
@@ -371,7 +371,7 @@ def _is_builtin(source: str | Path) -> bool:
 
 
 def _split(x: Tensor, ways: int, seed: int, where: str) -> list[Tensor]:
-    """Examples at random in two or three parts, all but the first a tenth, and at least one."""
+    """A random split into two or three parts, all but the first a tenth, with at least one example each."""
     if len(x) < ways:
         raise ValueError(
             f"{where}: cannot split {len(x)} example{'s' * (len(x) > 1)} in {ways}; "

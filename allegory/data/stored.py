@@ -1,14 +1,14 @@
-r"""Examples that stay in their files, and are read as they are drawn: for sets that are larger than memory.
+r"""Examples that stay on disk and are read as they are drawn: for data sets larger than memory.
 
-    Stored(source, rows)    stands for a tensor (N, *event) of data in `fit`, `evaluate`, `log_likelihood`,
+    Stored(source, rows)    takes the place of a tensor (N, *event) of data in `fit`, `evaluate`, `log_likelihood`,
                             `bound_curve` and `posterior_moments`
     Mapped(array)           a memory-mapped array, as its source
     Pictures(files, ...)    the images of a folder, as its source
 
-A disk gives a row from somewhere no sooner than a piece of a quarter of a megabyte, and many pieces at once as soon as
-one. So an epoch goes through the pieces in random order, and mixes the examples of one pool of some hundred pieces at
-a time; while a pool is in use, the next one is read. A set that is not larger than a pool is in the order that it would
-have in memory.
+Reading a single row from a disk takes as long as a piece of a quarter of a megabyte, and several pieces at once take as
+long as one. So an epoch goes through the pieces in random order, and shuffles the examples within a pool of a few
+hundred pieces at a time; while a pool is in use, the next one is read. A set no larger than a pool has the order that
+it would have in memory.
 
 Shapes: M examples in the source, N of them here, *event the shape of one.
 """
@@ -28,20 +28,20 @@ from allegory.runtime.memory import trim
 
 __all__ = ["Mapped", "Pictures", "Stored"]
 
-NUMBERS = 2**22  # that are looked at together
+NUMBERS = 2**22  # per part in a pass over the file
 PIECE, POOL = 2**18, 2**26  # bytes
 READERS = 8
 
 
 class Stored:
-    """(N, *event) float32 examples, read when they are asked for: `x[rows]` or `x[a:b]` is a tensor.
+    """(N, *event) float32 examples, read on indexing: `x[rows]` or `x[a:b]` is a tensor.
 
     Args:
-        source: (M, *event) numbers. It has a shape, the dtype of what it gives, and the number of rows that are best
-            read together, its piece; for a tensor of ascending rows of one piece it gives a tensor, in any thread.
-        rows: (N,) which of the source's examples these are; by default all of them.
-        values: two values to be taken as 0 and 1.
-        device: where to put what is read.
+        source: (M, *event) numbers. It has a shape, a dtype, and a piece, the number of rows that are best read
+            together; indexed with a tensor of ascending rows of one piece it returns a tensor, in any thread.
+        rows: (N,) the indices of these examples in the source; by default all of them.
+        values: two values to be read as 0 and 1.
+        device: the device of the tensors.
 
     >>> np.save("x.npy", np.arange(12, dtype="u1").reshape(6, 2))
     >>> x = Stored(Mapped(np.load("x.npy", mmap_mode="r")), torch.tensor([4, 0, 2]))
@@ -63,12 +63,12 @@ class Stored:
         self.rows = torch.arange(len(source)) if rows is None else rows
         ends = [int(end) for end in self.rows.aminmax()] if len(self.rows) else []
         if self.rows.dtype != torch.int64 or any(not 0 <= end < len(source) for end in ends):
-            raise ValueError(f"rows: wanted int64 from 0 to {len(source) - 1}, which of the source's examples")
+            raise ValueError(f"rows: wanted int64 from 0 to {len(source) - 1}, indices of the source's examples")
         self.range: tuple[Tensor, Tensor] | None = None
 
     @property
     def shape(self) -> Size:
-        """(N, *event), as of a tensor."""
+        """(N, *event), as for a tensor."""
         return Size((len(self.rows), *self.source.shape[1:]))
 
     def __len__(self) -> int:
@@ -76,21 +76,21 @@ class Stored:
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         x, places = self._read(index)
-        return self._examples(x.index_select(0, places))
+        return self._to_examples(x.index_select(0, places))
 
     def __repr__(self) -> str:
         return f"Stored{tuple(self.shape)}"
 
     def dim(self) -> int:
-        """1 and the dimensions of an example."""
+        """The number of dimensions, as for a tensor."""
         return len(self.shape)
 
     def is_floating_point(self) -> bool:
-        """What is read is, whatever the file has."""
+        """True: examples are float32, whatever the dtype of the file."""
         return True
 
     def to(self, device: torch.device | str) -> Stored:
-        """The same, to be put on another device when it is read."""
+        """The same examples, read to another device."""
         return Stored(self.source, self.rows, self.values, device)
 
     def subset(self, rows: Tensor) -> Stored:
@@ -98,12 +98,12 @@ class Stored:
         return Stored(self.source, self.rows[rows], self.values, self.device)
 
     def taken_as_bits(self, values: tuple[float, float]) -> Stored:
-        """The same with two values taken as 0 and 1."""
+        """The same examples, with two values read as 0 and 1."""
         return Stored(self.source, self.rows, values, self.device)
 
     def shuffled(self, generator: torch.Generator, batch: int) -> Tensor:
-        """(N,) all of them, to be drawn in this order: random pieces of the file, mixed within a pool of batches."""
-        pool = self._batches(batch) * batch
+        """(N,) the order of an epoch: random pieces of the file, shuffled within pools of batches."""
+        pool = self._pool_batches(batch) * batch
         if len(self) <= pool:
             return torch.randperm(len(self), generator=generator)
         pieces = self._in_file_order().split(self.source.piece)
@@ -113,10 +113,10 @@ class Stored:
         return order
 
     def ahead(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The examples of batches of which (n,) are given: a pool of them at a time is read while the one before is
-        in use.
+        """The examples of batches, each given by its rows, (n,): a pool of batches is read while the previous one is in
+        use.
         """
-        several = self._batches(max(map(len, batches), default=1))
+        several = self._pool_batches(max(map(len, batches), default=1))
         pools = [batches[i : i + several] for i in range(0, len(batches), several)]
         with ThreadPoolExecutor(1) as reader:
             given = 0  # bytes, since memory was last trimmed
@@ -125,7 +125,7 @@ class Stored:
                 x, places = coming[0].result()
                 coming = [reader.submit(self._read, torch.cat([*following])) for following in pools[i : i + 1]]
                 for where in places.split([len(batch) for batch in pool]):
-                    examples = self._examples(x.index_select(0, where))
+                    examples = self._to_examples(x.index_select(0, where))
                     yield examples
                     given += examples.nbytes
                     if given > POOL:
@@ -133,7 +133,7 @@ class Stored:
                         trim()
 
     def pieces(self) -> Iterator[tuple[str, Tensor]]:
-        """All examples in the order of the file, some million numbers at a time, and what to call them."""
+        """All examples in the order of the file, a few million numbers at a time, each with a name for messages."""
         size = max(1, NUMBERS // max(1, self.shape[1:].numel()))
         for which in self._in_file_order().split(size):
             rows = self.rows[which]
@@ -148,26 +148,26 @@ class Stored:
         return self._range()[1]
 
     def _range(self) -> tuple[Tensor, Tensor]:
-        """Read once: it may be a long way through."""
+        """Computed once: it reads the whole file."""
         if self.range is None:
             both = [(part.min(), part.max()) for _, part in self.pieces()]
             self.range = torch.stack([low for low, _ in both]).min(), torch.stack([high for _, high in both]).max()
         return self.range
 
     def _in_file_order(self) -> Tensor:
-        """(N,) these examples in the order of the source; most often they are, and then no sorting takes memory."""
+        """(N,) these examples in the order of the source; usually they are already, and sorting would take memory."""
         ascending = bool((self.rows[1:] > self.rows[:-1]).all())
         return torch.arange(len(self)) if ascending else self.rows.argsort()
 
-    def _batches(self, batch: int) -> int:
-        """How many batches of that size a pool has."""
+    def _pool_batches(self, batch: int) -> int:
+        """The number of batches of that size in a pool."""
         return max(1, POOL // max(1, batch * self.shape[1:].numel() * self.source.dtype.itemsize))
 
     def _read(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """(n, *event) what the source has, in its order, from many pieces at the same time; (n,) where in it each is.
+        """(n, *event) the source's rows, in its order, read from several pieces in parallel; (n,) the position of each.
 
-        All by numpy: in a thread other than the one that trains, torch would start a second team of OpenMP threads, and
-        as soon as there are more of them than processors, every step of the first is slower, by up to a half.
+        In numpy only: in a thread other than the training thread, torch would start a second team of OpenMP threads,
+        and once there are more of them than processors, every training step is slower, by up to a half.
         """
         asked = self.rows.numpy()[index.numpy(force=True) if isinstance(index, Tensor) else index]
         order = asked.argsort()
@@ -183,29 +183,29 @@ class Stored:
             list(readers.map(fill, starts, [*starts[1:], len(rows)]))
         return x, torch.from_numpy(places)
 
-    def _examples(self, x: Tensor) -> Tensor:
-        """What the source has as what the model takes."""
+    def _to_examples(self, x: Tensor) -> Tensor:
+        """Rows of the source as examples for the model."""
         x = x.to(self.device, non_blocking=True)
         return x.to(self.dtype) if self.values is None else (x == self.values[1]).to(self.dtype)
 
 
 class Mapped:
-    """A memory-mapped array as a source. It is read from its file, since who touches the mapped memory waits for the
+    """A memory-mapped array as a source. It is read from its file, since access to the mapped memory waits for the
     disk page by page.
 
     Args:
-        array: (M, *event) real numbers of any type, as `numpy.load` gives them with `mmap_mode="r"`: all of them, for a
-            slice does not say where in the file it begins.
+        array: (M, *event) real numbers of any type, as `numpy.load` returns them with `mmap_mode="r"`: the whole
+            array, since a slice does not record where in the file it begins.
 
     Raises:
-        ValueError: a slice, or numbers in Fortran's order; or, when it is read, a file that has become shorter.
+        ValueError: a slice, or Fortran order; or, when it is read, a file that has become shorter.
     """
 
     def __init__(self, array: np.memmap[Any, Any]) -> None:
         if isinstance(array.base, np.memmap) or not array.flags.c_contiguous:
             raise ValueError(
-                f"{array.filename}: wanted the whole array in C's order, as numpy.load(..., mmap_mode='r') gives it, "
-                "not a slice of it; choose examples by Stored(source, rows)"
+                f"{array.filename}: wanted the whole array in C order, as numpy.load(..., mmap_mode='r') returns it, "
+                "not a slice of it; select examples with Stored(source, rows)"
             )
         self.array, self.shape = array, Size(array.shape)
         self.dtype = torch.uint8 if array.dtype in (np.uint8, np.bool_) else torch.float32
@@ -224,19 +224,19 @@ class Mapped:
             file.seek(self.array.offset + first * self.size)
             found = file.readinto(numbers.data) if numbers.size else 0
         if found < numbers.nbytes:
-            raise ValueError(f"{self.array.filename} has become shorter while it was in use: row {last} is not there")
+            raise ValueError(f"{self.array.filename} has become shorter while it was in use: row {last} is missing")
         whole = bool((np.diff(rows.numpy()) == 1).all())
         kept = numbers if whole else numbers[(rows - first).numpy()]
         return torch.from_numpy(kept.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
 
 
 class Pictures:
-    """The images of a folder as a source: (M, C, H, W) uint8, each decoded when it is asked for.
+    """The images of a folder as a source: (M, C, H, W) uint8, each decoded on access.
 
     Args:
         files: of the images, all of one size.
-        read: the file's (H, W, 3) array.
-        shape: of an image, (C, H, W); C = 1 where all are grey.
+        read: maps a file to its (H, W, 3) array.
+        shape: of an image, (C, H, W); C = 1 if all are grey.
     """
 
     def __init__(self, files: Sequence[Path], read: Callable[[Path], Any], shape: Sequence[int]) -> None:

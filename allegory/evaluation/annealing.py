@@ -1,20 +1,20 @@
-r"""Annealed importance sampling: log p(x) by a road that the encoder has no part in.
+r"""Annealed importance sampling: an estimate of log p(x) that does not involve the encoder.
 
     pi_b(z) ~ p(z_1..T) p(x | z_1)^b,   0 = b_0 < b_1 < ... < b_K = 1          from the prior to the posterior
-    z^0 ~ p(z),  z^k ~ an HMC step that leaves pi_{b_k} as it is
+    z^0 ~ p(z),  z^k ~ an HMC step that leaves pi_{b_k} invariant
     log w = sum_k (b_k - b_{k-1}) log p(x | z^{k-1}),       E[w] = p(x)         (Neal 2001; Wu et al. 2017)
 
-so that log mean_s w_s of S chains is, in expectation, a lower bound of log p(x) that becomes tight with many
+so that log mean_s w_s over S chains is, in expectation, a lower bound on log p(x) that becomes tight with many
 temperatures, however bad q(z | x) is: an independent check of L_K. The temperatures follow a sigmoid.
 
-For an x that was drawn from the model along with its z, that z is an exact draw of the posterior, and the same walk
-backwards gives E[1 / w] = 1 / p(x), an *upper* bound: together they hold log p(x) between them (bidirectional Monte
+For an x that was drawn from the model along with its z, that z is an exact draw from the posterior, and the same chain
+run backwards gives E[1 / w] = 1 / p(x), an *upper* bound: together they bracket log p(x) (bidirectional Monte
 Carlo, Grosse et al. 2015).
 
-HMC's step sizes, one for each example and temperature, are found by a pilot of a few chains whose weights are thrown
-away. The chains that count then walk with fixed steps, and E[w] = p(x) holds exactly.
+HMC's step sizes, one for each example and temperature, are found by a pilot run of a few chains whose weights are
+discarded. The chains that count then use fixed step sizes, and E[w] = p(x) holds exactly.
 
-Shapes: S chains, B examples a pass, N examples; z_t is (S, B, *event_t), u all latents side by side, (S, B, D).
+Shapes: S chains, B examples per pass, N examples; z_t is (S, B, *event_t), u all latents concatenated, (S, B, D).
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from allegory.model import VAE, Choose, Latents, Laws
 __all__ = ["Annealed", "ais", "compare_with_ais"]
 
 PILOT = 4
-ACCEPT = 0.65  # the rate of acceptance at which HMC is most efficient (Neal 2011)
+ACCEPT = 0.65  # the acceptance rate at which HMC is most efficient (Neal 2011)
 
 
 @dataclass(frozen=True)
 class Annealed:
-    """What `ais` found.
+    """The results of `ais`.
 
     Attributes:
-        log_likelihood: (N,) log mean_s w_s, nats; a lower bound in expectation, backwards an upper bound.
+        log_likelihood: (N,) log mean_s w_s, nats; a lower bound in expectation, or backwards an upper bound.
         effective_sample_size: (N,) of the S weights, between 1 and S.
-        acceptance: (N,) the mean rate of acceptance of the HMC steps; it should be near 0.65.
+        acceptance: (N,) the mean acceptance rate of the HMC steps; it should be near 0.65.
     """
 
     log_likelihood: Tensor
@@ -67,12 +67,12 @@ def ais(
     for a hundred images.
 
     Args:
-        model: any VAE whose latents are over all real numbers.
+        model: any VAE with unbounded real latents.
         x: (N, *event) data.
         chains: S.
         temperatures: K, steps from the prior to the posterior.
         leapfrog: steps of an HMC trajectory.
-        posterior: z_1, ..., z_T, each (N, *event_t), exact draws of p(z | x), to walk backwards from.
+        posterior: z_1, ..., z_T, each (N, *event_t), exact draws from p(z | x), to run backwards from.
 
     Raises:
         ValueError: latents that are discrete, or bounded; a number below one; a posterior that does not fit.
@@ -94,7 +94,8 @@ def ais(
             got, wanted = ([tuple(z.shape[1:]) for z in posterior], [tuple(s) for s in _Target(model, x[:1]).shapes])
             if got != wanted:
                 raise ValueError(f"posterior: got z_1, z_2, ... of shapes {got}, wanted {wanted}")
-        size = max(1, pairs_per_pass(model, x) // (4 * chains))  # the way back keeps what the way there made
+        # A quarter: the backward pass keeps the activations of the forward pass.
+        size = max(1, pairs_per_pass(model, x) // (4 * chains))
         parts = []
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
@@ -106,18 +107,18 @@ def ais(
 def compare_with_ais(
     model: VAE, x: Tensor, examples: int = 100, samples: int = 1000, seed: int = 0, **settings: Any
 ) -> dict[str, Any]:
-    """-L_K beside what annealed importance sampling finds, on the same examples, drawn at random.
+    """-L_K and the estimate of annealed importance sampling, on the same random examples.
 
     Args:
-        model: any VAE whose latents are over all real numbers.
+        model: any VAE with unbounded real latents.
         x: (N, *event) data.
         examples: how many of them; AIS takes minutes for a hundred.
         samples: K of L_K.
-        seed: of the choice and of the noise; torch's global generator is left alone.
-        settings: of `ais`, such as temperatures.
+        seed: of the selection and of the noise; torch's global generator is left alone.
+        settings: further arguments of `ais`, such as temperatures.
 
     Returns:
-        Nats per example, for JSON: `examples`; `nll`, `nll_stderr` as AIS has them; `nll_bound`, which is -L_K;
+        Nats per example, for JSON: `examples`; `nll`, `nll_stderr` by AIS; `nll_bound`, which is -L_K;
         `difference`, `difference_stderr`, by how much -L_K is larger; `effective_sample_size` and `acceptance` of AIS.
 
     >>> compare_with_ais(model, x, examples=3, samples=10, chains=4, temperatures=5)["examples"]
@@ -146,7 +147,7 @@ def compare_with_ais(
 
 @contextmanager
 def _frozen(model: VAE) -> Iterator[None]:
-    """Gradients by z alone."""
+    """No gradients for the parameters, only for z."""
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learned:
         parameter.requires_grad_(False)
@@ -158,39 +159,39 @@ def _frozen(model: VAE) -> Iterator[None]:
 
 
 def _schedule(temperatures: int, x: Tensor) -> Tensor:
-    """(K + 1,) b_0, ..., b_K: a sigmoid from -4 to 4, moved to begin at 0 and to end at 1."""
+    """(K + 1,) b_0, ..., b_K: a sigmoid from -4 to 4, rescaled to begin at 0 and end at 1."""
     b = torch.sigmoid(torch.linspace(-4, 4, temperatures + 1, dtype=x.dtype, device=x.device))
     return (b - b[0]) / (b[-1] - b[0])
 
 
 class _Target:
-    """p(z) p(x | z)^b of one batch, as a function of all latents side by side."""
+    """p(z) p(x | z)^b of one batch, as a function of all latents concatenated."""
 
     def __init__(self, model: VAE, x: Tensor) -> None:
         self.model, self.x = model, x
-        self.prior = model.prior()  # the same at every step; a VampPrior is an encoder's pass
-        latents, laws, _ = self.descend(lambda t, p, state: p.sample((1, 1) if state is None else ()))
+        self.prior = model.prior()  # the same at every step; a VampPrior costs a pass of the encoder
+        latents, laws, _ = self.generate_down(lambda t, p, state: p.sample((1, 1) if state is None else ()))
         for t, (law, z) in enumerate(zip(laws, latents, strict=True), start=1):
             try:
                 support: Any = law.support
-            except NotImplementedError:  # a flow does not say; it is over all real numbers
+            except NotImplementedError:  # a flow does not declare it; it is unbounded
                 continue
             if support.is_discrete:
                 raise ValueError(f"level {t} is discrete: annealed importance sampling needs gradients of log p(z)")
             if not all(bool(support.check(torch.full_like(z, far)).all()) for far in (-1e6, 1e6)):
                 raise ValueError(
-                    f"level {t} is over {support}: the Hamiltonian steps of annealed importance sampling need latents "
-                    "over all real numbers"
+                    f"level {t} has support {support}: the Hamiltonian steps of annealed importance sampling need "
+                    "latents over all real numbers"
                 )
         self.shapes = [z.shape[2:] for z in latents]
 
-    def descend(self, choose: Choose) -> tuple[Latents, Laws, Tensor]:
-        return self.model._descend(choose, prior=self.prior)
+    def generate_down(self, choose: Choose) -> tuple[Latents, Laws, Tensor]:
+        return self.model._generate_down(choose, prior=self.prior)
 
     def draw(self, chains: int) -> Tensor:
-        """(S, B, D) draws of p(z)."""
+        """(S, B, D) draws from p(z)."""
         shape = (chains, len(self.x))
-        latents, *_ = self.descend(lambda t, p, state: p.sample(shape if state is None else ()))
+        latents, *_ = self.generate_down(lambda t, p, state: p.sample(shape if state is None else ()))
         return self.join(latents)
 
     def join(self, latents: Sequence[Tensor]) -> Tensor:
@@ -203,11 +204,11 @@ class _Target:
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """(S, B) log p(z) and log p(x | z_1)."""
         given = self.split(u)
-        latents, laws, state = self.descend(lambda t, p, state: given[t - 1])
+        latents, laws, state = self.generate_down(lambda t, p, state: given[t - 1])
         log_pz = torch.stack([p.log_prob(z) for p, z in zip(laws, latents, strict=True)]).sum(0)
         return log_pz, self.model.decoders[0](state).log_prob(self.x)
 
-    def slope(self, u: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def value_and_grad(self, u: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The values log pi_b(u) and log p(x | z_1), and the gradient of the first."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
@@ -232,13 +233,13 @@ def _anneal(
 
     steps: list[Tensor] = []
     step = torch.full((len(target.x),), 0.1, dtype=schedule.dtype, device=schedule.device)
-    for _, accepted in _walk(target, begin(PILOT), schedule, leapfrog, steps, step):
+    for _, accepted in _run_chains(target, begin(PILOT), schedule, leapfrog, steps, step):
         rate = accepted.mean(0)
         step = step * torch.exp(0.2 * (rate - ACCEPT))
         steps.append(step)
     log_w = torch.zeros(chains, len(target.x), dtype=torch.float64, device=schedule.device)
     rates = []
-    for increment, accepted in _walk(target, begin(chains), schedule, leapfrog, steps, None):
+    for increment, accepted in _run_chains(target, begin(chains), schedule, leapfrog, steps, None):
         log_w += increment
         rates.append(accepted.mean(0))
     total = log_w.logsumexp(0)
@@ -248,13 +249,13 @@ def _anneal(
     return (-estimate if backwards else estimate).to(target.x.dtype), ess.to(target.x.dtype), acceptance
 
 
-def _walk(
+def _run_chains(
     target: _Target, u: Tensor, schedule: Tensor, leapfrog: int, steps: list[Tensor], first: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The weights' increments and who was accepted, (S, B) each, temperature by temperature.
+    """The increments of log w and which chains accepted, (S, B) each, temperature by temperature.
 
     Args:
-        first: for the pilot, the step to begin with; it appends to `steps` as it learns, and uses its last.
+        first: the initial step size, in the pilot run, which appends to `steps` as it adapts and uses the last of them.
     """
     _, log_px = target(u)
     for k, (before, after) in enumerate(pairwise(schedule)):
@@ -265,15 +266,15 @@ def _walk(
 
 
 def _hmc(target: _Target, u: Tensor, b: Tensor, step: Tensor, leapfrog: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One Hamiltonian step that leaves pi_b as it is: where it leads, log p(x | z_1) there, and who was accepted."""
+    """One HMC step that leaves pi_b invariant: the new u, log p(x | z_1) there, and which chains accepted."""
     epsilon = step[:, None]
     momentum = torch.randn_like(u)
-    before, log_px, gradient = target.slope(u, b)
+    before, log_px, gradient = target.value_and_grad(u, b)
     v, p = u, momentum + 0.5 * epsilon * gradient
     for i in range(leapfrog):
         v = v + epsilon * p
-        after, moved, gradient = target.slope(v, b)
+        after, new_log_px, gradient = target.value_and_grad(v, b)
         p = p + (1.0 if i < leapfrog - 1 else 0.5) * epsilon * gradient
     change = after - before - 0.5 * (p.square() - momentum.square()).sum(-1)
     accepted = torch.rand_like(change).log() < change  # a NaN is never accepted
-    return torch.where(accepted[..., None], v, u), torch.where(accepted, moved, log_px), accepted.to(u.dtype)
+    return torch.where(accepted[..., None], v, u), torch.where(accepted, new_log_px, log_px), accepted.to(u.dtype)

@@ -1,26 +1,26 @@
-r"""Evaluation: what a model is worth, in nats per example.
+r"""Evaluation: the likelihood of a model, in nats per example.
 
     L_K  = E log mean_{k=1..K} w_k        rises to log p(x) with K; L_1 = ELBO                (Burda et al. 2016)
-    ESS  = (sum_k w_k)^2 / sum_k w_k^2    between 1 and K; near 1 a single particle carries L_K, which then says little
+    ESS  = (sum_k w_k)^2 / sum_k w_k^2    between 1 and K; near 1 one particle dominates L_K, which then says little
     active units of level t: those whose posterior mean E[z_t | x] varies over x by more than 0.01      (Burda et al.)
-                             Where that mean is one over particles, the variance of its error is taken off, which
-                             needs K > 1: with a single particle its noise counts as activity
+                             Where that mean is a Monte Carlo mean over particles, the variance of its error is
+                             subtracted, which needs K > 1: with a single particle its noise counts as activity
 
 L_K is a lower bound on log p(x) in expectation, so minus L_K is an upper bound on the negative log-likelihood: always
-say K. Every example counts once, none is dropped; a NaN shows.
+state K. Every example counts once, none is dropped; a NaN shows.
 
-In bfloat16 the networks' matrix products are rounded, the densities are not: the rounded networks are a model of their
-own, and L_K is a bound of its likelihood, as honest as the other.
+In bfloat16 the networks' matrix products are rounded, the densities are not: the rounded networks are a model in their
+own right, and L_K is a valid bound on its likelihood.
 
 Everything here runs without gradients, in eval mode, in passes of about `pairs` (example, particle) pairs, so that
-memory does not grow with K or N. By default a pass makes some million numbers for p(x | z_1), which a cache still
-likes; compiled, which goes over them once, four times as many. The noise of an example depends on torch's seed and on
-its place among the examples alone (where q is normal): a result does not depend on `pairs`.
+memory does not grow with K or N. By default a pass makes about a million numbers for p(x | z_1), which still fit
+into a cache; compiled, which goes over them once, four times as many. Where q is normal, the noise of an example
+depends only on torch's seed and on its position among the examples: a result does not depend on `pairs`.
 
-Where torch.distributed is initialised all processes have to call these functions, with the same arguments: each scores
+Where torch.distributed is initialised, all processes have to call these functions, with the same arguments: each scores
 its share of the examples, and all get the whole result, which is that of one process.
 
-Shapes: S particles a pass, B examples a pass, N examples, K particles in all, T levels.
+Shapes: S particles per pass, B examples per pass, N examples, K particles in all, T levels.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ TRUSTED = 2.0
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """What `evaluate` measured; nats per example unless said.
+    """The results of `evaluate`; nats per example unless stated.
 
     Attributes:
         examples: N.
@@ -70,7 +70,7 @@ class Evaluation:
         reconstruction: E_q log p(x | z_1).
         kl_per_level: the rate of each level, level 1 first.
         active_units: how many latents of each level vary with x.
-        bits_per_dim: nll in bits an element of x. Of a density it depends on the unit of x.
+        bits_per_dim: nll in bits per element of x. For a density it depends on the unit of x.
         effective_sample_size: ESS of the K weights, averaged over the examples.
         unreliable: the fraction of examples whose ESS is below 2.
     """
@@ -96,15 +96,15 @@ class Evaluation:
         rates = " ".join(f"{rate:.2f}" for rate in self.kl_per_level)
         return (
             f"Evaluation({self.examples:,} examples: -L_{self.importance_samples} {self.nll:.2f} +- "
-            f"{self.nll_stderr:.2f} nats, ELBO {self.elbo:.2f} +- {self.elbo_stderr:.2f}, reconstruction "
-            f"{self.reconstruction:.2f}, rates {rates}, active units {' '.join(map(str, self.active_units))}, "
+            f"{self.nll_stderr:.2f} nats, -ELBO {-self.elbo:.2f} +- {self.elbo_stderr:.2f}, -reconstruction "
+            f"{-self.reconstruction:.2f}, rates {rates}, active units {' '.join(map(str, self.active_units))}, "
             f"effective sample size {self.effective_sample_size:.1f})"
         )
 
 
 @contextmanager
 def evaluating(model: nn.Module, precision: str = "float32") -> Iterator[None]:
-    """No gradient, eval mode, no checks; and the mode restored."""
+    """No gradients, eval mode, no argument validation; restores the mode afterwards."""
     training = model.training
     device = next(model.parameters(), torch.empty(0)).device
     model.eval()
@@ -123,7 +123,7 @@ def log_likelihood(
     precision: str = "float32",
     compile: bool | str = False,
 ) -> Tensor:
-    """(N,) L_K of each example with K = samples, nats: a lower bound of log p(x) in expectation.
+    """(N,) L_K of each example with K = samples, nats: a lower bound on log p(x) in expectation.
 
     Args:
         model: any VAE.
@@ -161,18 +161,18 @@ def evaluate(
         model: any VAE.
         x: (N, *event) data.
         samples: K.
-        pairs: (example, particle) pairs a pass; bounds the memory. By default as many as give a million
-            numbers for p(x | z_1), compiled four million.
+        pairs: (example, particle) pairs per pass; bounds the memory. By default as many as give a million
+            numbers for p(x | z_1), or four million when compiled.
         precision: "float32", or "bfloat16" for the matrix products of the networks; "auto" as in `choose_speed`.
-        compile: whether to compile a pass (torch.compile): some seconds at the start, then faster; "auto" as there.
+        compile: whether to compile a pass (torch.compile): a few seconds at the start, then faster; "auto" as there.
     """
     _check_samples(samples)
     model.check(x)
     precision, compile, _ = choose_speed(model, x, samples, precision, compile)
-    weigh = compile_or_warn(_weigh, x.device) if compile else _weigh
+    weigh = compile_or_warn(_pass_statistics, x.device) if compile else _pass_statistics
 
     def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
-        log_w, log_w2, terms, *means = _together(weigh(model, rows, noise) for noise in noises)
+        log_w, log_w2, terms, *means = _combine_passes(weigh(model, rows, noise) for noise in noises)
         sums = []  # over the rows, of E[z_t | x], its square, and its error's, (3, *event_t) for each level
         for mean, square in zip(means[::2], means[1::2], strict=True):
             mean, square = mean / samples, square / samples
@@ -223,8 +223,8 @@ def bound_curve(
 ) -> list[tuple[int, float, float]]:
     """L_K against K: (K, the mean of L_K over x, its standard error), for K = 1, 2, 5, 10, ... up to `samples`.
 
-    Every example's weights are drawn once; L_K averages over all groups of K among them. A curve that still rises at
-    its end says that log p(x) is not reached.
+    Every example's weights are drawn once; L_K averages over all groups of K among them. If the curve still
+    rises at its end, log p(x) has not been reached.
 
     Args:
         model: any VAE.
@@ -253,7 +253,7 @@ def bound_curve(
 
 def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[Tensor, Tensor]]:
     """Mean and standard deviation of every latent given x, level 1 first, each (N, *event_t). Exact where the
-    posterior reads x alone, at level 1 bottom-up and at level T top-down; elsewhere averaged over `samples` draws.
+    posterior depends on x alone, at level 1 bottom-up and at level T top-down; elsewhere averaged over `samples` draws.
 
     Args:
         model: any VAE.
@@ -265,7 +265,7 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
 
     def moments(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
         latents, laws = model._infer(rows, samples)
-        return tuple(part for q, z in zip(laws, latents, strict=True) for part in _moments(q, z))
+        return tuple(part for q, z in zip(laws, latents, strict=True) for part in _conditional_moments(q, z))
 
     with evaluating(model):
         found = _gather(x, _Particles(model, x, samples, None), moments)
@@ -275,14 +275,14 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
 def choose_speed(
     model: VAE, x: Tensor, samples: int, precision: str = "auto", compile: bool | str = "auto"
 ) -> tuple[str, bool, list[str]]:
-    """The precision of an evaluation, and whether to compile it: what was asked for, or what is measured to be faster;
-    and what to say of it.
+    """The precision of an evaluation, and whether to compile it, as requested or as measured to be faster; and notes on
+    the choice, to be printed.
 
     Args:
         model: any VAE.
         x: (N, *event) data.
         samples: K.
-        precision: "float32", "bfloat16" or "auto": the latter where it pays, and x is Bernoulli or categorical.
+        precision: "float32", "bfloat16" or "auto": bfloat16 where it pays, and x is Bernoulli or categorical.
         compile: True, False or "auto": where the evaluation would take more than a minute.
 
     >>> choose_speed(model, x, samples=10)[1]
@@ -306,8 +306,8 @@ def choose_speed(
 
 
 def bears_rounding(model: VAE) -> bool:
-    """Whether a model's networks can run in bfloat16 at little cost: x has probabilities. A density may be narrower
-    than what bfloat16 resolves.
+    """Whether a model's networks can run in bfloat16 at little cost in likelihood: if x is discrete. A density may be
+    narrower than what bfloat16 resolves.
 
     >>> bears_rounding(model)
     True
@@ -319,32 +319,32 @@ Noise = tuple[int, Sequence[Tensor | None]]  # S, and the noise of S particles f
 
 
 class _Particles:
-    """K particles of each of N examples: how many a pass takes, and what they are made of.
+    """K particles for each of N examples: how many a pass takes, and their noise.
 
     Args:
         model: any VAE, in eval mode.
         x: (N, *event) data.
         samples: K.
-        pairs: (example, particle) pairs a pass.
+        pairs: (example, particle) pairs per pass.
         compile: whether a pass is compiled.
     """
 
-    SHARED = 64  # pairs that share a generator: to seed one takes as long as to draw a thousand numbers
+    SHARED = 64  # pairs that share a generator: seeding one takes as long as drawing a thousand numbers
 
     def __init__(self, model: VAE, x: Tensor, samples: int, pairs: int | None, compile: bool = False) -> None:
-        most = pairs_per_pass(model, x)
-        pairs = pairs or most * (4 if compile else 1)
-        self.size = math.ceil(samples / math.ceil(samples / most))
+        limit = pairs_per_pass(model, x)
+        pairs = pairs or limit * (4 if compile else 1)
+        self.size = math.ceil(samples / math.ceil(samples / limit))
         self.passes = [min(self.size, samples - start) for start in range(0, samples, self.size)]
         self.block = max(1, self.SHARED // self.size)
         self.rows = max(1, pairs // (self.size * self.block)) * self.block
-        self.most = max(1, pairs // self.rows)  # particles at a time, of the rows of a pass
+        self.chunk = max(1, pairs // self.rows)  # particles at a time, for the rows of a pass
         seed = int(torch.randint(2**62, ()))
         self.device, self.seed = x.device, processes.broadcast(lambda: seed)
         self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in model.encode(x[:1])]
 
     def noise(self, start: int, count: int) -> Iterator[Noise]:
-        """Of each pass for the examples from `start`, a multiple of the block."""
+        """The noise of each pass, for the examples from `start` on, a multiple of the block."""
         blocks = range(start // self.block, math.ceil((start + count) / self.block))
         generators = [torch.Generator(self.device).manual_seed(self.seed + i) for i in blocks]
 
@@ -355,9 +355,9 @@ class _Particles:
 
         for particles in self.passes:
             drawn = [None if shape is None else draw(particles, *shape) for shape in self.shapes]
-            for part in range(0, particles, self.most):
-                some = [None if noise is None else noise[part : part + self.most] for noise in drawn]
-                yield min(self.most, particles - part), some
+            for part in range(0, particles, self.chunk):
+                noises = [None if noise is None else noise[part : part + self.chunk] for noise in drawn]
+                yield min(self.chunk, particles - part), noises
 
 
 def _is_normal(q: Distribution) -> bool:
@@ -366,9 +366,9 @@ def _is_normal(q: Distribution) -> bool:
     return issubclass(law, Normal) and law.rsample is Normal.rsample
 
 
-def _weigh(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:
-    """Of one pass, in float64: log sum w and log sum w^2, (B,); sums over the particles of log p(x | z_1) and of each
-    rate, (B, 1 + T); of each level the sum of E[z_t | ...] and of its square, (B, *event_t) both.
+def _pass_statistics(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:
+    """The sums of one pass, in float64: log sum w and log sum w^2, (B,); sums over the particles of log p(x | z_1) and
+    of each rate, (B, 1 + T); for each level the sum of E[z_t | ...] and of its square, both (B, *event_t).
     """
     trace = model(x, samples=noise[0], noise=noise[1])
     log_px = trace.log_px
@@ -376,7 +376,7 @@ def _weigh(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:
     terms = torch.cat([log_px[None], trace.kl]).double().sum(1).T
     found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms]
     for q, z in zip(trace.q, trace.latents, strict=True):
-        mean = _means(q, z).double()
+        mean = _conditional_means(q, z).double()
         found += [mean.sum(0), mean.square().sum(0)]
     return found
 
@@ -386,24 +386,24 @@ def _log_weights(model: VAE, x: Tensor, noise: Noise) -> Tensor:
     return model(x, samples=noise[0], noise=noise[1]).log_weight.double()
 
 
-def _together(passes: Iterable[list[Tensor]]) -> list[Tensor]:
-    """What `_weigh` says of all particles, from what it says of each pass."""
+def _combine_passes(passes: Iterable[list[Tensor]]) -> list[Tensor]:
+    """The sums of `_pass_statistics` over all passes."""
     sums: list[Tensor] = []
     for found in passes:
         sums = [*map(torch.logaddexp, sums[:2], found[:2]), *map(torch.add, sums[2:], found[2:])] if sums else found
     return sums
 
 
-def _means(q: Distribution, z: Tensor) -> Tensor:
-    """E[z_t | ...] of each particle, (S, B, *event_t); the draws themselves where q does not know its mean."""
+def _conditional_means(q: Distribution, z: Tensor) -> Tensor:
+    """E[z_t | ...] of each particle, (S, B, *event_t); the draws themselves where q has no mean."""
     try:
         return q.mean.expand(z.shape)
     except NotImplementedError:
         return z
 
 
-def _moments(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
-    """E[z_t | x] and Var[z_t | x], each (B, *event_t), from the law and the draws of S particles."""
+def _conditional_moments(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
+    """E[z_t | x] and Var[z_t | x], each (B, *event_t), from q and the draws of S particles."""
     try:
         mean, variance = q.mean, q.variance
     except NotImplementedError:
@@ -414,8 +414,8 @@ def _moments(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pairs_per_pass(model: VAE, x: Tensor) -> int:
-    """How many (example, particle) pairs of x: (N, *event) to take in one pass, by the numbers p(x | z_1) needs; where
-    these are few, those of the hidden layers count.
+    """How many (example, particle) pairs of x: (N, *event) to take in one pass, given the numbers that p(x | z_1)
+    needs; where these are few, the hidden layers are the limit.
     """
     size = getattr(getattr(model.decoders[0], "family", None), "size", 1)
     return max(100, min(2**14, 2**20 // (size * math.prod(x.shape[1:]))))
@@ -424,18 +424,18 @@ def pairs_per_pass(model: VAE, x: Tensor) -> int:
 def _gather(
     x: Tensor, particles: _Particles, score: Callable[[Tensor, Iterator[Noise]], tuple[Tensor, ...]], summed: int = 0
 ) -> tuple[Tensor, ...]:
-    """What `score` gives for some rows of x at a time, (B, *) each, as (N, *); the last `summed` of it as sums over x.
-    Several processes take the rows in turn.
+    """Calls `score` on some rows of x at a time and gathers the results, (B, *) each, as (N, *); the last `summed` of
+    them are summed over x instead. Several processes take the rows in turn.
 
-    It is written into place: small results kept from one pass to the next would come to lie in the large blocks that a
-    pass leaves, the next pass would need new ones, and memory would grow with N.
+    Results are written into preallocated tensors: small results kept from one pass to the next would be allocated in
+    the large blocks that a pass frees, the next pass would need new blocks, and memory would grow with N.
     """
     whole: list[Tensor] = []
     starts = processes.local_rows(torch.arange(0, len(x), particles.rows)).tolist()
-    for start in starts or [0]:  # a process without rows has to know what the others add to
+    for start in starts or [0]:  # a process without rows needs the shapes of the results, too
         rows = x[start : start + particles.rows]
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-            torch.manual_seed(particles.seed + start)  # for what is not made of the given noise
+            torch.manual_seed(particles.seed + start)  # for what does not use the given noise
             parts = score(rows, particles.noise(start, len(rows)))
         each = len(parts) - summed
         if not whole:

@@ -1,20 +1,20 @@
 r"""Diagnosis: which levels of a model work, which have collapsed, and what to do.
 
-Of each level t, on data it was not trained on:
+For each level t, on held-out data:
 
-    rate            E KL(q(z_t | ...) || p(z_t | s_{t+1})), what the bound pays for the level
+    rate            E KL(q(z_t | ...) || p(z_t | s_{t+1})), the cost of the level in the bound
     active units    elements of z_t whose posterior mean varies over x by more than 0.01       (Burda et al. 2016)
-    information     E KL(q(z_t | c) || mean_c' q(z_t | c')), how much z_t says about what its posterior looks at:
-                    c = z_{t-1} bottom-up; top-down c = x, with the levels above kept. From N contexts (at most 512,
-                    top-down 64) it cannot come out above log N
-    loss            the ELBO, minus the ELBO when the level is drawn from its prior instead: what it brings.
-                    Bottom-up the levels above go with it, for there they are inferred from it
+    information     E KL(q(z_t | c) || mean_c' q(z_t | c')), how much z_t says about the context of its posterior:
+                    c = z_{t-1} bottom-up; top-down c = x, with the levels above kept. With N contexts (at most
+                    512, top-down 64) it cannot exceed log N
+    loss            the ELBO, minus the ELBO when the level is drawn from its prior instead: its gain. Bottom-up,
+                    the levels above are replaced with it, since they are inferred from it
 
 Verdicts, with these thresholds:
 
     collapsed       rate < 0.1 nats: the posterior is the prior, the level is a source of noise
-    idle            loss < 0.1 nats though the rate is not small: it costs, and brings nothing
-    weak            rate < 1 nat, or fewer than one unit in twenty active, while other levels have ten times the rate
+    idle            loss < 0.1 nats though the rate is not small: it costs, and gains nothing
+    weak            rate < 1 nat, or fewer than one unit in twenty active, while another level has ten times the rate
     overfitted      a gap between training and held-out ELBO above one nat and above 2 % of the ELBO
     untrusted       more than half of the examples with an effective sample size below 2: L_K says little
 
@@ -22,7 +22,7 @@ Collapse has two usual causes. The KL is paid from the first step, while the dec
 of the KL or free bits help. Or the level's posterior sees x through the noise of all levels below: a top-down
 posterior helps.
 
-Shapes: N examples, M of them as other contexts, T levels.
+Shapes: N examples, M of them as alternative contexts, T levels.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Diagnosis:
         levels: level 1 first.
         evaluation: of the held-out data.
         gap: the training ELBO minus the held-out one, nats; None without training data.
-        verdict: in plain words, a line for each thing there is to say.
+        verdict: in plain words, a line for each finding.
     """
 
     levels: list[Level]
@@ -102,11 +102,11 @@ class Diagnosis:
 
 @torch.no_grad()
 def diagnose(model: VAE, x: Tensor, train: Tensor | None = None, samples: int = 100) -> Diagnosis:
-    """Looks at every level of a model, and says what is wrong and what to try.
+    """Checks every level of a model, and reports what is wrong and what to try.
 
     Args:
         model: any VAE.
-        x: (N, *event) held-out data; some hundred examples are enough.
+        x: (N, *event) held-out data; a few hundred examples are enough.
         train: (N', *event) training data, for the gap between the two.
         samples: K of the bound, and draws for the means.
 
@@ -124,21 +124,21 @@ def diagnose(model: VAE, x: Tensor, train: Tensor | None = None, samples: int = 
         Level(t, rate, information[t - 1], losses[t - 1], result.active_units[t - 1], units[t - 1], "works")
         for t, rate in enumerate(rates, start=1)
     ]
-    levels = [replace(level, verdict=_judge(level, rates)) for level in levels]
+    levels = [replace(level, verdict=_verdict(level, rates)) for level in levels]
     gap = None if train is None else _quiet_evaluate(model, train, samples).elbo - result.elbo
     ladder = isinstance(model.encoders, TopDown)
-    return Diagnosis(levels, result, gap, _words(levels, result, gap, ladder))
+    return Diagnosis(levels, result, gap, _verdict_lines(levels, result, gap, ladder))
 
 
 def _quiet_evaluate(model: VAE, x: Tensor, samples: int) -> Evaluation:
     import warnings
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "L_")  # the verdict says it
+        warnings.filterwarnings("ignore", "L_")  # it is part of the verdict
         return evaluate(model, x, samples)
 
 
-def _judge(level: Level, rates: list[float]) -> str:
+def _verdict(level: Level, rates: list[float]) -> str:
     if level.rate < COLLAPSED:
         return "collapsed"
     if level.loss < COLLAPSED:
@@ -148,12 +148,12 @@ def _judge(level: Level, rates: list[float]) -> str:
     return "works"
 
 
-def _words(levels: list[Level], result: Evaluation, gap: float | None, ladder: bool) -> list[str]:
+def _verdict_lines(levels: list[Level], result: Evaluation, gap: float | None, ladder: bool) -> list[str]:
     lines = []
     for level in levels:
         t, rate, units = level.level, level.rate, f"{level.active_units} of {level.units} units"
         if level.verdict == "collapsed":
-            advice = ["a KL warm-up of some thousand steps", "free bits"]
+            advice = ["a KL warm-up of a few thousand steps", "free bits"]
             advice += [] if ladder or len(levels) == 1 else ["a top-down posterior"]
             advice += ["fewer levels"] if len(levels) > 1 else ["a less powerful decoder", "a smaller beta"]
             lines.append(
@@ -162,8 +162,8 @@ def _words(levels: list[Level], result: Evaluation, gap: float | None, ladder: b
             )
         elif level.verdict == "idle":
             lines.append(
-                f"level {t} is idle: it costs {rate:.2f} nats, but drawn from its prior instead the bound loses "
-                f"{level.loss:.2f}; what is below it ignores it: train longer, or with a longer KL warm-up"
+                f"level {t} is idle: it costs {rate:.2f} nats, but drawing it from its prior instead costs only "
+                f"{level.loss:.2f}; the levels below ignore it: train longer, or with a longer KL warm-up"
             )
         elif level.verdict == "weak":
             lines.append(
@@ -178,22 +178,22 @@ def _words(levels: list[Level], result: Evaluation, gap: float | None, ladder: b
         lines.append(f"the training ELBO is {gap:.2f} nats above the held-out one{remedy}")
     if result.unreliable > 0.5:
         lines.append(
-            f"L_{result.importance_samples} is not to be trusted: for {result.unreliable:.0%} of the examples one "
+            f"L_{result.importance_samples} cannot be trusted: for {result.unreliable:.0%} of the examples one "
             "particle carries all the weight; use more importance samples, or check with annealed importance sampling"
         )
     return lines
 
 
 def _elbo_without(model: VAE, x: Tensor, level: int, samples: int) -> float:
-    """The ELBO with z_level from its prior; bottom-up, with all levels above it, too."""
-    bound = _ladder_without if isinstance(model.encoders, TopDown) else _climb_without
+    """The ELBO with z_level drawn from its prior, bottom-up along with all levels above it."""
+    bound = _elbo_without_top_down if isinstance(model.encoders, TopDown) else _elbo_without_bottom_up
     parts = [
         bound(model, rows, level, samples).double() for rows in x.split(max(1, pairs_per_pass(model, x) // samples))
     ]
     return torch.cat(parts).mean().item()
 
 
-def _ladder_without(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
+def _elbo_without_top_down(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
     features = model.encoders(x)
     rates = [torch.zeros(samples, len(x)).to(x)]
 
@@ -205,12 +205,12 @@ def _ladder_without(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
         rates.append(q.log_prob(z) - p.log_prob(z))
         return z
 
-    *_, state = model._descend(choose)
+    *_, state = model._generate_down(choose)
     return (model.decoders[0](state).log_prob(x) - torch.stack(rates).sum(0)).mean(0)
 
 
-def _climb_without(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
-    latents, q = model._climb(x, model._drawing(samples))
+def _elbo_without_bottom_up(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
+    latents, q = model._infer_bottom_up(x, model._sampler(samples))
     rates = [torch.zeros(samples, len(x)).to(x)]
 
     def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
@@ -219,7 +219,7 @@ def _climb_without(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
         rates.append(q[t - 1].log_prob(latents[t - 1]) - p.log_prob(latents[t - 1]))
         return latents[t - 1]
 
-    *_, state = model._descend(choose)
+    *_, state = model._generate_down(choose)
     return (model.decoders[0](state).log_prob(x) - torch.stack(rates).sum(0)).mean(0)
 
 
@@ -239,7 +239,7 @@ def _information(model: VAE, x: Tensor) -> list[float]:
     features = model.encoders(x)
     rows = torch.randperm(len(x), device=x.device)[: CONTEXTS - 1]
     others = [h[rows] for h in features]
-    itself = rows[:, None] == torch.arange(len(x), device=x.device)  # is counted as its own, not once more
+    itself = rows[:, None] == torch.arange(len(x), device=x.device)  # an example's own context is counted once
     found = []
 
     def compare(t: int, p: Distribution, state: Tensor | None) -> Tensor:
@@ -256,5 +256,5 @@ def _information(model: VAE, x: Tensor) -> list[float]:
         found.insert(0, (own - every.logsumexp(0) + count.log()).mean().item())
         return z
 
-    model._descend(compare)
+    model._generate_down(compare)
     return found

@@ -1,1 +1,1 @@
-"""What a machine needs: processes, memory, precision, compilation, validation, progress, files written whole."""
+"""Runtime: processes, memory, precision, compilation, validation, progress, atomic file writes."""

@@ -1,4 +1,4 @@
-r"""Validation of the arguments of torch.distributions: off where every pass would pay for it."""
+r"""Argument validation of torch.distributions: off where every pass would pay for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["no_validation"]
 @contextmanager
 def no_validation() -> Iterator[None]:
     """Switches the argument checks of torch.distributions off, and back to what they were. They cost more than the
-    densities; the data have been checked at the edge.
+    densities; the data have already been checked.
     """
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)

@@ -1,4 +1,4 @@
-r"""Compilation: torch.compile where there is a compiler, and the function as it is where there is none."""
+r"""Compilation: torch.compile if there is a compiler, the uncompiled function if there is none."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ R = TypeVar("R")
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether there is what `torch.compile` needs: a compiler of C++ or, for a GPU, triton."""
+    """Whether `torch.compile` has what it needs: a C++ compiler or, for a GPU, triton."""
     if device.type == "cuda":
         return find_spec("triton") is not None
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name)
 
 
 def compile_or_warn(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """The function, compiled; or as it is, with a warning, where that cannot be done."""
+    """The function, compiled; or uncompiled, with a warning, where that is impossible."""
     if not has_compiler(device):
         warnings.warn("there is no compiler on this machine, so nothing is compiled", stacklevel=3)
         return function
@@ -39,18 +39,18 @@ def compile_or_warn(function: Callable[..., Any], device: torch.device) -> Calla
         try:
             return now(*arguments)
         except Exception as error:
-            found = function(*arguments)  # raises the same, if it is not the compiler's
+            found = function(*arguments)  # raises the same error, if it is not the compiler's
             now = function
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            warnings.warn(f"what is there does not compile, so nothing is compiled: {reason}", stacklevel=2)
+            warnings.warn(f"torch.compile fails on this machine, so nothing is compiled: {reason}", stacklevel=2)
             return found
 
     return call
 
 
 def disable_compile(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that `torch.compile` leaves as it is. torch's own decorator imports the compiler at once, which takes
-    as long as importing torch.
+    """A function that `torch.compile` does not trace. torch's own decorator imports the compiler immediately, which
+    takes as long as importing torch.
     """
 
     @functools.wraps(function)
@@ -61,7 +61,7 @@ def disable_compile(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that a call takes, after a first one."""
+    """Seconds per call, the shortest of four."""
     best = math.inf
     for _ in range(4):
         start = time.perf_counter()
@@ -75,13 +75,13 @@ def timed(function: Callable[[], Any], device: torch.device) -> float:
 def choose_compile(
     asked: bool | str, device: torch.device, expected_seconds: Callable[[], float], pays: float = 120.0
 ) -> tuple[bool, str]:
-    """Whether to compile, and a line that says why where it was chosen.
+    """Whether to compile, and a line that explains the choice if it was left open.
 
     Args:
-        asked: True, False, or "auto" for what is likely to end sooner.
-        device: where.
-        expected_seconds: measures how long the work will take if it is not compiled.
-        pays: from how many seconds on compiling is worth what it takes, up to half a minute.
+        asked: True, False, or "auto" for whichever is likely to finish sooner.
+        device: where to run.
+        expected_seconds: measures how long the work will take uncompiled.
+        pays: the number of seconds above which compiling is worth its cost, up to half a minute.
 
     >>> choose_compile("auto", torch.device("cpu"), lambda: 3.0)
     (False, '')

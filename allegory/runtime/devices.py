@@ -8,7 +8,7 @@ __all__ = ["choose_device"]
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """The device of a name; of "auto" the GPU where there is one, else the CPU.
+    """The device of a name; for "auto" the GPU if there is one, else the CPU.
 
     Args:
         name: "auto", "cpu", "cuda", "cuda:1", ...

@@ -1,10 +1,10 @@
-"""The environment: what a report of a bug should say of the machine, as plain JSON.
+"""The environment: what a bug report should state about the machine, as plain JSON.
 
     environment()  ->  versions, platform, processor, cores, threads, capability, instructions, devices, variables,
                        compiler
 
-A bound differs in its last digits with the instructions and the threads that sum it, and a speed with all of these.
-Nothing here says whose machine it is: no host, no user, no folder, unless one of the variables does.
+The last digits of a bound depend on the instructions and the threads that sum it, and the speed on all of these.
+Nothing here identifies the machine: no host, no user, no folder, unless one of the variables does.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def environment() -> dict[str, Any]:
-    """What is installed and what it runs on.
+    """The installed versions and the machine.
 
     Returns:
         versions: of allegory, python, torch, numpy, safetensors, and the CUDA that torch was built with, or None.
-        platform, processor: the system and the CPU, in words.
+        platform, processor: names of the system and the CPU.
         cores, usable_cores: logical ones of the machine, and those that this process may use.
-        threads: those of an operation of torch.
-        capability: the widest vectors that torch's own kernels use.
-        instructions: those for vectors, matrices and low precision that the CPU has, if that can be found out.
+        threads: per operation of torch.
+        capability: the widest vector instructions that torch's own kernels use.
+        instructions: those of the CPU for vectors, matrices and low precision, if they can be determined.
         devices: `cpu`, and each GPU by the name that `--device` takes.
-        variables: those set of OpenMP, MKL, oneDNN and their like.
-        compiler: the name of the one of C++ that `torch.compile` finds, or None.
+        variables: the environment variables of OpenMP, MKL, oneDNN and similar libraries that are set.
+        compiler: the name of the C++ compiler that `torch.compile` finds, or None.
 
     >>> found = environment()
     >>> found["versions"]["allegory"] == al.__version__, found["threads"] == torch.get_num_threads()
@@ -93,10 +93,10 @@ def _processor() -> str:
 
 
 def _instructions() -> list[str]:
-    """Those of `INSTRUCTIONS` that torch, or else the system, says the CPU has."""
+    """Those of `INSTRUCTIONS` that the CPU has, according to torch or else the system."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", None)  # not in every torch that allegory takes
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # not in every version of torch that allegory supports
     if capabilities is not None:
         words = [name for name, has in capabilities().items() if has is True]
     elif CPUINFO.exists():
@@ -112,7 +112,7 @@ def _instructions() -> list[str]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first core."""
+    """The entry of the first core in /proc/cpuinfo."""
     lines = CPUINFO.read_text(errors="replace").split("\n\n")[0].splitlines()
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 

@@ -1,11 +1,11 @@
-"""Memory: what a step frees is caching for the next step.
+"""Memory: memory freed by one step is kept for the next.
 
-The C library gives freed memory back to the system as soon as it can, so that every step's tensors are mapped anew, and
-each 4 kB of them is first touched through a page fault: hundreds to thousands a step, up to a third of the time of a
-small network on a CPU. Within `caching` it stays with the process; at the end what is free goes back. `trim` gives it
-back at once: with tensors of many sizes that come and go, the heap grows into its own holes (a training that needs 150
-MB was seen at 1,400), so it is called now and then where sets larger than memory are read. glibc alone has the
-switches; elsewhere nothing happens.
+The C library returns freed memory to the system as soon as it can, so that every step's tensors are mapped again, and
+each 4 kB of them is first touched through a page fault: hundreds to thousands per step, up to a third of the time of a
+small network on a CPU. Within `caching` it stays with the process; at the end free memory is returned. `trim` returns
+it at once: with tensors of many sizes the heap fragments (a training that needs 150 MB was seen at 1,400), so it is
+called from time to time while data sets larger than memory are read. Only glibc has these switches; elsewhere nothing
+happens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 __all__ = ["caching", "trim"]
 
 TRIM, MAP = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
-KEPT, LARGE = 2**30, 2**25  # bytes: free ones that are caching, at most; what is mapped by itself, always
+KEPT, LARGE = 2**30, 2**25  # bytes: the most free memory to keep; the size from which a block is mapped on its own
 inside = 0
 
 
@@ -34,7 +34,7 @@ def _glibc() -> Any:
 
 @contextmanager
 def caching() -> Iterator[None]:
-    """Freed memory stays with the process until the outermost of these ends.
+    """Freed memory stays with the process until the outermost of these contexts ends.
 
     >>> with caching():
     ...     record = al.fit(model, x, epochs=1)
@@ -52,12 +52,12 @@ def caching() -> Iterator[None]:
     finally:
         inside -= 1
         if not inside:
-            library.mallopt(TRIM, 2 * LARGE)  # where glibc itself arrives after large tensors
+            library.mallopt(TRIM, 2 * LARGE)  # the value that glibc itself adapts to after large tensors
             trim()
 
 
 def trim() -> None:
-    """What is free goes back to the system, holes in the heap too."""
+    """Returns free memory to the system, including holes in the heap."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)

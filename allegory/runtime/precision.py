@@ -1,7 +1,7 @@
-r"""Precision: matrix products in bfloat16, where that pays, and everything else as it is.
+r"""Precision: matrix products in bfloat16, where that pays, and everything else unchanged.
 
-with autocast(device, "bfloat16"):    what torch.autocast does; "float32" leaves all as it is
-bfloat16_speedup(device)              measured here and now: 3 or 4 with instructions for it, 0.01 without
+with autocast(device, "bfloat16"):    as torch.autocast; "float32" changes nothing
+bfloat16_speedup(device)              measured on this machine: 3 or 4 with instructions for it, 0.01 without
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 
 __all__ = ["autocast", "bfloat16_speedup", "choose_precision"]
 
-PAYS = 1.5  # how many times as fast it has to be
+PAYS = 1.5  # the least speed-up at which bfloat16 is chosen
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Matrix products in `precision`, and everything else as it is.
+    """Matrix products in `precision`, and everything else unchanged.
 
     Raises:
         ValueError: neither "float32" nor "bfloat16".
@@ -30,19 +30,19 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @cache
 def bfloat16_speedup(device: torch.device) -> float:
-    """How many times as fast a product of matrices is in bfloat16 as in float32, its rounding counted: 3 or 4 where
-    there are instructions for it, 0.01 where there are none. Measured once.
+    """How many times as fast a matrix product is in bfloat16 as in float32, including the conversion: 3 or 4 with
+    instructions for it, 0.01 without. Measured once.
     """
     a, b = torch.full((256, 512), 0.3, device=device), torch.full((512, 512), 0.7, device=device)
     times: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     threads, began = torch.get_num_threads(), time.perf_counter()
-    torch.set_num_threads(1)  # two wait for each other, and beside other work that is all one would measure
+    torch.set_num_threads(1)  # with more, and other work running, one would only measure how they wait for each other
     try:
         while len(times["bfloat16"]) < 2 or (len(times["bfloat16"]) < 20 and time.perf_counter() - began < 0.2):
             for precision, found in times.items():
                 with autocast(device, precision):
                     start = time.perf_counter()
-                    (a @ b).sum().item()  # waits
+                    (a @ b).sum().item()  # synchronises
                     found.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
@@ -50,12 +50,12 @@ def bfloat16_speedup(device: torch.device) -> float:
 
 
 def choose_precision(asked: str, device: torch.device, rounds_well: bool) -> tuple[str, str]:
-    """The precision to use, and a line that says why where it was chosen.
+    """The precision to use, and a line that explains the choice if it was left open.
 
     Args:
-        asked: "float32", "bfloat16", or "auto" for what is faster.
-        device: where.
-        rounds_well: whether rounded networks cost the likelihood little: a density may be narrower than what bfloat16
+        asked: "float32", "bfloat16", or "auto" for the faster one.
+        device: where to run.
+        rounds_well: whether rounded networks cost little likelihood: a density may be narrower than what bfloat16
             resolves, probabilities are not.
 
     >>> choose_precision("float32", torch.device("cpu"), rounds_well=True)
@@ -70,7 +70,7 @@ def choose_precision(asked: str, device: torch.device, rounds_well: bool) -> tup
         if speedup < 1:
             warnings.warn(
                 f"precision='bfloat16': matrix products take {1 / speedup:.1f} times as long here as in float32; "
-                "take 'float32', or 'auto'",
+                "use 'float32', or 'auto'",
                 stacklevel=2,
             )
         return asked, ""

@@ -1,9 +1,9 @@
-r"""Several processes that train or score together, as `torchrun` starts them. In a process alone nothing here does
-anything.
+r"""Several processes that train or evaluate together, as `torchrun` starts them. In a single process all of this is a
+no-op.
 
-Every process has the whole model and all data, and takes its share of each batch. What is averaged over examples is a
-sum over the processes' sums, divided by the number of all examples: not a mean of means. What is decided by a clock or
-a signal is decided together, lest one process waits for another for ever.
+Every process has the whole model and all data, and takes its share of each batch. Averages over examples are sums over
+all processes, divided by the number of all examples: not a mean of means. Decisions that depend on a clock or a signal
+are made together, so that no process waits for another forever.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ BROADCAST = "broadcast to all processes"
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """The number of processes."""
     return dist.get_world_size() if _initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is; 0 writes and speaks."""
+    """The index of this process; 0 writes files and prints."""
     return dist.get_rank() if _initialized() else 0
 
 
 def local_rows(rows: Tensor) -> Tensor:
-    """The part of this process of (N, *), every count-th row; the parts differ by at most one row."""
+    """The rows of (N, *) for this process, every world_size-th one; the parts differ by at most one row."""
     return rows[rank() :: world_size()]
 
 
 def all_reduce(x: Tensor) -> Tensor:
-    """The sum of all processes' x, written into x."""
+    """The sum of x over all processes, in place."""
     if world_size() > 1:
         dist.all_reduce(x)
     return x
 
 
 def global_mean(x: Tensor) -> Tensor:
-    """(*, 1) the mean of (*, B) over the B of all processes, with its gradient. A process without examples has one that
-    counts here.
+    """(*, 1) the mean of (*, B) over the B of all processes, differentiable. A process without examples has a dummy
+    one, which is counted here.
     """
     if world_size() == 1:
         return x.mean(-1, keepdim=True)
@@ -70,7 +70,7 @@ def global_mean(x: Tensor) -> Tensor:
 
 
 def all_reduce_max(*numbers: float) -> list[float]:
-    """The largest of all processes' numbers, one by one: what they then agree on."""
+    """The elementwise maximum of the numbers over all processes, on which they then agree."""
     if world_size() == 1:
         return list(numbers)
     largest = torch.tensor(numbers, dtype=torch.float64)
@@ -79,25 +79,25 @@ def all_reduce_max(*numbers: float) -> list[float]:
 
 
 def broadcast(function: Callable[[], Any]) -> Any:
-    """What function() gives in the first process, in all of them; a ValueError, too."""
+    """The result of function() in the first process, in all of them; a ValueError is raised in all, too."""
     if world_size() == 1:
         return function()
-    said: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]  # result, error message
     if rank() == 0:
         try:
-            said[0] = function()
+            outcome[0] = function()
         except ValueError as error:
-            said[1] = str(error)
-    dist.broadcast_object_list(said)
-    if said[1] is not None:
-        mistake = ValueError(said[1])
-        mistake.add_note(BROADCAST)
-        raise mistake
-    return said[0]
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        failure = ValueError(outcome[1])
+        failure.add_note(BROADCAST)
+        raise failure
+    return outcome[0]
 
 
 def all_gather(value: Any) -> list[Any]:
-    """Every process's value, in all of them, by rank."""
+    """The values of all processes, in all of them, by rank."""
     values = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)
@@ -106,11 +106,11 @@ def all_gather(value: Any) -> list[Any]:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the processes that `torchrun` started, and leaves them: gloo between CPUs, nccl between GPUs."""
+    """Joins the process group that `torchrun` started, and leaves it at the end: gloo for CPUs, nccl for GPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _initialized():
         yield
         return
-    import torch.distributed.nn.functional  # imported later, its defaults would keep the group for ever
+    import torch.distributed.nn.functional  # imported later, its default arguments would keep the group alive
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -118,11 +118,11 @@ def process_group() -> Iterator[None]:
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         yield
-        signal.signal(signal.SIGTERM, terminated)  # a training that lost a process leaves its own
+        signal.signal(signal.SIGTERM, terminated)  # a training that lost a process leaves its own handler
     finally:
-        gc.collect()  # if nobody else holds the group, its threads end with it: they must not outlive the interpreter
+        gc.collect()  # frees the last references to the group: its threads must not outlive the interpreter
         dist.destroy_process_group()
-        time.sleep(0.1)  # where torch holds it (a mesh), they let go of their last tensors now
+        time.sleep(0.1)  # where torch still holds it (a mesh), lets its threads release their last tensors
 
 
 def _initialized() -> bool:

@@ -1,5 +1,5 @@
-r"""Progress: a bar on a terminal, below the cell in a notebook, a plain line on standard error now and then elsewhere;
-in a notebook by default, elsewhere if asked.
+r"""Progress: a bar on a terminal, a bar below the cell in a notebook, elsewhere a plain line on standard error from
+time to time; shown by default in a notebook, elsewhere on request.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Shows how a training goes: rate, time left, the bound.
+    """Shows the progress of a training: rate, time left, the bound.
 
     Args:
-        shown: whether to show anything; None for in a notebook alone.
+        shown: whether to show it; None for only in a notebook.
         epochs, minutes: the budget.
-        steps: updates an epoch.
+        steps: updates per epoch.
     """
 
     def __init__(self, shown: bool | None, epochs: int | None, minutes: float | None, steps: int) -> None:
         self.shown, self.epochs, self.minutes, self.steps = shown, epochs, minutes, steps
-        self.view: _Lines | _Bar | _Page | None = None
+        self.view: _PlainLines | _TerminalBar | _NotebookView | None = None
         self.bound: list[str] = []
         self.refreshed = self.began = time.monotonic()
         self.began_at: int | None = None
@@ -35,9 +35,9 @@ class Progress:
     def __enter__(self) -> Progress:
         notebook, self.shown = _in_notebook(), self.shown if processes.rank() == 0 else False
         if notebook and self.shown is not False:
-            self.view = _Page()
+            self.view = _NotebookView()
         elif self.shown:
-            self.view = _Bar() if sys.stderr.isatty() and _Bar.moves() else _Lines()
+            self.view = _TerminalBar() if sys.stderr.isatty() and _TerminalBar.moves() else _PlainLines()
         return self
 
     def __exit__(
@@ -49,7 +49,7 @@ class Progress:
             self.view.close(None if kind else 1.0, parts + self.bound)
 
     def step(self, position: Any, seconds: float) -> None:
-        """To be called after an update: moves the bar, or prints a line now and then."""
+        """To be called after an update: moves the bar, or prints a line from time to time."""
         if self.view is None:
             return
         self.position, self.seconds = position, seconds
@@ -74,7 +74,7 @@ class Progress:
             self.bound = [f"training bound {line['train']:.2f}"]
 
     def say(self, *lines: str) -> None:
-        """Shows lines of their own, beside the bar."""
+        """Prints separate lines, above the bar."""
         if self.view is not None:
             for line in lines:
                 self.view.say(line)
@@ -97,10 +97,10 @@ class Progress:
         return min(options, key=lambda option: option[1])
 
 
-class _Lines:
+class _PlainLines:
     """Plain lines on standard error."""
 
-    pause = 15.0  # seconds between two
+    pause = 15.0  # seconds between two lines
 
     def show(self, done: float, parts: list[str]) -> None:
         self.say("  ".join(parts))
@@ -112,8 +112,8 @@ class _Lines:
         pass
 
 
-class _Bar:
-    """A line on a terminal that moves, and goes when all is done."""
+class _TerminalBar:
+    """A progress bar on a terminal, removed at the end."""
 
     pause = 0.2
 
@@ -129,7 +129,7 @@ class _Bar:
 
     @staticmethod
     def moves() -> bool:
-        """Whether this terminal can."""
+        """Whether this terminal can redraw a line."""
         from rich.console import Console
 
         return not Console(stderr=True).is_dumb_terminal
@@ -146,29 +146,29 @@ class _Bar:
         self.bar.stop()
 
 
-class _Page:
-    """HTML below a notebook's cell; what it came to stays there."""
+class _NotebookView:
+    """HTML below a notebook's cell; the final state stays there."""
 
     pause = 0.5
 
     def __init__(self) -> None:
         from IPython.display import display
 
-        self.done, self.said = 0.0, ""
+        self.done, self.messages = 0.0, ""
         self.handle = display(self._html(["training"]), display_id=True)
 
     def _html(self, parts: list[str]) -> Any:
         from IPython.display import HTML
 
         bar = f'<progress max="1" value="{self.done:.4f}" style="width: 20em; max-width: 100%"></progress>'
-        return HTML(f"<div>{bar} {html.escape(' · '.join(parts))}{self.said}</div>")
+        return HTML(f"<div>{bar} {html.escape(' · '.join(parts))}{self.messages}</div>")
 
     def show(self, done: float, parts: list[str]) -> None:
         self.done = done
         self.handle.update(self._html(parts))
 
     def say(self, text: str) -> None:
-        self.said += f"<br>{html.escape(text)}"
+        self.messages += f"<br>{html.escape(text)}"
 
     def close(self, done: float | None, parts: list[str]) -> None:
         self.show(self.done if done is None else done, parts)
@@ -179,7 +179,7 @@ def _in_notebook() -> bool:
     shell = sys.modules.get("IPython")
     if shell is None:
         return False
-    return "ZMQInteractiveShell" in [kind.__name__ for kind in type(shell.get_ipython()).__mro__]  # Colab has its own
+    return "ZMQInteractiveShell" in [kind.__name__ for kind in type(shell.get_ipython()).__mro__]  # Colab subclasses it
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a kill at any moment leaves the old file or the new one."""
+"""Atomic file writes: a kill at any moment leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["atomic_path", "write_arrays", "write_atomically"]
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A new file beside `path`, to write to: it becomes `path`, synced, if all goes well; else it goes."""
+    """A temporary file next to `path`, to write to: it is synced and renamed to `path` on success, else removed."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield part
@@ -31,13 +31,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file, whole or not at all.
 
     Raises:
-        ValueError: no space or no permission; what was there is still there.
+        ValueError: no space or no permission; the existing file is unchanged.
     """
     try:
         with atomic_path(path) as part:
             part.write_bytes(content)
     except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}; nothing there was changed") from None
+        raise ValueError(f"cannot write {path}: {error.strerror}; the existing file is unchanged") from None
 
 
 def write_arrays(path: Path, arrays: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Training: one loop, and what is kept of it."""
+"""Training: one loop, its parts, and the runs it writes."""
 
 from allegory.training import trackers
 from allegory.training.checkpoint import load, save

@@ -1,6 +1,4 @@
-"""The arguments of `fit`, checked before anything is made: everything about data and settings is asked here, once; the
-loop does not look again.
-"""
+"""The arguments of `fit`, checked once, before anything is created: the loop does not check data and settings again."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ __all__ = ["Plan", "as_json", "beta_schedule", "lr_schedule", "name_of", "plan"]
 
 
 def name_of(function: Any) -> str:
-    """What a run remembers of an objective or a schedule; of a functools.partial its settings, too.
+    """The name of an objective or a schedule as a run records it; for a functools.partial with its settings.
 
     >>> name_of(functools.partial(al.objectives.renyi, alpha=0.5)), name_of(Cosine(0.001))
     ('renyi(alpha=0.5)', 'Cosine(peak=0.001, warmup=0, final=0.0)')
@@ -42,22 +40,22 @@ def name_of(function: Any) -> str:
 
 
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as a run keeps them: functions by their names."""
+    """Settings as a run stores them: functions by their names."""
     plain = {key: name_of(value) if callable(value) else value for key, value in settings.items()}
     return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in plain.items()}
 
 
 class Plan(NamedTuple):
-    """What follows from the arguments of `fit`.
+    """The consequences of the arguments of `fit`.
 
     Attributes:
         lr, beta: schedules.
-        held: whether the objective wants a trace of a held posterior.
-        bound: what validation measures: the objective, or what it stands for.
-        precision, compile: of the steps, chosen where they were left open.
+        held: whether the objective needs a trace of a held posterior.
+        bound: the function that validation measures: the objective, or its `bound` attribute.
+        precision, compile: of the steps, with "auto" resolved.
         warmup: steps until both warm-ups have ended, as far as they are known.
         fuse: whether a step may be compiled whole: the objective is known to map tensors, and do nothing else.
-        notes: what to say of that choice.
+        notes: on that choice, to be printed.
     """
 
     lr: Schedule
@@ -81,14 +79,14 @@ def plan(
     out: str | Path | None,
     resume: bool,
 ) -> Plan:
-    """All that can be asked before anything is made, asked; and what follows from it.
+    """Checks everything that can be checked before anything is created; returns the consequences.
 
     Args:
-        model, data, valid, transform, shard, out, resume: as of `fit`.
+        model, data, valid, transform, shard, out, resume: as in `fit`.
         settings: its other arguments, by name.
 
     Raises:
-        ValueError: what makes no sense, in one line.
+        ValueError: an invalid setting, in one line.
     """
     objective, samples, asked = settings["objective"], settings["samples"], dict(settings)
     _check_numbers(settings)
@@ -101,7 +99,7 @@ def plan(
         _check_shard(shard, settings["compile"] is True, held, objective, out)
     if held or getattr(objective, "__module__", None) != elbo.__module__:
         _check_objective(model, objective, held, data, transform, samples, beta(settings["kl_warmup"], 0.0))
-    before = processes.broadcast(lambda: stored_settings(out) if resume else {})  # what was measured then
+    before = processes.broadcast(lambda: stored_settings(out) if resume else {})  # the choices measured then
     asked |= {key: before[key] for key in ("precision", "compile") if settings[key] == "auto" and key in before}
     device = next(model.parameters()).device
     precision, first = processes.broadcast(lambda: choose_precision(asked["precision"], device, bears_rounding(model)))
@@ -117,7 +115,7 @@ def plan(
         steps = math.ceil(len(data) / settings["batch_size"]) * (settings["epochs"] or math.inf)
         return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
 
-    # What all processes take part in is decided in one.
+    # All processes take part in the measurement, so one of them decides whether there is one.
     open_question = asked["compile"] == "auto" and not shard and processes.broadcast(lambda: has_compiler(device))
     asked["compile"] = asked["compile"] is True or ("auto" if open_question else False)
     seconds = expected_seconds() if open_question else 0.0
@@ -160,11 +158,11 @@ def _check_objective(
     samples: int,
     beta: Any,
 ) -> None:
-    """What an objective of a user's, or with conditions or settings, says of this model, before a run is made.
+    """Tries a custom objective, or one with conditions or settings, on two examples, before a run is created.
 
     Args:
-        model, objective, data, transform, samples: as of `fit`.
-        held: whether the objective wants the posterior held.
+        model, objective, data, transform, samples: as in `fit`.
+        held: whether the objective needs the posterior held.
         beta: a value of it.
     """
     with torch.random.fork_rng():
@@ -185,12 +183,12 @@ def lr_schedule(lr: Any, warmup: int, final: float) -> Schedule:
 
     Args:
         lr: a number, for `Cosine`, or a schedule.
-        warmup, final: of the cosine; with a schedule they have no meaning, and have to be 0.
+        warmup, final: of the cosine; with a schedule they have no effect, and have to be 0.
     """
     if not callable(lr):
         return Cosine(float(lr), warmup, final)
     if warmup or final:
-        raise ValueError(f"lr_warmup={warmup}, lr_final={final}: wanted none of them where lr is a schedule of its own")
+        raise ValueError(f"lr_warmup={warmup}, lr_final={final}: wanted neither of them where lr is a schedule")
     return _Checked("lr", lr, levels=0)
 
 
@@ -199,12 +197,12 @@ def beta_schedule(beta: Any, warmup: int, levels: int) -> Schedule:
 
     Args:
         beta: a number, or one for each level, for `Warmup`; or a schedule.
-        warmup: steps; with a schedule it has no meaning, and has to be 0.
+        warmup: steps; with a schedule it has no effect, and has to be 0.
         levels: T.
     """
     if callable(beta):
         if warmup:
-            raise ValueError(f"kl_warmup={warmup}: wanted none where beta is a schedule of its own")
+            raise ValueError(f"kl_warmup={warmup}: wanted none where beta is a schedule")
         return _Checked("beta", beta, levels)
     beta = beta.tolist() if hasattr(beta, "tolist") else beta
     values = [beta] if isinstance(beta, int | float) else list(beta)
@@ -244,23 +242,23 @@ def _warmup_steps(schedule: Schedule) -> int:
 
 
 def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any) -> None:
-    """What goes with a sharded model."""
+    """Checks the settings of a sharded training."""
     if shard not in ("cpu", "cuda"):
         raise ValueError(f"shard={shard!r}: wanted 'cpu' or 'cuda', where the parts of the model are to be")
     if out is None:
         raise ValueError("shard: wanted out, a run directory, since the model itself stays sharded")
     if compile:
-        raise ValueError("shard: a model that is sharded is not compiled; leave out one of the two")
+        raise ValueError("shard: a sharded model is not compiled; leave out one of the two")
     if held:
         raise ValueError(
             f"shard: {name_of(objective)} holds the posterior's weights, which are sharded; use elbo or iwae"
         )
     if processes.world_size() == 1:
-        raise ValueError("shard: there is one process, which has to hold the whole model; start several by torchrun")
+        raise ValueError("shard: there is one process, which has to hold the whole model; start several with torchrun")
 
 
 def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None) -> None:
-    """Data that the model can score, transformed where they are to be."""
+    """Checks that the model can score the data, after the transform if there is one."""
     for name, x in {"training": data, "validation": valid}.items():
         if x is not None and not isinstance(x, Tensor | Stored):
             raise ValueError(f"{name} data: got {type(x).__name__}, wanted a tensor, such as torch.from_numpy gives")

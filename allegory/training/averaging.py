@@ -2,7 +2,7 @@ r"""Averaging: the weights to use are a running average of those that are traine
 
     average <- average + (1 - keep) (theta - average),     keep = min(ema, (1 + step) / (10 + step))
 
-so that the average forgets where the training began. Buffers are taken as they are.
+so that the average forgets where the training began. Buffers are copied.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def average_parameters(averages: list[Tensor], parameters: list[Tensor], ema: fl
 
     Args:
         averages, parameters: tensors in the same order.
-        ema: what fraction of itself the average keeps, in the long run; 0 takes the parameters as they are.
-        step: how many steps were averaged before.
+        ema: the fraction of itself that the average keeps, in the long run; 0 copies the parameters.
+        step: number of steps averaged before.
 
     >>> average = [torch.zeros(1)]
     >>> average_parameters(average, [torch.ones(1)], ema=0.999, step=0)
@@ -32,7 +32,7 @@ def average_parameters(averages: list[Tensor], parameters: list[Tensor], ema: fl
 
 
 def kept_fraction(ema: float, step: int) -> float:
-    """What fraction of itself the average keeps at a step; less at the beginning.
+    """The fraction of itself that the average keeps at a step; less at the beginning.
 
     >>> kept_fraction(0.999, 0), kept_fraction(0.999, 100_000)
     (0.1, 0.999)
@@ -41,7 +41,7 @@ def kept_fraction(ema: float, step: int) -> float:
 
 
 def average_buffers(average: nn.Module, model: nn.Module) -> None:
-    """Copies the model's buffers into the average's; where each process has its own, their mean."""
+    """Copies the model's buffers into the average's; with several processes, the mean of theirs."""
     for mean, buffer in zip(average.buffers(), model.buffers(), strict=True):
         mean.copy_(buffer)
         if mean.is_floating_point():

@@ -1,6 +1,6 @@
-r"""Batches: an epoch's examples, in an order that depends on the seed and on the epoch alone.
+r"""Batches: an epoch's examples, in an order that depends only on the seed and on the epoch.
 
-Shapes: N examples, B examples a batch; of several processes each gets its share of every batch.
+Shapes: N examples, B examples per batch; each of several processes gets its share of every batch.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["Batches"]
 
 
 class Batches:
-    """Batches of data; `len` of it is how many an epoch has, the last of which may be smaller.
+    """Batches of data; its `len` is the number per epoch, the last of which may be smaller.
 
     Args:
         data: (N, *event), a tensor or `Stored`.
         size: B.
         seed: of the order.
-        transform: applied to what is drawn, as it is drawn.
+        transform: applied to each batch as it is drawn.
 
     >>> batches = Batches(torch.arange(5.0)[:, None], size=2, seed=0)
     >>> len(batches), [len(x) for rows, x in batches.epoch(0)]
@@ -42,12 +42,12 @@ class Batches:
         return math.ceil(len(self.data) / self.size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each batch its rows, (B,) of all processes, and this process's share of its examples; where that is
-        nothing, one example, which is not to be counted.
+        """For each batch its rows, (B,) over all processes, and this process's share of its examples; if that is empty,
+        one example, which must not be counted.
 
         Args:
-            epoch: which, from 0.
-            start: how many of its batches to leave out.
+            epoch: number of the epoch, from 0.
+            start: how many of its batches to skip.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         if isinstance(self.data, Stored):

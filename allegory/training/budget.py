@@ -1,4 +1,4 @@
-"""The budget of a training: when it is over, and how much of it is spent."""
+"""The budget of a training: when it is exhausted, and how much of it is spent."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["Budget"]
 
 @dataclass(frozen=True)
 class Budget:
-    """For how long to train, whichever ends first.
+    """The limits of a training; the first one reached ends it.
 
     Args:
         epochs, minutes: at most; None for no limit.
         patience: epochs without a better validation bound.
-        steps: updates an epoch.
+        steps: updates per epoch.
 
     >>> Budget(epochs=2, steps=10).over(Position(epoch=2), seconds=5.0)
     'epochs'
@@ -30,7 +30,7 @@ class Budget:
     steps: int = 1
 
     def over(self, now: Position, seconds: float) -> str:
-        """Why the training is over, or nothing: "minutes", "epochs" or "patience"."""
+        """Why the training is over, "minutes", "epochs" or "patience"; empty if it is not."""
         if self.minutes is not None and seconds >= 60 * self.minutes:
             return "minutes"
         if self.epochs is not None and now.epoch >= self.epochs:

@@ -1,17 +1,16 @@
-r"""Run directories: what a training leaves on disk, and how a model comes back from it.
+r"""Run directories: the files that a training writes, and how a model is loaded from them.
 
     config.json            how to build the model again, what it was trained on and how; versions
     weights.safetensors    the weights to use: the best on the validation set, averaged over steps
-    last.safetensors       everything that `fit` needs to go on as if nothing had happened
-    metrics.jsonl          one line an epoch, up to last.safetensors at least
+    last.safetensors       everything that `fit` needs to continue exactly
+    metrics.jsonl          one line per epoch, at least up to last.safetensors
 
-`fit(out=...)` writes all of it as it trains; `save` writes the first two, of a model that was trained elsewhere. What
-`allegory.architectures` made is built again from config.json alone. Of any other model config.json has the name of the
-class and the arguments it was made with, and whoever loads it gives the class: nothing is imported by a name that
-stands in a file.
+`fit(out=...)` writes all of it as it trains; `save` writes the first two, for a model that was trained elsewhere. A
+model of `allegory.architectures` is rebuilt from config.json alone. For any other model config.json has the name of
+the class and its arguments, and the class has to be passed to `load`: nothing is imported by a name found in a file.
 
-Every file is written whole or not at all (beside, fsync, rename), and `save` makes the whole directory so. Tensors are
-kept as safetensors, the rest as JSON; no pickle is read or written.
+Every file is written whole or not at all (beside, fsync, rename), and `save` writes the whole directory that way.
+Tensors are stored as safetensors, the rest as JSON; no pickle is read or written.
 """
 
 from __future__ import annotations
@@ -44,27 +43,27 @@ CONFIG, WEIGHTS, LAST, METRICS = "config.json", "weights.safetensors", "last.saf
 def save(
     model: VAE, path: str | Path, *, arguments: dict[str, Any] | None = None, about: dict[str, Any] | None = None
 ) -> Path:
-    """Writes a model as a run directory, whole or not at all, however it was made and trained; `load` reads it.
+    """Writes a model as a run directory, whole or not at all, however it was built and trained; `load` reads it.
 
     Args:
-        model: any VAE, an instance of a class of yours too.
+        model: any VAE, including an instance of a custom class.
         path: a new directory, or an empty one.
-        arguments: what a class or function of yours made the model with, by name, to make it again; JSON (tuples come
-            back as lists). A model of `allegory.architectures` knows its own.
-        about: more JSON to keep in config.json, such as {"data": allegory.data.describe(...)}.
+        arguments: the arguments of your class or function that rebuild the model, by name; JSON (tuples come back as
+            lists). A model of `allegory.architectures` records its own.
+        about: more JSON to store in config.json, such as {"data": allegory.data.describe(...)}.
 
     Returns:
         The directory.
 
     Raises:
-        ValueError: a directory that is not empty or cannot be written; arguments that are no JSON; a sharded model.
+        ValueError: a directory that is not empty or cannot be written; arguments that are not JSON; a sharded model.
 
     >>> model = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4])
     >>> al.load(al.save(model, "saved")).sample(5).shape
     torch.Size([5, 3])
     """
     if any(hasattr(p, "to_local") for p in model.parameters()):
-        raise ValueError("this model is sharded over processes; its run, fit's out, has it whole: al.load(out)")
+        raise ValueError("this model is sharded over processes; its run, fit's out, has the whole model: al.load(out)")
     config = dict(format=FORMAT, **versions(), model=model.config, fit={})
     if model.config is None or arguments is not None:
         config |= {"class": f"{type(model).__module__}.{type(model).__qualname__}", "arguments": arguments or {}}
@@ -74,7 +73,7 @@ def save(
     try:
         text = json.dumps(config | (about or {}), indent=2) + "\n"
     except (TypeError, ValueError) as error:
-        raise ValueError(f"arguments and about: wanted what JSON can keep, numbers, texts, lists: {error}") from None
+        raise ValueError(f"arguments and about: wanted what JSON can store, numbers, strings, lists: {error}") from None
     run = Path(os.path.abspath(path))
     part = run.with_name(f".{run.name}.{os.getpid()}")
     try:
@@ -97,13 +96,13 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     Args:
         run: a run directory, as `fit` and `save` write it.
         model: needed only where the run's model was not made by `allegory.architectures`: the same model, built by you;
-            or the class or function that makes it, which is called with the arguments that `save` was given (of a run
-            of `fit`, about={"arguments": {...}}).
-        own: what was of your own in a model of `allegory.architectures`: likelihood, activation, block or prior.
+            or the class or function that makes it, which is called with the arguments given to `save` (for a run of
+            `fit`, about={"arguments": {...}}).
+        own: the custom parts of a model of `allegory.architectures`: likelihood, activation, block or prior.
 
     Raises:
-        ValueError: not a run; a damaged or foreign file; weights that do not fit the model; something of your own that
-            is missing.
+        ValueError: not a run; a damaged or foreign file; weights that do not fit the model; a custom part that is
+            missing.
 
     >>> class Small(al.VAE):
     ...     def __init__(self, width):
@@ -119,11 +118,11 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     if isinstance(model, nn.Module):
         if own:
             raise ValueError(
-                f"{', '.join(own)}: of a model of allegory.architectures, but a model was given; leave out one"
+                f"{', '.join(own)}: only for a model of allegory.architectures, but a model was given; leave out one"
             )
         built: Any = model
     else:
-        built = _made(run, config, model, own) if model is not None else _built(run, config, own)
+        built = _build_custom(run, config, model, own) if model is not None else _build_from_config(run, config, own)
         saved = [weights[name].dtype for name, _ in built.named_parameters() if name in weights]
         built.to(next(iter(saved), torch.get_default_dtype()))
         for name, tensor in (*built.named_parameters(), *built.named_buffers()):
@@ -137,7 +136,7 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     return built.eval()
 
 
-def _built(run: str | Path, config: dict[str, Any], own: dict[str, Any]) -> VAE:
+def _build_from_config(run: str | Path, config: dict[str, Any], own: dict[str, Any]) -> VAE:
     """A model of `allegory.architectures`, from its description."""
     if config["model"] is None:
         name = config.get("class") or f"{VAE.__module__}.{VAE.__qualname__}"
@@ -151,19 +150,21 @@ def _built(run: str | Path, config: dict[str, Any], own: dict[str, Any]) -> VAE:
         raise ValueError(f"{run}: {error}") from None
 
 
-def _made(run: str | Path, config: dict[str, Any], make: Any, own: dict[str, Any]) -> VAE:
-    """What a class or function of the caller's makes of the arguments that the run remembers."""
+def _build_custom(run: str | Path, config: dict[str, Any], make: Any, own: dict[str, Any]) -> VAE:
+    """The model that the caller's class or function makes from the arguments recorded in the run."""
     name, arguments = getattr(make, "__name__", repr(make)), config.get("arguments") or {}
     if own:
-        raise ValueError(f"{', '.join(own)}: of a model of allegory.architectures, but {name} was given; leave out one")
+        raise ValueError(
+            f"{', '.join(own)}: only for a model of allegory.architectures, but {name} was given; leave out one"
+        )
     if not callable(make):
         raise ValueError(f"model={make!r}: wanted a VAE, or the class or function that makes it")
     try:
         inspect.signature(make).bind(**arguments)
     except TypeError as error:
-        said = f"the arguments {json.dumps(arguments)}" if arguments else "no arguments"
+        recorded = f"the arguments {json.dumps(arguments)}" if arguments else "no arguments"
         raise ValueError(
-            f"{run} remembers {said}, which {name} does not take: {error}; build the model and pass it"
+            f"{run} records {recorded}, which {name} does not take: {error}; build the model and pass it"
         ) from None
     model = make(**arguments)
     if not isinstance(model, nn.Module):
@@ -182,7 +183,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
         version = config["format"]
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{run} is no run directory: there is no {path}; `allegory train` makes one") from None
+        raise ValueError(f"{run} is not a run directory: there is no {path}; `allegory train` writes one") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as a run's configuration: {error!r}") from None
     if version != FORMAT:
@@ -192,7 +193,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
         )
     for key in ("model", "fit"):
         if not isinstance(config.get(key), dict | None) or key not in config:
-            raise ValueError(f"{path} was not written by allegory: it has no {key!r} that could be read")
+            raise ValueError(f"{path} was not written by allegory: it has no valid {key!r}")
     return config
 
 
@@ -209,7 +210,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise ValueError(f"there is no {path}; the run was stopped before its first checkpoint") from None
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
     except (KeyError, json.JSONDecodeError):
         raise ValueError(f"{path} was not written by allegory") from None
 
@@ -229,7 +230,7 @@ def new_run(run: str | Path) -> Path:
     """Makes the directory of a new run.
 
     Raises:
-        ValueError: something is there already, or it cannot be made.
+        ValueError: it is not empty, or cannot be made.
     """
     path = Path(run)
     try:
@@ -244,7 +245,7 @@ def new_run(run: str | Path) -> Path:
 
 
 def sweep(run: Path) -> None:
-    """Removes what a kill amid a write has left in a run: half a file, beside the one it was to become."""
+    """Removes the partial files that a kill during a write has left in a run."""
     names = "|".join(map(re.escape, (CONFIG, WEIGHTS, LAST, METRICS)))
     for entry in run.iterdir():
         if re.fullmatch(rf"\.({names})\.\d+", entry.name):
@@ -252,26 +253,26 @@ def sweep(run: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a run was made with."""
+    """The versions a run was made with."""
     return {"allegory": __version__, "torch": torch.__version__}
 
 
 def open_run(
     out: str | Path | None, resume: bool, model: VAE, settings: dict[str, Any], about: dict[str, Any] | None
 ) -> Path | None:
-    """The directory of a training, its config.json written; of a resumed one the settings are compared first.
+    """Creates the directory of a training and its config.json; for a resumed one the settings are compared first.
 
     Args:
-        out, resume, about: as of `fit`.
-        model: what is trained.
+        out, resume, about: as in `fit`.
+        model: the model that is trained.
         settings: of the training, JSON.
 
     Raises:
-        ValueError: something else is there; or other settings than those that it was trained with.
+        ValueError: a directory that is not empty; or settings other than those it was trained with.
     """
     if out is None:
         if resume:
-            raise ValueError("resume=True needs out, the run directory to go on with")
+            raise ValueError("resume=True needs out, the run directory to resume")
         return None
     run = Path(out)
     config = dict(
@@ -282,7 +283,7 @@ def open_run(
         **(about or {}),
     )
     if resume and (run / CONFIG).exists():
-        _check_same(run, read_config(run), config)
+        _check_same_settings(run, read_config(run), config)
         sweep(run)
     else:
         new_run(run)
@@ -291,12 +292,12 @@ def open_run(
 
 
 def stored_settings(out: str | Path | None) -> dict[str, Any]:
-    """The settings with which the run in a directory was trained; none where there is no run yet."""
-    there = out is not None and (Path(out) / CONFIG).exists()
-    return (read_config(out)["fit"] or {}) if out is not None and there else {}
+    """The settings the run in a directory was trained with; empty if there is no run yet."""
+    exists = out is not None and (Path(out) / CONFIG).exists()
+    return (read_config(out)["fit"] or {}) if out is not None and exists else {}
 
 
-def _check_same(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _check_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """A resumed run keeps its settings; only its budget may grow."""
     budget = ("epochs", "minutes", "patience")
     pairs = [(key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit", "command")]

@@ -1,11 +1,11 @@
-r"""Clipping: a gradient is scaled down to `clip` times the running median of its norm, and left out above `skip` times.
+r"""Clipping: a gradient is scaled down to `clip` times the running median of its norm, and skipped above `skip` times.
 
     ratio = |g| / median,    g <- g * min(1, clip / ratio),    or 0 where ratio > skip, SKIPS times in a row at most
 
-The median of log |g| goes up or down by the same small step whichever side a new norm is on, so that no single
-gradient, however large, moves it far. All of it stays on the gradient's device: a step waits for nothing.
+The median of log |g| moves up or down by the same small step whichever side a new norm is on, so that no single
+gradient, however large, moves it far. Everything stays on the gradient's device, without synchronisation.
 
-Shapes: () all of them; `norms` is (3,): the running median of log |g|, how many there were, skips in a row.
+Shapes: all are (); `norms` is (3,): the running median of log |g|, the number of gradients, skips in a row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SKIPS = 3
 
 
 def no_norms(device: torch.device) -> Tensor:
-    """(3,) what `clip_scale` remembers, before the first gradient.
+    """(3,) the state of `clip_scale` before the first gradient.
 
     >>> no_norms(torch.device("cpu"))
     tensor([0., 0., 0.], dtype=torch.float64)
@@ -28,8 +28,8 @@ def no_norms(device: torch.device) -> Tensor:
 
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:
-    """() the norm of all gradients side by side, in float64: in float32 its square overflows at 2e19, which a burst
-    reaches while every gradient is still finite.
+    """() the norm of all gradients together, in float64: in float32 its square overflows at 2e19, which a burst reaches
+    while every gradient is still finite.
 
     Args:
         gradients: of any shapes, at least one.
@@ -37,7 +37,7 @@ def gradient_norm(gradients: list[Tensor]) -> Tensor:
     >>> gradient_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5., dtype=torch.float64)
     """
-    if gradients[0].is_cpu:  # where float64 takes a copy of all gradients, and looking costs nothing
+    if gradients[0].is_cpu:  # where float64 copies all gradients, and a check costs no synchronisation
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).double()
         if torch.isfinite(norm):
             return norm
@@ -45,12 +45,12 @@ def gradient_norm(gradients: list[Tensor]) -> Tensor:
 
 
 def clip_scale(norm: Tensor, norms: Tensor, clip: float, skip: float) -> tuple[Tensor, Tensor]:
-    """() what to multiply the gradient with, and () whether it should have been left out but too many were. Moves
-    `norms` in place.
+    """() the factor on the gradient, and () whether it should have been skipped but too many were. Updates `norms` in
+    place.
 
     Args:
         norm: () of the gradient.
-        norms: (3,) what was seen before; see the module.
+        norms: (3,) the state; see the module.
         clip, skip: multiples of the running median.
 
     >>> norms = no_norms(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The clock of a training, and what a signal asks for: as all processes see it, lest one waits for another for ever."""
+"""The clock of a training, and its signals: agreed on by all processes, so that none waits for another forever."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Clock", "caught_signals"]
 
 
 class Clock:
-    """The time of a training over all its resumed parts, as all processes see it.
+    """The time of a training over all its resumed parts, the same in all processes.
 
     Args:
-        seconds: that earlier parts took.
-        checkpoint_seconds: how often a checkpoint is due; None for never.
-        signals: what has been caught, see `caught_signals`.
+        seconds: time spent in earlier parts.
+        checkpoint_seconds: seconds between checkpoints; None for no checkpoints.
+        signals: the signals caught so far, see `caught_signals`.
 
     Attributes:
-        seconds: spent so far, when `look` was called last.
+        seconds: spent so far, at the last call of `look`.
         save_due, stop_asked: whether a checkpoint is due, and whether a signal has come.
     """
 
@@ -47,10 +47,11 @@ class Clock:
 
 @contextmanager
 def caught_signals(active: bool) -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM in a list instead of tearing a step apart; a second one does, in a process alone.
+    """Collects Ctrl-C and SIGTERM in a list instead of interrupting a step; a second one interrupts, in a single
+    process.
 
     Args:
-        active: whether to; elsewhere than in the main thread it cannot be done.
+        active: whether to; it works only in the main thread.
     """
     caught: list[int] = []
     if not active or threading.current_thread() is not threading.main_thread():
@@ -58,7 +59,7 @@ def caught_signals(active: bool) -> Iterator[list[int]]:
         return
 
     def handle(number: int, frame: Any) -> None:
-        if caught and processes.world_size() == 1:  # torchrun passes on what the terminal has sent already
+        if caught and processes.world_size() == 1:  # torchrun forwards what the terminal has already sent
             raise KeyboardInterrupt
         caught.append(number)
 
@@ -66,7 +67,7 @@ def caught_signals(active: bool) -> Iterator[list[int]]:
     try:
         yield caught
     except RuntimeError:
-        if processes.world_size() > 1:  # torchrun ends all as soon as one has died: the others still say why
+        if processes.world_size() > 1:  # torchrun ends all once one has died: let the others report why
             del before[signal.SIGTERM]
         raise
     finally:

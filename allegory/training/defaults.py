@@ -8,14 +8,14 @@ __all__ = ["kl_warmup_steps"]
 
 
 def kl_warmup_steps(levels: int, examples: int, batch_size: int = 128, epochs: int | None = None) -> int:
-    """Steps until the KL has its whole weight, where nothing else is said: none for one level; of a hierarchy, whose
-    upper levels collapse without it, a tenth of the training, 2,000 steps at most.
+    """The default number of steps until the KL has its full weight: none for one level; for a hierarchy, whose upper
+    levels collapse without a warm-up, a tenth of the training, at most 2,000 steps.
 
     Args:
         levels: T.
         examples: N, for training.
         batch_size: examples per step.
-        epochs: of the budget; 100 stand in for a budget in minutes.
+        epochs: of the budget; for a budget in minutes 100 are assumed.
 
     >>> kl_warmup_steps(1, 60_000), kl_warmup_steps(2, 1_000, 100, epochs=30), kl_warmup_steps(2, 60_000)
     (0, 30, 2000)

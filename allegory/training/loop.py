@@ -5,22 +5,22 @@ r"""Training: one loop that maximises an objective over batches of a tensor.
             theta   <- AdamW(theta, gradient of -mean_b objective(model(x_b), beta)), clipped        `step`, `clipping`
             average <- average + (1 - ema)(theta - average)                                          `averaging`
             a checkpoint, if one is due                                                              `state`
-        if the epoch was lost (NaN, or a burst): back to its beginning, at half the learning rate    `recovery`
+        if the epoch failed (NaN, or a burst): back to its beginning, at half the learning rate      `recovery`
         the bound at beta = 1 of the *averaged* weights on the validation set; are they the best?    `validation`
 
     learning rate   lr * min(1, step / lr_warmup) * cosine from 1 to lr_final over the budget        `schedule`
     KL weight       beta * min(1, step / kl_warmup), in steps, so that it does not depend on the size of the data
 
-    AdamW           beta_1 = 0.9, beta_2 = 0.99 (as Kingma et al. 2021): it remembers the gradient's size for a hundred
-                    steps, so that one burst does not slow down the next thousands
+    AdamW           beta_1 = 0.9, beta_2 = 0.99 (as Kingma et al. 2021): the second moment averages over about a hundred
+                    steps, so that one burst does not slow down thousands of later ones
 
-What counts is validation: it picks the best weights and stops the training, never before both warm-ups have ended. A
-step waits for nothing: whether a loss was finite is asked at the end of an epoch and before a checkpoint.
+Validation picks the best weights and stops the training, never before both warm-ups have ended. A step never waits for
+the device: whether a loss was finite is checked at the end of an epoch and before a checkpoint.
 
-Started by `torchrun`, or wherever torch.distributed is initialised (with gloo for what is on the CPU), all processes
-call `fit` with the same arguments: each takes its share of every batch, the gradient is that of the whole batch, and
-the first one writes the run. They agree on the time after every step, which waits for it. With `shard` each holds a
-part of the model alone, see `allegory.training.sharding`.
+Under `torchrun`, or wherever torch.distributed is initialised (with gloo for tensors on the CPU), all processes call
+`fit` with the same arguments: each takes its share of every batch, the gradient is that of the whole batch, and the
+first one writes the run. They agree on the time after every step, which synchronises them. With `shard` each holds only
+a part of the model, see `allegory.training.sharding`.
 """
 
 from __future__ import annotations
@@ -92,51 +92,53 @@ def fit(
     """Trains `model` in place and leaves it in eval mode with the best weights.
 
     Args:
-        model: any VAE; it is trained where it is, on its own device.
-        data: (N, *event) training data; a tensor, or `allegory.data.stored.Stored`, which reads as it is drawn.
-        valid: (M, *event) data that choose the best weights and stop the training. Without them the last averaged
+        model: any VAE; it is trained in place, on its own device.
+        data: (N, *event) training data; a tensor, or `allegory.data.stored.Stored`, which streams from disk.
+        valid: (M, *event) data that determine the best weights and early stopping. Without them the last averaged
             weights are kept.
         transform: applied to every batch as it is drawn, such as `data.binarize`.
-        objective: (trace, beta) -> (B,) nats, to be maximised; one of `allegory.objectives`, such a one with other
-            settings (functools.partial(free_bits, nats=1.0)), or a function of yours.
+        objective: (trace, beta) -> (B,) nats, to be maximised; one of `allegory.objectives`, one with other
+            settings (functools.partial(free_bits, nats=1.0)), or your own function.
         samples: S, particles per example.
         beta: weight of the KL; a number, or one for each level, level 1 first, or a schedule, (step, done) -> one of
-            these, see `allegory.training.schedule`. Whatever it is, validation is at beta = 1.
-        kl_warmup: steps until the KL has its whole weight.
+            these, see `allegory.training.schedule`. Validation is always at beta = 1.
+        kl_warmup: steps until the KL has its full weight.
         epochs, minutes: the budget, whichever ends first; one of them is needed.
-        patience: epochs without a better validation bound before the training stops; without valid it never does.
+        patience: epochs without a better validation bound before the training stops; without valid it has no effect.
         batch_size: examples per step; the last batch of an epoch may be smaller.
         lr, lr_warmup, lr_final: learning rate, steps to reach it, fraction of it at the end of the budget; or lr alone,
             a schedule, (step, done) -> number.
         weight_decay: of AdamW; 0 is Adam.
         clip, skip: a gradient's norm is scaled down to clip times its running median; a gradient above skip times the
-            median counts as zero, and the fourth in a row sends the training back to the start of the epoch.
+            median counts as zero, and the fourth in a row restarts the epoch.
         ema: the averaged weights keep this fraction of themselves per step; 0 uses the weights as they are.
         seed: of the order of the data, the noise of the latents and dropout. torch's global generator is left alone.
         precision: "float32", or "bfloat16" for the matrix products of the networks while training; densities, weights
-            and validation stay as they are. Faster where the machine has bfloat16 instructions, much slower where not:
-            "auto" measures, and takes bfloat16 where it pays and x is Bernoulli or categorical. For TF32 on a GPU call
-            torch.set_float32_matmul_precision("high") before, and leave this at "float32".
+            and validation stay in float32. Faster on a machine with bfloat16 instructions, much slower on others:
+            "auto" measures, and uses bfloat16 where it pays and x is Bernoulli or categorical. For TF32 on a GPU call
+            torch.set_float32_matmul_precision("high") first, and leave this at "float32".
         compile: whether to compile the objective (torch.compile): up to half a minute at the start, then faster. The
-            noise is drawn in another order, so the numbers differ from those of a run that is not compiled. "auto"
+            noise is drawn in another order, so the numbers differ from those of an uncompiled run. "auto"
             times a step, and compiles where the training is long enough for it to pay.
-        shard: "cpu" or "cuda": each of several processes keeps its part of the model alone, there, for what one cannot
-            hold. The model stays sharded, so that out is needed: read the run for a whole one. Not compiled.
-        out: a run directory to write; see `allegory.training.checkpoint`. Of several processes the first writes it.
-        resume: go on from out's last checkpoint, if there is one, as if nothing had happened.
-        about: JSON to keep in out's config.json.
+        shard: "cpu" or "cuda": each of several processes keeps only its part of the model, on that device, for models
+            too large for one. The model stays sharded, so out is required: load the whole model from the run. Not
+            compiled.
+        out: a run directory to write; see `allegory.training.checkpoint`. The first of several processes writes it.
+        resume: continue from out's last checkpoint, if there is one, as if the run had not been interrupted.
+        about: JSON to store in out's config.json.
         checkpoint_seconds: how often to write a checkpoint.
-        progress: whether to show a bar: in a notebook below the cell, else on standard error. By default in a notebook
-            alone.
+        progress: whether to show a progress bar: in a notebook below the cell, else on standard error. By default only
+            in a notebook.
         tracker: called in the first process with each epoch's line of the history, such as those of
-            `allegory.training.trackers`; or several. One that raises is not called again; a warning says so.
+            `allegory.training.trackers`; or several. One that raises is not called again, and a warning is issued.
 
     Returns:
-        What happened, one entry per epoch. Ctrl-C leaves the model with the best weights so far, too.
+        A record of the training, with a history of one entry per epoch. Ctrl-C, too, leaves the model with the best
+        weights so far.
 
     Raises:
-        ValueError: data the model cannot score, or a setting that makes no sense.
-        FloatingPointError: the loss kept becoming NaN or infinite, at ever lower learning rates.
+        ValueError: data the model cannot score, or an invalid setting.
+        FloatingPointError: the loss became NaN or infinite again and again, at ever lower learning rates.
 
     >>> record = al.fit(model, x, epochs=2, batch_size=4)
     >>> record.epoch, record.stopped
@@ -149,7 +151,7 @@ def fit(
     )  # fmt: skip
     plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
-    average = _averaged(model, shard)
+    average = _copy_for_average(model, shard)
     device = next(model.parameters()).device
     valid = None if valid is None else valid.to(device)
     batches = Batches(data.to(device), batch_size, seed, transform)
@@ -164,7 +166,7 @@ def fit(
     trackers = Trackers(tracker)
     now = state.position
 
-    with _scope(state, run) as signals, Progress(progress, epochs, minutes, len(batches)) as bar:
+    with _training_context(state, run) as signals, Progress(progress, epochs, minutes, len(batches)) as bar:
         bar.note(*plan.notes)
         state.begin(seed, run if resume else None)
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)
@@ -202,7 +204,7 @@ def fit(
     return Record(**{key: getattr(now, key) for key in Record.__dataclass_fields__})
 
 
-def _averaged(model: VAE, shard: str | None) -> VAE:
+def _copy_for_average(model: VAE, shard: str | None) -> VAE:
     """A copy of the model for the average of its weights; the same in all processes, and sharded if the model is."""
     if processes.world_size() > 1:
         model.load_state_dict(processes.broadcast(model.state_dict))
@@ -213,13 +215,13 @@ def _averaged(model: VAE, shard: str | None) -> VAE:
 
 
 @contextmanager
-def _scope(state: State, run: Path | None) -> Iterator[list[int]]:
-    """What holds while the loop runs: torch's generator is its own, signals are collected where there is a run to save;
-    and at the end, after Ctrl-C too, the model has the weights to use.
+def _training_context(state: State, run: Path | None) -> Iterator[list[int]]:
+    """The context of the loop: a forked torch generator, and signals collected if there is a run to save; at the end,
+    even after Ctrl-C, the model has the weights to use.
     """
     with torch.random.fork_rng(), warnings.catch_warnings(), no_validation(), caching():
-        warnings.filterwarnings("ignore", "The .grad attribute")  # the compiler looks, and needs none
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # of what is done in place to a view; nothing is
+        warnings.filterwarnings("ignore", "The .grad attribute")  # the compiler reads it, and does not need it
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # about in-place changes of a view; there are none
         try:
             with caught_signals(run is not None) as signals:
                 yield signals

@@ -1,9 +1,9 @@
-r"""Recovery: a step waits for nothing, so that a loss that is not finite is found at the end of the epoch.
+r"""Recovery: a step never synchronises, so a loss that is not finite is found at the end of the epoch.
 
-If it was not, or if a gradient was above `skip` times the median for the fourth time in a row (the training has left
-the place where it was, and what it would go on with is as bad as NaN), the epoch is run again step by step to say
-where, the weights go back to the average as it was when the epoch began, and the learning rate is halved. An epoch that
-fails for the sixth time is an error; after five restarts in all, what is merely large is followed.
+If one was not finite, or if a gradient was above `skip` times the median for the fourth time in a row (the training has
+diverged, which is as bad as NaN), the epoch is run again step by step to find out where, the weights go back to the
+average as it was when the epoch began, and the learning rate is halved. An epoch that fails for the sixth time is an
+error; after five restarts in all, gradients that are merely large are followed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ RESTARTS = 5
 
 
 class Recovery:
-    """Finds out whether an epoch is lost, and goes back to its beginning.
+    """Detects a failed epoch, and goes back to its beginning.
 
     Args:
         state: of the training.
-        step: how it goes on.
+        step: of the training.
         batches: of the epoch that is run again.
         budget: of the training.
-        samples, precision: of the passes that look for what went wrong.
+        samples, precision: of the passes that search for the failure.
     """
 
     def __init__(
@@ -42,45 +42,45 @@ class Recovery:
         self.good: Snapshot | None = None
 
     def remember(self) -> None:
-        """Keeps the state at the beginning of an epoch; not amid skips, when it may be too late."""
+        """Keeps the state at the beginning of an epoch; not during a series of skips, when it may already be bad."""
         if self.good is None or self.state.norms[-1] == 0:
-            self.good = None  # not two at once
+            self.good = None  # frees the old one first
             self.good = self.state.capture()
 
     def lost(self) -> bool:
-        """Whether what this epoch did is to be undone."""
+        """Whether this epoch has to be undone."""
         totals = self.state.all_totals()
         finite, bursts = bool(torch.isfinite(totals).all()), totals[-1].item()
         return not finite or (bursts > 0 and self.state.position.restarts < RESTARTS)
 
     def go_back(self, seconds: float) -> str:
-        """Back to what was remembered, with half the learning rate; says what went wrong.
+        """Restores the remembered state, with half the learning rate; returns a line that says what went wrong.
 
         Args:
             seconds: spent so far.
 
         Raises:
-            FloatingPointError: it went wrong again and again.
+            FloatingPointError: it failed too often.
         """
         assert self.good is not None
         state, now = self.state, self.state.position
         changed = dict(restarts=now.restarts + 1, failures=now.failures + 1, lr_scale=now.lr_scale / 2)
         finite, epoch = bool(torch.isfinite(state.all_totals()).all()), now.epoch + 1
         state.restore(self.good)
-        where = f"epoch {epoch}, {self._where_lost(finite, seconds)}"
+        where = f"epoch {epoch}, {self._find_failure(finite, seconds)}"
         state.restore(self.good)
         if changed["failures"] > RESTARTS:
             raise FloatingPointError(
                 f"{where}; {RESTARTS} restarts from the last good weights at half the learning rate each did not help; "
-                "look at those rows, lower lr, or raise lr_warmup"
+                "check those rows, lower lr, or raise lr_warmup"
             )
-        with torch.no_grad():  # the average has not seen the last few steps, which may have led here
+        with torch.no_grad():  # the average barely contains the last few steps, which may have caused this
             torch._foreach_copy_(state.parameters, state.averages)
         vars(now).update(changed)
         return f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}"
 
-    def _where_lost(self, finite: bool, seconds: float) -> str:
-        """Runs the epoch again, looking at every step, and names what went wrong first."""
+    def _find_failure(self, finite: bool, seconds: float) -> str:
+        """Runs the epoch again, checks every step, and names the first failure."""
         state, now, device = self.state, self.state.position, self.state.totals.device
         large = f"the gradient was above {self.step.skip:g} times its usual size, {SKIPS + 1} times in a row"
         for rows, x in self.batches.epoch(now.epoch, now.batch):
@@ -93,14 +93,15 @@ class Recovery:
                 found = mine[~torch.isfinite(term).all(0)[: len(mine)].to(mine.device)].tolist()
                 bad = sorted(row for part in processes.all_gather(found) for row in part)
                 if bad:
-                    return f"step {now.step + 1}: {name} is not finite in {len(bad)} of {len(rows)} rows, {_some(bad)}"
+                    where = f"{len(bad)} of {len(rows)} rows, {_list_rows(bad)}"
+                    return f"step {now.step + 1}: {name} is not finite in {where}"
             self.step(rows, x, self.budget.done(now, seconds))
             if not bool(torch.isfinite(state.all_totals()).all()):
-                return f"step {now.step}: the bound was finite, its gradient was not"
+                return f"step {now.step}: the bound was finite, but its gradient was not"
             if self.lost():
                 return f"step {now.step}: {large}"
-        return f"{large}, but not when the epoch was run again" if finite else "it could not be found again"
+        return f"{large}, but not when the epoch was run again" if finite else "the failure did not occur again"
 
 
-def _some(rows: list[int]) -> str:
+def _list_rows(rows: list[int]) -> str:
     return f"examples {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"

@@ -1,9 +1,9 @@
-r"""Schedules: what the learning rate and the KL's weight are, step by step.
+r"""Schedules: the learning rate and the KL's weight at each step.
 
     schedule(step, done) -> value       step: updates so far; done: how much of the budget is spent, 0 to 1
 
-A schedule is a function, and yours is as good as those here: `fit(..., lr=lambda step, done: 1e-3 / (1 + step)**0.5)`.
-Those here print their settings, so that a run remembers what it was trained with.
+A schedule is any function: `fit(..., lr=lambda step, done: 1e-3 / (1 + step)**0.5)`. Those here have a repr with their
+settings, so that a run records what it was trained with.
 
     Cosine      peak * min(1, (step + 1) / warmup) * [final + (1 - final) (1 + cos(pi done)) / 2]
     Warmup      value * min(1, (step + 1) / steps): the KL's weight grows in steps, whatever the size of the data
@@ -22,7 +22,7 @@ import torch
 __all__ = ["Cosine", "Cyclical", "Schedule", "Warmup"]
 
 Schedule = Callable[[int, float], Any]
-"""(step, done) -> a number; of beta also one for each level, level 1 first."""
+"""(step, done) -> a number; for beta also one for each level, level 1 first."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Cosine:
     Args:
         peak: the largest value.
         warmup: steps to reach it.
-        final: what fraction of it is left at the end.
+        final: the fraction of it that is left at the end.
 
     >>> rate = Cosine(1e-3, warmup=10)
     >>> rate(0, 0.0), rate(9, 0.0), rate(1000, 1.0)
@@ -50,7 +50,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Warmup:
-    """A linear warm-up to `value`, which then stays.
+    """A linear warm-up to `value`, constant afterwards.
 
     Args:
         value: a number, or one for each level, level 1 first.
@@ -64,17 +64,17 @@ class Warmup:
     steps: int = 0
 
     def __call__(self, step: int, done: float) -> Any:
-        return _times(self.value, min(1.0, (step + 1) / max(1, self.steps)))
+        return _scaled(self.value, min(1.0, (step + 1) / max(1, self.steps)))
 
 
 @dataclass(frozen=True)
 class Cyclical:
-    """A warm-up that begins anew every `period` steps: levels that have collapsed get another chance (Fu et al. 2019).
+    """A warm-up that restarts every `period` steps: levels that have collapsed get another chance (Fu et al. 2019).
 
     Args:
-        value: as of `Warmup`.
-        period: steps of a cycle.
-        rise: in what fraction of a cycle the value is reached; then it stays until the next cycle begins.
+        value: as in `Warmup`.
+        period: steps per cycle.
+        rise: the fraction of a cycle in which the value is reached; it then stays until the next cycle begins.
 
     >>> beta = Cyclical(1.0, period=100, rise=0.5)
     >>> beta(0, 0.0), beta(49, 0.0), beta(99, 0.0), beta(100, 0.0)
@@ -90,8 +90,8 @@ class Cyclical:
             raise ValueError(f"{self!r}: wanted a period of at least one step, and a rise above 0 and up to 1")
 
     def __call__(self, step: int, done: float) -> Any:
-        return _times(self.value, min(1.0, (step % self.period + 1) / (self.rise * self.period)))
+        return _scaled(self.value, min(1.0, (step % self.period + 1) / (self.rise * self.period)))
 
 
-def _times(value: float | Sequence[float], factor: float) -> Any:
+def _scaled(value: float | Sequence[float], factor: float) -> Any:
     return value * factor if isinstance(value, int | float) else torch.tensor(value) * factor

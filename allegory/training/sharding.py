@@ -1,18 +1,19 @@
-r"""Models that are sharded over processes, for what one of them cannot hold (FSDP: Zhao et al. 2023).
+r"""Models sharded over processes, for models too large for one of them (FSDP: Zhao et al. 2023).
 
-Each of N processes keeps an N-th of every network's weights, of their gradient, average and moments. A network is
-gathered when it runs, forward and backward, and let go after it. In units of the weights a process holds
+Each of N processes keeps an N-th of every network's weights, and of their gradient, average and moments. A network is
+gathered when it runs, forward and backward, and freed afterwards. In units of the weights a process holds
 
     6 / N    weights, gradient, average, best weights and two moments
-    5 / N    all but the gradient, as it was when the epoch began, to go back to
+    5 / N    all but the gradient, as of the beginning of the epoch, to go back to
     1        in bfloat16, half of it: the rounded weights are kept from the forward to the backward pass; and at the
              start, on the CPU, where every process has the whole model before it is sharded
 
-and the largest network. While the first process saves, it has five of the whole in the CPU's memory, several times.
+and the largest network. While saving, the first process holds five times the whole in the CPU's memory, in several
+copies.
 
-What is sharded are the networks of conditionals, the steps of a pass up and the states, which map tensors to tensors,
-each as a whole. What else has weights, such as a prior, or a decoder that is no `Conditional`, is whole in all
-processes.
+The networks of conditionals, the steps of the bottom-up pass and the states, which map tensors to tensors, are sharded,
+each as one unit. Other modules with weights, such as a prior, or a decoder that is not a `Conditional`, are replicated
+in all processes.
 """
 
 from __future__ import annotations
@@ -35,41 +36,41 @@ __all__ = ["distribute", "full_tensors", "param_groups", "reduce_gradients", "sh
 
 
 def shard(device: str, *models: VAE) -> None:
-    """Leaves of every network of these VAEs this process's part, in place, on "cpu" or on its "cuda" device."""
+    """Shards every network of these VAEs in place, on "cpu" or on this process's "cuda" device."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device, (processes.world_size(),))
     for model in models:
-        for network in list(_networks(model)):
+        for network in list(_shardable_networks(model)):
             fully_shard(network, mesh=mesh, reshard_after_forward=True)
         model.to(device)
 
 
 def param_groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
-    """What is sharded and what is not, apart: no step of an optimizer takes both at once."""
+    """Sharded and other parameters, as separate groups: an optimizer step cannot take both at once."""
     parts = [[p for p in parameters if _is_sharded(p)], [p for p in parameters if not _is_sharded(p)]]
     return [{"params": part} for part in parts if part]
 
 
-@torch.no_grad()  # a view of what it holds, to be written to
+@torch.no_grad()  # a view of the local part, to be written to
 def to_local(x: Any) -> Tensor:
-    """What this process has of a sharded tensor; any other tensor as it is."""
+    """The local part of a sharded tensor; any other tensor unchanged."""
     return x.to_local() if _is_sharded(x) else x
 
 
 def reduce_gradients(gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """What this process has of the gradients, and () the norm of the whole; what is not sharded is averaged over all
-    processes first, as what is has been.
+    """The local parts of the gradients, and () the norm of the whole; gradients that are not sharded are first
+    averaged over all processes, as the others have been.
     """
     parts = [to_local(g) for g in gradients if _is_sharded(g)]
     rest = [processes.all_reduce(g).div_(processes.world_size()) for g in gradients if not _is_sharded(g)]
-    return parts + rest, (processes.all_reduce(_square(parts)) + _square(rest)).sqrt()
+    return parts + rest, (processes.all_reduce(_squared_norm(parts)) + _squared_norm(rest)).sqrt()
 
 
 def full_tensors(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """The whole of every tensor, in the first process; what is sharded is brought to the CPU, one after the other. The
-    others get nothing, but have to call it.
+    """Every tensor, whole, in the first process; sharded ones are moved to the CPU, one after the other. The other
+    processes get nothing, but have to call it.
     """
     first: dict[str, Tensor] = {}
     for key, x in tensors.items():
@@ -89,19 +90,19 @@ def distribute(x: Tensor, like: Any) -> Tensor:
 
 
 def _is_sharded(x: Any) -> bool:
-    """Whether this process has a part of x alone; asked without importing what makes such tensors."""
+    """Whether x is sharded; checked without importing the distributed tensors."""
     return hasattr(x, "to_local")
 
 
-def _square(tensors: list[Tensor]) -> Tensor:
-    """() the square of their norm, in float64."""
+def _squared_norm(tensors: list[Tensor]) -> Tensor:
+    """() the squared norm, in float64."""
     if not tensors:
         return torch.zeros((), dtype=torch.float64)
     return torch.stack(torch._foreach_norm(tensors, 2, torch.float64)).square().sum()
 
 
-def _networks(model: VAE) -> Iterator[nn.Module]:
-    """What maps tensors to tensors and has weights, each once."""
+def _shardable_networks(model: VAE) -> Iterator[nn.Module]:
+    """The modules that map tensors to tensors and have weights, each once."""
     maps = [part.network for part in model.modules() if isinstance(part, Conditional)]
     if isinstance(model.encoders, TopDown):
         up = model.encoders.network

@@ -1,9 +1,9 @@
-r"""The state of a training: all that it needs to go on as if nothing had happened.
+r"""The state of a training: everything needed to continue it exactly.
 
     weights, their average, the best ones, the moments of the optimizer, the random state, the sums of this epoch, the
-    running median of the gradient's norm, and where the loop stands
+    running median of the gradient's norm, and the position of the loop
 
-`capture` and `restore` keep and bring back all of it; `save` and `load` do so in a file of the run.
+`capture` and `restore` copy and restore all of it in memory; `save` and `load` do so with files of the run.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ RANDOM = ("random", "random_cuda")
 
 
 def rank_seed(seed: int) -> int:
-    """A seed for each process; the first one's is that of a process alone."""
+    """A seed for each process; the first one's is that of a single process."""
     return seed + 10_000_019 * processes.rank()
 
 
 @dataclass(repr=False)
 class Record:
-    """What happened in a training.
+    """The record of a training.
 
     Attributes:
         history: one dictionary per epoch: epoch, step, lr, beta, the mean objective over the epoch (train), the
-            gradient's norm (gradient_norm), how many gradients were scaled down and left out (clipped,
+            gradient's norm (gradient_norm), how many gradients were scaled down and skipped (clipped,
             skipped), and on the validation set, at beta = 1, the objective (bound), the ELBO
             and its parts (elbo, reconstruction, kl_per_level), nats per example.
         epoch, step: finished epochs and updates.
@@ -69,12 +69,12 @@ class Record:
 
 @dataclass(repr=False)
 class Position(Record):
-    """Where the loop stands: the record so far, the batches done in this epoch, and what restarts have changed.
+    """The position of the loop: the record so far, the batches done in this epoch, and the effects of restarts.
 
     Attributes:
-        batch: how many of this epoch are done.
+        batch: number of batches of this epoch that are done.
         lr, beta: of the last step.
-        lr_scale: what restarts have left of the learning rate.
+        lr_scale: the factor on the learning rate after restarts.
         failures: restarts of this epoch.
     """
 
@@ -90,19 +90,19 @@ Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 class State:
-    """All that `fit` needs to go on as if nothing had happened; see the module.
+    """Everything that `fit` needs to continue exactly; see the module.
 
     Args:
-        model: what is trained, in place.
+        model: the model that is trained, in place.
         average: a copy of it, for the average of its weights; sharded as the model is.
         lr, weight_decay: of AdamW.
 
     Attributes:
         learned: the model's parameters that have a gradient.
-        parameters, averages: what this process holds of them and of their average; to be written to.
-        best: the weights that were best on the validation set; empty before there are any.
-        position: where the loop stands.
-        totals, norms: (6,) sums over this epoch, and (3,) what `clip_scale` remembers.
+        parameters, averages: this process's parts of them and of their average, updated in place.
+        best: the weights that were best on the validation set; empty before the first.
+        position: of the loop.
+        totals, norms: (6,) sums over this epoch, and (3,) the state of `clip_scale`.
     """
 
     def __init__(self, model: VAE, average: VAE, lr: float, weight_decay: float) -> None:
@@ -117,13 +117,13 @@ class State:
         self.best: dict[str, Tensor] = {}
         self.position = Position()
         device = next(model.parameters()).device
-        # Of this epoch: the sum of this process's bounds; that of the gradient's norm; steps, clipped, skipped, bursts.
-        # NaN once is NaN for good.
+        # Over this epoch: sums of this process's bounds and of the gradient's norm; steps, clipped, skipped, bursts.
+        # A NaN stays a NaN.
         self.totals = torch.zeros(6, dtype=torch.float64, device=device)
         self.norms = no_norms(device)
 
     def all_totals(self) -> Tensor:
-        """The totals, with the bounds of all processes."""
+        """The totals, with the bounds summed over all processes."""
         totals = self.totals.clone()
         processes.all_reduce(totals[:1])
         return totals
@@ -133,17 +133,17 @@ class State:
         return self.best or self.average.state_dict()
 
     def leave(self) -> None:
-        """The model as it is left: in eval mode, with the weights to use."""
+        """Leaves the model in eval mode, with the weights to use."""
         self.model.load_state_dict(self.weights())
         self.model.eval()
 
     def end_epoch(self, examples: int, batch_size: int, kl_warmup: int | None) -> dict[str, Any]:
-        """Counts the epoch, and gives its line of the history so far: all but what validation says.
+        """Counts the epoch, and returns its line of the history, without the results of validation.
 
         Args:
             examples, batch_size: of the training data.
-            kl_warmup: steps until the KL has its whole weight; the line says what fraction of it is reached. None where
-                beta has a schedule of its own; the line says beta.
+            kl_warmup: steps until the KL has its full weight; the line holds the fraction of it that is reached. None
+                where beta is a schedule; the line holds beta itself.
         """
         now = self.position
         bound, norm, count, clipped, skipped, _ = self.all_totals().tolist()
@@ -155,11 +155,11 @@ class State:
         return line | dict(clipped=int(clipped - skipped), skipped=int(skipped))
 
     def keep_if_best(self, bound: float, warm: bool) -> None:
-        """Keeps the averaged weights where their bound is the best so far.
+        """Keeps the averaged weights if their bound is the best so far.
 
         Args:
             bound: on the validation set, nats per example.
-            warm: whether the warm-ups have ended; before, no weights are the best.
+            warm: whether the warm-ups have ended; before that, no weights count as best.
         """
         now = self.position
         if warm and (now.best_bound is None or bound > now.best_bound):
@@ -167,7 +167,7 @@ class State:
             self.best = _clone(self.average.state_dict())
 
     def capture(self) -> Snapshot:
-        """A copy of all of it, as it is now."""
+        """A copy of the whole state."""
         tensors = {"totals": self.totals, "norms": self.norms, "random": torch.get_rng_state()}
         if self.totals.is_cuda:
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.totals.device)
@@ -179,7 +179,7 @@ class State:
         return _clone(tensors), {**vars(self.position), "history": list(self.position.history)}
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Back to what was captured."""
+        """Restores a captured state."""
         tensors, position = snapshot
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
         for key, value in tensors.items():
@@ -205,11 +205,11 @@ class State:
             setattr(self.position, key, list(value) if key == "history" else value)
 
     def begin(self, seed: int, run: Path | None) -> None:
-        """Seeds torch's generator, and goes on from a run's last checkpoint where there is one.
+        """Seeds torch's generator, and continues from a run's last checkpoint if there is one.
 
         Args:
             seed: of the training.
-            run: the directory of the run that is resumed.
+            run: the directory of the resumed run.
         """
         torch.manual_seed(rank_seed(seed))
         if run is not None and processes.broadcast((run / checkpoint.LAST).exists):
@@ -217,11 +217,11 @@ class State:
 
     def save(self, run: Path | None, clock: Clock) -> None:
         """Writes the last checkpoint of a run, its weights and metrics; the position last, so that neither the weights
-        to use nor the metrics are ever older.
+        to use nor the metrics are ever older than it.
 
         Args:
-            run: its directory; None where nothing is written.
-            clock: that says how long it took.
+            run: its directory; None to write nothing.
+            clock: of the training.
         """
         self.position.seconds = clock.seconds
         if run is not None:
@@ -241,30 +241,30 @@ class State:
             lines = "".join(json.dumps(line) + "\n" for line in position["history"])
             write_atomically(run / checkpoint.METRICS, lines.encode())
             checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
-        processes.all_reduce_max(0.0)  # the others wait until it is there
+        processes.all_reduce_max(0.0)  # the others wait until it is written
 
     def load(self, run: Path, seed: int) -> None:
         """Reads the last checkpoint of a run.
 
         Args:
             run: its directory.
-            seed: of new noise, where there are more or fewer processes than there were.
+            seed: of new noise, if the number of processes has changed.
         """
         tensors, position = processes.broadcast(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
         try:
-            self._take_own(tensors, seed + position["step"])
+            self._select_local(tensors, seed + position["step"])
             self._shard(tensors)
             self.restore((tensors, position))
         except (RuntimeError, KeyError, IndexError, ValueError) as error:
             detail = " ".join(str(error).split())
             raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
 
-    def _take_own(self, tensors: dict[str, Tensor], seed: int) -> None:
-        """Leaves of the randomness of all processes this one's; new noise where they are not as many as they were."""
+    def _select_local(self, tensors: dict[str, Tensor], seed: int) -> None:
+        """Selects this process's random state from those of all; new noise if the number of processes has changed."""
         for key in filter(tensors.__contains__, RANDOM):
             states = torch.atleast_2d(tensors[key])
             if len(states) == processes.world_size():
-                tensors[key] = states[processes.rank()].clone()  # torch reads no views
+                tensors[key] = states[processes.rank()].clone()  # torch does not accept views
             else:
                 torch.manual_seed(rank_seed(seed))
                 device = self.totals.device
@@ -273,7 +273,7 @@ class State:
             tensors["totals"][0] = 0
 
     def _shard(self, tensors: dict[str, Tensor]) -> None:
-        """Shards what was saved whole as the model is, if it is."""
+        """Shards the saved, whole tensors like the model, if it is sharded."""
         parts = {"model": self.model.state_dict(), "average": self.average.state_dict()}
         parts["best"] = parts["average"]
         for key, value in tensors.items():

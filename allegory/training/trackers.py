@@ -1,20 +1,21 @@
-r"""Trackers: where else the metrics of a training go, epoch by epoch, while it goes on.
+r"""Trackers: further destinations of a training's metrics, epoch by epoch, while it runs.
 
     fit(..., tracker=f)     f(line) after every epoch, in the first process, with the line of `Record.history`
     f(line)                 each number under its name, the rate of level t as rate/level_t, against line["step"]
 
-A tracker is a function, and yours is as good as those here: `lambda line: run.log(line)`; there may be several. It is
-told of an epoch before the checkpoint that keeps it: a resumed training, which goes on from the last checkpoint, leaves
-no epoch out, and may tell some again. Whatever a kill has left, a curve has each of them once:
+A tracker is any function, such as `lambda line: run.log(line)`; there may be several. It is called with an epoch before
+the checkpoint that contains it: a resumed training, which continues from the last checkpoint, omits no epoch, and may
+report some again. However a run was killed, a curve has each epoch once:
 
-    TensorBoard     the first line of a training purges what was there from its step on
-    W&B             the run keeps its id in its directory. The first line is preceded by those of metrics.jsonl that the
-                    server lacks; offline, where no server says what it has, by all of them: `wandb sync` the last part
-                    alone, RUN/wandb/latest-run, which is whole
+    TensorBoard     the first line of a training purges earlier entries from its step on
+    W&B             the run stores its id in its directory. The first line is preceded by those of metrics.jsonl that
+    the
+                    server lacks; offline, where there is no server to ask, by all of them: then `wandb sync` only the
+                    last part, RUN/wandb/latest-run, which is complete
 
-A history that is over can be told as well: `for line in record.history: f(line)`. metrics.jsonl is written whatever a
-tracker does, and is what counts: a tracker that fails is left alone for the rest of the training, which says so in a
-warning and goes on.
+A finished history can be reported, too: `for line in record.history: f(line)`. metrics.jsonl is written whatever a
+tracker does, and is authoritative: a tracker that fails is not called again in this training, which continues with a
+warning.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ class Trackers:
         """Calls them with an epoch's line of `Record.history`."""
         for track in list(self.trackers):
             try:
-                with torch.random.fork_rng():  # it may draw
+                with torch.random.fork_rng():  # it may use random numbers
                     track(copy.deepcopy(line))
             except Exception as error:
                 self.trackers.remove(track)
                 warnings.warn(
-                    f"the tracker failed in epoch {line['epoch']} and is not called again in this training, which goes "
-                    f"on: {type(error).__name__}: {error}",
+                    f"the tracker failed in epoch {line['epoch']} and is not called again in this training, which "
+                    f"continues: {type(error).__name__}: {error}",
                     stacklevel=3,
                 )
 
@@ -74,7 +75,7 @@ def tensorboard(folder: str | Path) -> Tracker:
     """Scalars for TensorBoard; needs `pip install allegory[tensorboard]`.
 
     Args:
-        folder: where its event files go, such as "runs/digits/tensorboard". It is made with the first line.
+        folder: the directory of its event files, such as "runs/digits/tensorboard". It is created with the first line.
 
     Raises:
         ValueError: tensorboard is not installed.
@@ -85,30 +86,30 @@ def tensorboard(folder: str | Path) -> Tracker:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise _missing("tensorboard", error) from None
+        raise _import_failure("tensorboard", error) from None
     writer: Any = None
 
-    def tell(line: dict[str, Any]) -> None:
+    def track(line: dict[str, Any]) -> None:
         nonlocal writer
         if writer is None:
             writer = SummaryWriter(str(folder), purge_step=line["step"])
         for name, value in _scalars(line).items():
             writer.add_scalar(name, value, line["step"])
-        writer.flush()  # a kill leaves what was told
+        writer.flush()  # so that a kill loses nothing
 
-    return tell
+    return track
 
 
 def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tracker:
     """A run of Weights & Biases; needs `pip install allegory[wandb]`, and a login or WANDB_MODE=offline.
 
-    It begins with the first line, and ends with the process, with `wandb.finish()`, or where another one begins.
+    It begins with the first line, and ends with the process, with `wandb.finish()`, or when another run begins.
 
     Args:
-        folder: fit's out, the run directory: W&B writes in its folder wandb, and the run's id is kept there. A tracker
-            of the same folder goes on with the same run.
-        project: its project; if None, what WANDB_PROJECT says, or allegory.
-        settings: what else `wandb.init` takes, such as name, entity, config, tags, mode.
+        folder: fit's out, the run directory: W&B writes to its folder wandb, and the run's id is stored there. A
+            tracker of the same folder continues the same run.
+        project: its project; if None, that of WANDB_PROJECT, or allegory.
+        settings: further arguments of `wandb.init`, such as name, entity, config, tags, mode.
 
     Raises:
         ValueError: wandb is not installed, or there is no login.
@@ -119,7 +120,7 @@ def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tr
     try:
         import wandb as client
     except ImportError as error:
-        raise _missing("wandb", error) from None
+        raise _import_failure("wandb", error) from None
     mode = settings.get("mode") or os.environ.get("WANDB_MODE", "online")
     if mode == "online" and client.run is None and not client.login(prompt=False, verify=False):
         raise ValueError(
@@ -127,11 +128,11 @@ def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tr
         )
     run: Any = None
 
-    def tell(line: dict[str, Any]) -> None:
+    def track(line: dict[str, Any]) -> None:
         nonlocal run
         if run is None:
             place = project or os.environ.get("WANDB_PROJECT") or "allegory"
-            where = dict(project=place, dir=str(folder), id=_id(Path(folder) / "wandb"), resume="allow")
+            where = dict(project=place, dir=str(folder), id=_run_id(Path(folder) / "wandb"), resume="allow")
             run = client.init(**{**where, "reinit": "finish_previous", **settings})
             metrics = Path(folder) / "metrics.jsonl"
             for text in metrics.read_text().splitlines() if metrics.exists() else ():
@@ -141,11 +142,11 @@ def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tr
         if line["step"] >= run.starting_step:
             run.log(_scalars(line), step=line["step"])
 
-    return tell
+    return track
 
 
-def _id(folder: Path) -> str:
-    """The id of the W&B run that is kept there; a new one where there is none."""
+def _run_id(folder: Path) -> str:
+    """The id of the W&B run stored in the folder; a new one if there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "id"
     if not kept.exists() or not kept.read_text():
@@ -154,7 +155,7 @@ def _id(folder: Path) -> str:
 
 
 def _scalars(line: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a line by their names; the step is what they are drawn against."""
+    """The numbers of a line by name, except the step, which is the x axis."""
     scalars: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, list):  # one for each level
@@ -165,5 +166,5 @@ def _scalars(line: dict[str, Any]) -> dict[str, float]:
     return scalars
 
 
-def _missing(package: str, error: ImportError) -> ValueError:
+def _import_failure(package: str, error: ImportError) -> ValueError:
     return ValueError(f"{package} cannot be imported ({error}); install it: pip install allegory[{package}]")

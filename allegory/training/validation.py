@@ -1,7 +1,7 @@
-r"""Validation: what the averaged weights are worth on data that they were not trained on, and which are the best.
+r"""Validation: the bound of the averaged weights on held-out data, by which the best weights are chosen.
 
-Always at beta = 1 and in float32, with the same noise each epoch: that of the seed and of the place in the set, in
-however many processes.
+Always at beta = 1 and in float32, with the same noise each epoch: it depends on the seed and on the position in the
+data set, for any number of processes.
 
 Shapes: M validation examples, T levels.
 """
@@ -31,7 +31,7 @@ def validate(
     Args:
         model: any VAE.
         valid: (M, *event).
-        objective: as of `fit`.
+        objective: as in `fit`.
         samples: S, particles per example.
         seed: of the noise.
 
@@ -43,7 +43,7 @@ def validate(
     starts = torch.arange(0, len(valid), rows)
     mine = processes.local_rows(starts).tolist()
     with evaluating(model), torch.random.fork_rng():
-        for turn in range(math.ceil(len(starts) / processes.world_size())):  # as often in every process
+        for turn in range(math.ceil(len(starts) / processes.world_size())):  # the same number of turns in every process
             start = mine[turn] if turn < len(mine) else 0
             torch.manual_seed(seed + start)
             trace = model(valid[start : start + rows], samples=samples)

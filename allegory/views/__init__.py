@@ -1,4 +1,4 @@
-"""Views: what a person looks at."""
+"""Views: tables, plots, pictures and reports."""
 
 from allegory.views.page import report
 from allegory.views.runs import Reconstructions, Run, Summary, find, summary

@@ -1,7 +1,7 @@
 r"""Pictures: sheets of images, as PNG.
 
-A picture of p(x | z_1) shows its mean, which is not a draw: a draw of independent pixels looks noisy. Of categories it
-shows the expected level.
+A picture of p(x | z_1) shows its mean, which is not a sample: a sample of independent pixels looks noisy. For
+categories it shows the expected level.
 
 Shapes: images are (N, H, W) or (N, C, H, W) with C = 1 or 3; values are scaled from [low, high] to black and white.
 """
@@ -22,8 +22,8 @@ __all__ = ["are_images", "expected", "save_pictures", "save_sheet", "sheet"]
 
 
 def expected(law: Distribution) -> Tensor:
-    """(*batch, *event) the mean of a distribution over x; of categories their expected number; a draw where there is no
-    mean to be had.
+    """(*batch, *event) the mean of a distribution over x; for categories the expected level; a sample where the
+    distribution has no mean.
     """
     base = law.base_dist if isinstance(law, Independent) else law
     if isinstance(base, Categorical):
@@ -45,13 +45,13 @@ def are_images(event_shape: tuple[int, ...]) -> bool:
 
 
 def sheet(images: Tensor, columns: int, low: float, high: float, scale: int = 1, gap: int = 2) -> Tensor:
-    """One image, (H', W', 3) uint8, of many, row by row.
+    """Many images as one, (H', W', 3) uint8, row by row.
 
     Args:
         images: (N, H, W) or (N, C, H, W).
-        columns: images a row.
+        columns: images per row.
         low, high: values shown as black and as white.
-        scale: pixels a side for each pixel.
+        scale: factor by which each pixel is enlarged.
         gap: pixels between images.
 
     >>> sheet(torch.rand(6, 1, 4, 4), columns=3, low=0, high=1).shape
@@ -82,7 +82,7 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
 
     if not are_images(tuple(images.shape[1:])):
         raise ValueError(
-            f"{path}: examples of shape {tuple(images.shape[1:])} are no images (H, W) or (C, H, W) with C = 1 or 3; "
+            f"{path}: examples of shape {tuple(images.shape[1:])} are not images (H, W) or (C, H, W) with C = 1 or 3; "
             "write .npz instead"
         )
     scale = max(1, 96 // max(images.shape[-2:]))
@@ -92,16 +92,16 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
 
 
 def save_pictures(folder: str | Path, model: VAE, x: Tensor) -> list[Path]:
-    """Writes samples.png, the means of p(x | z_1) at 64 draws of the prior, and reconstructions.png, originals beside
-    theirs; always the same ones. Where the data are no images there is nothing to write.
+    """Writes samples.png, the means of p(x | z_1) for 64 draws from the prior, and reconstructions.png, originals and
+    their reconstructions, always with the same noise. Nothing is written where the data are not images.
 
     Args:
         folder: where to write.
-        model: whose they are.
-        x: (N, *event) data; the first 32 are reconstructed, and all of them say what is black and white.
+        model: to draw from.
+        x: (N, *event) data; the first 32 are reconstructed, and all of them determine black and white.
 
     Returns:
-        What was written.
+        The paths written.
 
     >>> save_pictures(".", model, x)        # vectors
     []

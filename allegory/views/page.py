@@ -1,11 +1,11 @@
-r"""A run as one page: what was trained on what, what it is worth, what its levels do, and what it draws.
+r"""A run as one page: its data and model, its likelihood, what its levels do, and its samples.
 
-    report(run)  ->  RUN/report.html, which holds all it shows: no script, nothing from a network
+    report(run)  ->  RUN/report.html, self-contained: no script, nothing from a network
 
-What is measured is measured here, on the examples x that are given, or drawn from the run's own data, with K particles
-each: L_K and its parts, the rate of every level and of every unit, and what `allegory.diagnose` says. What is drawn
-depends on what an example is: images are shown as they are, anything else as lines over its dimensions, in units of the
-data's standard deviation, and by its marginals and correlations. Pictures of p(x | z) show its mean.
+Everything is measured here, on the given examples x, or on examples drawn from the run's own data, with K particles
+each: L_K and its parts, the rate of every level and of every unit, and the verdicts of `allegory.diagnose`. Images are
+shown as they are, anything else as lines over its dimensions, in units of the data's standard deviation, and by its
+marginals and correlations. Pictures of p(x | z) show its mean.
 
 Shapes: N examples x, (N, *event); K particles; T levels; rows of n examples, (n, *event).
 """
@@ -48,16 +48,16 @@ STEPS = 9  # of a path
 UNITS = 6  # of a level
 DIMENSIONS = 200  # of a line
 EPOCHS = 400  # of a curve
-LARGEST = 64  # pixels a side of an image; larger ones are averaged down to it
+LARGEST = 64  # pixels per side of an image; larger ones are averaged down to it
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0)
-DRAWN, MOST = 2000, 2**21  # draws, for distributions; numbers in them
+DRAWS, MAX_NUMBERS = 2000, 2**21  # samples for the marginals; numbers in them, at most
 
-Rows = list[tuple[str, Tensor]]  # what a row of examples is, and the examples
+Rows = list[tuple[str, Tensor]]  # the name of a row of examples, and the examples
 
 
 @dataclass
 class Figure:
-    """What is shown, HTML of one plot or of several, and the words below."""
+    """HTML of one plot or of several, and a caption."""
 
     parts: list[str]
     caption: str = ""
@@ -87,46 +87,50 @@ def report(
     missing: str = "",
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Writes the report of a run, finished or not, and returns where it is.
+    """Writes the report of a run, finished or not, and returns its path.
 
     Args:
         run: a run directory with a checkpoint, or a `Run`, with its model, data and device.
-        x: (N, *event) examples it was not trained on; some hundred are enough. By default examples of the data that the
-            run remembers; where there are none, what needs data is left out.
+        x: (N, *event) examples it was not trained on; a few hundred are enough. By default examples of the data that
+            the run records; where there are none, the parts that need data are left out.
         out: the file, RUN/report.html by default.
         train: (N', *event) examples it was trained on, for the gap between the two.
         model: needed only where the run's model was not made by `allegory.architectures`: the model, which gets the
-            run's weights, or what makes it, as by `load`.
+            run's weights, or the class or function that makes it, as in `load`.
         samples: K of L_K.
-        split: what to draw examples from, "test" by default; of a given x, what it is called.
-        examples: how many to draw of the run's data, and of the training data, at random.
-        command: what makes the run again, to be quoted.
-        missing: why there is no x, to be said; the run's data are not looked for.
+        split: the split to draw examples from, "test" by default; for a given x, its name.
+        examples: how many to draw from the run's data, and from the training data, at random.
+        command: the command that reproduces the run, to be quoted.
+        missing: why there is no x, to be printed; the run's data are then not searched for.
         device: where to compute.
 
-    Of a model of somebody's own that is not given there is what the files say: what was trained on what, the training.
+    For a custom model that is not given, the report has only what the files record: data, model and training.
 
     Raises:
-        ValueError: not a run, one without a checkpoint, weights that do not fit, or x that is no data of the model.
+        ValueError: not a run, a run without a checkpoint, weights that do not fit, or x that the model cannot score.
 
     >>> record = al.fit(model, x, valid=x, epochs=2, out="run")
     >>> report("run", x, samples=10).name
     'report.html'
     """
     run = run if isinstance(run, Run) else Run(run, model, device=device)
-    told, config = run.summary, run.config
+    summary, config = run.summary, run.config
     if not any((run.path / name).exists() for name in (METRICS, WEIGHTS)):
         raise ValueError(f"{run.path} has no checkpoint yet: there is no {run.path / METRICS}; wait, or train again")
     if not run.knows_its_model:
         return _write(
             run,
             out,
-            [_what(told, config, None), _training(told, config, run.history), _again(told, config, command)],
-            [f"What needs the model is left out: {_why_no_model(run)}."],
+            [
+                _data_and_model(summary, config, None),
+                _training(summary, config, run.history),
+                _how_to_reproduce(summary, config, command),
+            ],
+            [f"Parts that need the model are left out: {_why_no_model(run)}."],
         )
     history, model = run.history, run.model
     if x is None and not missing:
-        x, train, missing = _drawn(run, split or "test", examples)
+        x, train, missing = _draw_examples(run, split or "test", examples)
         split = split or "test"
     split = split or ""
     if x is not None:
@@ -136,19 +140,19 @@ def report(
     with torch.random.fork_rng(), evaluating(model):
         torch.manual_seed(0)
         show = _Show(run, model, x)
-        sections = [_what(told, config, model)]
+        sections = [_data_and_model(summary, config, model)]
         if x is None:
-            sections += [_training(told, config, history), _samples(model, x, show)]
+            sections += [_training(summary, config, history), _samples(model, x, show)]
         else:
             torch.manual_seed(0)  # as before every bound, so that all of them have the same noise
-            found = _quietly(lambda: diagnose(model, x, train, samples))
+            found = _without_warnings(lambda: diagnose(model, x, train, samples))
             rates = _unit_rates(model, x)
-            sections += [_worth(model, x, found.evaluation, split), _training(told, config, history)]
+            sections += [_likelihood(model, x, found.evaluation, split), _training(summary, config, history)]
             sections += [_samples(model, x, show), _reconstructions(model, x, show)]
             sections += [_levels(model, x, found, rates, show), _latents(model, x, rates, show)]
             sections += [_extremes(model, x, samples, show)]
-        sections.append(_again(told, config, command))
-    notes = [] if x is not None else [f"What needs data is left out: {missing or 'no examples were given'}."]
+        sections.append(_how_to_reproduce(summary, config, command))
+    notes = [] if x is not None else [f"Parts that need data are left out: {missing or 'no examples were given'}."]
     return _write(run, out, sections, notes)
 
 
@@ -156,13 +160,13 @@ def _write(run: Run, out: str | Path | None, sections: list[Section], notes: lis
     """Writes the page."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    told = run.summary
-    if not told.stopped:
-        notes.insert(0, f"This run has not ended: what follows is epoch {told.epochs}, so far.")
+    summary = run.summary
+    if not summary.stopped:
+        notes.insert(0, f"This run has not finished: this is its state after epoch {summary.epochs}.")
     page = Environment(
         loader=PackageLoader("allegory", "views"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html")
-    text = page.render(run=run.path.resolve().name, told=told, notes=notes, sections=sections)
+    text = page.render(run=run.path.resolve().name, summary=summary, notes=notes, sections=sections)
     path = Path(out) if out is not None else run.path / "report.html"
     write_atomically(path, text.encode())
     return path
@@ -176,8 +180,8 @@ def _why_no_model(run: Run) -> str:
     return ""
 
 
-def _drawn(run: Run, split: str, examples: int) -> tuple[Tensor | None, Tensor | None, str]:
-    """Examples of a split of the run's data, of its training data, and why there are none."""
+def _draw_examples(run: Run, split: str, examples: int) -> tuple[Tensor | None, Tensor | None, str]:
+    """Examples of a split of the run's data, examples of its training data, and why there are none, if so."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         try:
@@ -191,9 +195,9 @@ class _Show:
     """How examples are shown: images as they are, everything else as lines.
 
     Args:
-        run: whose data say what is black and white.
-        model: whose examples they are.
-        x: (N, *event) data, for their units; by default draws of the model stand in for them.
+        run: its data determine black and white.
+        model: of the run.
+        x: (N, *event) data, for their units; without them, samples from the model are used.
     """
 
     def __init__(self, run: Run, model: VAE, x: Tensor | None) -> None:
@@ -207,8 +211,8 @@ class _Show:
         self.count = SHOWN if self.images else LINES
 
     def rows(self, rows: Rows, caption: str, along: bool = False) -> Figure:
-        """Rows of examples under each other; `along`, each row is a path, otherwise what stands below an example
-        belongs to it.
+        """Rows of examples, one below the other; with `along` each row is a path, otherwise each column belongs to one
+        example.
         """
         if self.images:
             strips = "".join(f"<tr><th>{name}</th><td>{self.strip(images)}</td></tr>" for name, images in rows)
@@ -223,10 +227,10 @@ class _Show:
     def line(self, x: Tensor) -> Tensor:
         """(D,) an example in standard deviations of the data from their mean."""
         values = ((x - self.centre) / self.spread).flatten().cpu()
-        return values[_spread(range(len(values)), DIMENSIONS)]
+        return values[_evenly_spaced(range(len(values)), DIMENSIONS)]
 
     def strip(self, images: Tensor) -> str:
-        """(n, *event) images side by side, as an HTML image that says how wide it is."""
+        """(n, *event) images side by side, as an HTML image with its width."""
         images = images.unsqueeze(1) if images.dim() == 3 else images
         side = max(images.shape[-2:])
         if side > LARGEST:
@@ -237,7 +241,7 @@ class _Show:
 
 
 def _image(pixels: Any, words: str) -> str:
-    """(H, W, 3) uint8 as an HTML image: PNG where it is grey, JPEG in colour, which takes a tenth."""
+    """(H, W, 3) uint8 as an HTML image: PNG if it is grey, JPEG in colour, a tenth of the size."""
     from PIL import Image
 
     file, grey = io.BytesIO(), bool((pixels[..., :1] == pixels).all())
@@ -249,31 +253,33 @@ def _image(pixels: Any, words: str) -> str:
     return f'<img alt="{words}" width="{width}" height="{height}" src="data:image/{kind};base64,{data}">'
 
 
-def _what(told: Summary, config: dict[str, Any], model: VAE | None) -> Section:
-    """What was trained on what."""
-    about = _about(config)
-    rows = [("data", told.data or "not said: the model was made in Python")]
+def _data_and_model(summary: Summary, config: dict[str, Any], model: VAE | None) -> Section:
+    """The data, the model and the training."""
+    about = _data_config(config)
+    rows = [("data", summary.data or "not recorded: the model was made in Python")]
     if about:
         sizes = " / ".join(f"{n:,}" for n in about.get("examples", []))
-        rows.append(("train / valid / test", sizes + (", binarised anew at each draw" if about.get("dynamic") else "")))
+        rows.append(
+            ("train / valid / test", sizes + (", binarised each time they are drawn" if about.get("dynamic") else ""))
+        )
         rows.append(("an example", " x ".join(map(str, about.get("event_shape", [])))))
-    shapes = (model._shapes() if model else None) or []
+    shapes = (model._event_shapes() if model else None) or []
     rows += [
-        ("model", f"{told.model} {model.extra_repr() if model else ''}".strip()),
+        ("model", f"{summary.model} {model.extra_repr() if model else ''}".strip()),
         ("latents", ", ".join(f"z_{t} of {' x '.join(map(str, shape))}" for t, shape in enumerate(shapes) if t)),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}" if model else ""),
-        ("objective", told.objective),
+        ("objective", summary.objective),
     ]
-    if told.stopped != "saved":
-        trained = f"{told.epochs:,} epochs, {told.steps:,} steps, {told.minutes:.1f} minutes"
-        rows += [("trained", trained), ("ended by", told.stopped or "not ended")]
-    return Section("What was trained on what", table=[(name, value) for name, value in rows if value])
+    if summary.stopped != "saved":
+        trained = f"{summary.epochs:,} epochs, {summary.steps:,} steps, {summary.minutes:.1f} minutes"
+        rows += [("trained", trained), ("ended by", summary.stopped or "not finished")]
+    return Section("Data and model", table=[(name, value) for name, value in rows if value])
 
 
-def _worth(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section:
+def _likelihood(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section:
     """L_K and its parts."""
     k, n = found.importance_samples, found.examples
-    section = Section("What it is worth")
+    section = Section("Likelihood")
     section.words = [f"On {n:,} examples{f' of {split}' if split else ''}, in nats per example, K = {k}."]
     section.table = [
         (f"negative log-likelihood, -L_{k}", f"{found.nll:.2f} ± {found.nll_stderr:.2f}"),
@@ -289,44 +295,44 @@ def _worth(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section:
         words = (
             "The bound against K, with the 95 % interval of its mean over the examples. Where it still rises at the "
         )
-        section.figures = [Figure([plots.curve(curve)], words + "right, log p(x) is higher than what is reported.")]
+        section.figures = [Figure([plots.curve(curve)], words + "right, log p(x) is higher than the number reported.")]
     return section
 
 
-def _training(told: Summary, config: dict[str, Any], history: list[dict[str, Any]]) -> Section:
+def _training(summary: Summary, config: dict[str, Any], history: list[dict[str, Any]]) -> Section:
     """The bound and its parts over training."""
-    section, lost = Section("Training"), sum(line.get("skipped", 0) for line in history)
-    history = [history[i] for i in _spread(range(len(history)), EPOCHS)]
+    section, skipped = Section("Training"), sum(line.get("skipped", 0) for line in history)
+    history = [history[i] for i in _evenly_spaced(range(len(history)), EPOCHS)]
     if len(history) < 2:
         section.words = [
-            "The model was saved without its training."
-            if told.stopped == "saved"
+            "The model was saved without a training history."
+            if summary.stopped == "saved"
             else "There are too few epochs for a curve."
         ]
         return section
     section.figures = [Figure([plots.bounds(history)], "The bound over training.")]
     if "kl_per_level" in history[0]:
-        section.figures.append(Figure([plots.parts(history)], "What the negative ELBO in validation is made of."))
+        section.figures.append(Figure([plots.parts(history)], "The parts of -ELBO on the validation data."))
     beta = (config["fit"] or {}).get("beta", 1.0)
     parts = beta if isinstance(beta, list) else [beta]
     whole = ", ".join(part if isinstance(part, str) else f"{part:g}" for part in parts)
-    section.figures.append(Figure([plots.schedule(history, whole)], "Learning rate and the weight of the KL."))
-    if told.best_epoch is not None:
-        best = f"The weights are those of epoch {told.best_epoch}, with a validation bound of {told.bound:.2f}."
+    section.figures.append(Figure([plots.schedule(history, whole)], "Learning rate and KL weight."))
+    if summary.best_epoch is not None:
+        best = f"The weights are those of epoch {summary.best_epoch}, with a validation bound of {summary.bound:.2f}."
         section.words.append(best)
-    if lost:
-        section.words.append(f"{lost:,} of {told.steps:,} gradients were left out, far above the usual size.")
+    if skipped:
+        section.words.append(f"{skipped:,} of {summary.steps:,} gradients were skipped, far above the usual size.")
     return section
 
 
 def _levels(model: VAE, x: Tensor, found: Diagnosis, rates: Sequence[Tensor | None], show: _Show) -> Section:
     """The rate of each level and of each unit, the diagnosis, and what each level does."""
     levels, verdict = found.levels, found.verdict
-    if len(levels) > 8:  # those that work are named together
-        fine = [level.level for level in levels if level.verdict == "works"]
-        said = tuple(f"level {t} works" for t in fine)
-        verdict = [f"{len(fine)} of {len(levels)} levels work: {', '.join(map(str, fine)) or 'none'}"]
-        verdict += [line for line in found.verdict if not line.startswith(said)]
+    if len(levels) > 8:  # those that work are listed in one line
+        working = [level.level for level in levels if level.verdict == "works"]
+        listed = tuple(f"level {t} works" for t in working)
+        verdict = [f"{len(working)} of {len(levels)} levels work: {', '.join(map(str, working)) or 'none'}"]
+        verdict += [line for line in found.verdict if not line.startswith(listed)]
     bars = plots.level_rates(
         [v.rate for v in levels], [v.active_units for v in levels], [v.units for v in levels],
         height=1.2 + 0.35 * len(levels),
@@ -334,71 +340,71 @@ def _levels(model: VAE, x: Tensor, found: Diagnosis, rates: Sequence[Tensor | No
     figures = [Figure([bars], "The rate of each level, and how many of its units vary with x.")]
     gone = [f"z_{t}" for t, values in enumerate(rates, start=1) if values is None]
     if len(gone) < len(rates):
-        but = f" Not of {' and '.join(gone)}, where q or p is no product over units." if gone else ""
+        but = f" Not for {' and '.join(gone)}, where q or p does not factorise over units." if gone else ""
         figures.append(Figure([plots.unit_rates(rates)], f"The rate of every unit, sorted.{but}"))
     some = x[: show.count]
     rows: Rows = [("x", some)]
-    for level in _spread(range(1, model.levels + 1), 5):
-        anew = "" if level == 1 else "z_1" if level == 2 else f"z_1..{level - 1}"
-        rows += [(f"{anew} anew" if anew else "all kept", expected(model.reconstruct(some, level)))]
-        rows += [(f"{anew} anew", expected(model.reconstruct(some, level))) for _ in range(2 if anew else 0)]
-    rows += [("all anew", expected(model.generate(len(some)))) for _ in range(2)]
-    words = "What each level does: z is of the posterior of x, but for the levels named, which are drawn anew from the "
-    figures.append(show.rows(rows, words + "prior, given those above them."))
+    for level in _evenly_spaced(range(1, model.levels + 1), 5):
+        redrawn = "" if level == 1 else "z_1" if level == 2 else f"z_1..{level - 1}"
+        rows += [(f"{redrawn} redrawn" if redrawn else "all kept", expected(model.reconstruct(some, level)))]
+        rows += [(f"{redrawn} redrawn", expected(model.reconstruct(some, level))) for _ in range(2 if redrawn else 0)]
+    rows += [("all redrawn", expected(model.generate(len(some)))) for _ in range(2)]
+    words = "What each level does: z is drawn from the posterior given x, except for the levels named, which are "
+    figures.append(show.rows(rows, words + "redrawn from the prior, given those above them."))
     return Section("What the levels do", words=verdict, figures=figures)
 
 
 def _samples(model: VAE, x: Tensor | None, show: _Show) -> Section:
-    """Draws of the model, at several temperatures, and how they compare with the data."""
+    """Samples from the model, at several temperatures, and how they compare with the data."""
     section = Section("Samples")
-    temperatures = TEMPERATURES if _is_cool(model) else (1.0,)
+    temperatures = TEMPERATURES if _takes_temperature(model) else (1.0,)
     if show.images:
         means = expected(model.generate(5 * SHOWN)).split(SHOWN)
-        words = "Draws of the prior, each shown by the mean of p(x | z_1)."
+        words = "Samples from the prior, each shown as the mean of p(x | z_1)."
         section.figures.append(show.rows([("", images) for images in means], words))
         rows = []
         for temperature in temperatures:
             torch.manual_seed(1)  # the same draws, nearer to their means or farther from them
             rows.append((f"{temperature:g}", expected(model.generate(SHOWN, temperature))))
-        words = "The same draws at several temperatures, by which the deviations of all latents are multiplied."
+        words = "The same samples at several temperatures, the factor on the standard deviations of all latents."
         section.figures += [show.rows(rows, words)] if len(temperatures) > 1 else []
     if x is None and not show.images:
-        lines = [("a draw", values) for values in expected(model.generate(4 * LINES)).split(LINES)]
+        lines = [("a sample", values) for values in expected(model.generate(4 * LINES)).split(LINES)]
         section.figures.append(
-            show.rows(lines, "Draws of the prior, each shown by the mean of p(x | z_1).", along=True)
+            show.rows(lines, "Samples from the prior, each shown as the mean of p(x | z_1).", along=True)
         )
     if x is None:
         return section
-    data, draws = x.flatten(1).cpu(), _in_parts(model.sample, x[0].numel())
+    data, draws = x.flatten(1).cpu(), _sample_in_parts(model.sample, x[0].numel())
     if show.images:
         ink = plots.marginal(data.mean(1), draws.mean(1), "mean of an image")
-        section.figures.append(Figure([ink], "The mean of each image, in the data and in draws of p(x | z_1)."))
+        section.figures.append(Figure([ink], "The mean of each image, in the data and in samples from p(x | z_1)."))
         if not show.binary:
             values = plots.marginal(data.flatten(), draws.flatten(), "value")
-            section.figures.append(Figure([values], "All values, in the data and in draws of p(x | z_1)."))
+            section.figures.append(Figure([values], "All values, in the data and in samples from p(x | z_1)."))
         return section
     clouds = []
     for temperature in temperatures if len(data) > 2 else ():
-        tempered = _in_parts(functools.partial(model.sample, temperature=temperature), x[0].numel())[: len(data)]
+        tempered = _sample_in_parts(functools.partial(model.sample, temperature=temperature), x[0].numel())[: len(data)]
         clouds.append(plots.projection(data, tempered, f"temperature {temperature:g}"))
-    words = "Data and draws, in the plane in which the data vary most. The deviations of all latents are multiplied by "
-    section.figures += [Figure(clouds, words + "the temperature.")] if clouds else []
-    dimensions = _spread(range(data.shape[1]), 12)
+    words = "Data and samples, in the plane in which the data vary most. The temperature multiplies the standard "
+    section.figures += [Figure(clouds, words + "deviations of all latents.")] if clouds else []
+    dimensions = _evenly_spaced(range(data.shape[1]), 12)
     single = [plots.marginal(data[:, d], draws[:, d], f"dimension {d + 1}", height=2.2) for d in dimensions]
-    section.figures.append(Figure(single, "Single dimensions, in the data and in draws of the model."))
+    section.figures.append(Figure(single, "Single dimensions, in the data and in samples from the model."))
     if data.shape[1] > 1 and len(data) > 2:
-        columns = _spread(range(data.shape[1]), 60)
+        columns = _evenly_spaced(range(data.shape[1]), 60)
         both = [plots.correlations(v[:, columns], title) for v, title in ((data, "data"), (draws, "model"))]
-        some = f" Shown are {len(columns)} of {data.shape[1]}, evenly spread." if len(columns) < data.shape[1] else ""
+        some = f" {len(columns)} of {data.shape[1]} are shown, evenly spaced." if len(columns) < data.shape[1] else ""
         section.figures.append(Figure(both, f"Correlations between dimensions.{some}"))
     return section
 
 
 def _reconstructions(model: VAE, x: Tensor, show: _Show) -> Section:
-    """Originals beside what several draws of their posterior make of them."""
+    """Originals, and reconstructions from several draws from their posterior."""
     some = x[: show.count]
     rows = [("x", some), *(("z ~ q(z | x)", expected(model.reconstruct(some))) for _ in range(4))]
-    words = "Originals, and with each the means of p(x | z_1) at four draws of its posterior."
+    words = "Originals, and with each the means of p(x | z_1) for four draws from its posterior."
     return Section("Reconstructions", figures=[show.rows(rows, words)])
 
 
@@ -408,8 +414,8 @@ def _latents(model: VAE, x: Tensor, found: Sequence[Tensor | None], show: _Show)
     means = [mean for mean, _ in posterior_moments(model, x[: 2 * LINES], samples=50)]
     z = [latents[0].reshape(len(x), -1) for latents in model._infer(x, 1)[0]]
     rates = [v.var(0, correction=0) if r is None else r.flatten() for v, r in zip(z, found, strict=True)]
-    still = 0.0 if _is_cool(model) else 1.0
-    for t in _spread(range(1, model.levels + 1), 3):
+    still = 0.0 if _takes_temperature(model) else 1.0
+    for t in _evenly_spaced(range(1, model.levels + 1), 3):
         rows: Rows = []
         for unit in rates[t - 1].topk(min(UNITS, len(rates[t - 1]))).indices.tolist():
             path = means[t - 1][:1].reshape(1, -1).repeat(STEPS, 1)
@@ -418,8 +424,8 @@ def _latents(model: VAE, x: Tensor, found: Sequence[Tensor | None], show: _Show)
             above = [mean[:1].expand(STEPS, *mean.shape[1:]) for mean in means[t:]]
             law = model.decode([path.view(-1, *means[t - 1].shape[1:]), *above], t, still)
             rows.append((f"unit {unit + 1} of z_{t}", expected(law)))
-        words = f"Along the most active units of level {t}, through the range that each has over the data."
-        words += " What is below is the mean of its prior." if t > 1 and not still else ""
+        words = f"Along the most active units of level {t}, over the range that each takes in the data."
+        words += " The levels below are at the means of their priors." if t > 1 and not still else ""
         section.figures.append(show.rows(rows, words, along=True))
     rows = []
     for i in range(min(4, len(x) // 2)):
@@ -432,19 +438,19 @@ def _latents(model: VAE, x: Tensor, found: Sequence[Tensor | None], show: _Show)
     if z[-1].shape[1] == 1:
         labels = ("aggregate posterior", "prior")
         plot = plots.marginal(z[-1][:, 0].cpu(), prior[:, 0].cpu(), f"z_{model.levels}", labels)
-        section.figures.append(Figure([plot], "Where q(z | x) puts the data, and where the prior draws."))
+        section.figures.append(Figure([plot], "The aggregate posterior, q(z | x) over the data, and the prior."))
     else:
         pair = sorted(rates[-1].topk(2).indices.tolist())
         names = [f"unit {unit + 1} of z_{model.levels}" for unit in pair]
         plot = plots.aggregate(z[-1][:, pair].cpu(), prior[:, pair].cpu(), names, height=3.8)
-        words = "Where q(z | x) puts the data, and where the prior draws: the two most active units of the top level."
+        words = "The aggregate posterior, q(z | x) over the data, and the prior: the top level's two most active units."
         section.figures.append(Figure([plot], words))
     return section
 
 
 def _extremes(model: VAE, x: Tensor, samples: int, show: _Show) -> Section:
     """The most and the least likely examples."""
-    section = Section("Best and worst")
+    section = Section("Most and least likely examples")
     torch.manual_seed(0)
     bound = log_likelihood(model, x, samples)
     order = bound.argsort(descending=True).tolist()
@@ -459,21 +465,21 @@ def _extremes(model: VAE, x: Tensor, samples: int, show: _Show) -> Section:
     return section
 
 
-def _again(told: Summary, config: dict[str, Any], command: str) -> Section:
+def _how_to_reproduce(summary: Summary, config: dict[str, Any], command: str) -> Section:
     """How to reproduce the run."""
-    about = _about(config)
+    about = _data_config(config)
     rows = [
         ("command", command),
         ("settings of fit", "" if command or not config["fit"] else json.dumps(config["fit"])),
         ("versions", f"allegory {config.get('allegory', '?')}, torch {config.get('torch', '?')}"),
-        ("seed", "" if told.stopped == "saved" else str(told.seed)),
+        ("seed", "" if summary.stopped == "saved" else str(summary.seed)),
         ("checksum of the data", str(about.get("checksum", ""))),
     ]
     return Section("How to reproduce it", table=[(name, value) for name, value in rows if value])
 
 
-def _about(config: dict[str, Any]) -> dict[str, Any]:
-    """What the run remembers of its data."""
+def _data_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What the run records about its data."""
     about = config.get("data")
     return about if isinstance(about, dict) else {}
 
@@ -488,8 +494,8 @@ def _unit_rates(model: VAE, x: Tensor) -> list[Tensor | None]:
     return [None if level[0] is None else torch.stack(level).sum(0) / len(x) for level in levels]
 
 
-def _is_cool(model: VAE) -> bool:
-    """Whether its latents are normal, so that temperatures mean something."""
+def _takes_temperature(model: VAE) -> bool:
+    """Whether its latents are normal, so that a temperature is defined."""
     try:
         model.generate(1, temperature=0.5)
     except ValueError:
@@ -497,20 +503,20 @@ def _is_cool(model: VAE) -> bool:
     return True
 
 
-def _in_parts(sample: Callable[[int], Tensor], numbers: int) -> Tensor:
-    """Draws of so many numbers each, flattened, some at a time: DRAWN of them, fewer where they are large."""
-    each = max(1, min(DRAWN, MOST // numbers) // 10)
+def _sample_in_parts(sample: Callable[[int], Tensor], numbers: int) -> Tensor:
+    """Samples of so many numbers each, flattened, drawn in ten parts: DRAWS of them, fewer where they are large."""
+    each = max(1, min(DRAWS, MAX_NUMBERS // numbers) // 10)
     return torch.cat([sample(each).flatten(1).cpu() for _ in range(10)])
 
 
-def _spread(values: Sequence[int], most: int) -> list[int]:
-    """Some of the values, from the first to the last."""
-    if len(values) <= most:
+def _evenly_spaced(values: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of the values, evenly spaced, from the first to the last."""
+    if len(values) <= limit:
         return list(values)
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+    return [values[round(i * (len(values) - 1) / (limit - 1))] for i in range(limit)]
 
 
-def _quietly(function: Callable[[], Any]) -> Any:
+def _without_warnings(function: Callable[[], Any]) -> Any:
     import warnings
 
     with warnings.catch_warnings():

@@ -1,5 +1,5 @@
-r"""Plots, as SVG that is part of a page: lines and words take the page's colour, so that they are readable on light and
-on dark, and every plot is narrow enough for a phone.
+r"""Plots, as inline SVG: lines and text take the page's colour, so that they are readable on light and dark
+backgrounds, and every plot is narrow enough for a phone.
 
 Shapes: N examples, D the elements of one, flattened; T levels.
 """
@@ -23,7 +23,7 @@ __all__ = [
     "schedule", "unit_rates",
 ]  # fmt: skip
 
-INK = "#010203"  # stands for the colour of the page's words
+INK = "#010203"  # a placeholder for the page's text colour
 COLOURS = ["#4878d0", "#ee854a", "#55a868", "#d65f5f", "#956cb4", "#c2a13a", "#3aa6b9", "#8c613c"]
 STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False,
@@ -31,12 +31,12 @@ STYLE: Any = {
     "ytick.color": INK, "legend.frameon": False, "legend.labelcolor": INK, "axes.grid": True, "grid.color": INK,
     "grid.alpha": 0.12, "grid.linewidth": 0.6, "lines.linewidth": 1.4, "mathtext.fontset": "dejavusans",
 }  # fmt: skip
-MARKED, DOTS = 100, 800  # points a line has at most for a marker each; and a cloud
+MARKED, DOTS = 100, 800  # the most points of a line with markers, and of a scatter plot
 numbers = count()  # of plots, so that no two on a page share an id
 
 
-def _drawn(plot: Callable[..., None]) -> Callable[..., str]:
-    """A function that draws on the axes it is given, as one that returns SVG."""
+def _as_svg(plot: Callable[..., None]) -> Callable[..., str]:
+    """Turns a function that draws on given axes into one that returns SVG."""
 
     @functools.wraps(plot)
     def call(*arguments: Any, height: float = 2.9, **named: Any) -> str:
@@ -58,12 +58,12 @@ def _drawn(plot: Callable[..., None]) -> Callable[..., str]:
     return call
 
 
-@_drawn
+@_as_svg
 def bounds(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     """The objective in training and the bound in validation against steps.
 
     Args:
-        history: a line an epoch, as `Record.history`.
+        history: a line per epoch, as `Record.history`.
     """
     step = [line["step"] for line in history]
     shown = {"objective, training": "train", "bound, validation": "bound", "ELBO, validation": "elbo"}
@@ -80,19 +80,19 @@ def bounds(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     axis.legend(loc="lower right")
 
 
-@_drawn
+@_as_svg
 def parts(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     """Reconstruction and the rate of each level, in validation, against steps.
 
     Args:
-        history: a line an epoch, with `reconstruction` and `kl_per_level`.
+        history: a line per epoch, with `reconstruction` and `kl_per_level`.
     """
     history = [line for line in history if "kl_per_level" in line]
     step = [line["step"] for line in history]
     rates = np.array([line["kl_per_level"] for line in history]).T
     axis.stackplot(step, rates, labels=[f"rate of level {t}" for t in range(1, len(rates) + 1)][:8], alpha=0.75)
     distortion = -np.array([line["reconstruction"] for line in history])
-    axis.plot(step, distortion, color=INK, label="minus reconstruction")
+    axis.plot(step, distortion, color=INK, label="-reconstruction")
     seen = np.isfinite(distortion + rates.sum(0))
     if seen.any():  # the first epochs are far above, and would hide the others
         low = min(0.0, np.quantile(distortion[seen], 0.02))
@@ -102,27 +102,27 @@ def parts(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     axis.legend(loc="upper right", ncols=2, fontsize=7)
 
 
-@_drawn
+@_as_svg
 def schedule(axis: Any, history: Sequence[dict[str, Any]], beta: str) -> None:
-    """Learning rate and the weight of the KL against steps, each over its largest.
+    """Learning rate and KL weight against steps, each divided by its maximum.
 
     Args:
-        history: a line an epoch, with `lr` and `beta`, which is the part of the weight that the warm-up gives.
-        beta: the whole weight, in words.
+        history: a line per epoch, with `lr` and `beta`, the fraction of the weight that the warm-up has reached.
+        beta: the full weight, as text.
     """
     step, rate = [line["step"] for line in history], np.array([line["lr"] for line in history])
-    axis.plot(step, rate / max(rate.max(), 1e-30), label=f"learning rate, of {rate.max():.3g}")
-    axis.plot(step, [np.mean(line["beta"]) for line in history], label=f"weight of the KL, of {beta}")
+    axis.plot(step, rate / max(rate.max(), 1e-30), label=f"learning rate / {rate.max():.3g}")
+    axis.plot(step, [np.mean(line["beta"]) for line in history], label=f"KL weight / {beta}")
     axis.set(xlabel="step", ylim=(0, 1.25))
     axis.legend(loc="upper right")
 
 
-@_drawn
+@_as_svg
 def curve(axis: Any, found: Sequence[tuple[int, float, float]]) -> None:
     """L_K against K with its 95 % interval.
 
     Args:
-        found: (K, L_K, its standard error), as `bound_curve` gives them.
+        found: (K, L_K, its standard error), as `bound_curve` returns them.
     """
     k, bound, error = (np.array(values) for values in zip(*found, strict=True))
     axis.fill_between(k, bound - 1.96 * error, bound + 1.96 * error, alpha=0.2, linewidth=0)
@@ -130,7 +130,7 @@ def curve(axis: Any, found: Sequence[tuple[int, float, float]]) -> None:
     axis.set(xscale="log", xlabel="K", ylabel="$L_K$, nats per example")
 
 
-@_drawn
+@_as_svg
 def level_rates(axis: Any, rates: Sequence[float], active: Sequence[int], units: Sequence[int]) -> None:
     """The rate of each level, with how many of its units are active.
 
@@ -144,12 +144,12 @@ def level_rates(axis: Any, rates: Sequence[float], active: Sequence[int], units:
     axis.set_yticks(level if len(level) <= 10 else level[:: len(level) // 5])
 
 
-@_drawn
+@_as_svg
 def unit_rates(axis: Any, rates: Sequence[Tensor | None]) -> None:
     """The rate of every unit of each level, sorted.
 
     Args:
-        rates: (units,) of each level, level 1 first, nats; None where they are not to be had.
+        rates: (units,) of each level, level 1 first, nats; None where they are not available.
     """
     for t, values in enumerate(rates, start=1):
         if values is not None:
@@ -161,9 +161,9 @@ def unit_rates(axis: Any, rates: Sequence[Tensor | None]) -> None:
     axis.legend(ncols=2, fontsize=7)
 
 
-@_drawn
+@_as_svg
 def aggregate(axis: Any, posterior: Tensor, prior: Tensor, names: Sequence[str]) -> None:
-    """Draws of q(z | x) over the data beside draws of p(z), in two dimensions.
+    """Draws from q(z | x) over the data and from p(z), in two dimensions.
 
     Args:
         posterior, prior: (N, 2).
@@ -175,15 +175,15 @@ def aggregate(axis: Any, posterior: Tensor, prior: Tensor, names: Sequence[str])
     axis.legend(loc="upper right", fontsize=7, markerscale=2)
 
 
-@_drawn
+@_as_svg
 def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str, labels: tuple[str, str] = ("data", "model")) -> None:
-    """The values of one dimension, in the data and in draws of the model; bars where they are few whole numbers.
-    What is drawn outside of the range of the data is missing from the area below the line.
+    """The values of one dimension, in the data and in samples from the model; bars for a few whole numbers. Samples
+    outside the range of the data are missing from the area below the line.
 
     Args:
         data, drawn: (N,) and (N',).
         name: of the dimension.
-        labels: whose values they are.
+        labels: of the two histograms.
     """
     low, high = data.min().item(), data.max().item()
     if bool((data == data.round()).all()) and high - low <= 40:
@@ -191,7 +191,7 @@ def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str, labels: tuple[st
         shares = [[(x == v).double().mean().item() for v in values] for x in (data, drawn)]
         axis.bar(values - 0.2, shares[0], 0.4, label=labels[0])
         axis.bar(values + 0.2, shares[1], 0.4, label=labels[1])
-        axis.set(ylabel="share")
+        axis.set(ylabel="fraction")
     else:
         tail = 0.001 if len(data) > 2000 else 0.0
         start, end = (data[:100_000].double().quantile(q).item() for q in (tail, 1 - tail))
@@ -205,13 +205,13 @@ def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str, labels: tuple[st
     axis.legend(fontsize=7)
 
 
-@_drawn
+@_as_svg
 def correlations(axis: Any, x: Tensor, title: str) -> None:
     """The correlations between dimensions.
 
     Args:
         x: (N, D).
-        title: whose they are.
+        title: of the plot.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         matrix = np.nan_to_num(np.corrcoef(x.double().numpy().T))
@@ -222,13 +222,13 @@ def correlations(axis: Any, x: Tensor, title: str) -> None:
     axis.figure.colorbar(shown, ax=axis, shrink=0.8)
 
 
-@_drawn
+@_as_svg
 def projection(axis: Any, data: Tensor, drawn: Tensor, title: str) -> None:
-    """Data and draws in the plane of the data's two first principal components.
+    """Data and samples in the plane of the data's first two principal components.
 
     Args:
         data, drawn: (N, D) and (N', D); for D = 1 their histograms.
-        title: what was drawn.
+        title: of the plot.
     """
     axis.set(title=title)
     if data.shape[1] == 1:
@@ -244,14 +244,14 @@ def projection(axis: Any, data: Tensor, drawn: Tensor, title: str) -> None:
     axis.legend(fontsize=7, markerscale=2)
 
 
-@_drawn
+@_as_svg
 def profile(axis: Any, lines: Sequence[tuple[str, Tensor]], title: str, along: bool = False) -> None:
     """Examples as lines over their dimensions.
 
     Args:
-        lines: name and (D,) values of each; a name that has been is not said again.
-        title: what they are.
-        along: whether they are steps of a path, coloured in their order, instead of one thing and others like it.
+        lines: name and (D,) values of each; a repeated name has one entry in the legend.
+        title: of the plot.
+        along: whether they are steps of a path, coloured in their order, instead of an example and its variants.
     """
     import matplotlib
     from matplotlib.ticker import MaxNLocator

@@ -1,15 +1,14 @@
-r"""Runs: what a training, or `al.save`, left in a directory, as one thing that is asked.
+r"""Runs: the directory that a training, or `al.save`, has written, as one object.
 
     run = al.Run("runs/mnist")
-    run.model, run.data, run.settings, run.history          as they were trained, trained on, trained with; line by line
+    run.model, run.data, run.settings, run.history          the model, its data, the settings of fit, a line per epoch
     run.evaluate(), run.diagnose(), run.sample(64), run.reconstruct(), run.encode(x), run.report()
 
-What a run does not know has to be given: the data where it was made in Python, Run(path, data=...), or a class of
-yours, Run(path, Class).
+What a run does not record has to be given: the data of a run made in Python, Run(path, data=...), or a custom class,
+Run(path, Class).
 
-Side by side runs are told by their files alone, config.json and what is kept with the last checkpoint, in a few
-milliseconds, so that one that is still going on is told as far as it is. Bounds compare where data, protocol and
-objective do.
+Listings read only the files, config.json and the metadata of the last checkpoint, in a few milliseconds per run, so
+that a run in progress is listed in its current state. Bounds can be compared where data, protocol and objective agree.
 
 Shapes: N examples x, (N, *event); n draws; T levels; K particles of a reported bound. Bounds are in nats per example.
 """
@@ -44,7 +43,7 @@ SPLITS = ("train", "valid", "test")
 
 
 class Reconstructions(NamedTuple):
-    """What `Run.reconstruct` gives.
+    """What `Run.reconstruct` returns.
 
     Attributes:
         originals: (n, *event) examples.
@@ -58,26 +57,26 @@ class Reconstructions(NamedTuple):
 
 
 class Run:
-    """A run directory, of `fit(out=...)`, of `allegory train` or of `save`. Nothing is read before it is asked for, and
-    everything once. Every method has noise of its own `seed`, and leaves torch's global generator alone.
+    """A run directory, written by `fit(out=...)`, `allegory train` or `save`. Everything is read lazily, and once.
+    Every method draws its noise from its own `seed`, and leaves torch's global generator alone.
 
     Args:
         path: the directory.
         model: needed only where the run's model was not made by `allegory.architectures`, as in `load`: the model, or
             the class or function that makes it.
-        data: needed only where the run does not know its data, or where they have moved: a built-in name, a path, or
-            `Data`. A run that knows them takes no others.
+        data: needed only where the run does not record its data, or they have moved: a built-in name, a path, or
+            `Data`. A run that records its data accepts no others.
         device: where to compute: "auto", "cpu", "cuda", ...
-        own: what was of your own in a model of `allegory.architectures`, as in `load`.
+        own: custom parts of a model of `allegory.architectures`, as in `load`.
 
     Raises:
-        ValueError: not a run. Later, when it is asked for: a model or data that the run cannot give.
+        ValueError: not a run. Later, on access: a model or data that the run cannot provide.
 
     >>> path = al.save(al.architectures.mlp((1, 8, 8), "poisson", [2], [4]), "run")
     >>> run = al.Run(path, data="digits")
     >>> run
     Run('run', mlp poisson 2, saved)
-    >>> run.sample(4).shape, run.encode("digits")[0][0].shape         # draws; the means of q(z_1 | x) of its test split
+    >>> run.sample(4).shape, run.encode("digits")[0][0].shape         # draws; the means of q(z_1 | x), test split
     (torch.Size([4, 1, 8, 8]), torch.Size([300, 2]))
     """
 
@@ -96,10 +95,10 @@ class Run:
         self._model, self._data, self._own = model, data, own
 
     def __repr__(self) -> str:
-        told = self.summary
-        what = " ".join(filter(None, [told.model, ",".join(map(str, told.latent)), told.data and f"on {told.data}"]))
-        parts = [what or "a model of one's own", "saved" if told.stopped == "saved" else f"{told.epochs} epochs"]
-        parts += [] if told.bound is None else [f"bound {told.bound:.2f}"]
+        line = self.summary
+        what = " ".join(filter(None, [line.model, ",".join(map(str, line.latent)), line.data and f"on {line.data}"]))
+        parts = [what or "a custom model", "saved" if line.stopped == "saved" else f"{line.epochs} epochs"]
+        parts += [] if line.bound is None else [f"bound {line.bound:.2f}"]
         return f"Run({str(self.path)!r}, {', '.join(parts)})"
 
     @property
@@ -109,12 +108,12 @@ class Run:
 
     @property
     def summary(self) -> Summary:
-        """What it was and how far it came, from its files as they are now."""
+        """Its model, data, progress and bound, from its files as they are now."""
         return summary(self.path)
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One dictionary an epoch, as in `Record.history`, up to the last checkpoint; empty before the first one.
+        """One dictionary per epoch, as in `Record.history`, up to the last checkpoint; empty before the first one.
 
         Raises:
             ValueError: a damaged file.
@@ -123,7 +122,7 @@ class Run:
         try:
             return [json.loads(line) for line in path.read_text().splitlines()]
         except FileNotFoundError:
-            return list(_position(self.path / LAST).get("history", []))
+            return list(_read_position(self.path / LAST).get("history", []))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
 
@@ -139,40 +138,40 @@ class Run:
 
     @cached_property
     def data(self) -> Data:
-        """The data it was trained on, split and read as then, and checked by their checksum.
+        """The data it was trained on, split and read in the same way, and verified by their checksum.
 
         Raises:
-            ValueError: the run does not say on what it was trained and none were given; they are gone or have changed.
+            ValueError: the run does not record its data and none were given; they are gone or have changed.
         """
         about: Any = self.config.get("data")
         given = self._data
-        if _remembers(about):
+        if _is_description(about):
             if not isinstance(given, Data):
                 return reload(about, str(self.path), given)
             if checksum(given) != about["checksum"]:
-                raise ValueError(f"{given.name} is not what {self.path} was trained on, which is {about['source']}")
+                raise ValueError(f"{given.name} is not the data {self.path} was trained on, {about['source']}")
             return given
         if given is None and isinstance(about, dict) and about:
-            return reload(about, str(self.path))  # which says what is missing
+            return reload(about, str(self.path))  # raises, naming what is missing
         if given is None:
             raise ValueError(
-                f"{self.path} does not say on what data it was trained; say it: --data DATA, in Python "
+                f"{self.path} does not record what data it was trained on; give them: --data DATA, or in Python "
                 "al.Run(path, data=...)"
             )
         data = given if isinstance(given, Data) else load_together(given)
-        return data.scored_as("bernoulli")[0] if self._scores_bits else data
+        return data.scored_as("bernoulli")[0] if self._is_bernoulli else data
 
     @property
     def knows_its_model(self) -> bool:
-        """Whether `model` can be made: of an architecture, with all that was somebody's own, or as it was given."""
+        """Whether `model` can be built: from an architecture, with all custom parts given, or from the given model."""
         described = self.config["model"] or {}
         own = {key for key, value in described.items() if isinstance(value, dict) and "own" in value}
         return self._model is not None or (self.config["model"] is not None and own <= self._own.keys())
 
     @property
     def knows_its_data(self) -> bool:
-        """Whether it says on what it was trained, so that what is test data now was test data then."""
-        return _remembers(self.config.get("data"))
+        """Whether it records its data, so that the test split is the one that was held out in training."""
+        return _is_description(self.config.get("data"))
 
     def evaluate(
         self,
@@ -189,13 +188,13 @@ class Run:
             split: "train", "valid" or "test".
             samples: K.
             precision: of the networks, "float32", "bfloat16" or "auto".
-            compile: whether to compile the networks; by default where it is long enough to pay.
+            compile: whether to compile the networks; by default where the evaluation is long enough for it to pay.
             seed: of the noise.
 
         Raises:
-            ValueError: as `model` and `data`; data that are none of this model.
+            ValueError: as `model` and `data`; data that the model cannot score.
         """
-        return self._seeded(seed, lambda: evaluate(*self._scored(split), samples, None, precision, compile))
+        return self._with_seed(seed, lambda: evaluate(*self._split_to_score(split), samples, None, precision, compile))
 
     def bound_curve(
         self,
@@ -209,58 +208,60 @@ class Run:
         """L_K against K: (K, its mean, its standard error) for K = 1, 2, 5, ... up to `samples`; see `al.bound_curve`.
         The arguments are those of `evaluate`.
         """
-        return self._seeded(seed, lambda: bound_curve(*self._scored(split), samples, None, precision, compile))
+        return self._with_seed(
+            seed, lambda: bound_curve(*self._split_to_score(split), samples, None, precision, compile)
+        )
 
     def choose_speed(
         self, split: str = "test", samples: int = 1000, precision: str = "auto", compile: bool | str = "auto"
     ) -> tuple[str, bool, list[str]]:
         """The precision, and whether to compile, of an evaluation; see `allegory.evaluation.choose_speed`."""
-        return choose_speed(*self._scored(split), samples, precision, compile)
+        return choose_speed(*self._split_to_score(split), samples, precision, compile)
 
     def compare_with_ais(self, split: str = "test", examples: int = 100, samples: int = 1000) -> dict[str, Any]:
-        """-L_K beside annealed importance sampling, on random examples of a split; see
+        """-L_K and the estimate of annealed importance sampling, on random examples of a split; see
         `allegory.evaluation.compare_with_ais`.
         """
-        return self._seeded(0, lambda: compare_with_ais(*self._scored(split), examples, samples))
+        return self._with_seed(0, lambda: compare_with_ais(*self._split_to_score(split), examples, samples))
 
     def diagnose(self, split: str = "test", examples: int = 1000, seed: int = 0) -> Diagnosis:
         """Which levels work, which have collapsed, and what to try; see `al.diagnose`.
 
         Args:
             split: "train", "valid" or "test".
-            examples: how many of it, and of the training data, at random.
-            seed: of the choice and the noise.
+            examples: how many of it, and of the training data, drawn at random.
+            seed: of the selection and the noise.
         """
 
         def found() -> Diagnosis:
             x, train = (self.data.subset(part, examples, seed)[1].to(self.device) for part in (split, "train"))
             return diagnose(self.model, x, train)
 
-        return self._seeded(seed, found)
+        return self._with_seed(seed, found)
 
     def generate(self, n: int, temperature: float = 1.0, seed: int = 0) -> Distribution:
-        """p(x | z_1) at n draws of the prior, a distribution over (n, *event).
+        """p(x | z_1) for n draws from the prior, a distribution over (n, *event).
 
         Args:
-            n: how many.
-            temperature: what the deviations of all latents are multiplied by.
+            n: number of draws.
+            temperature: factor on the standard deviations of all latents.
             seed: of the draws.
         """
         with torch.no_grad():
-            return self._seeded(seed, lambda: self._law(n, temperature))
+            return self._with_seed(seed, lambda: self._generate(n, temperature))
 
     def sample(self, n: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
-        """(n, *event) examples: z of the prior, then a draw of p(x | z_1). The arguments are those of `generate`."""
+        """(n, *event) examples: z from the prior, then a draw from p(x | z_1). Arguments as in `generate`."""
         with torch.no_grad():
-            return self._seeded(seed, lambda: self._law(n, temperature).sample())
+            return self._with_seed(seed, lambda: self._generate(n, temperature).sample())
 
     def reconstruct(self, split: str = "test", count: int = 32, seed: int = 0) -> Reconstructions:
-        """Examples of a split, at random, and what the model makes of them: the means of p(x | z_1), z_1 ~ q(z_1 | x).
+        """Random examples of a split, and their reconstructions: the means of p(x | z_1), z_1 ~ q(z_1 | x).
 
         Args:
             split: "train", "valid" or "test".
-            count: how many.
-            seed: of the choice and the noise.
+            count: number of examples.
+            seed: of the selection and the noise.
         """
         if count < 1:
             raise ValueError(f"count={count}: wanted at least 1")
@@ -273,32 +274,32 @@ class Run:
             with torch.no_grad():
                 return Reconstructions(x, expected(model.reconstruct(x.to(self.device))).cpu(), rows)
 
-        return self._seeded(seed, found)
+        return self._with_seed(seed, found)
 
     def encode(self, x: Tensor | str | Path, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Mean and standard deviation of the latents of every example, level 1 first, each (N, *event_t).
 
         Args:
-            x: (N, *event) data as the model takes them; or a source, which is read as by `read`.
+            x: (N, *event) data as the model takes them; or a source, read as by `read`.
             seed: of the noise of the levels below.
 
         Raises:
-            ValueError: data that are none of this model.
+            ValueError: data that the model cannot score.
         """
         x = x if isinstance(x, Tensor) else self.read(x)
-        return self._seeded(seed, lambda: posterior_moments(self.model, x.to(self.device)))
+        return self._with_seed(seed, lambda: posterior_moments(self.model, x.to(self.device)))
 
     def read(self, source: str | Path) -> Tensor:
         """All examples of a path, or the test split of a built-in set, (N, *event), as this model takes them: two
-        values as 0 and 1 where it was trained on such.
+        values as 0 and 1 where it was trained on binary data.
 
         Raises:
             ValueError: examples of another shape; as `allegory.data.read`.
         """
         about: Any = self.config.get("data")
-        if not _remembers(about):
+        if not _is_description(about):
             x = read(source)
-            values = two_values(x) if self._scores_bits else None
+            values = two_values(x) if self._is_bernoulli else None
             return x if values is None else to_binary(x, values)
         x = read(source, dynamic=about["dynamic"] and str(source) == about["source"])
         if list(x.shape[1:]) != about["event_shape"]:
@@ -309,52 +310,52 @@ class Run:
         return to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
 
     def report(self, out: str | Path | None = None, **settings: Any) -> Path:
-        """Writes the run as one page, RUN/report.html by default, and returns where it is.
+        """Writes the run as one page, RUN/report.html by default, and returns its path.
 
         Args:
             out: the file.
-            settings: of `al.report`.
+            settings: further arguments of `al.report`.
         """
-        from allegory.views.page import report  # which waits for the libraries of plots
+        from allegory.views.page import report  # imported late, since it imports the plotting libraries
 
         return report(self, out=out, **settings)
 
     def save_pictures(self) -> list[Path]:
-        """Writes samples.png and reconstructions.png into the run, where the data are images; what was written."""
+        """Writes samples.png and reconstructions.png into the run, if the data are images; returns their paths."""
         return save_pictures(self.path, self.model, self.data.valid)
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """The smallest and the largest value of the training data, where the run says so."""
+        """The smallest and the largest value of the training data, if the run records them."""
         about = self.config.get("data")
         found = about.get("range") if isinstance(about, dict) else None
         return None if found is None else (float(found[0]), float(found[1]))
 
-    def _law(self, n: int, temperature: float) -> Distribution:
+    def _generate(self, n: int, temperature: float) -> Distribution:
         if n < 1:
             raise ValueError(f"n={n}: wanted at least 1")
         return self.model.generate(n, temperature)
 
     @cached_property
-    def _scores_bits(self) -> bool:
+    def _is_bernoulli(self) -> bool:
         """Whether p(x | z_1) is a Bernoulli."""
         return any(isinstance(part, BernoulliFamily) for part in self.model.decoders[0].modules())
 
-    def _scored(self, split: str) -> tuple[VAE, Tensor]:
-        """Model and examples; grey levels that are to be binarised at each draw, once."""
+    def _split_to_score(self, split: str) -> tuple[VAE, Tensor]:
+        """The model and the examples; dynamically binarised data are binarised once."""
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: wanted one of {', '.join(SPLITS)}")
         x = getattr(self.data, split)
         return self.model, (binarize(x) if self.data.dynamic and split == "train" else x).to(self.device)
 
-    def _seeded(self, seed: int, function: Callable[[], Any]) -> Any:
+    def _with_seed(self, seed: int, function: Callable[[], Any]) -> Any:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return function()
 
 
-def _remembers(about: Any) -> bool:
-    """Whether this is what `allegory.data.describe` writes."""
+def _is_description(about: Any) -> bool:
+    """Whether this is a complete description, as `allegory.data.describe` writes it."""
     return isinstance(about, dict) and {"source", "dynamic", "seed", "event_shape", "two_values", "checksum"} <= {
         *about
     }
@@ -366,15 +367,15 @@ class Summary:
 
     Attributes:
         path: its directory.
-        data: the source that the command was given; empty where the run was made in Python.
-        model: architecture and likelihood; the name of its class where the model was built by hand and that is known.
+        data: the source given to the command; empty where the run was made in Python.
+        model: architecture and likelihood; for a model built by hand the name of its class, if that is recorded.
         latent: widths of the levels, level 1 first.
-        objective, seed: what was maximised, and from where.
+        objective, seed: of the training.
         epochs, steps, minutes: done so far.
         stopped: "epochs", "minutes" or "patience"; "saved" where `save` wrote it; empty where it was interrupted, or
-            goes on.
-        best_epoch: whose weights are kept; None without validation data, or before the warm-up has ended.
-        bound, elbo, kl_per_level: of that epoch, or else of the last; None where there are none yet.
+            is still running.
+        best_epoch: the epoch whose weights are kept; None without validation data, or before the warm-up has ended.
+        bound, elbo, kl_per_level: of that epoch, or else of the last; None before the first validation.
     """
 
     path: str
@@ -398,27 +399,27 @@ class Summary:
 
 
 def find(folder: str | Path) -> list[Path]:
-    """The run directories in a folder, however deep, by name; the folder itself where it is one.
+    """The run directories in a folder, at any depth, sorted by name; the folder itself if it is one.
 
     Raises:
-        ValueError: there is no such folder, or no run in it.
+        ValueError: no such folder, or no run in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder; wanted one with run directories, as --out names them")
+        raise ValueError(f"{folder}: no such folder; wanted one that contains run directories, as --out names them")
     found = sorted(path.parent for path in folder.rglob(CONFIG))
     if not found:
-        raise ValueError(f"{folder}: no run in it; wanted a folder in which `allegory train --out` has written")
+        raise ValueError(f"{folder}: no run in it; wanted a folder that `allegory train --out` has written to")
     return found
 
 
 def summary(run: str | Path) -> Summary:
-    """What a run was, and how far it came.
+    """The model, data, progress and bound of a run.
 
     Raises:
         ValueError: not a run, or its checkpoint is damaged.
     """
-    config, position = read_config(run), _position(Path(run) / LAST)
+    config, position = read_config(run), _read_position(Path(run) / LAST)
     history = position.get("history", [])
     kept = [line for line in history if line["epoch"] == position.get("best_epoch")] or history[-1:]
     scored: dict[str, Any] = kept[0] if kept and "elbo" in kept[0] else {}
@@ -426,8 +427,8 @@ def summary(run: str | Path) -> Summary:
     return Summary(
         path=str(run),
         data=str(data["source"]) if isinstance(data, dict) and "source" in data else "",
-        model=" ".join(_short(model[key]) for key in ("architecture", "likelihood") if key in model)
-        or _short({"own": config.get("class", "")}),
+        model=" ".join(_short_name(model[key]) for key in ("architecture", "likelihood") if key in model)
+        or _short_name({"own": config.get("class", "")}),
         latent=list(model.get("latent", [])),
         objective=str(fit.get("objective", "")),
         seed=int(fit.get("seed", 0)),
@@ -442,13 +443,13 @@ def summary(run: str | Path) -> Summary:
     )
 
 
-def _short(value: Any) -> str:
-    """A name; of what is somebody's own the last part of where it is defined."""
+def _short_name(value: Any) -> str:
+    """A name; for a custom part the last component of its qualified name."""
     return str(value["own"]).rpartition(".")[-1] if isinstance(value, dict) and "own" in value else str(value)
 
 
-def _position(path: Path) -> dict[str, Any]:
-    """What is written with the last checkpoint, without its tensors; nothing before the first one."""
+def _read_position(path: Path) -> dict[str, Any]:
+    """The metadata of the last checkpoint, without its tensors; empty before the first one."""
     try:
         with safe_open(path, framework="np") as file:
             return json.loads((file.metadata() or {})["allegory"])

@@ -10,10 +10,10 @@ __all__ = ["show"]
 
 
 def show(table: Any) -> None:
-    """Prints a table; where it would have to cut words or numbers to fit the terminal, row by row instead.
+    """Prints a table; row by row where it would have to cut words or numbers to fit the terminal.
 
     Args:
-        table: of rich, all its cells words.
+        table: a rich table whose cells are all strings.
     """
     from rich.console import Console
     from rich.measure import Measurement

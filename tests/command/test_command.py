@@ -128,16 +128,14 @@ def test_the_help_says_what_there_is(capsys):
     assert main(["train", "-h"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     for words in (
-        "--hidden H1,H2,.. mlp: hidden layers of each network (default: 300,300)",
-        "--channels C conv: width of the ladder (default: 64)",
+        "--hidden H1,H2,.. mlp: widths of the hidden layers of each network (default: 300,300)",
+        "--channels C conv: channels of the ladder (default: 64)",
         "--markov / --all-above",
         "DATA is a built-in name",
     ):
         assert words in out
     assert main(["--help"]) == 0
-    assert "Lists and compares the runs in a folder: what was trained on what" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "Lists and compares the runs in a folder: data, model" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_has_a_dated_folder_by_default(capsys):
@@ -145,7 +143,7 @@ def test_a_run_has_a_dated_folder_by_default(capsys):
     out, err = capsys.readouterr()
     (run,) = Path("runs").iterdir()
     assert re.fullmatch(r"digits-\d{8}-\d{6}", run.name)
-    assert f"the run goes to {run}" in err
+    assert f"writing the run to {run}" in err
     assert f"next: allegory evaluate {run}" in out
     assert "say which: --out RUN" in fails(capsys, "train", "digits", "--resume")
 
@@ -352,16 +350,16 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("ok.npy", "--latent", "4,x"): "got 'x'",
         train("ok.npy", "--activation", "Relu"): "activation='Relu': did you mean 'ReLU'",
         train("ok.npy", "--free-bits", "-1"): "--free-bits: got '-1', wanted a number, 0 or more",
-        train("ok.npy", "--free-bits", "1", "--objective", "iwae"): "--free-bits 1 is of --objective elbo, not of iwae",
+        train("ok.npy", "--free-bits", "1", "--objective", "iwae"): "--free-bits 1 applies only to --objective elbo",
         train("ok.npy", "--alpha", "nan", "--objective", "renyi"): "--alpha: got 'nan'",
         train("ok.npy", "--objective", "dreg", "--dropout", "0.1"): "dropout would make it two different ones",
         train("ok.npy", "--levels", "2", "--objective", "dreg", "--beta", "1,2"): "dreg takes one beta",
-        train("ok.npy", "--alpha", "2"): "--alpha 2 is of --objective renyi, not of elbo",
-        train("ok.npy", "--components", "5"): "--components 5 is of --prior mixture and vamp, not of standard",
-        ("evaluate", run, "--ais-examples", "5"): "--ais-examples 5 is of --ais",
+        train("ok.npy", "--alpha", "2"): "--alpha 2 applies only to --objective renyi, not to elbo",
+        train("ok.npy", "--components", "5"): "--components 5 applies only to --prior mixture and vamp, not to",
+        ("evaluate", run, "--ais-examples", "5"): "--ais-examples 5 applies only with --ais",
         train("ok.npy", "--beta", "1,2"): "beta=[1.0, 2.0]: wanted a number, at least 0, or one for each of 1 levels",
-        train("ok.npy", "--channels", "8"): "--channels 8 is of --architecture conv, not of mlp",
-        train("ok.npy", "--architecture", "conv"): "convolutions want images",
+        train("ok.npy", "--channels", "8"): "--channels 8 applies only to --architecture conv, not to mlp",
+        train("ok.npy", "--architecture", "conv"): "convolutions need images",
         train("digits", "--prior", "vamp"): "categories cannot be learned",
         train("ok.npy", "--prior", "vmap"): "did you mean 'vamp'",
         train("ok.npy", "--activation", "Module"): "activation='Module': wanted one of",
@@ -378,7 +376,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         ("train", "ok.npy", "--out", run): "exists and is not empty",
         ("train", "ok.npy", "--out", "/proc/nowhere/run"): "cannot make the run directory",
         ("trian", "ok.npy"): "did you mean 'train'",
-        ("evaluate", tmp_path / "none"): "is no run directory",
+        ("evaluate", tmp_path / "none"): "is not a run directory",
         ("evaluate", run, "--split", "dev"): "wanted one of train, valid, test",
         ("evaluate", run, "--importance-samples", "0"): "got '0'",
         ("sample", run, "--out", "x.jpg"): ".npz or .png",
@@ -390,8 +388,8 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         ("datasets", "mnist"): "unexpected extra argument (mnist)",
         (): "wanted a command, one of train, evaluate",
         ("completion", "tcsh"): "wanted one of bash, zsh, fish",
-        train("ok.npy", "--block", "gated", "--architecture", "conv"): "--block gated is of --architecture mlp, not of",
-        train("ok.npy", "--top-down", "--architecture", "conv"): "--top-down is of --architecture mlp, not of conv",
+        train("ok.npy", "--block", "gated", "--architecture", "conv"): "--block gated applies only to --architecture",
+        train("ok.npy", "--top-down", "--architecture", "conv"): "--top-down applies only to --architecture mlp",
         ("encode", run, "ok.npy", "--out", "x.npz"): "was trained on (1, 8, 8)",
         ("encode", run, "digits", "--out", "x.txt"): ".npz",
     }
@@ -408,7 +406,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
     vectors = ("train", "ok.npy", "--out", "vectors", "--epochs", "1", "--hidden", "4", "--latent", "2")
     assert main(list(vectors)) == 0
     capsys.readouterr()
-    assert "are no images" in fails(capsys, "sample", "vectors", "--out", "x.png")
+    assert "are not images" in fails(capsys, "sample", "vectors", "--out", "x.png")
     np.save("ok.npy", rng.normal(size=(50, 5)))
     assert "has changed since" in fails(capsys, "evaluate", "vectors")
     np.save("ok.npy", rng.normal(size=(50, 6)))
@@ -418,8 +416,8 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
 
 
 CONFIGS = {
-    "fit": "it has no 'fit' that could be read",
-    "model": "it has no 'model' that could be read",
+    "fit": "it has no valid 'fit'",
+    "model": "it has no valid 'model'",
     "command": "was not trained by `allegory train`",
     "format": "cannot be read as a run's configuration",
 }
@@ -438,7 +436,7 @@ def test_a_foreign_model_or_data_or_file_is_named(digits_run, capsys, tmp_path):
     run = shutil.copytree(digits_run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"data": {"source": "digits"}}))
-    assert "does not say the data's checksum, dynamic" in fails(capsys, "evaluate", run)
+    assert "does not record the data's checksum, dynamic" in fails(capsys, "evaluate", run)
     (run / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"depth": 3}}))
     assert "not of this version" in fails(capsys, "evaluate", run)
     (run / "config.json").write_text(json.dumps(config))
@@ -500,7 +498,7 @@ def test_a_killed_run_resumes_bit_by_bit(whole_run, tmp_path, kill):
     _, err = process.communicate()
     assert process.returncode == (130 if kill == signal.SIGINT else -9)
     if kill == signal.SIGINT:
-        assert f"go on with: allegory train digits --out {runs['killed']} --resume" in err
+        assert f"resume with: allegory train digits --out {runs['killed']} --resume" in err
         assert "Traceback" not in err
     before = (runs["killed"] / "metrics.jsonl").read_text()
     assert before.count("\n") < 40
@@ -567,14 +565,14 @@ def test_a_run_of_python_can_all_that_a_run_can_where_the_data_are_given(how, ca
     assert main(["runs", "."]) == 0
     assert main(["report", "run", "--out", "without.html"]) == 0
     out, err = capsys.readouterr()
-    assert "what needs data is left out: run does not say on what data" in err
+    assert "parts that need data are left out: run does not record what data" in err
     for command in ("evaluate", "diagnose", "reconstruct"):
-        assert "does not say on what data" in fails(capsys, command, "run", *(["--out", "r.npz"] * (command[0] == "r")))
+        assert "does not record what data" in fails(capsys, command, "run", *(["--out", "r.npz"] * (command[0] == "r")))
     few = ["--importance-samples", "5"]
     assert main(["evaluate", "run", "--data", "x.npz", *few, "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["examples"] == 10
-    assert "what is called test here may have been among that" in err
+    assert "the test split here may contain training examples" in err
     assert main(["diagnose", "run", "--data", "x.npz"]) == 0
     assert main(["reconstruct", "run", "--data", "x.npz", "--out", "r.png"]) == 0
     assert main(["report", "run", "--data", "x.npz", *few]) == 0
@@ -591,6 +589,6 @@ def test_data_that_have_moved_are_given_and_others_are_not_taken(capsys):
     capsys.readouterr()
     assert "x.npy" in fails(capsys, "evaluate", "run")
     assert main(["evaluate", "run", "--data", "y.npy", "--importance-samples", "3"]) == 0
-    assert "may have been among" not in capsys.readouterr().err
+    assert "may contain training examples" not in capsys.readouterr().err
     np.save("z.npy", np.random.default_rng(1).integers(0, 2, (90, 5)))
     assert "z.npy has changed since run was trained on it" in fails(capsys, "evaluate", "run", "--data", "z.npy")

@@ -67,7 +67,7 @@ def test_a_likelihood_is_chosen_alike(values, monkeypatch):
         assert_close(bits[:], to_binary(inside.train, two_values(inside.train)))
     else:
         for x in (inside.train, stored.train):
-            with pytest.raises(ValueError, match="wanted 0 and 1 alone"):
+            with pytest.raises(ValueError, match="wanted only 0 and 1"):
                 to_binary(x, (0.0, 1.0))
 
 

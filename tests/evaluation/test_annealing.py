@@ -72,7 +72,7 @@ def test_few_temperatures_are_unbiased():
 @pytest.mark.parametrize("temperatures", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_on_simulated_data_the_two_directions_hold_the_truth_between_them(temperatures):
     model, evidence = chain(2)
-    latents, _, state = model._descend(lambda t, p, s: p.sample((30,) if s is None else ()))
+    latents, _, state = model._generate_down(lambda t, p, s: p.sample((30,) if s is None else ()))
     x = model.decoders[0](state).sample()
     lower = al.ais(model, x, temperatures=temperatures).log_likelihood
     upper = al.ais(model, x, temperatures=temperatures, posterior=latents).log_likelihood
@@ -144,5 +144,5 @@ def test_what_cannot_be_is_said_in_one_line():
         al.Conditional(nn.Linear(5, 6), al.families.normal),
         al.Conditional(nn.Linear(3, 5), al.families.bernoulli),
     )
-    with pytest.raises(ValueError, match=r"level 1 is over .*GreaterThan.*need latents over all real numbers"):
+    with pytest.raises(ValueError, match=r"level 1 has support .*GreaterThan.*need latents over all real numbers"):
         al.ais(model.double(), torch.zeros(2, 5))

@@ -91,14 +91,14 @@ def test_noise_that_does_not_fit_is_said():
         model(x, samples=7, noise=[torch.randn(7, 4, 2)] * 2)
     with pytest.raises(ValueError, match=r"noise of level 2: got shape \(1, 4, 2\), wanted \(7, 4, 2\)"):
         model(x, samples=7, noise=[None, torch.randn(1, 4, 2)])
-    with pytest.raises(ValueError, match="noise: got 1 of it, wanted one for each of 2 levels"):
+    with pytest.raises(ValueError, match="noise: got 1 tensors, wanted one for each of 2 levels"):
         model(x, noise=[None])
     tails = al.VAE(
         al.StandardNormal(2),
         al.Conditional(nn.Linear(6, 6), al.families.student_t),
         al.Conditional(nn.Linear(2, 6), al.families.bernoulli),
     ).double()
-    with pytest.raises(ValueError, match="noise of level 1: wanted None, since StudentT is not made of normals"):
+    with pytest.raises(ValueError, match="noise of level 1: wanted None, since StudentT has no normal noise"):
         tails(x, noise=[torch.randn(1, 4, 2)])
     assert al.log_likelihood(tails, x, samples=5).shape == (4,)
 

@@ -72,4 +72,4 @@ def test_scoring_waits_for_nothing(meta, name):
         al.evaluate(model, x, samples=50, pairs=100)
     names = [entry.name for entry in error.traceback if entry.path.name == "bounds.py"]
     assert names[0] == "evaluate"
-    assert not {"_gather", "_weigh", "noise"} & {*names}
+    assert not {"_gather", "_pass_statistics", "noise"} & {*names}

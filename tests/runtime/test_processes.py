@@ -143,7 +143,7 @@ def test_a_model_that_is_sharded_trains_as_one_that_is_not(together, sharded):
     [
         (dict(shard="mps"), "shard='mps': wanted 'cpu' or 'cuda'"),
         (dict(out=None), "shard: wanted out"),
-        (dict(compile=True), "shard: a model that is sharded is not compiled"),
+        (dict(compile=True), "shard: a sharded model is not compiled"),
         (dict(objective=al.dreg), "shard: dreg holds the posterior's weights"),
         ({}, "shard: there is one process"),
     ],
@@ -158,7 +158,7 @@ def test_what_does_not_go_with_sharding_is_said(settings, message, tmp_path):
 def test_a_model_that_cannot_be_cut_or_is_sharded_is_said(sharded):
     shared, again, evaluated = sharded["unfitting"]
     assert shared.startswith("shard: two networks share a parameter")
-    assert again == evaluated == "this model is sharded over processes; read its run for a whole one, al.load(out)"
+    assert again == evaluated == "this model is sharded over processes; load the whole model from its run, al.load(out)"
 
 
 def test_moments_are_restored_to_where_the_parameter_is():
@@ -217,8 +217,8 @@ def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
     finally:
         job.kill()
     assert job.returncode != 0
-    assert "another process of this training is gone (Connection" in said or "gone (Read error" in said
-    assert f"{out} keeps the last checkpoint: go on with the same command and --resume" in said
+    assert "another process of this training has died (Connection" in said or "died (Read error" in said
+    assert f"{out} keeps the last checkpoint: run the same command with --resume" in said
     assert al.load(out).sample(3).dtype == torch.float64
     epochs = len((out / "metrics.jsonl").read_text().splitlines())
     done = subprocess.run(

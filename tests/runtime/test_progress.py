@@ -16,7 +16,7 @@ from allegory.runtime import progress
 STEP = """
 import types
 from allegory.runtime import progress
-progress._Bar.pause = progress._Lines.pause = 0
+progress._TerminalBar.pause = progress._PlainLines.pause = 0
 now = types.SimpleNamespace(epoch=2, step=7, best_bound=-83.1)
 with progress.Progress(True, 100, None, 3) as bar:
     bar.epoch({"bound": -83.25}, now)
@@ -58,7 +58,7 @@ def bits():
 
 def test_a_notebook_shows_a_bar_by_default(model, bits, monkeypatch, capsys):
     cell = Cell(monkeypatch)
-    monkeypatch.setattr(progress._Page, "pause", 0.0)
+    monkeypatch.setattr(progress._NotebookView, "pause", 0.0)
     record = train(model, bits)
     assert len(cell.shown) == 2 + record.step
     done = [float(re.search(r'value="([\d.]+)"', html).group(1)) for html in cell.shown]

@@ -164,15 +164,15 @@ def test_the_directory_appears_whole_by_one_rename(tmp_path, monkeypatch):
 
 def test_what_cannot_be_kept_or_made_again_is_named(tmp_path):
     wrong = {
-        "wanted what JSON can keep": lambda: al.save(Small(2), tmp_path / "no", arguments={"width": torch.ones(2)}),
+        "wanted what JSON can store": lambda: al.save(Small(2), tmp_path / "no", arguments={"width": torch.ones(2)}),
         "about has model": lambda: al.save(Small(2), tmp_path / "no", about={"model": 3}),
-        "remembers no arguments, which Small does not take: missing": lambda: al.load(tmp_path / "run", Small),
-        'remembers the arguments {"depth": 3}, which Small': lambda: al.load(tmp_path / "other", Small),
+        "records no arguments, which Small does not take: missing": lambda: al.load(tmp_path / "run", Small),
+        'records the arguments {"depth": 3}, which Small': lambda: al.load(tmp_path / "other", Small),
         "<lambda> made int, wanted a VAE": lambda: al.load(tmp_path / "run", lambda: 3),
         "model='Small': wanted a VAE, or the class": lambda: al.load(tmp_path / "run", "Small"),
-        "likelihood: of a model of allegory.architectures": lambda: al.load(tmp_path / "run", Small(2), likelihood=3),
+        "likelihood: only for a model of allegory": lambda: al.load(tmp_path / "run", Small(2), likelihood=3),
         "the weights do not fit": lambda: al.load(tmp_path / "run", Small(3)),
-        "likelihood: of a model of": lambda: al.load(tmp_path / "run", small, likelihood=3),
+        "likelihood: only for a model of": lambda: al.load(tmp_path / "run", small, likelihood=3),
     }
     al.save(Small(2), tmp_path / "run")
     al.save(Small(2), tmp_path / "other", arguments={"depth": 3})

@@ -186,7 +186,7 @@ def test_an_epoch_that_is_lost_goes_back_to_its_beginning_at_half_the_rate(x):
     for rows, part in batches.epoch(0):
         step(rows, part, 0.0)
     assert recovery.lost()
-    assert "could not be found again" in recovery.go_back(0.0)
+    assert "the failure did not occur again" in recovery.go_back(0.0)
     assert (state.position.step, state.position.restarts, state.position.lr_scale) == (0, 1, 0.5)
     assert all(torch.equal(p, before) for p, before in zip(state.learned, start, strict=True))
     assert not recovery.lost()

@@ -77,7 +77,7 @@ def test_functions_of_ones_own_are_asked_at_every_step(x, tmp_path):
         (r"lr: the schedule gives -1 at step 0", dict(lr=lambda step, done: -1)),
         (r"lr: the schedule gives .* wanted a number", dict(lr=lambda step, done: [0.1, 0.2])),
         (r"beta: the schedule gives .* or one for each of 2 levels", dict(beta=lambda step, done: [1.0, 1.0, 1.0])),
-        (r"lr_warmup=3, lr_final=0.0: wanted none of them", dict(lr=Cosine(0.1), lr_warmup=3)),
+        (r"lr_warmup=3, lr_final=0.0: wanted neither of them", dict(lr=Cosine(0.1), lr_warmup=3)),
         (r"kl_warmup=3: wanted none", dict(beta=Cyclical(), kl_warmup=3)),
     ],
 )

@@ -22,8 +22,8 @@ from allegory.views.runs import summary
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVERYTHING = [
-    "What was trained on what", "What it is worth", "Training", "Samples", "Reconstructions", "What the levels do",
-    "Latent space", "Best and worst", "How to reproduce it",
+    "Data and model", "Likelihood", "Training", "Samples", "Reconstructions", "What the levels do",
+    "Latent space", "Most and least likely examples", "How to reproduce it",
 ]  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def test_every_bound_of_a_page_is_of_the_same_noise(monkeypatch):
 
 def test_the_weight_of_the_kl_is_that_of_the_training():
     x = train("bits", beta=[0.5, 4.0])
-    assert "weight of the KL, of 0.5, 4" in report("run", x, samples=5).read_text()
+    assert "KL weight / 0.5, 4" in report("run", x, samples=5).read_text()
 
 
 def test_a_split_of_one_example_is_reported():
@@ -192,7 +192,7 @@ def test_a_run_that_has_not_ended_is_reported_so_far():
     with pytest.raises(RuntimeError, match="power"):
         train("bits", epochs=9, transform=fails_later, checkpoint_seconds=0)
     text = report("run", bits(), samples=5).read_text()
-    assert "This run has not ended" in text
+    assert "This run has not finished" in text
     assert "4 epochs" in text
 
 
@@ -200,14 +200,14 @@ def test_without_data_what_the_model_alone_can_show_is_shown():
     train("vectors")
     page = Page(report("run", missing="they are lost"))
     assert page.titles() == [EVERYTHING[0], "Training", "Samples", EVERYTHING[-1]]
-    assert "Draws of the prior" in page.text
-    assert "What needs data is left out: they are lost." in page.text
+    assert "Samples from the prior" in page.text
+    assert "Parts that need data are left out: they are lost." in page.text
 
 
 def test_what_is_no_run_and_what_has_no_checkpoint(capsys):
     Path("empty").mkdir()
-    assert "empty is no run directory" in fails(capsys, "report", "empty")
-    assert "nowhere is no run directory" in fails(capsys, "report", "nowhere")
+    assert "empty is not a run directory" in fails(capsys, "report", "empty")
+    assert "nowhere is not a run directory" in fails(capsys, "report", "nowhere")
     train("bits")
     for name in ("last.safetensors", "weights.safetensors", "metrics.jsonl"):
         Path("run", name).unlink()

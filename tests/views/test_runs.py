@@ -69,7 +69,7 @@ def test_the_command_lists_the_best_first_and_leaves_out_what_is_damaged(capsys)
     out, err = capsys.readouterr()
     assert out.index("deep/long") < out.index("short")
     assert "broken" not in out
-    assert err.startswith("allegory: left out: runs/broken/last.safetensors")
+    assert err.startswith("allegory: skipped: runs/broken/last.safetensors")
     assert main(["runs", "runs", "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert first["bound"] > second["bound"]
@@ -88,10 +88,10 @@ def test_a_run_of_a_users_own_is_listed_under_its_name(data, capsys):
 def test_a_folder_without_runs_is_an_error(capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no run in it" in fails(capsys, "runs", "empty")
-    assert "there is no such folder" in fails(capsys, "runs")
+    assert "no such folder; wanted one" in fails(capsys, "runs")
     (tmp_path / "empty" / "config.json").write_text("{}")
     assert main(["runs", "empty"]) == 0
-    assert "left out" in capsys.readouterr().err
+    assert "skipped" in capsys.readouterr().err
 
 
 class Small(al.VAE):
@@ -180,8 +180,8 @@ def test_a_model_of_ones_own_is_evaluated_and_reported_where_its_class_and_data_
     assert run.report(samples=5, examples=10) == runs.Path("run/report.html")
     text = runs.Path("run/report.html").read_text()
     assert "Reconstructions" in text
-    assert "has not ended" not in text
-    assert "The model was saved without its training" in text
+    assert "has not finished" not in text
+    assert "The model was saved without a training history" in text
     assert "0 epochs" not in text
     with pytest.raises(ValueError, match=r"Small, was not made by allegory\.architectures"):
         _ = al.Run("run", data=bits()).model
@@ -196,9 +196,9 @@ def test_of_a_model_of_ones_own_a_report_has_what_the_files_say(capsys):
     assert al.Run("other", likelihood=al.families.normal_fixed(0.5)).knows_its_model
     for run in ("run", "other"):
         assert main(["report", run]) == 0
-        assert f"what needs the model is left out: {run}: " in capsys.readouterr().err
+        assert f"parts that need the model are left out: {run}: " in capsys.readouterr().err
         text = runs.Path(run, "report.html").read_text()
-        assert "What needs the model is left out" in text
+        assert "Parts that need the model are left out" in text
         assert "How to reproduce it" in text
         assert "Samples" not in text
     assert "The bound over training" in runs.Path("run/report.html").read_text()
@@ -231,10 +231,10 @@ def test_what_a_run_cannot_give_is_said_in_one_line():
     al.save(Small(), "own")
     damaged = al.Run("run")
     wrong = {
-        "nowhere is no run directory": lambda: al.Run("nowhere"),
-        "own does not say on what data it was trained; say it: --data DATA": lambda: al.Run("own", Small).evaluate(),
+        "nowhere is not a run directory": lambda: al.Run("nowhere"),
+        "own does not record what data it was trained on; give them": lambda: al.Run("own", Small).evaluate(),
         "split='dev': wanted one of train, valid, test": lambda: al.Run("run").evaluate("dev"),
-        "bits is not what run was trained on": lambda: al.Run("run", data=replace(bits(), test=bits().train)).data,
+        "bits is not the data run was trained on": lambda: al.Run("run", data=replace(bits(), test=bits().train)).data,
         "n=0: wanted at least 1": lambda: al.Run("run").sample(0),
         "count=0: wanted at least 1": lambda: al.Run("run").reconstruct(count=0),
         "device tpu9: wanted auto, cpu": lambda: al.Run("run", device="tpu9"),
@@ -267,10 +267,10 @@ def test_a_report_draws_from_the_data_that_the_run_remembers():
     al.report("run", samples=5, examples=10)
     text = runs.Path("run/report.html").read_text()
     assert "On 10 examples of test, in nats per example" in text
-    assert "What needs data is left out" not in text
+    assert "Parts that need data are left out" not in text
     runs.Path("bits.npz").unlink()
     al.Run("run").report("other.html")
-    assert "What needs data is left out" in runs.Path("other.html").read_text()
+    assert "Parts that need data are left out" in runs.Path("other.html").read_text()
 
 
 def test_the_summary_of_a_saved_model():
