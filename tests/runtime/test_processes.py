@@ -235,6 +235,7 @@ def test_held_objectives_and_random_states_of_two_processes(together):
     assert randoms[0] != randoms[1]
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_second_process_is_said(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("0", "1"):  # the same examples, but for one that the second process finds broken
