@@ -1,6 +1,6 @@
 # make demo: train on embedded data and look at what comes out. make test: everything that must hold, but for what takes
 # long; make test-all: that, too.
-# make bench: how fast it is, beside a plain loop and pythae. make docs: the site, in build/site.
+# make bench: how fast it is, beside a plain loop, pythae and JAX. make docs: the site, in build/site.
 VENV ?= .venv
 ifeq ($(OS),Windows_NT)
 PYTHON ?= python
@@ -44,16 +44,21 @@ docs: $(VENV)/ready
 	$(BIN)/sphinx-build -q -n -W --keep-going -c docs -d build/doctrees/zh -D language=zh_CN docs/zh build/site/zh
 	cp docs/index.html build/site
 
-bench: $(VENV)/ready $(VENV)-pythae/ready
-	$(BIN)/python benchmarks/bench.py --pythae $(VENV)-pythae/$(SCRIPTS)/python
+bench: $(VENV)/ready $(VENV)-pythae/ready $(VENV)-jax/ready
+	$(BIN)/python benchmarks/bench.py --pythae $(VENV)-pythae/$(SCRIPTS)/python --jax $(VENV)-jax/$(SCRIPTS)/python
 
 $(VENV)-pythae/ready:
 	$(PYTHON) -m venv $(VENV)-pythae
 	$(VENV)-pythae/$(SCRIPTS)/pip install --quiet torch==2.13.0 pythae==0.1.2
 	touch $@
 
+$(VENV)-jax/ready:
+	$(PYTHON) -m venv $(VENV)-jax
+	$(VENV)-jax/$(SCRIPTS)/pip install --quiet jax==0.10.2 jaxlib==0.10.2 optax==0.2.8
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-pythae build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-pythae $(VENV)-jax build dist .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

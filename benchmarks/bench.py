@@ -1,9 +1,9 @@
-"""How fast training and evaluation are: this library, a plain PyTorch loop, pythae, and the machine at its best.
+"""How fast training and evaluation are: this library, a plain PyTorch loop, pythae, JAX, and the machine at its best.
 
     make bench                                       # some ten minutes; leave the machine alone meanwhile
-    python benchmarks/bench.py [--pythae PYTHON] [--rounds 5] [--small] [--only NAME]
+    python benchmarks/bench.py [--pythae PYTHON] [--jax PYTHON] [--rounds 5] [--small] [--only NAME]
 
-Writes benchmarks/results/bench.json and bench.md. PYTHON is that of an environment that has pythae.
+Writes benchmarks/results/bench.json and bench.md. PYTHON is that of an environment that has pythae, or jax and optax.
 
     training      an epoch of 60,000 examples, 784-400-20-400-784, ReLU, Bernoulli, Adam, batches of 128 and of 1,000
     evaluation    L_1000 of 10,000 examples with the same network, timed on some of them and scaled
@@ -127,9 +127,15 @@ def setups(task: str, names: list[str], count: int, batch: int, python: str | No
     return {name: setup(name) for name in [*names, *(["pythae"] if python else [])]}
 
 
-def training(count: int, batch: int, python: str | None, rounds: int) -> dict[str, Any]:
+def jax_setup(python: str, precision: str, count: int, batch: int) -> Setup:
+    return lambda: Elsewhere(python, "jax_worker.py", precision, count, batch)
+
+
+def training(count: int, batch: int, python: str | None, jax: str | None, rounds: int) -> dict[str, Any]:
     operations = count * (6 * WEIGHTS - 2 * PIXELS * WIDTH)
     sides = setups("train", [*SETTINGS, "plain loop"], count, batch, python)
+    if jax:
+        sides |= {f"JAX, {precision}": jax_setup(jax, precision, count, batch) for precision in ("float32", "bfloat16")}
     return dict(title=f"training, batch {batch}", operations=operations, sides=compare(sides, rounds))
 
 
@@ -160,6 +166,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="How fast training and evaluation are.")
     parser.add_argument("--pythae", metavar="PYTHON", help="the python of an environment that has pythae")
+    parser.add_argument("--jax", metavar="PYTHON", help="the python of an environment that has jax and optax")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="a few seconds, to see whether it works; writes nothing")
     parser.add_argument("--only", choices=("training", "evaluation"))
@@ -173,7 +180,7 @@ def main() -> None:
     say(", ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items()))
     results = []
     if options.only != "evaluation":
-        results += [training(count, batch, options.pythae, rounds) for batch in (128, 1000)]
+        results += [training(count, batch, options.pythae, options.jax, rounds) for batch in (128, 1000)]
     if options.only != "training":
         results.append(evaluation(some, options.pythae, rounds))
     results = [dict(float32_rate=rates["float32"], rounds=rounds, **result) for result in results]

@@ -153,7 +153,7 @@ def test_what_is_broken_or_missing_fails_the_build(tmp_path):
         page.write("\n[nowhere](nowhere.md) $\\nothing$\n")
     (docs / "en/alone.md").write_text("# Alone\n")
     data = docs / "en/reference/data.md"
-    data.write_text(data.read_text().replace(".. automodule:: allegory.cave\n", ""))
+    data.write_text(data.read_text().replace(".. automodule:: allegory.data.cave\n", ""))
     done = sphinx(docs, "en", tmp_path)
     assert done.returncode != 0
     for told in (

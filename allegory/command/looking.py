@@ -26,10 +26,11 @@ def report(
     source = str(about.get("source", "")) if isinstance(about, dict) else ""
     quoted = command_line(source, command) if isinstance(command, dict) and source else ""
     path = opened.report(out, split=split, examples=examples, samples=importance_samples, command=quoted)
-    try:
-        _ = opened.data
-    except ValueError as error:
-        console.say(f"allegory: what needs data is left out: {error}")
+    for part in ("data", "model") if opened.knows_its_model else ("model",):
+        try:
+            getattr(opened, part)
+        except ValueError as error:
+            console.say(f"allegory: what needs {'data' if part == 'data' else 'the model'} is left out: {error}")
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, to be opened in a browser")
     print(f"next: allegory sample {run} --out samples.png")
 

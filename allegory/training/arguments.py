@@ -66,6 +66,11 @@ class Plan(NamedTuple):
     compile: bool
     notes: list[str]
 
+    @property
+    def fuses(self) -> bool:
+        """Whether a step may be compiled as a whole."""
+        return self.compile and not self.held
+
 
 def plan(
     model: VAE,

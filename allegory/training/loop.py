@@ -46,10 +46,11 @@ from allegory.training.averaging import average_buffers
 from allegory.training.batches import Batches
 from allegory.training.budget import Budget
 from allegory.training.clock import Clock, caught_signals
+from allegory.training.fused import FusedStep
 from allegory.training.recovery import Recovery
 from allegory.training.schedule import Schedule
 from allegory.training.state import Record, State
-from allegory.training.step import Step, score_function
+from allegory.training.step import Step, model_score, score_function
 from allegory.training.trackers import Tracker, Trackers
 from allegory.training.validation import validate
 
@@ -156,7 +157,8 @@ def fit(
     budget = Budget(epochs, minutes, patience, len(batches))
     state = State(model, average, plan.lr(0, 0.0), weight_decay)
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
-    step = Step(state, score, plan.lr, plan.beta, clip, skip, ema, sharded=bool(shard))
+    fused = FusedStep(state, model_score(model, objective, samples, precision=plan.precision), clip, skip, plan.fuses)
+    step = Step(state, score, plan.lr, plan.beta, clip, skip, ema, sharded=bool(shard), fused=fused)
     recovery = Recovery(state, step, batches, budget, samples, plan.precision)
     trackers = Trackers(tracker)
     now = state.position

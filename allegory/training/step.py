@@ -23,17 +23,41 @@ from allegory.runtime import processes
 from allegory.runtime.compilation import compile_or_warn
 from allegory.runtime.precision import autocast
 from allegory.training import sharding
-from allegory.training.averaging import average_parameters
+from allegory.training.averaging import average_parameters, kept_fraction
 from allegory.training.clipping import clip_scale, gradient_norm
+from allegory.training.fused import FusedStep, ModelScore
 from allegory.training.schedule import Schedule
 from allegory.training.state import State
 
-__all__ = ["Score", "Step", "score_function"]
+__all__ = ["Score", "Step", "model_score", "score_function"]
 
 FLUSHED, TINY = 100, 1e-30  # how often moments are looked at, in steps, and below what they are cleared
 
 Score = Callable[[Tensor, Any], Tensor]
 """(x, beta) -> (B,) the objective, nats."""
+
+
+def model_score(
+    model: VAE,
+    objective: Callable[[Trace, Any], Tensor],
+    samples: int = 1,
+    held: bool = False,
+    precision: str = "float32",
+) -> ModelScore:
+    """What a step maximises, as a function of the model, of its weights, and of a batch.
+
+    Args:
+        model: whose device it is for.
+        objective, samples, held, precision: as of `score_function`.
+    """
+    device = next(model.parameters()).device
+
+    def score(model: Any, x: Tensor, beta: float | Tensor) -> Tensor:
+        with autocast(device, precision):
+            trace = model(x, samples=samples, held=held)
+        return objective(trace, beta)
+
+    return score
 
 
 def score_function(
@@ -59,22 +83,18 @@ def score_function(
     >>> score_function(model, al.elbo)(x, 1.0).shape
     torch.Size([7])
     """
-    device = next(model.parameters()).device
+    of_model = model_score(model, objective, samples, held, precision)
 
     def score(x: Tensor, beta: float | Tensor) -> Tensor:
-        with autocast(device, precision):
-            trace = model(x, samples=samples, held=held)
-        return objective(trace, beta)
+        return of_model(model, x, beta)
 
     if compile:
         score.__code__ = score.__code__.replace()  # its own: of one piece of code torch keeps eight graphs, and no more
-        compiled = compile_or_warn(score, device)
+        compiled = compile_or_warn(score, next(model.parameters()).device)
         score = lambda x, beta: compiled(x, torch.as_tensor(beta))  # noqa: E731, a number would be compiled in
-    return (
-        DistributedDataParallel(_Scored(model, score), static_graph=True)
-        if parallel and processes.world_size() > 1
-        else score
-    )
+    if parallel and processes.world_size() > 1:
+        return DistributedDataParallel(_Scored(model, score), static_graph=True)
+    return score
 
 
 class _Scored(nn.Module):
@@ -98,6 +118,7 @@ class Step:
         clip, skip: as of `clip_scale`.
         ema: as of `average_parameters`.
         sharded: whether each process holds a part of the model alone.
+        fused: what takes the step as a whole where it can.
     """
 
     def __init__(
@@ -110,10 +131,11 @@ class Step:
         skip: float = 100.0,
         ema: float = 0.999,
         sharded: bool = False,
+        fused: FusedStep | None = None,
     ) -> None:
         self.state, self.score, self.lr, self.beta = state, score, lr, beta
         self.clip, self.skip, self.ema = clip, skip, ema
-        self.sharded = sharded
+        self.sharded, self.fused = sharded, fused
 
     def __call__(self, rows: Tensor, x: Tensor, done: float) -> None:
         """Takes the step.
@@ -124,11 +146,23 @@ class Step:
             done: how much of the budget is spent.
         """
         state, now = self.state, self.state.position
-        now.lr = self.lr(now.step, done) * now.lr_scale
+        now.lr, beta = self.lr(now.step, done) * now.lr_scale, self.beta(now.step, done)
+        beta = beta if isinstance(beta, int | float) else torch.as_tensor(beta).to(state.totals.device)
+        if self.fused is None or not self.fused(x, now.lr, beta, kept_fraction(self.ema, now.step)):
+            self._in_parts(rows, x, beta)
+        if now.step % FLUSHED == 0:
+            flush_subnormal_moments(state.optimizer)
+        now.step, now.batch = now.step + 1, now.batch + 1
+
+    def _in_parts(self, rows: Tensor, x: Tensor, beta: Any) -> None:
+        """The step as it can always be taken."""
+        state, now = self.state, self.state.position
         for group in state.optimizer.param_groups:
             group["lr"] = now.lr
-        beta = self.beta(now.step, done)
-        bound = self.score(x, beta if isinstance(beta, int | float) else torch.as_tensor(beta).to(state.totals.device))
+        if self.fused is not None and self.fused.usable:  # a smaller last batch is not worth a graph of its own
+            bound = self.fused.score(state.model, x, beta)
+        else:
+            bound = self.score(x, beta)
         bound = bound if len(processes.local_rows(rows)) else 0 * bound
         for p in state.learned:
             p.grad = None
@@ -139,12 +173,9 @@ class Step:
         scale, burst = clip_scale(norm, state.norms, self.clip, self.skip)
         torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
         state.optimizer.step()
-        if now.step % FLUSHED == 0:
-            flush_subnormal_moments(state.optimizer)
         average_parameters(state.averages, state.parameters, self.ema, now.step)
         one = torch.ones_like(norm)
         state.totals += torch.stack([bound.detach().sum(), norm, one, scale < 1, scale == 0, burst])
-        now.step, now.batch = now.step + 1, now.batch + 1
 
 
 def flush_subnormal_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -104,19 +104,26 @@ def report(
         missing: why there is no x, to be said; the run's data are not looked for.
         device: where to compute.
 
+    Of a model of somebody's own that is not given there is what the files say: what was trained on what, the training.
+
     Raises:
-        ValueError: not a run, one without a checkpoint, a model that the run cannot give, or x that is no data of it.
+        ValueError: not a run, one without a checkpoint, weights that do not fit, or x that is no data of the model.
 
     >>> record = al.fit(model, x, valid=x, epochs=2, out="run")
     >>> report("run", x, samples=10).name
     'report.html'
     """
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
     run = run if isinstance(run, Run) else Run(run, model, device=device)
     told, config = run.summary, run.config
     if not any((run.path / name).exists() for name in (METRICS, WEIGHTS)):
         raise ValueError(f"{run.path} has no checkpoint yet: there is no {run.path / METRICS}; wait, or train again")
+    if not run.knows_its_model:
+        return _write(
+            run,
+            out,
+            [_what(told, config, None), _training(told, config, run.history), _again(told, config, command)],
+            [f"What needs the model is left out: {_why_no_model(run)}."],
+        )
     history, model = run.history, run.model
     if x is None and not missing:
         x, train, missing = _drawn(run, split or "test", examples)
@@ -142,6 +149,14 @@ def report(
             sections += [_extremes(model, x, samples, show)]
         sections.append(_again(told, config, command))
     notes = [] if x is not None else [f"What needs data is left out: {missing or 'no examples were given'}."]
+    return _write(run, out, sections, notes)
+
+
+def _write(run: Run, out: str | Path | None, sections: list[Section], notes: list[str]) -> Path:
+    """Writes the page."""
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    told = run.summary
     if not told.stopped:
         notes.insert(0, f"This run has not ended: what follows is epoch {told.epochs}, so far.")
     page = Environment(
@@ -151,6 +166,14 @@ def report(
     path = Path(out) if out is not None else run.path / "report.html"
     write_atomically(path, text.encode())
     return path
+
+
+def _why_no_model(run: Run) -> str:
+    try:
+        _ = run.model
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def _drawn(run: Run, split: str, examples: int) -> tuple[Tensor | None, Tensor | None, str]:
@@ -226,7 +249,7 @@ def _image(pixels: Any, words: str) -> str:
     return f'<img alt="{words}" width="{width}" height="{height}" src="data:image/{kind};base64,{data}">'
 
 
-def _what(told: Summary, config: dict[str, Any], model: VAE) -> Section:
+def _what(told: Summary, config: dict[str, Any], model: VAE | None) -> Section:
     """What was trained on what."""
     about = _about(config)
     rows = [("data", told.data or "not said: the model was made in Python")]
@@ -234,11 +257,11 @@ def _what(told: Summary, config: dict[str, Any], model: VAE) -> Section:
         sizes = " / ".join(f"{n:,}" for n in about.get("examples", []))
         rows.append(("train / valid / test", sizes + (", binarised anew at each draw" if about.get("dynamic") else "")))
         rows.append(("an example", " x ".join(map(str, about.get("event_shape", [])))))
-    shapes = model._shapes() or []
+    shapes = (model._shapes() if model else None) or []
     rows += [
-        ("model", f"{told.model} {model.extra_repr()}".strip()),
+        ("model", f"{told.model} {model.extra_repr() if model else ''}".strip()),
         ("latents", ", ".join(f"z_{t} of {' x '.join(map(str, shape))}" for t, shape in enumerate(shapes) if t)),
-        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}" if model else ""),
         ("objective", told.objective),
     ]
     if told.stopped != "saved":

@@ -163,6 +163,13 @@ class Run:
         return data.scored_as("bernoulli")[0] if self._scores_bits else data
 
     @property
+    def knows_its_model(self) -> bool:
+        """Whether `model` can be made: of an architecture, with all that was somebody's own, or as it was given."""
+        described = self.config["model"] or {}
+        own = {key for key, value in described.items() if isinstance(value, dict) and "own" in value}
+        return self._model is not None or (self.config["model"] is not None and own <= self._own.keys())
+
+    @property
     def knows_its_data(self) -> bool:
         """Whether it says on what it was trained, so that what is test data now was test data then."""
         return _remembers(self.config.get("data"))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_what_is_there_is_left_alone(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="exists and is not empty"):
         al.save(Small(3), tmp_path / "file")
-    with pytest.raises(ValueError, match="cannot make the run directory"):
+    with pytest.raises(ValueError, match=r"cannot make the run directory"):
         al.save(Small(3), "/proc/nowhere/run")
 
 
@@ -126,6 +127,22 @@ def test_a_failure_amid_the_writing_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "write_atomically", fails)
     with pytest.raises(ValueError, match="no space"):
+        al.save(Small(2), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_directory_appears_whole_by_one_rename(tmp_path, monkeypatch):
+    rename = Path.replace
+
+    def fails(self, target):
+        if self.is_dir():
+            assert not (tmp_path / "run").exists()
+            assert sorted(file.name for file in self.iterdir()) == ["config.json", "weights.safetensors"]
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(ValueError, match=r"cannot make the run directory .*: No space left"):
         al.save(Small(2), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

@@ -140,7 +140,6 @@ def test_a_run_can_what_the_functions_can_and_leaves_the_random_state_alone():
     state = torch.get_rng_state()
     found = [run.evaluate(samples=5), run.bound_curve(samples=5), run.diagnose(examples=7)]
     pairs, encoded, draws = run.reconstruct(count=4), run.encode(x), run.sample(5, temperature=0.5)
-    beside = run.compare_with_ais
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(0)
     assert found[0] == al.evaluate(run.model, x, samples=5)
@@ -159,7 +158,6 @@ def test_a_run_can_what_the_functions_can_and_leaves_the_random_state_alone():
     np.save("twos.npy", 2 * x.numpy())
     assert torch.equal(run.read("twos.npy"), x)
     assert torch.equal(run.encode("twos.npy")[0][0], encoded[0][0])
-    assert callable(beside)
 
 
 def test_ais_stands_beside_the_bound(monkeypatch):
@@ -188,6 +186,22 @@ def test_a_model_of_ones_own_is_evaluated_and_reported_where_its_class_and_data_
     with pytest.raises(ValueError, match=r"Small, was not made by allegory\.architectures"):
         _ = al.Run("run", data=bits()).model
     assert al.report("run", bits().test, model=Small, samples=5) == runs.Path("run/report.html")
+
+
+def test_of_a_model_of_ones_own_a_report_has_what_the_files_say(capsys):
+    al.fit(Small(), bits().train, valid=bits().valid, epochs=3, out="run")
+    al.save(al.architectures.mlp((6,), al.families.normal_fixed(0.5), [2], [8]), "other")
+    assert not al.Run("run").knows_its_model
+    assert not al.Run("other").knows_its_model
+    assert al.Run("other", likelihood=al.families.normal_fixed(0.5)).knows_its_model
+    for run in ("run", "other"):
+        assert main(["report", run]) == 0
+        assert f"what needs the model is left out: {run}: " in capsys.readouterr().err
+        text = runs.Path(run, "report.html").read_text()
+        assert "What needs the model is left out" in text
+        assert "How to reproduce it" in text
+        assert "Samples" not in text
+    assert "The bound over training" in runs.Path("run/report.html").read_text()
 
 
 def test_a_family_of_ones_own_is_given_again():

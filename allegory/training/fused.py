@@ -1,0 +1,176 @@
+r"""A whole step in one compiled graph: forward, backward, clipping, AdamW, the average and the sums.
+
+Between the graphs of a step that is compiled in parts the parameters are gone over a dozen times, and Python runs in
+between. Here each is read once after its gradient is there. The numbers are those of the step in parts but for
+rounding, and the state is kept in the same places: the parameters, `optimizer.state`, the average, the sums.
+
+    g <- scale g,    m <- b_1 m + (1 - b_1) g,    v <- b_2 v + (1 - b_2) g^2
+    theta   <- theta (1 - lr decay) - lr / (1 - b_1^t) m / (sqrt(v / (1 - b_2^t)) + epsilon)
+    average <- average + (1 - keep) (theta - average)
+
+What it cannot do is left to the step in parts: a held posterior, buffers that a step changes, several processes, a GPU,
+a batch of another size than the first, hundreds of parameters, what does not compile as a whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+from allegory.runtime import processes
+from allegory.runtime.compilation import has_compiler
+from allegory.training.clipping import clip_scale
+from allegory.training.state import State
+
+__all__ = ["FusedStep"]
+
+MOST = 64  # parameters: each has its own code, and a compiler that takes minutes is no gain
+
+ModelScore = Callable[[nn.Module, Tensor, Any], Tensor]
+"""(model, x, beta) -> (B,) the objective, nats."""
+
+
+class FusedStep:
+    """One step, whole, where that can be.
+
+    Args:
+        state: of the training; moved by each step.
+        score: what is maximised, as a function of the model, too.
+        clip, skip: as of `clip_scale`.
+        usable: whether to try at all.
+    """
+
+    def __init__(
+        self, state: State, score: ModelScore, clip: float = 2.0, skip: float = 100.0, usable: bool = True
+    ) -> None:
+        self.state, self.score, self.clip, self.skip = state, score, clip, skip
+        self.learned: list[nn.Parameter] = []
+        self.shape = torch.Size()
+        self.step: Callable[..., None] | None = None
+        here = state.totals.is_cpu and processes.world_size() == 1
+        self.usable = usable and here and has_compiler(state.totals.device)
+
+    def __call__(self, x: Tensor, lr: float, beta: Any, keep: float) -> bool:
+        """Takes the step; or leaves everything as it is and says no, for the step in parts to do it.
+
+        Args:
+            x: (B, *event), as it was drawn.
+            lr: of this step.
+            beta: of this step: a number, or one for each level.
+            keep: the fraction of itself that the average keeps.
+        """
+        if not self.usable:
+            return False
+        first = self.step is None
+        if first:
+            self._prepare(x, beta)
+        if self.step is None or x.shape != self.shape:
+            return False
+        state = self.state
+        moments = [state.optimizer.state[p] for p in self.learned]
+        for p, own in zip(self.learned, moments, strict=True):
+            if not own:
+                own.update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p), step=torch.zeros(()).float())
+        t, (b1, b2) = moments[0]["step"].item() + 1, state.optimizer.param_groups[0]["betas"]
+        size, root = lr / (1 - b1**t), math.sqrt(1 - b2**t)
+        # Ready made: in the graph they would be made anew for every element.
+        numbers = torch.tensor([size, 1 / root, 1 - keep, lr], dtype=self.parameters[0].dtype)
+        means, squares = ([own[key] for own in moments] for key in ("exp_avg", "exp_avg_sq"))
+        try:
+            with torch.no_grad():
+                self.step(
+                    self.parameters, means, squares, self.averages, state.norms, state.totals, x,
+                    torch.as_tensor(beta), numbers,
+                )  # fmt: skip
+        except Exception as error:
+            if not first:
+                raise
+            self.usable = False  # as a whole; the step in parts may compile, or says what is wrong
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            warnings.warn(f"the step does not compile as a whole, and is taken in parts: {reason}", stacklevel=2)
+            return False
+        torch._foreach_add_([own["step"] for own in moments], 1)
+        return True
+
+    def _prepare(self, x: Tensor, beta: Any) -> None:
+        """Tries the model on two examples, uncompiled: which parameters have a gradient, and whether buffers change. It
+        also fills torch's table of divergences, without which kl_divergence does not compile.
+        """
+        model, average = self.state.model, self.state.average
+        trial = copy.deepcopy(model).train(model.training)
+        before = [buffer.clone() for buffer in trial.buffers()]
+        with torch.random.fork_rng([]), torch.enable_grad():
+            self.score(trial, x[:2], beta).sum().backward()
+        same = all(map(torch.equal, before, trial.buffers()))
+        used = [name for name, p in trial.named_parameters() if p.grad is not None]
+        ours, averages = dict(model.named_parameters()), dict(average.named_parameters())
+        self.learned = [ours[name] for name in used]
+        self.parameters = [p.detach() for p in self.learned]
+        self.averages = [averages[name].detach() for name in used]
+        self.usable = same and 0 < len(used) <= MOST and len({p.dtype for p in self.parameters}) == 1
+        if self.usable:
+            group = self.state.optimizer.param_groups[0]
+            scored, self.shape = _Scored(model, self.score), x.shape
+            self.step = _compiled(
+                scored, used, self.clip, self.skip, group["betas"], group["eps"], group["weight_decay"]
+            )
+
+
+class _Scored(nn.Module):
+    """(B,) the objective, as functional_call wants it: from a module that has the parameters."""
+
+    def __init__(self, model: nn.Module, score: ModelScore) -> None:
+        super().__init__()
+        self.model, self.score = model, score
+
+    def forward(self, x: Tensor, beta: Any) -> Tensor:
+        return self.score(self.model, x, beta)
+
+
+def _compiled(
+    scored: nn.Module,
+    names: list[str],
+    clip: float,
+    skip: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    decay: float,
+) -> Callable[..., None]:
+    """The graph, made when it is first called."""
+    b1, b2 = betas
+
+    def step(
+        parameters: list[Tensor], means: list[Tensor], squares: list[Tensor], averages: list[Tensor],
+        norms: Tensor, totals: Tensor, x: Tensor, beta: Tensor, numbers: Tensor,
+    ) -> None:  # fmt: skip
+        def loss(values: list[Tensor]) -> tuple[Tensor, Tensor]:
+            weights = {f"model.{name}": value for name, value in zip(names, values, strict=True)}
+            bound = functional_call(scored, weights, (x, beta)).sum()
+            return -bound / len(x), bound
+
+        gradients, bound = grad(loss, has_aux=True)(parameters)
+        norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
+        scale, burst = clip_scale(norm, norms, clip, skip)
+        size, root, away, lr = numbers.unbind()
+        scale_as = scale.to(numbers.dtype)
+        for p, g, mean, square, average in zip(parameters, gradients, means, squares, averages, strict=True):
+            g = g * scale_as
+            mean.lerp_(g, 1 - b1)
+            square.mul_(b2).addcmul_(g, g, value=1 - b2)
+            q = p * (1 - lr * decay) if decay else p
+            q = q - size * mean / (square.sqrt() * root + epsilon)
+            average.add_((q - average) * away)
+            p.copy_(q)
+        counts = [torch.ones_like(norm), scale < 1, scale == 0, burst]
+        totals.add_(torch.stack([bound.double(), norm, *(count.double() for count in counts)]))
+
+    step.__code__ = step.__code__.replace()  # its own: of one piece of code torch keeps eight graphs, and no more
+    light: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe}
+    return torch.compile(step, dynamic=False, fullgraph=True, options=light)
