@@ -452,6 +452,7 @@ def test_a_kill_in_the_first_write_leaves_a_directory_that_can_be_used(tmp_path)
     assert main(["train", "digits", "--out", "run", *TINY]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:L_. says little")
 def test_what_the_demo_says_next_works(monkeypatch, capsys):
     monkeypatch.setattr(demo, "fit", lambda *args, epochs, **more: allegory.fit(*args, epochs=1, **more))
@@ -491,7 +492,8 @@ def whole_run(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("kill", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT])
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_resumes_bit_by_bit(whole_run, tmp_path, kill):
     runs = {"whole": whole_run, "killed": tmp_path / "killed"}
     process = start("train", "digits", "--out", runs["killed"], *LONG, "--checkpoint-seconds", "0")
