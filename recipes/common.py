@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import allegory as al
+from allegory.evaluation import choose_speed
 from allegory.training import Record
 
 
@@ -44,7 +45,7 @@ def reached(
     test: torch.Tensor,
     precision: str = "float32",
     samples: int = 1000,
-    compile: bool = False,
+    compile: bool | str = False,
     **about: Any,
 ) -> None:
     """Prints L_K of `test` and what led to it.
@@ -53,11 +54,12 @@ def reached(
         model: trained.
         records: what `fit` gave, each time; the last one chose the weights.
         test: (N, *event), scored once.
-        precision: of the networks while scoring.
+        precision: of the networks while scoring; "auto" is written as what it chose.
         samples: K.
         compile: whether to compile what scores.
         about: what else the recipe says of itself, the seed above all.
     """
+    precision, compile, _ = choose_speed(model, test, samples, precision, compile)
     torch.manual_seed(0)
     result = al.evaluate(model, test, samples=samples, precision=precision, compile=compile)
     print(

@@ -54,6 +54,7 @@ MODELS = {
     "conv, vamp": lambda: conv(prior="vamp", components=5),
     "conv, checkpointed": lambda: conv(checkpointed=True, dropout=0.1),
 }
+QUICK = [name for name in MODELS if name.startswith("mlp") or name == "conv"]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # zuko's
 
 
@@ -79,7 +80,9 @@ def test_every_model_trains_samples_and_comes_back(name):
         assert_close(again.eval()(BITS[:5]).log_weight, first, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_weights_are_unbiased(name):
     """E_q[w] is p(x), and so is the mean of p(x | z_1) over draws of the prior."""
     model, x = MODELS[name]().eval(), BITS[:1]

@@ -27,7 +27,7 @@ def trained(data, latent, top_down=False, epochs=60, **more):
     return model
 
 
-@pytest.mark.parametrize("top_down", [False, True])
+@pytest.mark.parametrize("top_down", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_healthy_model_is_told_from_one_collapsed_on_purpose(data, top_down):
     torch.set_default_dtype(torch.float32)
     good = al.diagnose(trained(data, [4], top_down), data[1000:], data[:1000])
@@ -47,7 +47,7 @@ def test_a_healthy_model_is_told_from_one_collapsed_on_purpose(data, top_down):
     assert "try a KL warm-up" in str(bad)
 
 
-@pytest.mark.parametrize("top_down", [False, True])
+@pytest.mark.parametrize("top_down", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_one_level_that_collapsed_is_named(data, top_down):
     torch.set_default_dtype(torch.float32)
     beta = [1.0, 50.0]

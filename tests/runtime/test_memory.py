@@ -1,4 +1,4 @@
-"""Freed memory is kept within `kept`, and goes back at its end."""
+"""Freed memory is kept within `caching`, and goes back at its end."""
 
 import resource
 import sys
@@ -22,8 +22,8 @@ def test_what_is_freed_is_not_mapped_anew():
             several = [torch.ones(2**18, dtype=torch.float64) for _ in range(8)]  # 2 MB each, 4,096 pages in all
             del several
 
-    with memory.kept():
-        with memory.kept():
+    with memory.caching():
+        with memory.caching():
             steps()
         assert memory.inside == 1
         assert faults(steps) < 4096  # and 20 times as many where it is mapped anew
@@ -32,5 +32,5 @@ def test_what_is_freed_is_not_mapped_anew():
 
 def test_without_the_switch_nothing_happens(monkeypatch):
     monkeypatch.setattr(memory, "_glibc", lambda: None)
-    with memory.kept():
+    with memory.caching():
         assert memory.inside == 0

@@ -90,6 +90,7 @@ def flat(value):
     return [v for part in value for v in flat(part)] if isinstance(value, list) else [value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", SAME)
 def test_two_processes_give_what_one_gives(task, alone, together):
     assert len(flat(alone[task])) > 50
@@ -102,6 +103,7 @@ def test_two_processes_that_share_a_model_give_what_one_gives(alone, sharded):
     assert flat(sharded["fit"]) == pytest.approx(flat(alone["fit"]), rel=1e-9, abs=1e-9, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_every_example_is_drawn_once_an_epoch(alone, together):
     (alone,), (first, second) = alone["seen"], together["seen"]
     for epoch in range(2):
@@ -188,10 +190,12 @@ def test_a_sharded_training_by_the_command(tmp_path):
     assert al.load(tmp_path / "run").sample(2).shape == (2, 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_a_mistake_that_one_process_sees_ends_all_of_them(together):
     assert "exists and is not empty" in together["unfit"]
 
 
+@pytest.mark.slow
 def test_the_rows_that_are_not_finite_are_named_whoever_has_them(alone, together):
     assert "FloatingPointError" in together["lost"]
     assert together["lost"] == alone["lost"]
@@ -229,12 +233,14 @@ def test_a_killed_worker_ends_the_job_and_leaves_a_good_checkpoint(tmp_path):
     assert len((out / "metrics.jsonl").read_text().splitlines()) == epochs + 2
 
 
+@pytest.mark.slow
 def test_held_objectives_and_random_states_of_two_processes(together):
     weights, randoms = together["various"]
     assert weights[0] == weights[1]
     assert randoms[0] != randoms[1]
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_second_process_is_said(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("0", "1"):  # the same examples, but for one that the second process finds broken

@@ -23,6 +23,12 @@ with progress.Progress(True, 100, None, 3) as bar:
     bar.step(now, 1.0)
     bar.say("all is well")
 """
+TERMINALS = {
+    **{columns: dict(TERM="xterm", COLUMNS=str(columns)) for columns in (30, 58, 100)},
+    "colours": dict(TERM="xterm-256color", COLUMNS="100"),
+    "no colours": dict(TERM="xterm-256color", COLUMNS="100", NO_COLOR="1"),
+    "dumb": dict(TERM="dumb"),
+}
 
 
 class Cell:
@@ -118,20 +124,31 @@ def lines(sent):
     return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", sent)]
 
 
+@pytest.fixture(scope="module")
+def on_terminals():
+    """What each of TERMINALS is sent by STEP; one process, which imports torch once."""
+    each = "exec(step); sys.stderr.write('\\x1e'); sys.stderr.flush()"
+    code = f"import os, sys\nstep = {STEP!r}\nbefore = dict(os.environ)\n"
+    code += f"for more in {list(TERMINALS.values())!r}:\n"
+    code += f"    os.environ.clear(); os.environ.update(before | more)\n    {each}"
+    sent = on_a_terminal(code).split("\x1e")
+    return dict(zip(TERMINALS, sent[:-1], strict=True))
+
+
 @pytest.mark.parametrize(("columns", "cut"), [(30, "left"), (58, "-83.25"), (100, "steps/s")])
-def test_a_bar_is_never_wider_than_the_terminal_and_cuts_no_number(columns, cut):
-    sent = on_a_terminal(STEP, TERM="xterm", COLUMNS=str(columns))
+def test_a_bar_is_never_wider_than_the_terminal_and_cuts_no_number(columns, cut, on_terminals):
+    sent = on_terminals[columns]
     assert max(map(len, lines(sent))) <= columns
     (shown,) = {line.split("epoch", 1)[1] for line in lines(sent) if "epoch 3/100" in line}
     assert shown.rstrip().endswith(cut)
     assert "all is well" in lines(sent)
 
 
-def test_without_colour_there_is_none_and_a_dumb_terminal_gets_plain_lines():
+def test_without_colour_there_is_none_and_a_dumb_terminal_gets_plain_lines(on_terminals):
     colour = re.compile(r"\x1b\[[0-9;]*m")
-    assert colour.search(on_a_terminal(STEP, TERM="xterm-256color", COLUMNS="100"))
-    assert not colour.search(on_a_terminal(STEP, TERM="xterm-256color", COLUMNS="100", NO_COLOR="1"))
-    sent = on_a_terminal(STEP, TERM="dumb")
+    assert colour.search(on_terminals["colours"])
+    assert not colour.search(on_terminals["no colours"])
+    sent = on_terminals["dumb"]
     assert "\x1b" not in sent
     assert re.match(r"epoch 3/100  \d+:\d\d left  validation bound -83.25  best -83.10  \d+ steps/s\r\n", sent)
 

@@ -502,6 +502,7 @@ def test_what_does_not_compile_is_trained_as_it_is(bits, monkeypatch):
     assert record.history == train(small(), bits).history
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
 def test_every_training_is_compiled_however_many_there_were(bits, monkeypatch):
     graphs = []

@@ -64,6 +64,8 @@ KINDS = {
     "one number": (lambda: torch.randn(40, 1), dict(likelihood="student_t", latent=[1])),
 }
 
+QUICK = ("bits", "vectors", "codes")
+
 
 def train(kind, **settings):
     torch.manual_seed(0)
@@ -106,7 +108,9 @@ class Page(HTMLParser):
         return re.findall(r"<h2>(.*?)</h2>", self.text)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_a_page_has_everything_and_needs_nothing_else(kind):
     x = train(kind)
     page = Page(report("run", x, samples=20))
