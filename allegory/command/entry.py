@@ -85,8 +85,6 @@ def root(context: click.Context, version: bool, json: bool) -> None:
         raise click.UsageError("--json is of --version, and of some commands, after their names", context)
     if context.invoked_subcommand is None:
         raise click.UsageError(f"wanted a command, one of {', '.join(c.name or '' for c in COMMANDS)}", context)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and context.invoked_subcommand not in TOGETHER:
-        raise ValueError(f"{context.invoked_subcommand} works in one process; torchrun is for {' and '.join(TOGETHER)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root.main(prog_name="allegory")
     warnings.showwarning = _show_warning
     try:
-        with root.make_context("allegory", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        _check_processes(words)
+        with root.make_context("allegory", words) as context:
             root.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as stop:  # --help, --version
@@ -126,6 +126,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"allegory: not enough memory ({detail}); a smaller model, batch or K needs less", file=sys.stderr)
         return 2
     return 0
+
+
+def _check_processes(words: Sequence[str]) -> None:
+    """Several processes are for some commands only; the others must not even join them."""
+    command = next((word for word in words if word in root.commands), None)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command is not None and command not in TOGETHER:
+        raise ValueError(f"{command} works in one process; torchrun is for {' and '.join(TOGETHER)}")
 
 
 def _line(error: click.UsageError) -> str:

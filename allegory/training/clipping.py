@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = ["SKIPS", "clip_scale", "gradient_norm", "no_norms"]
 
 SKIPS = 3
+"""How many gradients in a row are left out at most."""
 
 
 def no_norms(device: torch.device) -> Tensor:

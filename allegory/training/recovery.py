@@ -21,6 +21,7 @@ from allegory.training.step import Step
 __all__ = ["RESTARTS", "Recovery"]
 
 RESTARTS = 5
+"""How many times an epoch is run again, and how many times in all for what is merely large."""
 
 
 class Recovery:

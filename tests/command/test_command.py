@@ -145,7 +145,7 @@ def test_a_run_has_a_dated_folder_by_default(capsys):
     assert re.fullmatch(r"digits-\d{8}-\d{6}", run.name)
     assert f"writing the run to {run}" in err
     assert f"next: allegory evaluate {run}" in out
-    assert "say which: --out RUN" in fails(capsys, "train", "digits", "--resume")
+    assert "--resume continues a run; name it: --out RUN" in fails(capsys, "train", "digits", "--resume")
 
 
 def test_a_run_directory_is_self_contained(digits_run):
