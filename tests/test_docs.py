@@ -133,7 +133,7 @@ def test_the_reference_says_what_the_docstrings_say(site):
     page = (site / "en/reference/evaluation.html").read_text()
     assert "<ol" not in page  # "K." is a size
     assert all(f"<strong>{name}</strong>" in page for name in ("nll", "nll_stderr"))  # of one line
-    assert 'href="#allegory.evaluation.evaluate"' in page
+    assert 'href="#allegory.evaluation.bounds.evaluate"' in page
     assert "Two values, 0 and 1; phi: the log-odds." in (site / "en/reference/parts.html").read_text()
     assert "<pre><span></span>L_K  = E log mean_{k=1..K} w_k" in page
 
