@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 ACTIVE = 0.01
+PAYS = 60.0  # seconds of evaluation from which on compiling it does
 TRUSTED = 2.0
 
 
@@ -295,13 +296,15 @@ def choose_speed(
         )
     precision, first = processes.broadcast(lambda: choose_precision(precision, x.device, bears_rounding(model)))
 
-    def expected_seconds() -> float:
-        rows, particles = max(1, pairs_per_pass(model, x) // samples), min(samples, pairs_per_pass(model, x))
-        with evaluating(model, precision), torch.random.fork_rng():
-            seconds = timed(lambda: model(x[:rows], samples=particles).log_weight, x.device)
-        return seconds * len(x) * samples / (min(rows, len(x)) * particles)
+    rows, particles = max(1, pairs_per_pass(model, x) // samples), min(samples, pairs_per_pass(model, x))
+    passes = len(x) * samples / (min(rows, len(x)) * particles)
 
-    pays, second = processes.broadcast(lambda: choose_compile(compile, x.device, expected_seconds, pays=60.0))
+    def expected_seconds() -> float:
+        with evaluating(model, precision), torch.random.fork_rng():
+            once = lambda: model(x[:rows], samples=particles).log_weight  # noqa: E731
+            return passes * timed(once, x.device, enough=PAYS / passes)
+
+    pays, second = processes.broadcast(lambda: choose_compile(compile, x.device, expected_seconds, PAYS))
     return precision, pays, [note for note in (first, second) if note]
 
 

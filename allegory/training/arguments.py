@@ -17,7 +17,7 @@ from allegory.evaluation.bounds import bears_rounding
 from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
-from allegory.runtime.compilation import choose_compile, has_compiler, timed
+from allegory.runtime.compilation import PAYS, choose_compile, has_compiler, timed
 from allegory.runtime.precision import choose_precision
 from allegory.training.checkpoint import stored_settings
 from allegory.training.schedule import Cosine, Cyclical, Schedule, Warmup
@@ -109,10 +109,13 @@ def plan(
         score = score_function(trial, objective, samples=samples, held=held, precision=precision)
         weight = beta(0, 0.0)
         weight = weight.to(device) if isinstance(weight, Tensor) else weight
+        steps = math.ceil(len(data) / settings["batch_size"]) * (settings["epochs"] or math.inf)
+        enough = (
+            PAYS / steps if processes.world_size() == 1 else math.inf
+        )  # several call it once, as often as each other
         with torch.random.fork_rng():
             x = x if transform is None else transform(x)
-            seconds = timed(lambda: score(x, weight).sum().backward(), device)
-        steps = math.ceil(len(data) / settings["batch_size"]) * (settings["epochs"] or math.inf)
+            seconds = timed(lambda: score(x, weight).sum().backward(), device, enough=enough)
         return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
 
     # All processes take part in the measurement, so one of them decides whether there is one.

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
+from allegory.conditional import Conditional
 from allegory.runtime import processes
 from allegory.runtime.compilation import has_compiler
 from allegory.training.clipping import clip_scale
@@ -137,7 +138,9 @@ class _Scored(nn.Module):
 
 def _is_pure(model: nn.Module) -> bool:
     """Whether all modules are known to do nothing but map tensors."""
-    known = all(type(module).__module__.startswith(("torch.nn.", "allegory.")) for module in model.modules())
+    parts: list[Any] = [*model.modules()]
+    parts += [part.family for part in parts if isinstance(part, Conditional)]  # which may be a function
+    known = all(type(part).__module__.startswith(("torch.nn.", "allegory.")) for part in parts)
     hooks = [
         getattr(part, name, None)
         for part in (*model.modules(), *model.parameters())

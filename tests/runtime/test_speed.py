@@ -72,6 +72,9 @@ def test_timed_is_the_least_of_several():
     calls = []
     assert 0 <= timed(lambda: calls.append(1), CPU) < 1
     assert len(calls) > 1
+    calls.clear()
+    timed(lambda: calls.append(1), CPU, enough=60.0)
+    assert calls == [1]  # a short training does not wait for a measurement longer than itself
 
 
 def test_fit_measures_what_is_left_open_and_a_resume_keeps_to_it(speedup, monkeypatch, tmp_path):
@@ -113,7 +116,7 @@ def test_evaluation_measures_what_is_left_open(speedup, monkeypatch):
     speedup(3.0)
     assert bounds.choose_speed(model, x, 10)[:2] == ("bfloat16", False)
     assert bounds.choose_speed(continuous, x, 10)[:2] == ("float32", False)
-    monkeypatch.setattr(bounds, "timed", lambda function, device: function() is None or 1e6)
+    monkeypatch.setattr(bounds, "timed", lambda function, device, enough: function() is None or 1e6)
     _, compile, notes = bounds.choose_speed(model, x, 10)
     assert compile
     assert len(notes) == 2
@@ -144,7 +147,7 @@ def test_a_training_is_compiled_if_its_budget_is_long(budget, asked, compiled, m
     from allegory.training import arguments
 
     monkeypatch.setattr(compilation, "has_compiler", lambda device: True)
-    monkeypatch.setattr(arguments, "timed", lambda function, device: function() is None or 1.0)
+    monkeypatch.setattr(arguments, "timed", lambda function, device, enough: function() is None or 1.0)
     x = (torch.rand(100, 6) < 0.5).double()
     model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8]).double()
     settings = dict(

@@ -136,11 +136,15 @@ class Counting(nn.Linear):
         return super().forward(x) * self.calls
 
 
-@pytest.mark.parametrize("mine", ["module", "hook", "gradient", "objective", "nothing"])
+@pytest.mark.parametrize("mine", ["module", "family", "hook", "gradient", "objective", "nothing"])
 def test_code_of_ones_own_may_keep_a_state_and_is_never_frozen_in_a_graph(mine, monkeypatch):
     model, taken = network(), []
     if mine == "module":
         model.encoders[0].network[1][0] = Counting(6, 8).double()
+    elif mine == "family":
+        family = model.decoders[0].family
+        del model.decoders[0].family
+        model.decoders[0].family = lambda phi, event_dim: family(phi, event_dim)
     elif mine == "hook":
         model.register_forward_hook(lambda module, inputs, trace: None)
     elif mine == "gradient":
