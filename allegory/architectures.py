@@ -587,7 +587,10 @@ def _canonical_activation(activation: Activation) -> Activation:
 
 def _activation(name: Activation) -> Callable[[], nn.Module]:
     if not isinstance(name, str):
-        made = name() if callable(name) and not isinstance(name, nn.Module) else None
+        try:
+            made = name() if callable(name) and not isinstance(name, nn.Module) else None
+        except TypeError:  # a function of x, such as torch.relu
+            made = None
         if not isinstance(made, nn.Module):
             raise ValueError(f"activation={name!r}: wanted a callable that makes a module, such as torch.nn.PReLU")
         return name

@@ -376,6 +376,7 @@ WRONG = {
     r"a callable \(phi, event_dim\) -> Distribution with an attribute size": lambda: mlp(likelihood=lambda phi, n: phi),
     r"activation=ReLU\(\): wanted a callable that makes a module": lambda: mlp(activation=nn.ReLU()),
     r"activation=.*: wanted a callable that makes a module": lambda: conv(activation=lambda: 3),
+    r"activation=<built-in method relu.*: wanted a callable that makes a module": lambda: mlp(activation=torch.relu),
     r"block\(64, 8\) made int, wanted a torch.nn.Module": lambda: mlp(block=lambda inputs, outputs: 3),
     r"prior\(3,\) made tuple, wanted a torch.nn.Module": lambda: mlp(prior=lambda *shape: shape),
     r"prior was given, but the custom parts of the model are none: its prior is 'standard'": lambda: (

@@ -135,10 +135,12 @@ def _check_numbers(settings: dict[str, Any]) -> None:
         value = settings[name]
         if value is not None and not callable(value) and not value > 0:
             raise ValueError(f"{name}={value}: wanted a number above zero")
+    if not callable(settings["lr"]) and not settings["lr"] < math.inf:
+        raise ValueError(f"lr={settings['lr']}: wanted a finite number")
     for name in ("lr_warmup", "kl_warmup", "weight_decay"):
         if not settings[name] >= 0:
             raise ValueError(f"{name}={settings[name]}: wanted a number, at least 0")
-    if not settings["lr_final"] >= 0:
+    if not 0 <= settings["lr_final"] < math.inf:
         raise ValueError(f"lr_final={settings['lr_final']}: wanted the fraction of lr at the end, at least 0")
     if not 0 <= settings["ema"] < 1:
         raise ValueError(f"ema={settings['ema']}: wanted the fraction kept per step, at least 0 and below 1")
@@ -209,7 +211,9 @@ def beta_schedule(beta: Any, warmup: int, levels: int) -> Schedule:
         return _Checked("beta", beta, levels)
     beta = beta.tolist() if hasattr(beta, "tolist") else beta
     values = [beta] if isinstance(beta, int | float) else list(beta)
-    if any(not value >= 0 for value in values) or (not isinstance(beta, int | float) and len(values) != levels):
+    if any(not 0 <= value < math.inf for value in values) or (
+        not isinstance(beta, int | float) and len(values) != levels
+    ):
         raise ValueError(f"beta={beta}: wanted a number, at least 0, or one for each of {levels} levels")
     return Warmup(beta, warmup)
 
