@@ -7,7 +7,10 @@ them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from allegory.runtime.threads import sleep_soon
 from allegory.version import __version__
+
+sleep_soon()
 
 if TYPE_CHECKING:
     from allegory import architectures, families, networks

@@ -96,7 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "_ALLEGORY_COMPLETE" in os.environ:  # a shell asks for words
         root.main(prog_name="allegory")
     warnings.showwarning = _show_warning
-    _sleep_soon()
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
         _check_processes(words)
@@ -127,14 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"allegory: not enough memory ({detail}); a smaller model, batch or K needs less", file=sys.stderr)
         return 2
     return 0
-
-
-def _sleep_soon() -> None:
-    """Threads that wait for each other sleep soon, unless the user says otherwise. By default those of OpenMP spin for
-    long: a tenth faster on idle cores, and three times as slow beside one busy process. Read when torch is loaded.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _check_processes(words: Sequence[str]) -> None:

@@ -205,7 +205,8 @@ def _compiled(step: Callable[..., tuple[()]]) -> Callable[..., Any]:
             from torch.fx.experimental.proxy_tensor import make_fx
 
             traced = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
-            graph = compile(traced, list(tensors))
+            unasked = ("size_asserts", "alignment_asserts", "scalar_asserts")  # of the compiler, at every call
+            graph = compile(traced, list(tensors), options=dict.fromkeys(unasked, False))
         return graph(*tensors)
 
     return call

@@ -592,16 +592,3 @@ def test_data_that_have_moved_are_given_and_others_are_not_taken(capsys):
     assert "may contain training examples" not in capsys.readouterr().err
     np.save("z.npy", np.random.default_rng(1).integers(0, 2, (90, 5)))
     assert "z.npy has changed since run was trained on it" in fails(capsys, "evaluate", "run", "--data", "z.npy")
-
-
-@pytest.mark.parametrize(("policy", "count"), [(None, "1000"), ("active", None)])
-def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(policy, count, monkeypatch):
-    for name, value in (("OMP_WAIT_POLICY", policy), ("GOMP_SPINCOUNT", None)):
-        monkeypatch.setenv(name, value or "")
-        if value is None:
-            monkeypatch.delenv(name)
-    assert main(["--version"]) == 0
-    assert os.environ.get("GOMP_SPINCOUNT") == count
-    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
-    assert main(["--version"]) == 0
-    assert os.environ["GOMP_SPINCOUNT"] == "5"

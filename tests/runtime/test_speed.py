@@ -28,6 +28,15 @@ def test_the_speedup_is_a_number_and_leaves_the_threads():
     assert torch.get_num_threads() == threads
 
 
+def test_the_speedup_is_that_of_float32(monkeypatch):
+    """Whatever the default is: autocast leaves float64 as it is, and a product of it is no faster in bfloat16."""
+    assert torch.get_default_dtype() == torch.float64
+    full, made = torch.full, []
+    monkeypatch.setattr(torch, "full", lambda *shape, **more: made.append(full(*shape, **more)) or made[-1])
+    bfloat16_speedup.__wrapped__(CPU)
+    assert {tensor.dtype for tensor in made} == {torch.float32}
+
+
 def test_the_speedup_is_that_of_the_clock(monkeypatch):
     """On this one a product of float32 takes three times as long, whatever is fast here."""
     small = torch.randn

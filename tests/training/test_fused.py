@@ -95,7 +95,7 @@ def test_what_it_cannot_do_it_leaves_to_the_step_in_parts(reason, monkeypatch):
         monkeypatch.setattr(fused, "MOST", 3)
     else:
 
-        def broken(graph, inputs):
+        def broken(graph, inputs, options):
             raise RuntimeError("no compiler")
 
         monkeypatch.setattr("torch._inductor.compile", broken)
@@ -118,7 +118,7 @@ def test_a_smaller_last_batch_is_taken_in_parts_uncompiled(monkeypatch):
     taken, compiled = [], []
     step = FusedStep.__call__
     monkeypatch.setattr(FusedStep, "__call__", lambda self, *rest: taken.append(step(self, *rest)) or taken[-1])
-    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs: compiled.append(1) or graph)
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: compiled.append(1) or graph)
     parts = "allegory.training.step.compile_or_warn"
     monkeypatch.setattr(parts, lambda function, device: lambda *arguments: pytest.fail("it was compiled"))
     al.fit(network(), bits(), epochs=2, batch_size=24, compile=True)
@@ -153,7 +153,7 @@ def test_code_of_ones_own_may_keep_a_state_and_is_never_frozen_in_a_graph(mine, 
     objective = (lambda trace, beta: al.elbo(trace, next(weights))) if mine == "objective" else al.elbo
     step = FusedStep.__call__
     monkeypatch.setattr(FusedStep, "__call__", lambda self, *rest: taken.append(step(self, *rest)) or taken[-1])
-    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs: graph)
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: graph)
     monkeypatch.setattr("allegory.training.step.compile_or_warn", lambda function, device: function)
     al.fit(model, bits(), objective=objective, epochs=1, batch_size=16, compile=True)
     assert taken == [mine == "nothing"] * 4
