@@ -163,3 +163,11 @@ def test_what_is_broken_or_missing_fails_the_build(tmp_path):
         "not in the reference: allegory.data.cave.draw",
     ):
         assert told in done.stderr
+
+
+def test_formulas_are_drawn_in_a_font_that_comes_with_the_site():
+    """Without a font that has a table for mathematics, as on a bare Linux, every subscript stands on the baseline."""
+    css = (DOCS / "static" / "site.css").read_text()
+    name, file = re.search(r'@font-face { font-family: ("\w+"); src: url\("(.*?)"\)', css).groups()
+    assert re.search(r"^math { font-family: (.*?),", css, re.M)[1] == name
+    assert (DOCS / "static" / file).read_bytes()[:4] == b"wOF2"
