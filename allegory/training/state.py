@@ -22,6 +22,7 @@ from allegory.runtime.storage import write_atomically
 from allegory.training import checkpoint, sharding
 from allegory.training.clipping import no_norms
 from allegory.training.clock import Clock
+from allegory.training.curves import draw_history
 
 __all__ = ["Position", "Record", "Snapshot", "State", "rank_seed"]
 
@@ -65,6 +66,30 @@ class Record:
             parts.append(f"best bound {self.best_bound:.2f} in epoch {self.best_epoch}")
         parts += [f"{self.restarts} restart{'s' * (self.restarts > 1)}"] if self.restarts else []
         return f"Record({', '.join(parts)})"
+
+    def plot(self, axis: Any = None) -> Any:
+        """Draws the bound over the training, in training and in validation.
+
+        Args:
+            axis: of matplotlib, to draw on; a new figure by default.
+
+        Returns:
+            The axis.
+
+        Raises:
+            ValueError: not one epoch has ended.
+
+        >>> al.fit(model, x, epochs=2).plot().get_ylabel()
+        'nats per example'
+        """
+        if not self.history:
+            raise ValueError("there is nothing to draw: not one epoch of this training has ended")
+        if axis is None:
+            from matplotlib import pyplot  # when it is needed: importing it takes a while
+
+            _, axis = pyplot.subplots(layout="constrained")
+        draw_history(axis, self.history)
+        return axis
 
 
 @dataclass(repr=False)

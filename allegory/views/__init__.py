@@ -1,6 +1,7 @@
 """Views: tables, plots, pictures and reports."""
 
+from allegory.views.figures import picture
 from allegory.views.page import report
 from allegory.views.runs import Reconstructions, Run, Summary, find, summary
 
-__all__ = ["Reconstructions", "Run", "Summary", "find", "report", "summary"]
+__all__ = ["Reconstructions", "Run", "Summary", "find", "picture", "report", "summary"]

@@ -18,7 +18,7 @@ from torch.distributions import Categorical, Distribution, Independent
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
 
-__all__ = ["are_images", "expected", "save_pictures", "save_sheet", "sheet"]
+__all__ = ["are_images", "expected", "picture", "save_pictures", "save_sheet", "sheet"]
 
 
 def expected(law: Distribution) -> Tensor:
@@ -70,24 +70,44 @@ def sheet(images: Tensor, columns: int, low: float, high: float, scale: int = 1,
     return (page * 255).round().to(torch.uint8).movedim(0, -1)
 
 
+def picture(images: Tensor, columns: int = 8, low: float | None = None, high: float | None = None) -> Any:
+    """Many images as one of PIL's, row by row, small ones enlarged; as the last line of a notebook's cell it is shown.
+
+    Args:
+        images: (N, H, W) or (N, C, H, W), such as samples.
+        columns: images per row.
+        low, high: values shown as black and as white; by default the smallest and the largest of these images.
+
+    Raises:
+        ValueError: not images.
+
+    >>> picture(torch.rand(6, 1, 8, 8), columns=3).size
+    (296, 198)
+    """
+    from PIL import Image
+
+    if not are_images(tuple(images.shape[1:])):
+        raise ValueError(f"images: got shape {tuple(images.shape)}, wanted (N, H, W) or (N, C, H, W) with C = 1 or 3")
+    low, high = (images.min().item() if low is None else low), (images.max().item() if high is None else high)
+    scale = max(1, 96 // max(images.shape[-2:]))
+    return Image.fromarray(sheet(images, columns, low, max(high, low + 1e-9), scale).numpy())
+
+
 def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high: float) -> None:
-    """Writes a sheet as PNG, whole or not at all, small images enlarged.
+    """Writes a picture as PNG, whole or not at all.
 
     Raises:
         ValueError: not images, or no space or permission to write.
     """
     import io
 
-    from PIL import Image
-
     if not are_images(tuple(images.shape[1:])):
         raise ValueError(
             f"{path}: examples of shape {tuple(images.shape[1:])} are not images (H, W) or (C, H, W) with C = 1 or 3; "
             "write .npz instead"
         )
-    scale = max(1, 96 // max(images.shape[-2:]))
     file: Any = io.BytesIO()
-    Image.fromarray(sheet(images, columns, low, high, scale).numpy()).save(file, format="png")
+    picture(images, columns, low, high).save(file, format="png")
     write_atomically(Path(path), file.getvalue())
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import io
-import math
 import re
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from allegory.training.curves import draw_history
 
 __all__ = [
     "aggregate", "bounds", "correlations", "curve", "level_rates", "marginal", "parts", "profile", "projection",
@@ -65,19 +66,7 @@ def bounds(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     Args:
         history: a line per epoch, as `Record.history`.
     """
-    step = [line["step"] for line in history]
-    shown = {"objective, training": "train", "bound, validation": "bound", "ELBO, validation": "elbo"}
-    for label, key in shown.items():
-        values: list[Any] = [line.get(key) for line in history]
-        if None in values or (key == "elbo" and np.allclose(values, [line["bound"] for line in history])):
-            continue
-        axis.plot(step, values, label=label)
-    finite = [v for line in history for key in ("train", "bound") if math.isfinite(v := line.get(key, math.nan))]
-    if len(finite) > 10:  # the first epochs are far below, and would hide the others
-        low, high = np.quantile(finite, 0.08), max(finite)
-        axis.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
-    axis.set(xlabel="step", ylabel="nats per example")
-    axis.legend(loc="lower right")
+    draw_history(axis, history)
 
 
 @_as_svg
