@@ -59,6 +59,7 @@ PRIORS = ("standard", "mixture", "vamp", "flow")
 """Names of priors p(z_T)."""
 
 CONTINUOUS = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
+COUNTS = ("poisson", "negative_binomial")
 ACTIVATIONS = ("SiLU", "GELU", "ReLU", "LeakyReLU", "ELU", "Mish", "Softplus", "Tanh")
 """Names of activations, classes of torch.nn."""
 
@@ -77,7 +78,6 @@ LIKELIHOODS = (
 LOCATION_SCALE = (
     families.Normal, families.NormalFixed, families.NormalLearned, families.NormalOptimal, families.StudentTFamily,
 )  # fmt: skip
-COUNTS = (families.PoissonFamily, families.NegativeBinomialFamily)
 LEVELS = (families.DiscretizedLogisticFamily, families.DiscretizedLogisticMixtureFamily)
 
 Likelihood: TypeAlias = str | Callable[..., Distribution]
@@ -423,7 +423,7 @@ def _likelihood_and_input(
         family: Any = _likelihood(likelihood, event_shape, categories)
     else:
         family = _check_custom_likelihood(likelihood, event_shape)
-    read: nn.Module = (LogStandardize if isinstance(family, COUNTS) else Standardize)(*event_shape)
+    read: nn.Module = (LogStandardize if isinstance(family, families.StandardizedCounts) else Standardize)(*event_shape)
     if isinstance(family, families.CategoricalFamily):
         read = OneHot(family.size, len(event_shape))
     if data is not None:
@@ -508,24 +508,26 @@ def _init_output_bias(last: Any, family: Any, data: Tensor) -> None:
         half = (family.bins - 1) / 2
         spread = data.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
         start = torch.stack([mean / half - 1, (spread / half).log()])
-    elif isinstance(family, families.PoissonFamily | families.NegativeBinomialFamily):
+    elif isinstance(family, families.StandardizedCounts):
         start = _counts_start(family, data)
     else:
         return
     last.bias.copy_(start.flatten().view_as(last.bias))
 
 
-def _counts_start(family: Any, data: Tensor) -> Tensor:
-    """Where the rate, and the r of a negative binomial, begin: at the moments of the data."""
+def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
+    """Sets the units of the rate by the moments of the data; returns the output's bias, by which the rate begins at the
+    mean, and the r of a negative binomial where it gives the variance.
+    """
     mean, spread, wild = units_of(data)
     warn_of(wild)
     mean = mean.clamp(min=1e-2)
-    rate = families.inverse_positive(mean, family.bound)
-    if isinstance(family, families.PoissonFamily):
-        return rate
+    bound: float = family.family.bound  # type: ignore[assignment]
+    family.loc.copy_(families.inverse_positive(mean, bound))
+    family.scale.copy_((torch.maximum(spread, mean.sqrt()) / mean).clamp(max=1))
     excess = spread.square() - mean
     r = torch.where(excess > 0, mean.square() / excess, math.inf).clamp(1e-2, 1e6)
-    return torch.stack([rate, families.inverse_positive(r, family.bound)])
+    return torch.stack([torch.zeros_like(r), families.inverse_positive(r, bound)][: family.size])
 
 
 def _scales(event_shape: Sequence[int], levels: int) -> list[int]:
@@ -565,8 +567,8 @@ def _likelihood(name: str, event_shape: Sequence[int], categories: int | None) -
     elif not isinstance(family, families.Family):
         family = family()
     if name in CONTINUOUS:
-        family = families.standardized(family, torch.zeros(*event_shape), torch.ones(*event_shape))
-    return family
+        return families.standardized(family, torch.zeros(*event_shape), torch.ones(*event_shape))
+    return families.StandardizedCounts(family, *event_shape) if name in COUNTS else family
 
 
 def _standardize(read: nn.Module, family: Any, data: Tensor, own: bool) -> None:
@@ -593,7 +595,7 @@ def _units(read: nn.Module, family: Any, data: Tensor, own: bool) -> tuple[Tenso
             "a likelihood of discrete values"
         )
     x = torch.log1p(data) if isinstance(read, LogStandardize) else data
-    columns = data.dim() == 2 and (own or isinstance(family, (*COUNTS, *LEVELS)))
+    columns = data.dim() == 2 and (own or isinstance(family, (families.StandardizedCounts, *LEVELS)))
     if not density and not columns:
         spread = x.std(correction=0)
         return x.mean(0), torch.where(spread > 0, spread, 1.0).expand(x.shape[1:])

@@ -1,8 +1,8 @@
 r"""Models of runs that were written before parameters had the units of the data.
 
 What has changed since: counts had rates up to 10^6 and were read on a linear scale; the sigma of `normal_shared` and
-`normal_per_dimension` was positive(s); the mean of `normal_fixed` and the pseudo-inputs of a VampPrior were parameters in
-units of x. config.json of a run says `units: 2` where its model has such a part, so that each run keeps its numbers.
+`normal_per_dimension` was positive(s); the mean of `normal_fixed` and the pseudo-inputs of a VampPrior were in units
+of x. config.json of a run says `units: 2` where its model has such a part, so that each run keeps its numbers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def as_before(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]
         return weights
     for module in [*model.modules()]:
         for name, part in module.named_children():
-            if type(part) in COUNTS:
+            if isinstance(part, families.StandardizedCounts):
+                setattr(module, name, type(part.family)(1e6))
+            elif type(part) in COUNTS:
                 setattr(module, name, type(part)(1e6))
             elif isinstance(part, LogStandardize):
                 setattr(module, name, Standardize(*part.loc.shape))

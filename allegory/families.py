@@ -301,6 +301,23 @@ class Standardized(Family):
         return StudentT(law.df, loc, scale) if isinstance(law, StudentT) else NormalLaw(loc, scale)
 
 
+class StandardizedCounts(Family):
+    """A `family` of counts whose s is loc + scale * s': the network parameterises the log of the rate in units of its
+    own, near 0 at the mean of the data.
+    """
+
+    def __init__(self, family: Family, *event_shape: int) -> None:
+        super().__init__()
+        self.family, self.size = family, family.size
+        self.loc: Tensor
+        self.scale: Tensor
+        self.register_buffer("loc", torch.zeros(event_shape))
+        self.register_buffer("scale", torch.ones(event_shape))
+
+    def law(self, s: Tensor, *more: Tensor) -> Distribution:  # type: ignore[override]
+        return self.family.law(self.loc + self.scale * s, *more)
+
+
 normal = Normal()
 """Continuous data, or a latent: N(mu, sigma^2), both from the network. Support R; density in nats per unit of x.
 phi: mu, then s with sigma = positive(s) in (1e-3, 1e3). The default for standardised data, and for all latents.
