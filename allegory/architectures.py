@@ -517,7 +517,7 @@ def _init_output_bias(last: Any, family: Any, data: Tensor) -> None:
 
 def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
     """Sets the units of the rate by the moments of the data; returns the output's bias, by which the rate begins at the
-    mean, and the r of a negative binomial where it gives the variance.
+    mean, and the r of a negative binomial where it gives the variance, which is at least 1.01 times the mean.
     """
     mean, spread, wild = units_of(data)
     warn_of(wild)
@@ -526,7 +526,7 @@ def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
     family.loc.copy_(families.inverse_positive(mean, bound))
     family.scale.copy_((torch.maximum(spread, mean.sqrt()) / mean).clamp(max=1))
     excess = spread.square() - mean
-    r = torch.where(excess > 0, mean.square() / excess, math.inf).clamp(1e-2, 1e6)
+    r = torch.where(excess > 0, mean.square() / excess, math.inf).clamp(min=1e-2).minimum(100 * mean)
     return torch.stack([torch.zeros_like(r), families.inverse_positive(r, bound)][: family.size])
 
 
