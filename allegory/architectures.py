@@ -40,6 +40,7 @@ from allegory.networks import (
     Concat,
     Images,
     Lift,
+    LogStandardize,
     Offset,
     OneHot,
     Residual,
@@ -50,6 +51,7 @@ from allegory.networks import (
 )
 from allegory.networks import mlp as perceptron
 from allegory.priors import MixtureOfNormals, Shaped, VampPrior
+from allegory.units import units_of, warn_of
 
 __all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent", "mlp"]
 
@@ -57,6 +59,7 @@ PRIORS = ("standard", "mixture", "vamp", "flow")
 """Names of priors p(z_T)."""
 
 CONTINUOUS = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
+COUNTS = ("poisson", "negative_binomial")
 ACTIVATIONS = ("SiLU", "GELU", "ReLU", "LeakyReLU", "ELU", "Mish", "Softplus", "Tanh")
 """Names of activations, classes of torch.nn."""
 
@@ -72,7 +75,10 @@ LIKELIHOODS = (
 )
 """Names of families of p(x | z_1), see `allegory.families`."""
 
-LOCATION_SCALE = (families.Normal, families.NormalLearned, families.NormalOptimal, families.StudentTFamily)
+LOCATION_SCALE = (
+    families.Normal, families.NormalFixed, families.NormalLearned, families.NormalOptimal, families.StudentTFamily,
+)  # fmt: skip
+LEVELS = (families.DiscretizedLogisticFamily, families.DiscretizedLogisticMixtureFamily)
 
 Likelihood: TypeAlias = str | Callable[..., Distribution]
 Activation: TypeAlias = str | Callable[[], nn.Module]
@@ -119,8 +125,9 @@ def mlp(
         components: K of a mixture or a VampPrior.
         data: (N, *event) training data. Sets the constants by which x is standardised (what the encoder reads, and for
             a likelihood among the library's location-scale families, the normals and Student's t, the units of its mu
-            and sigma), the output's bias, and pseudo-inputs. Any other custom family, and `normal_fixed`, works in
-            the units of x: the encoder reads standardised x, the family is unchanged.
+            and sigma), the output's bias, and pseudo-inputs; see `allegory.units`. The sigma of `normal_fixed` is in
+            units of x. Any other custom family works in the units of x: the encoder reads standardised x, the family
+            is unchanged.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -416,7 +423,7 @@ def _likelihood_and_input(
         family: Any = _likelihood(likelihood, event_shape, categories)
     else:
         family = _check_custom_likelihood(likelihood, event_shape)
-    read: nn.Module = Standardize(*event_shape)
+    read: nn.Module = (LogStandardize if isinstance(family, families.StandardizedCounts) else Standardize)(*event_shape)
     if isinstance(family, families.CategoricalFamily):
         read = OneHot(family.size, len(event_shape))
     if data is not None:
@@ -464,9 +471,10 @@ def _prior(
             raise ValueError("a VampPrior learns its pseudo-inputs, and categories cannot be learned; use 'mixture'")
         if reads_x and data is not None:
             inputs = data[torch.arange(components) % len(data)]
+            unit = next(part for part in first.modules() if isinstance(part, Standardize))
         else:
-            inputs = torch.randn(components, *read)
-        return VampPrior(encoder if top_down else encoder[-1], inputs)
+            inputs, unit = torch.randn(components, *read), Standardize(*read)
+        return VampPrior(encoder if top_down else encoder[-1], inputs, unit)
     if name == "flow":
         try:
             import zuko
@@ -491,7 +499,6 @@ def _init_output_bias(last: Any, family: Any, data: Tensor) -> None:
     family's support is checked elsewhere.
     """
     mean = data.mean(0)
-    count = mean.clamp(min=1e-2)
     if isinstance(family, families.BernoulliFamily):
         start = torch.logit((data.sum(0) + 0.5) / (len(data) + 1), eps=1e-6)
     elif isinstance(family, families.CategoricalFamily):
@@ -501,15 +508,26 @@ def _init_output_bias(last: Any, family: Any, data: Tensor) -> None:
         half = (family.bins - 1) / 2
         spread = data.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
         start = torch.stack([mean / half - 1, (spread / half).log()])
-    elif isinstance(family, families.NormalFixed):  # whose sigma, and hence mu, is in the data's units
-        start = mean
-    elif isinstance(family, families.PoissonFamily):
-        start = count.log()
-    elif isinstance(family, families.NegativeBinomialFamily):
-        start = torch.stack([count.log(), torch.zeros_like(mean)])
+    elif isinstance(family, families.StandardizedCounts):
+        start = _counts_start(family, data)
     else:
         return
     last.bias.copy_(start.flatten().view_as(last.bias))
+
+
+def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
+    """Sets the units of the rate by the moments of the data; returns the output's bias, by which the rate begins at the
+    mean, and the r of a negative binomial where it gives the variance, which is at least 1.01 times the mean.
+    """
+    mean, spread, wild = units_of(data)
+    warn_of(wild)
+    mean = mean.clamp(min=1e-2)
+    bound: float = family.family.bound  # type: ignore[assignment]
+    family.loc.copy_(families.inverse_positive(mean, bound))
+    family.scale.copy_((torch.maximum(spread, mean.sqrt()) / mean).clamp(max=1))
+    excess = spread.square() - mean
+    r = torch.where(excess > 0, mean.square() / excess, math.inf).clamp(min=1e-2).minimum(100 * mean)
+    return torch.stack([torch.zeros_like(r), families.inverse_positive(r, bound)][: family.size])
 
 
 def _scales(event_shape: Sequence[int], levels: int) -> list[int]:
@@ -549,35 +567,41 @@ def _likelihood(name: str, event_shape: Sequence[int], categories: int | None) -
     elif not isinstance(family, families.Family):
         family = family()
     if name in CONTINUOUS:
-        family = families.standardized(family, torch.zeros(*event_shape), torch.ones(*event_shape))
-    return family
+        return families.standardized(family, torch.zeros(*event_shape), torch.ones(*event_shape))
+    return families.StandardizedCounts(family, *event_shape) if name in COUNTS else family
 
 
 def _standardize(read: nn.Module, family: Any, data: Tensor, own: bool) -> None:
-    """The encoder reads (x - mean) / spread. For continuous data the spread is each element's own and the likelihood
-    shares it; for pixels it is one number, so that a pixel that hardly varies is not amplified. For a custom family,
-    vectors are treated as columns with their own units, and images as pixels.
-    """
-    mean, spread = data.mean(0), data.std(0, correction=0)
-    still = (data == data[0]).all(0).nonzero()  # a rounded spread need not be zero
-    shared = isinstance(family, families.Standardized)
-    if not shared and own and data.dim() == 2:
-        spread = torch.where((data == data[0]).all(0), 1.0, spread)
-    elif not shared:
-        spread = data.std(correction=0).expand_as(spread)
-        spread = torch.where(spread > 0, spread, 1.0)
-    elif len(data) == 1:
-        raise ValueError("one training example has no spread to standardise by; give more")
-    elif len(still):
-        raise ValueError(
-            f"{len(still)} of {spread.numel()} elements of x are constant in the training data, the first at "
-            f"{still[0].tolist()}: a continuous density has no upper bound there; remove them, or use a likelihood "
-            "of discrete values"
-        )
+    """Sets how the encoder reads x, and the units of a location-scale likelihood."""
+    loc, scale = _units(read, family, data, own)
     for module in (read, family):
         if isinstance(module, Standardize | families.Standardized):
-            module.loc.copy_(mean)
-            module.scale.copy_(spread)
+            module.loc.copy_(loc)
+            module.scale.copy_(scale)
+
+
+def _units(read: nn.Module, family: Any, data: Tensor, own: bool) -> tuple[Tensor, Tensor]:
+    """The location and the spread of x. For densities the spread is each element's own. Otherwise columns have their
+    own, and pixels one, so that a pixel that hardly varies is not amplified; elements of two values are pixels.
+    """
+    constant = (data == data[0]).all(0)  # a rounded spread need not be zero
+    density = isinstance(family, families.Standardized) and not isinstance(family.family, families.NormalFixed)
+    if density and len(data) == 1:
+        raise ValueError("one training example has no spread to standardise by; give more")
+    if density and bool(constant.any()):
+        raise ValueError(
+            f"{int(constant.sum())} of {constant.numel()} elements of x are constant in the training data, the first "
+            f"at {constant.nonzero()[0].tolist()}: a continuous density has no upper bound there; remove them, or use "
+            "a likelihood of discrete values"
+        )
+    x = torch.log1p(data) if isinstance(read, LogStandardize) else data
+    columns = data.dim() == 2 and (own or isinstance(family, (families.StandardizedCounts, *LEVELS)))
+    if not density and not columns:
+        spread = x.std(correction=0)
+        return x.mean(0), torch.where(spread > 0, spread, 1.0).expand(x.shape[1:])
+    loc, scale, wild = units_of(x)
+    warn_of(wild)
+    return loc, torch.where(constant, 1.0, scale)
 
 
 def _canonical_activation(activation: Activation) -> Activation:

@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
 from torch.distributions import NegativeBinomial as TorchNegativeBinomial
+from torch.distributions import Poisson as TorchPoisson
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import broadcast_all
 
@@ -52,6 +53,7 @@ __all__ = [
     "NegativeBinomial",
     "NormalMixture",
     "OptimalNormal",
+    "Poisson",
     "bernoulli_log_mass",
     "check_support",
     "tempered",
@@ -257,6 +259,20 @@ class ContinuousBernoulli(Distribution):
 @register_kl(ContinuousBernoulli, ContinuousBernoulli)
 def _kl_continuous_bernoulli(p: ContinuousBernoulli, q: ContinuousBernoulli) -> Tensor:
     return (p.logits - q.logits) * (p.mean - 0.5) - p._log_sinhc() + q._log_sinhc()
+
+
+class Poisson(TorchPoisson):
+    """torch's Poisson, its log-mass in float64: for a large count it is a small difference of large numbers.
+
+    >>> round(Poisson(torch.tensor(1e6)).log_prob(torch.tensor(1e6)).item(), 4)     # -log(2 pi 1e6) / 2
+    -7.8267
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        rate, x = self.rate.double(), value.double()
+        return (torch.xlogy(x, rate) - rate - torch.lgamma(1 + x)).to(self.rate.dtype)
 
 
 class NegativeBinomial(TorchNegativeBinomial):

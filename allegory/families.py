@@ -31,7 +31,6 @@ from torch.distributions import (
     Distribution,
     Independent,
     MixtureSameFamily,
-    Poisson,
     StudentT,
     TransformedDistribution,
 )
@@ -44,6 +43,7 @@ from allegory.distributions import (
     DiscretizedLogistic,
     NegativeBinomial,
     OptimalNormal,
+    Poisson,
 )
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "discretized_logistic",
     "discretized_logistic_mixture",
     "implied_sigma",
+    "inverse_positive",
     "negative_binomial",
     "normal",
     "normal_fixed",
@@ -75,6 +76,23 @@ def positive(s: Tensor, bound: float = 1e3) -> Tensor:
     """
     b = math.log(bound)
     return torch.exp(b * torch.tanh(s / b))
+
+
+@torch.no_grad()
+def inverse_positive(value: Tensor, bound: float = 1e3) -> Tensor:
+    """The s at which positive(s, bound) is `value`, found by bisection: where an output begins. Values that are out of
+    reach have the nearest.
+
+    >>> positive(inverse_positive(torch.tensor([0.5, 100.0])))
+    tensor([  0.5000, 100.0000])
+    """
+    target = value.double()
+    low, high = torch.full_like(target, -100.0), torch.full_like(target, 100.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = positive(middle, bound) > target
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return low.to(value.dtype)
 
 
 def _to_float32(phi: Tensor) -> Tensor:
@@ -134,16 +152,19 @@ class NormalFixed(Family):
 
 
 class NormalLearned(Family):
-    """A normal whose sigma is a parameter, not an output of the network."""
+    """A normal whose sigma is a parameter, not an output of the network: positive(gain * s). Adam moves a parameter by
+    lr a step, and so log sigma by gain * lr: in a few hundred steps to wherever the data want it.
+    """
 
     size = 1
+    gain = 16.0
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
         self.s = nn.Parameter(torch.zeros(shape))
 
     def law(self, mu: Tensor) -> Distribution:  # type: ignore[override]
-        return NormalLaw(mu, positive(self.s).expand_as(mu))
+        return NormalLaw(mu, positive(self.gain * self.s).expand_as(mu))
 
 
 class NormalOptimal(Family):
@@ -235,20 +256,30 @@ class StudentTFamily(Family):
 class PoissonFamily(Family):
     size = 1
 
+    def __init__(self, bound: float = 1e9) -> None:
+        super().__init__()
+        self.bound = bound
+
     def law(self, s: Tensor) -> Distribution:  # type: ignore[override]
-        return Poisson(positive(s, 1e6))
+        return Poisson(positive(s, self.bound))
 
 
 class NegativeBinomialFamily(Family):
     size = 2
 
+    def __init__(self, bound: float = 1e9) -> None:
+        super().__init__()
+        self.bound = bound
+
     def law(self, s: Tensor, r: Tensor) -> Distribution:  # type: ignore[override]
-        total = positive(r, 1e6)
-        return NegativeBinomial(total, logits=positive(s, 1e6).log() - total.log())
+        total = positive(r, self.bound)
+        return NegativeBinomial(total, logits=positive(s, self.bound).log() - total.log())
 
 
 class Standardized(Family):
-    """`family` for (x - loc) / scale, with its density stated per unit of x."""
+    """`family` for (x - loc) / scale, with its density stated per unit of x; the sigma of a `normal_fixed` is in units
+    of x already.
+    """
 
     def __init__(self, family: Family, loc: Tensor, scale: Tensor) -> None:
         super().__init__()
@@ -265,8 +296,26 @@ class Standardized(Family):
     def _rescale(self, law: Any) -> Distribution:
         if isinstance(law, OptimalNormal):
             return TransformedDistribution(law, AffineTransform(self.loc, self.scale))
-        loc, scale = self.loc + self.scale * law.loc, self.scale * law.scale
+        loc = self.loc + self.scale * law.loc
+        scale = law.scale if isinstance(self.family, NormalFixed) else self.scale * law.scale
         return StudentT(law.df, loc, scale) if isinstance(law, StudentT) else NormalLaw(loc, scale)
+
+
+class StandardizedCounts(Family):
+    """A `family` of counts whose s is loc + scale * s': the network parameterises the log of the rate in units of its
+    own, near 0 at the mean of the data.
+    """
+
+    def __init__(self, family: Family, *event_shape: int) -> None:
+        super().__init__()
+        self.family, self.size = family, family.size
+        self.loc: Tensor
+        self.scale: Tensor
+        self.register_buffer("loc", torch.zeros(event_shape))
+        self.register_buffer("scale", torch.ones(event_shape))
+
+    def law(self, s: Tensor, *more: Tensor) -> Distribution:  # type: ignore[override]
+        return self.family.law(self.loc + self.scale * s, *more)
 
 
 normal = Normal()
@@ -290,11 +339,11 @@ continuous_bernoulli = ContinuousBernoulliFamily()
 density. phi: the log-odds. A density per unit of grey, so it can be above one."""
 
 poisson = PoissonFamily()
-"""Counts 0, 1, 2, ... whose variance is their mean. phi: s, rate = positive(s) in (1e-6, 1e6). A mass."""
+"""Counts 0, 1, 2, ... whose variance is their mean. phi: s, rate = positive(s) in (1e-9, 1e9). A mass."""
 
 negative_binomial = NegativeBinomialFamily()
 """Counts 0, 1, 2, ... that vary more than their mean, such as reads of a gene. phi: s and r, mean = positive(s),
-variance = mean + mean^2 / positive(r), both in (1e-6, 1e6). A mass."""
+variance = mean + mean^2 / positive(r), both in (1e-9, 1e9). A mass."""
 
 student_t = StudentTFamily()
 """Continuous data with outliers. Support R; phi: mu, s, nu; scale = positive(s), degrees of freedom
@@ -381,7 +430,8 @@ def implied_sigma(weight: float = 1.0, beta: float = 1.0, elements: int = 1) -> 
 
 def standardized(family: Family, loc: Tensor, scale: Tensor) -> Family:
     """A continuous `family` (normal of any kind, student_t) for data of mean `loc` and spread `scale`: the network
-    parameterises (x - loc) / scale, the density is per unit of x, log p(x) = log p((x - loc) / scale) - log scale.
+    parameterises (x - loc) / scale, the density is per unit of x, log p(x) = log p((x - loc) / scale) - log scale. The
+    sigma of `normal_fixed` stays in units of x.
 
     Args:
         family: a location-scale family.

@@ -16,6 +16,7 @@ Shapes: K components, D = number of elements of z_T.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from torch.distributions import Distribution, ReshapeTransform, TransformedDistr
 from allegory.distributions import NormalMixture
 from allegory.families import positive
 from allegory.ladder import TopDown
+from allegory.networks import Standardize
+from allegory.units import units_of
 
 __all__ = ["MixtureOfNormals", "Shaped", "VampPrior"]
 
@@ -60,6 +63,8 @@ class VampPrior(nn.Module):
             has to be normal.
         inputs: (K, *event) initial values of u_1..K: rows of the training data, or for the last of several encoders
             tensors like z_{T-1}.
+        read: how the encoder reads x; by default a standardisation by the mean and the spread of `inputs`. The
+            parameters are read(u_1..K), so that learning does not depend on the unit of x.
 
     >>> encoder = al.Conditional(nn.Linear(5, 2 * 2), al.families.normal)
     >>> prior = VampPrior(encoder, torch.randn(10, 5))
@@ -67,11 +72,17 @@ class VampPrior(nn.Module):
     torch.Size([3, 5])
     """
 
-    def __init__(self, encoder: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, encoder: nn.Module, inputs: Tensor, read: Standardize | None = None) -> None:
         super().__init__()
         _check_components(len(inputs))
         self.encoder = encoder
-        self.inputs = nn.Parameter(inputs.detach().clone())
+        self.read = _standardize_by(inputs) if read is None else copy.deepcopy(read)
+        self.standardized = nn.Parameter(self.read(inputs.detach()).clone())
+
+    @property
+    def inputs(self) -> Tensor:
+        """(K, *event) u_1..K, in units of x."""
+        return self.read.inverse(self.standardized)
 
     def forward(self) -> Distribution:
         """The distribution, with batch shape ()."""
@@ -83,7 +94,7 @@ class VampPrior(nn.Module):
         return NormalMixture(base.loc.new_zeros(len(base.loc)), base.loc, base.scale)
 
     def extra_repr(self) -> str:
-        return f"{len(self.inputs)} pseudo-inputs"
+        return f"{len(self.standardized)} pseudo-inputs"
 
 
 class Shaped(nn.Module):
@@ -106,6 +117,17 @@ class Shaped(nn.Module):
         """The distribution, with batch shape ()."""
         law = self.prior()
         return TransformedDistribution(law, ReshapeTransform(law.event_shape, self.event_shape))
+
+
+def _standardize_by(x: Tensor) -> Standardize:
+    """A standardisation by the mean of x, and by the spread of each column, or of all elements of an image."""
+    units = units_of(x)
+    overall = (x.double() - units.loc).square().mean().sqrt()
+    overall = torch.where(overall > 0, overall, 1.0)
+    read = Standardize(*x.shape[1:]).to(x)
+    read.loc.copy_(units.loc)
+    read.scale.copy_(torch.where(units.scale > 0, units.scale, 1.0) if x.dim() == 2 else overall)
+    return read
 
 
 def _check_components(components: int) -> None:

@@ -16,6 +16,7 @@ PACKAGE = Path(allegory.__file__).parent
 # What each wing may import besides itself: what stands below it.
 RUNTIME, CORE = {"runtime", "version"}, {
     "distributions", "families", "conditional", "ladder", "model", "objectives", "networks", "priors", "architectures",
+    "units", "earlier",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -35,10 +36,12 @@ MAY_IMPORT = {
     "conditional": set(),
     "ladder": set(),
     "networks": set(),
+    "units": set(),
+    "earlier": {"families", "networks", "priors"},
     "model": {"distributions", "ladder"},
     "objectives": {"model"},
-    "priors": {"distributions", "families", "ladder"},
-    "architectures": {"families", "conditional", "ladder", "model", "networks", "priors"},
+    "priors": {"distributions", "families", "ladder", "networks", "units"},
+    "architectures": {"families", "conditional", "ladder", "model", "networks", "priors", "units"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 WINGS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))

@@ -48,6 +48,7 @@ def train(
     import torch
 
     from allegory import architectures, fit
+    from allegory.data import remarks
     from allegory.data.splits import binarize, load_together
     from allegory.runtime import processes
     from allegory.training import checkpoint
@@ -73,6 +74,8 @@ def train(
         numbers = math.prod(source.train.shape)
         console.say(f"{data}: the {numbers:,} values of the training split stay on disk and are read as they are drawn")
     examples, about = source.scored_as(_likelihood(options["likelihood"], source))
+    for line in remarks(examples.head, about["likelihood"]):
+        console.say(line)
     torch.manual_seed(options["seed"])
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
     parts = {key: options[key] for key in MODEL[options["architecture"]] if key in options}

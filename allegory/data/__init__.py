@@ -14,6 +14,7 @@ from allegory.data.splits import (
     two_values,
 )
 from allegory.data.stored import Stored
+from allegory.data.values import remarks
 
 __all__ = [
     "Data",
@@ -26,6 +27,7 @@ __all__ = [
     "load_together",
     "read",
     "reload",
+    "remarks",
     "to_binary",
     "two_values",
 ]

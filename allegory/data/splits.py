@@ -290,26 +290,47 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
     """The likelihood that fits the values of `x`, (N, *event), and the reason, in one line.
 
     Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31:
-    "categorical". Whole numbers in 0..255: "discretized_logistic". Otherwise: "normal". For dynamic
-    data pass the `valid` split, since `train` holds probabilities.
+    "categorical". Whole numbers in 0..255: "discretized_logistic". Whole numbers from 0 on, up to more than 255, of
+    variance above their mean: "negative_binomial". Otherwise: "normal". For dynamic data pass the `valid` split, since
+    `train` holds probabilities.
 
-    >>> choose_likelihood(torch.tensor([[0.0], [3.0], [16.0]]))
-    ('categorical', 'whole numbers 0..16, 17 levels')
+    >>> choose_likelihood(torch.tensor([[1.0], [3.0], [16.0]]))
+    ('categorical', 'whole numbers 1..16, 17 levels')
     """
     two = two_values(x)
     if two is not None:
         return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
     low, high = x.min().item(), x.max().item()
-    if low >= 0 and high <= 255 and all(bool((part == part.round()).all()) for part in _pieces(x)):
-        if high <= 31:
-            return "categorical", f"whole numbers 0..{high:g}, {high + 1:g} levels"
-        return "discretized_logistic", f"whole numbers {low:g}..{high:g}, within 0..255"
+    if all(bool((part == part.round()).all()) for part in _pieces(x)):
+        return _choose_for_whole_numbers(x, low, high)
     why = f"real values, {low:g} to {high:g}"
-    # A density of discrete levels has no bound, and this is the most common way in which they are hidden.
-    steps = (part * 255 for part in _pieces(x))
-    if low >= 0 and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
-        why += "; they look like grey levels / 255, so multiply by 255 to score them as levels"
+    # A density of discrete levels has no bound, and these are the most common ways in which they are hidden.
+    for first, half, name, back in (
+        (0.0, 255.0, "/ 255", "multiply by 255"),
+        (-1.0, 127.5, "/ 127.5 - 1", "add 1 and multiply by 127.5"),
+    ):
+        steps = ((part - first) * half for part in _pieces(x))
+        if low >= first and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
+            return "normal", f"{why}; they look like grey levels {name}, so {back} to score them as levels"
     return "normal", why
+
+
+def _choose_for_whole_numbers(x: Any, low: float, high: float) -> tuple[str, str]:
+    """The likelihood of whole numbers from `low` to `high`, and the reason."""
+    counts = "; for counts ask for poisson or negative_binomial" if low == 0 and x.dim() == 2 else ""
+    if low >= 0 and high <= 31:
+        return "categorical", f"whole numbers {low:g}..{high:g}, {high + 1:g} levels{counts}"
+    if low >= 0 and high <= 255:
+        return "discretized_logistic", f"whole numbers {low:g}..{high:g}, within 0..255{counts}"
+    why = f"whole numbers {low:,.0f}..{high:,.0f}"
+    if low < 0:
+        shift = f"; add {-low:g} to score them as levels" if high - low <= 255 else ""
+        return "normal", f"{why}{shift}"
+    some = x[:10_000].double().flatten(1)
+    varied = some.var(0, correction=0) >= some.mean(0)
+    if varied.double().mean() >= 0.5:
+        return "negative_binomial", f"{why} that vary as counts do"
+    return "normal", f"{why}, which vary less than counts do"
 
 
 def describe(

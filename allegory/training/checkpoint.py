@@ -30,6 +30,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from allegory.architectures import build
+from allegory.earlier import as_before, units_of_parameters
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
 from allegory.version import __version__
@@ -64,7 +65,7 @@ def save(
     """
     if any(hasattr(p, "to_local") for p in model.parameters()):
         raise ValueError("this model is sharded over processes; its run, fit's out, has the whole model: al.load(out)")
-    config = dict(format=FORMAT, **versions(), model=model.config, fit={})
+    config: dict[str, Any] = dict(format=FORMAT, **versions(), **units_of_parameters(model), model=model.config, fit={})
     if model.config is None or arguments is not None:
         config |= {"class": f"{type(model).__module__}.{type(model).__qualname__}", "arguments": arguments or {}}
     taken = config.keys() & (about or {}).keys()
@@ -123,6 +124,9 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
         built: Any = model
     else:
         built = _build_custom(run, config, model, own) if model is not None else _build_from_config(run, config, own)
+    if "units" not in config:
+        weights = as_before(built, weights)
+    if built is not model:
         saved = [weights[name].dtype for name, _ in built.named_parameters() if name in weights]
         built.to(next(iter(saved), torch.get_default_dtype()))
         for name, tensor in (*built.named_parameters(), *built.named_buffers()):
@@ -278,6 +282,7 @@ def open_run(
     config = dict(
         format=FORMAT,
         **versions(),
+        **units_of_parameters(model),
         model=getattr(model, "config", None),
         fit=settings,
         **(about or {}),
@@ -300,6 +305,11 @@ def stored_settings(out: str | Path | None) -> dict[str, Any]:
 def _check_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """A resumed run keeps its settings; only its budget may grow."""
     budget = ("epochs", "minutes", "patience")
+    if before.get("units") != now.get("units"):
+        raise ValueError(
+            f"{run} was begun by an earlier version of allegory, which had parameters in other units; it can be loaded "
+            "and evaluated, but not resumed: train into a new directory"
+        )
     pairs = [(key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit", "command")]
     pairs += [(key, before["fit"].get(key), value) for key, value in now["fit"].items() if key not in budget]
     for key, old, new in pairs:

@@ -829,8 +829,14 @@ def test_binarize_draws_anew_with_the_right_mean():
         ([3, 4, 31], "categorical", "32 levels"),
         ([0, 1, 32], "discretized_logistic", "0..32"),
         ([7, 8, 255], "discretized_logistic", "7..255"),
-        ([0, 1, 256], "normal", "0 to 256"),
-        ([-1, 0, 1], "normal", "-1 to 1"),
+        ([0, 1, 256], "negative_binomial", "whole numbers 0..256 that vary as counts do"),
+        ([0, 1, 4095], "negative_binomial", "whole numbers 0..4,095"),
+        ([1950, 1980, 2023], "normal", "whole numbers 1,950..2,023, which vary less than counts do"),
+        ([-1, 0, 1], "normal", "whole numbers -1..1; add 1 to score them as levels"),
+        ([-9, 0, 1, 2], "normal", "whole numbers -9..2; add 9"),
+        ([-500, 0, 300], "normal", "whole numbers -500..300"),
+        ([0, 1, 7], "categorical", "for counts ask for poisson or negative_binomial"),
+        ([0, 1, 40], "discretized_logistic", "for counts ask for poisson or negative_binomial"),
         ([0, 0.5, 1], "normal", "0 to 1"),
         ([0, 0.5, 2], "normal", "0 to 2"),
         ([0.3, 0.3], "normal", "0.3 to 0.3"),
@@ -849,6 +855,8 @@ def test_choose_likelihood_sees_grey_levels_divided_by_255():
     levels = torch.arange(256.0)[:, None]
     assert "multiply by 255" in splits.choose_likelihood(levels / 255)[1]
     assert "multiply by 255" not in splits.choose_likelihood(levels / 300)[1]
+    assert "add 1 and multiply by 127.5" in splits.choose_likelihood(levels / 127.5 - 1)[1]
+    assert "multiply" not in splits.choose_likelihood(levels / 130 - 1)[1]
 
 
 def test_to_binary():
