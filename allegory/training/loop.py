@@ -26,6 +26,7 @@ a part of the model, see `allegory.training.sharding`.
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ from allegory.training.batches import Batches
 from allegory.training.budget import Budget
 from allegory.training.clock import Clock, caught_signals
 from allegory.training.fused import FusedStep
+from allegory.training.identity import describe_inputs
 from allegory.training.recovery import Recovery
 from allegory.training.schedule import Schedule
 from allegory.training.state import Record, State
@@ -157,7 +159,8 @@ def fit(
     batches = Batches(data.to(device), batch_size, seed, transform)
     budget = Budget(epochs, minutes, patience, len(batches))
     state = State(model, average, plan.lr(0, 0.0), weight_decay)
-    run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about))
+    inputs = functools.partial(describe_inputs, model, data, valid, transform)
+    run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about, inputs))
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
     of_model = model_score(model, objective, samples, precision=plan.precision)
     fused = FusedStep(state, of_model, min(batch_size, len(data)), clip, skip, plan.fuse)

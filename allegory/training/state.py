@@ -168,6 +168,10 @@ class State:
 
     def capture(self) -> Snapshot:
         """A copy of the whole state."""
+        return _clone(self._tensors()), {**vars(self.position), "history": list(self.position.history)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors of the state by name, as they are."""
         tensors = {"totals": self.totals, "norms": self.norms, "random": torch.get_rng_state()}
         if self.totals.is_cuda:
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.totals.device)
@@ -175,8 +179,9 @@ class State:
         for part, weights in parts.items():
             tensors |= {f"{part}/{key}": value for key, value in weights.items()}
         for i, p in enumerate(self.learned):
-            tensors |= {f"optimizer/{i}/{key}": value for key, value in self.optimizer.state.get(p, {}).items()}
-        return _clone(tensors), {**vars(self.position), "history": list(self.position.history)}
+            moments = self.optimizer.state.get(p) or _first_moments(p)
+            tensors |= {f"optimizer/{i}/{key}": value for key, value in moments.items()}
+        return tensors
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restores a captured state."""
@@ -193,8 +198,6 @@ class State:
         for name, value in parts["optimizer"].items():
             i, key = name.split("/")
             p = self.learned[int(i)]
-            if value.dim() and value.shape != p.shape:
-                raise ValueError(f"moments of shape {tuple(value.shape)} for a parameter of {tuple(p.shape)}")
             self.optimizer.state[p][key] = value.to(p.device, copy=True)
         self.totals.copy_(tensors["totals"])
         self.norms.copy_(tensors["norms"])
@@ -217,7 +220,7 @@ class State:
 
     def save(self, run: Path | None, clock: Clock) -> None:
         """Writes the last checkpoint of a run, its weights and metrics; the position last, so that neither the weights
-        to use nor the metrics are ever older than it.
+        to use nor the metrics are ever older than it; the first time it is written first, too.
 
         Args:
             run: its directory; None to write nothing.
@@ -235,6 +238,8 @@ class State:
         tensors["totals"] = self.all_totals()
         tensors = sharding.full_tensors(tensors)
         if processes.rank() == 0:
+            if not (run / checkpoint.LAST).exists():  # the first time, so that weights without it have lost it
+                checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
             checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
@@ -252,22 +257,48 @@ class State:
         """
         tensors, position = processes.broadcast(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
         try:
+            self._check_tensors(tensors, position)
             self._select_local(tensors, seed + position["step"])
             self._shard(tensors)
             self.restore((tensors, position))
         except (RuntimeError, KeyError, IndexError, ValueError) as error:
             detail = " ".join(str(error).split())
-            raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
+            raise ValueError(
+                f"{run / checkpoint.LAST} does not fit this model: {detail}; restore the file, or train into a new "
+                "directory"
+            ) from None
+
+    def _check_tensors(self, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
+        """Checks every tensor's name, shape and type before one is used: fused AdamW reads as many numbers as it
+        expects, wherever they end.
+        """
+        wanted = {key: value for key, value in self._tensors().items() if not key.startswith("best/")}
+        if position["best_epoch"] is not None:
+            wanted |= {f"best/{key}": value for key, value in self.average.state_dict().items()}
+        wanted.pop("random_cuda", None)  # of a run on the CPU there is none
+        lacking, foreign = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys() - {*RANDOM}
+        for names, what in ((lacking, "lacks"), (foreign, "has no place for")):
+            if names:
+                raise ValueError(f"it {what} {len(names)} tensors, such as {min(names)}")
+        for key in sorted(wanted):
+            (found, like), free = (tensors[key], wanted[key]), 1 if key in RANDOM else 0  # a state of each process
+            shape = found.shape[max(0, found.dim() - like.dim()) :] if free else found.shape
+            if shape != like.shape or found.dtype != like.dtype:
+                raise ValueError(
+                    f"{key} is {found.dtype} of shape {tuple(found.shape)}, wanted {like.dtype} of {tuple(like.shape)}"
+                )
 
     def _select_local(self, tensors: dict[str, Tensor], seed: int) -> None:
-        """Selects this process's random state from those of all; new noise if the number of processes has changed."""
-        for key in filter(tensors.__contains__, RANDOM):
-            states = torch.atleast_2d(tensors[key])
+        """Selects this process's random state from those of all; new noise if the number of processes, or the kind of
+        device, has changed.
+        """
+        device = self.totals.device
+        for key in RANDOM[: 1 + self.totals.is_cuda]:
+            states = torch.atleast_2d(tensors[key]) if key in tensors else ()  # a run on the CPU has none of a GPU
             if len(states) == processes.world_size():
                 tensors[key] = states[processes.rank()].clone()  # torch does not accept views
             else:
                 torch.manual_seed(rank_seed(seed))
-                device = self.totals.device
                 tensors[key] = torch.get_rng_state() if key == "random" else torch.cuda.get_rng_state(device)
         if processes.rank() > 0:
             tensors["totals"][0] = 0
@@ -282,6 +313,12 @@ class State:
                 tensors[key] = sharding.distribute(value, self.learned[int(name.split("/")[0])])
             elif part in parts and name in parts[part]:
                 tensors[key] = sharding.distribute(value, parts[part][name])
+
+
+def _first_moments(p: Tensor) -> dict[str, Tensor]:
+    """The moments of a parameter that has had no gradient yet."""
+    step = torch.zeros((), dtype=torch.float32, device=p.device)
+    return dict(step=step, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
 
 
 def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

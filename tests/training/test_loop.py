@@ -155,7 +155,7 @@ def test_ctrl_c_saves_and_resume_goes_on_as_if_nothing_had_happened(bits, tmp_pa
     assert signal.getsignal(signal.SIGINT) is handler
     torch.manual_seed(99)
     model = small(seed=5)  # other weights: all comes from the checkpoint
-    parts = train(model, bits, out=tmp_path / "parts", resume=True)
+    parts = train(model, bits, out=tmp_path / "parts", transform=interrupt, resume=True)
     assert parts.history == whole.history
     metrics = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("whole", "parts")]
     assert metrics[0] == metrics[1]
