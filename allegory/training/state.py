@@ -9,6 +9,7 @@ r"""The state of a training: everything needed to continue it exactly.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,12 @@ class Record:
         history: one dictionary per epoch: epoch, step, lr, beta, the mean objective over the epoch (train), the
             gradient's norm (gradient_norm), how many gradients were scaled down and skipped (clipped,
             skipped), and on the validation set, at beta = 1, the objective (bound), the ELBO
-            and its parts (elbo, reconstruction, kl_per_level), nats per example.
+            and its parts (elbo, reconstruction, kl_per_level), nats per example; where beta is not 1, the objective at
+            that beta, too (objective). An epoch that the clock has cut off has a line whose epoch is a fraction.
         epoch, step: finished epochs and updates.
-        best_bound, best_epoch: the best validation bound and its epoch; None without validation data.
+        best_bound, best_epoch: the validation bound, at beta = 1, and the epoch of the weights that are kept: those of
+            the best bound, or where beta is not 1 of the best objective; None without validation data.
+        best_objective: the validation objective of these weights where beta is not 1; else None.
         stopped: why it ended: "epochs", "minutes" or "patience".
         seconds: wall-clock time, over all resumed parts.
         restarts: epochs that were undone and run again at half the learning rate.
@@ -53,16 +57,24 @@ class Record:
     epoch: int = 0
     step: int = 0
     best_bound: float | None = None
-    best_epoch: int | None = None
+    best_epoch: float | None = None
+    best_objective: float | None = None
     stopped: str = ""
     seconds: float = 0.0
     restarts: int = 0
 
+    @property
+    def passes(self) -> float:
+        """Passes through the data, with the part of an epoch that the clock has cut off; to two digits."""
+        return round(max(self.epoch, self.history[-1]["epoch"]), 2) if self.history else self.epoch
+
     def __repr__(self) -> str:
-        parts = [f"{self.epoch} epochs", f"{self.step:,} steps", f"{self.seconds:.0f} s"]
+        parts = [f"{self.passes:g} epochs", f"{self.step:,} steps", f"{self.seconds:.0f} s"]
         parts += [f"stopped by {self.stopped}"] if self.stopped else []
-        if self.best_bound is not None:
-            parts.append(f"best bound {self.best_bound:.2f} in epoch {self.best_epoch}")
+        if self.best_epoch is not None:
+            parts += [f"best objective {self.best_objective:.2f}"] if self.best_objective is not None else []
+            which = "best bound" if self.best_objective is None else "bound"
+            parts.append(f"{which} {self.best_bound:.2f} in epoch {round(self.best_epoch, 2):g}")
         parts += [f"{self.restarts} restart{'s' * (self.restarts > 1)}"] if self.restarts else []
         return f"Record({', '.join(parts)})"
 
@@ -137,33 +149,38 @@ class State:
         self.model.load_state_dict(self.weights())
         self.model.eval()
 
-    def end_epoch(self, examples: int, batch_size: int, kl_warmup: int | None) -> dict[str, Any]:
-        """Counts the epoch, and returns its line of the history, without the results of validation.
+    def end_epoch(self, examples: int, batch_size: int, warmed: float | None) -> dict[str, Any]:
+        """Counts the epoch, and returns its line of the history, without the results of validation. An epoch that the
+        clock has cut off is not counted, and goes on when the training is resumed; its line has a fraction as epoch.
 
         Args:
             examples, batch_size: of the training data.
-            kl_warmup: steps until the KL has its full weight; the line holds the fraction of it that is reached. None
-                where beta is a schedule; the line holds beta itself.
+            warmed: the fraction of the KL's weight that its warm-up has reached. None where beta is a schedule; the
+                line holds beta itself.
         """
-        now = self.position
+        now, batches = self.position, math.ceil(examples / batch_size)
         bound, norm, count, clipped, skipped, _ = self.all_totals().tolist()
-        now.epoch, now.batch, now.failures = now.epoch + 1, 0, 0
-        self.totals.zero_()
-        beta = now.beta if kl_warmup is None else min(1.0, now.step / max(1, kl_warmup))
-        line = dict(epoch=now.epoch, step=now.step, lr=now.lr, beta=beta)
+        epoch: float = now.epoch + 1
+        if now.batch < batches:
+            epoch = now.epoch + now.batch / batches
+        else:
+            now.epoch, now.batch, now.failures = now.epoch + 1, 0, 0
+            self.totals.zero_()
+        line = dict(epoch=epoch, step=now.step, lr=now.lr, beta=now.beta if warmed is None else warmed)
         line |= dict(train=bound / min(examples, count * batch_size), gradient_norm=norm / count)
         return line | dict(clipped=int(clipped - skipped), skipped=int(skipped))
 
-    def keep_if_best(self, bound: float, warm: bool) -> None:
-        """Keeps the averaged weights if their bound is the best so far.
+    def keep_if_best(self, line: dict[str, Any], warm: bool) -> None:
+        """Keeps the averaged weights if their bound, or at another beta than 1 their objective, is the best so far.
 
         Args:
-            bound: on the validation set, nats per example.
+            line: of the history, with the results of validation.
             warm: whether the warm-ups have ended; before that, no weights count as best.
         """
-        now = self.position
-        if warm and (now.best_bound is None or bound > now.best_bound):
-            now.best_bound, now.best_epoch = bound, now.epoch
+        now, objective = self.position, line.get("objective")
+        value, best = (line["bound"], now.best_bound) if objective is None else (objective, now.best_objective)
+        if warm and (best is None or value > best):
+            now.best_bound, now.best_objective, now.best_epoch = line["bound"], objective, line["epoch"]
             self.best = _clone(self.average.state_dict())
 
     def capture(self) -> Snapshot:
