@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from allegory.command import console
-from allegory.command.options import FILE, TRAIN, Command, asks, settings, takes
+from allegory.command.options import FILE, TRAIN, Command, asks, settings, takes, written
 
 __all__ = ["train"]
 
@@ -52,7 +52,7 @@ def train(
     from allegory.data.splits import binarize, load_together
     from allegory.runtime import processes
     from allegory.training import checkpoint
-    from allegory.training.defaults import kl_warmup_steps
+    from allegory.training.defaults import kl_warmup_steps, lr_warmup_steps
     from allegory.views.figures import save_pictures
 
     where = console.device(device or "auto")
@@ -83,9 +83,11 @@ def train(
         examples.event_shape, about["likelihood"], **parts, categories=about["categories"], data=examples.head
     )
     model = model if shard else model.to(where)
+    sizes = len(examples.train), options["batch_size"], options["epochs"]
     if options["kl_warmup"] is None:
-        sizes = len(examples.train), options["batch_size"], options["epochs"]
         options["kl_warmup"] = kl_warmup_steps(model.levels, *sizes)
+    if options["lr_warmup"] is None:
+        options["lr_warmup"] = lr_warmup_steps(*sizes)
     console.say(f"{model!r}, on {where}")
     try:
         record = fit(
@@ -118,11 +120,13 @@ def train(
     if processes.rank() > 0:
         return
     save_pictures(out, checkpoint.load(out) if shard else model, examples.valid)
-    print(f"{out}: {record.epoch} epochs, {record.seconds:.0f} s, stopped by {record.stopped}")
-    if record.best_bound is None:
+    print(f"{out}: {record.passes:g} epochs, {record.seconds:.0f} s, stopped by {record.stopped}")
+    if record.best_epoch is None:
         print("the warm-up had not ended, so these are the last weights; train longer")
     else:
-        print(f"validation bound {record.best_bound:.2f} nats per example, in epoch {record.best_epoch}")
+        print(f"validation bound {record.best_bound:.2f} nats per example, in epoch {round(record.best_epoch, 2):g}")
+    if record.best_objective is not None:
+        print(f"chosen by the objective at beta = {written(options['beta'])}, {record.best_objective:.2f}")
     print(f"next: allegory evaluate {out}")
 
 

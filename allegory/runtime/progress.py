@@ -67,7 +67,10 @@ class Progress:
 
     def epoch(self, line: dict[str, Any], position: Any) -> None:
         """To be called after an epoch: remembers the bound to show."""
-        if "bound" in line:
+        if "objective" in line:
+            self.bound = [f"validation objective {line['objective']:.2f}, bound {line['bound']:.2f}"]
+            self.bound += [] if position.best_objective is None else [f"best objective {position.best_objective:.2f}"]
+        elif "bound" in line:
             self.bound = [f"validation bound {line['bound']:.2f}"]
             self.bound += [] if position.best_bound is None else [f"best {position.best_bound:.2f}"]
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,18 @@ from allegory.objectives import elbo
 from allegory.runtime import processes
 from allegory.runtime.compilation import PAYS, choose_compile, has_compiler, timed
 from allegory.runtime.precision import choose_precision
+from allegory.training.budget import Budget
 from allegory.training.checkpoint import stored_settings
-from allegory.training.schedule import Cosine, Cyclical, Schedule, Warmup
+from allegory.training.schedule import (
+    WITHIN,
+    Cosine,
+    Cyclical,
+    Schedule,
+    Warmup,
+    WithinMinutes,
+    warmup_steps,
+)
+from allegory.training.state import Position
 from allegory.training.step import score_function
 
 __all__ = ["Plan", "as_json", "beta_schedule", "lr_schedule", "name_of", "plan"]
@@ -50,23 +61,64 @@ class Plan(NamedTuple):
 
     Attributes:
         lr, beta: schedules.
+        full_beta: the KL's weight by which the best weights are chosen: that of the schedule after its warm-up, or of a
+            function at the end of the budget. None where it is 1.
         held: whether the objective needs a trace of a held posterior.
         bound: the function that validation measures: the objective, or its `bound` attribute.
         precision, compile: of the steps, with "auto" resolved.
         warmup: steps until both warm-ups have ended, as far as they are known.
+        hurried: whether the budget has minutes, so that warm-ups end within a quarter of it.
+        before: the settings of the resumed run; empty if there is none.
         fuse: whether a step may be compiled whole: the objective is known to map tensors, and do nothing else.
         notes: on that choice, to be printed.
     """
 
     lr: Schedule
     beta: Schedule
+    full_beta: float | Tensor | None
     held: bool
     bound: Callable[..., Tensor]
     precision: str
     compile: bool
     warmup: int
+    hurried: bool
+    before: dict[str, Any]
     fuse: bool
     notes: list[str]
+
+    def is_warm(self, step: int, done: float) -> bool:
+        """Whether both warm-ups have ended.
+
+        Args:
+            step: updates so far.
+            done: how much of the budget is spent.
+        """
+        return step >= self.warmup or (self.hurried and done >= WITHIN)
+
+    def warmed(self, step: int, done: float) -> float:
+        """The fraction of the KL's weight that its warm-up had reached at the last step."""
+        fraction = Warmup(1.0, warmup_steps(self.beta))
+        return (WithinMinutes(fraction) if self.hurried else fraction)(step - 1, done)
+
+    def note_on_schedules(self, now: Position, budget: Budget) -> list[str]:
+        """What another budget does to the schedules of a resumed training, in a line, if anything.
+
+        Args:
+            now: where it goes on.
+            budget: what it has from now on.
+        """
+        limits = [(name, self.before.get(name), getattr(budget, name)) for name in ("epochs", "minutes")]
+        changed = [f"{name} {old} -> {new}" for name, old, new in limits if old != new]
+        if not now.step or not changed:
+            return []
+        done = budget.done(now, now.seconds)
+        rate, beta = self.lr(now.step, done) * now.lr_scale, self.beta(now.step, done)
+        moved = [f"the learning rate goes from {now.lr:.1e} to {rate:.1e}"] if abs(rate - now.lr) > 0.1 * now.lr else []
+        if (torch.as_tensor(beta) - torch.as_tensor(now.beta)).abs().max() > 0.1:
+            moved.append(f"beta from {now.beta} to {beta}")
+        if not moved:
+            return []
+        return [f"resumed with another budget, {', '.join(changed)}: {', '.join(moved)}, since schedules end with it"]
 
 
 def plan(
@@ -124,8 +176,15 @@ def plan(
     seconds = expected_seconds() if open_question else 0.0
     compile, second = processes.broadcast(lambda: choose_compile(asked["compile"], device, lambda: seconds))
     fuse = compile and not held and getattr(plain, "__module__", None) == elbo.__module__
-    warmup = max(_warmup_steps(lr), _warmup_steps(beta))
-    return Plan(lr, beta, held, bound, precision, compile, warmup, fuse, [note for note in (first, second) if note])
+    warmup, hurried = max(warmup_steps(lr), warmup_steps(beta)), settings["minutes"] is not None
+    steps = None if settings["epochs"] is None else settings["epochs"] * math.ceil(len(data) / settings["batch_size"])
+    full_beta = _full_beta(beta, steps)
+    if hurried:
+        lr, beta = WithinMinutes(lr), WithinMinutes(beta)
+    elif steps is not None and warmup > steps:
+        _warn_of_warmup(lr, beta, steps)
+    notes = [note for note in (first, second) if note]
+    return Plan(lr, beta, full_beta, held, bound, precision, compile, warmup, hurried, before, fuse, notes)
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
@@ -240,12 +299,32 @@ class _Checked:
         return values.to(torch.get_default_dtype()) if values.dim() else float(values)
 
 
-def _warmup_steps(schedule: Schedule) -> int:
-    """The steps of a schedule's warm-up, of those that are known to have one."""
-    schedule = getattr(schedule, "schedule", schedule)
-    if isinstance(schedule, Cosine):
-        return schedule.warmup
-    return schedule.steps if isinstance(schedule, Warmup) else 0
+def _full_beta(schedule: Schedule, steps: int | None) -> float | Tensor | None:
+    """The KL's weight that a training is for: after its warm-up, or of a function at the end of the budget; None for 1.
+
+    Args:
+        schedule: of beta.
+        steps: of the whole training; None if unknown.
+    """
+    known = getattr(schedule, "schedule", schedule)
+    value = known.value if isinstance(known, Warmup | Cyclical) else schedule((steps or 2**40) - 1, 1.0)
+    value = value if isinstance(value, int | float | Tensor) else torch.tensor(value)
+    return None if bool((torch.as_tensor(value) == 1).all()) else value
+
+
+def _warn_of_warmup(lr: Schedule, beta: Schedule, steps: int) -> None:
+    parts = [("lr_warmup", warmup_steps(lr), "learning rate"), ("kl_warmup", warmup_steps(beta), "KL")]
+    long = [
+        f"{name}={warmup} (the {what} reaches {steps / warmup:.0%} of its value)"
+        for name, warmup, what in parts
+        if warmup > steps
+    ]
+    if processes.rank() == 0:
+        warnings.warn(
+            f"{' and '.join(long)} of a training of {steps} steps: no weights count as the best on validation data "
+            "before a warm-up has ended, so the last are kept; train longer, or warm up for fewer steps",
+            stacklevel=4,
+        )
 
 
 def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any) -> None:

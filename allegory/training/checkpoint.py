@@ -33,6 +33,7 @@ from allegory.architectures import build
 from allegory.earlier import as_before, units_of_parameters
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
+from allegory.training.identity import check_same_inputs
 from allegory.version import __version__
 
 __all__ = ["load", "read_config", "read_tensors", "save", "write_json", "write_tensors"]
@@ -262,7 +263,12 @@ def versions() -> dict[str, str]:
 
 
 def open_run(
-    out: str | Path | None, resume: bool, model: VAE, settings: dict[str, Any], about: dict[str, Any] | None
+    out: str | Path | None,
+    resume: bool,
+    model: VAE,
+    settings: dict[str, Any],
+    about: dict[str, Any] | None,
+    inputs: Callable[[], dict[str, Any]],
 ) -> Path | None:
     """Creates the directory of a training and its config.json; for a resumed one the settings are compared first.
 
@@ -270,25 +276,34 @@ def open_run(
         out, resume, about: as in `fit`.
         model: the model that is trained.
         settings: of the training, JSON.
+        inputs: describes its data and networks, see `allegory.training.identity`.
 
     Raises:
-        ValueError: a directory that is not empty; or settings other than those it was trained with.
+        ValueError: a directory that is not empty; or settings, data or networks other than those it was trained with.
     """
     if out is None:
         if resume:
             raise ValueError("resume=True needs out, the run directory to resume")
         return None
     run = Path(out)
-    config = dict(
+    config: dict[str, Any] = dict(
         format=FORMAT,
         **versions(),
         **units_of_parameters(model),
         model=getattr(model, "config", None),
         fit=settings,
-        **(about or {}),
+        inputs=inputs(),
     )
+    taken = config.keys() & (about or {}).keys()
+    if taken:
+        raise ValueError(f"about has {', '.join(sorted(taken))}, which fit writes itself; choose another name")
+    config |= about or {}
     if resume and (run / CONFIG).exists():
-        _check_same_settings(run, read_config(run), config)
+        before = read_config(run)
+        _check_same_settings(run, before, config)
+        same_versions = all(before.get(name) == version for name, version in versions().items())
+        check_same_inputs(run, before.get("inputs") or {}, config["inputs"], same_versions)
+        _check_not_lost(run)
         sweep(run)
     else:
         new_run(run)
@@ -302,6 +317,16 @@ def stored_settings(out: str | Path | None) -> dict[str, Any]:
     return (read_config(out)["fit"] or {}) if out is not None and exists else {}
 
 
+def _check_not_lost(run: Path) -> None:
+    """A run with weights but without its last checkpoint cannot be resumed, and must not be begun anew in its place."""
+    if (run / WEIGHTS).exists() and not (run / LAST).exists():
+        epochs = len((run / METRICS).read_text().splitlines()) if (run / METRICS).exists() else 0
+        raise ValueError(
+            f"{run} has weights and {epochs} epochs of metrics, but no {LAST} to resume from; copy that file back, or "
+            "train into a new directory"
+        )
+
+
 def _check_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """A resumed run keeps its settings; only its budget may grow."""
     budget = ("epochs", "minutes", "patience")
@@ -310,7 +335,9 @@ def _check_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any])
             f"{run} was begun by an earlier version of allegory, which had parameters in other units; it can be loaded "
             "and evaluated, but not resumed: train into a new directory"
         )
-    pairs = [(key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit", "command")]
+    pairs = [
+        (key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit", "inputs", "command")
+    ]
     pairs += [(key, before["fit"].get(key), value) for key, value in now["fit"].items() if key not in budget]
     for key, old, new in pairs:
         if json.loads(json.dumps(new)) != old:

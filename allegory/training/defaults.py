@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["kl_warmup_steps"]
+__all__ = ["kl_warmup_steps", "lr_warmup_steps"]
 
 
 def kl_warmup_steps(levels: int, examples: int, batch_size: int = 128, epochs: int | None = None) -> int:
     """The default number of steps until the KL has its full weight: none for one level; for a hierarchy, whose upper
-    levels collapse without a warm-up, a tenth of the training, at most 2,000 steps.
+    levels collapse without a warm-up, a tenth of the training, at most 2,000 steps. `fit` shortens it where the minutes
+    of a budget do not suffice.
 
     Args:
         levels: T.
@@ -20,5 +21,20 @@ def kl_warmup_steps(levels: int, examples: int, batch_size: int = 128, epochs: i
     >>> kl_warmup_steps(1, 60_000), kl_warmup_steps(2, 1_000, 100, epochs=30), kl_warmup_steps(2, 60_000)
     (0, 30, 2000)
     """
-    steps = math.ceil(examples / batch_size) * (epochs or 100)
-    return 0 if levels == 1 else min(2000, steps // 10)
+    return 0 if levels == 1 else min(2000, _steps(examples, batch_size, epochs) // 10)
+
+
+def lr_warmup_steps(examples: int, batch_size: int = 128, epochs: int | None = None) -> int:
+    """The default number of steps until the learning rate is reached: 100, or a tenth of a shorter training.
+
+    Args:
+        examples, batch_size, epochs: as of `kl_warmup_steps`.
+
+    >>> lr_warmup_steps(60_000), lr_warmup_steps(100, epochs=40)
+    (100, 4)
+    """
+    return min(100, _steps(examples, batch_size, epochs) // 10)
+
+
+def _steps(examples: int, batch_size: int, epochs: int | None) -> int:
+    return math.ceil(examples / batch_size) * (epochs or 100)

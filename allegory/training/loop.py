@@ -6,10 +6,11 @@ r"""Training: one loop that maximises an objective over batches of a tensor.
             average <- average + (1 - ema)(theta - average)                                          `averaging`
             a checkpoint, if one is due                                                              `state`
         if the epoch failed (NaN, or a burst): back to its beginning, at half the learning rate      `recovery`
-        the bound at beta = 1 of the *averaged* weights on the validation set; are they the best?    `validation`
+        the bound of the *averaged* weights on the validation set; are they the best?                `validation`
 
     learning rate   lr * min(1, step / lr_warmup) * cosine from 1 to lr_final over the budget        `schedule`
     KL weight       beta * min(1, step / kl_warmup), in steps, so that it does not depend on the size of the data
+                    With a budget in minutes both warm-ups end within a quarter of it, however few steps that is
 
     AdamW           beta_1 = 0.9, beta_2 = 0.99 (as Kingma et al. 2021): the second moment averages over about a hundred
                     steps, so that one burst does not slow down thousands of later ones
@@ -26,6 +27,7 @@ a part of the model, see `allegory.training.sharding`.
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +49,7 @@ from allegory.training.batches import Batches
 from allegory.training.budget import Budget
 from allegory.training.clock import Clock, caught_signals
 from allegory.training.fused import FusedStep
+from allegory.training.identity import describe_inputs
 from allegory.training.recovery import Recovery
 from allegory.training.schedule import Schedule
 from allegory.training.state import Record, State
@@ -101,9 +104,11 @@ def fit(
             settings (functools.partial(free_bits, nats=1.0)), or your own function.
         samples: S, particles per example.
         beta: weight of the KL; a number, or one for each level, level 1 first, or a schedule, (step, done) -> one of
-            these, see `allegory.training.schedule`. Validation is always at beta = 1.
-        kl_warmup: steps until the KL has its full weight.
-        epochs, minutes: the budget, whichever ends first; one of them is needed.
+            these, see `allegory.training.schedule`. The validation bound is at beta = 1; where beta is not 1, the
+            weights are chosen by the objective at the full beta (of a function, at its last value).
+        kl_warmup: steps until the KL has its full weight; with minutes, at most a quarter of the budget.
+        epochs, minutes: the budget, whichever ends first; one of them is needed. An epoch that the minutes cut off does
+            not count: when the training is resumed it goes on where it was.
         patience: epochs without a better validation bound before the training stops; without valid it has no effect.
         batch_size: examples per step; the last batch of an epoch may be smaller.
         lr, lr_warmup, lr_final: learning rate, steps to reach it, fraction of it at the end of the budget; or lr alone,
@@ -157,7 +162,8 @@ def fit(
     batches = Batches(data.to(device), batch_size, seed, transform)
     budget = Budget(epochs, minutes, patience, len(batches))
     state = State(model, average, plan.lr(0, 0.0), weight_decay)
-    run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about))
+    inputs = functools.partial(describe_inputs, model, data, valid, transform)
+    run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about, inputs))
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
     of_model = model_score(model, objective, samples, precision=plan.precision)
     fused = FusedStep(state, of_model, min(batch_size, len(data)), clip, skip, plan.fuse)
@@ -169,6 +175,7 @@ def fit(
     with _training_context(state, run) as signals, Progress(progress, epochs, minutes, len(batches)) as bar:
         bar.note(*plan.notes)
         state.begin(seed, run if resume else None)
+        bar.note(*plan.note_on_schedules(now, budget))
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)
         while not budget.over(now, clock.seconds):
             recovery.remember()
@@ -189,11 +196,12 @@ def fit(
             if recovery.lost():
                 bar.say(recovery.go_back(clock.seconds))
             else:
-                line = state.end_epoch(len(data), batch_size, None if callable(beta) else kl_warmup)
+                done = budget.done(now, clock.seconds)
+                line = state.end_epoch(len(data), batch_size, None if callable(beta) else plan.warmed(now.step, done))
                 if valid is not None:
                     average_buffers(average, model)
-                    line |= validate(average, valid, plan.bound, samples, seed)
-                    state.keep_if_best(line["bound"], warm=now.step >= plan.warmup)
+                    line |= validate(average, valid, plan.bound, samples, seed, plan.full_beta)
+                    state.keep_if_best(line, plan.is_warm(now.step, done))
                 now.history.append(line)
                 bar.epoch(line, now)
                 trackers(line)

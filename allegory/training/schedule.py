@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Cosine", "Cyclical", "Schedule", "Warmup"]
+__all__ = ["Cosine", "Cyclical", "Schedule", "Warmup", "WithinMinutes", "warmup_steps"]
+
+WITHIN = 0.25
 
 Schedule = Callable[[int, float], Any]
 """(step, done) -> a number; for beta also one for each level, level 1 first."""
@@ -91,6 +93,36 @@ class Cyclical:
 
     def __call__(self, step: int, done: float) -> Any:
         return _scaled(self.value, min(1.0, (step % self.period + 1) / (self.rise * self.period)))
+
+
+class WithinMinutes:
+    """A schedule for a budget in minutes: its warm-up ends within a quarter of it, however few steps a machine takes.
+
+    Args:
+        schedule: of any kind.
+
+    >>> beta = WithinMinutes(Warmup(1.0, steps=1000))
+    >>> beta(9, 0.0), beta(9, 0.125), beta(9, 0.25)
+    (0.01, 0.501, 1.0)
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule, self.warmup = schedule, warmup_steps(schedule)
+
+    def __call__(self, step: int, done: float) -> Any:
+        return self.schedule(max(step, math.floor(self.warmup * done / WITHIN)), done)
+
+
+def warmup_steps(schedule: Any) -> int:
+    """The steps of a schedule's warm-up, of those that are known to have one.
+
+    >>> warmup_steps(Cosine(1e-3, warmup=10)), warmup_steps(lambda step, done: 1.0)
+    (10, 0)
+    """
+    schedule = getattr(schedule, "schedule", schedule)
+    if isinstance(schedule, Cosine):
+        return schedule.warmup
+    return schedule.steps if isinstance(schedule, Warmup) else 0
 
 
 def _scaled(value: float | Sequence[float], factor: float) -> Any:

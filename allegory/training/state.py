@@ -9,6 +9,7 @@ r"""The state of a training: everything needed to continue it exactly.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,12 @@ class Record:
         history: one dictionary per epoch: epoch, step, lr, beta, the mean objective over the epoch (train), the
             gradient's norm (gradient_norm), how many gradients were scaled down and skipped (clipped,
             skipped), and on the validation set, at beta = 1, the objective (bound), the ELBO
-            and its parts (elbo, reconstruction, kl_per_level), nats per example.
+            and its parts (elbo, reconstruction, kl_per_level), nats per example; where beta is not 1, the objective at
+            that beta, too (objective). An epoch that the clock has cut off has a line whose epoch is a fraction.
         epoch, step: finished epochs and updates.
-        best_bound, best_epoch: the best validation bound and its epoch; None without validation data.
+        best_bound, best_epoch: the validation bound, at beta = 1, and the epoch of the weights that are kept: those of
+            the best bound, or where beta is not 1 of the best objective; None without validation data.
+        best_objective: the validation objective of these weights where beta is not 1; else None.
         stopped: why it ended: "epochs", "minutes" or "patience".
         seconds: wall-clock time, over all resumed parts.
         restarts: epochs that were undone and run again at half the learning rate.
@@ -54,16 +58,24 @@ class Record:
     epoch: int = 0
     step: int = 0
     best_bound: float | None = None
-    best_epoch: int | None = None
+    best_epoch: float | None = None
+    best_objective: float | None = None
     stopped: str = ""
     seconds: float = 0.0
     restarts: int = 0
 
+    @property
+    def passes(self) -> float:
+        """Passes through the data, with the part of an epoch that the clock has cut off; to two digits."""
+        return round(max(self.epoch, self.history[-1]["epoch"]), 2) if self.history else self.epoch
+
     def __repr__(self) -> str:
-        parts = [f"{self.epoch} epochs", f"{self.step:,} steps", f"{self.seconds:.0f} s"]
+        parts = [f"{self.passes:g} epochs", f"{self.step:,} steps", f"{self.seconds:.0f} s"]
         parts += [f"stopped by {self.stopped}"] if self.stopped else []
-        if self.best_bound is not None:
-            parts.append(f"best bound {self.best_bound:.2f} in epoch {self.best_epoch}")
+        if self.best_epoch is not None:
+            parts += [f"best objective {self.best_objective:.2f}"] if self.best_objective is not None else []
+            which = "best bound" if self.best_objective is None else "bound"
+            parts.append(f"{which} {self.best_bound:.2f} in epoch {round(self.best_epoch, 2):g}")
         parts += [f"{self.restarts} restart{'s' * (self.restarts > 1)}"] if self.restarts else []
         return f"Record({', '.join(parts)})"
 
@@ -162,37 +174,46 @@ class State:
         self.model.load_state_dict(self.weights())
         self.model.eval()
 
-    def end_epoch(self, examples: int, batch_size: int, kl_warmup: int | None) -> dict[str, Any]:
-        """Counts the epoch, and returns its line of the history, without the results of validation.
+    def end_epoch(self, examples: int, batch_size: int, warmed: float | None) -> dict[str, Any]:
+        """Counts the epoch, and returns its line of the history, without the results of validation. An epoch that the
+        clock has cut off is not counted, and goes on when the training is resumed; its line has a fraction as epoch.
 
         Args:
             examples, batch_size: of the training data.
-            kl_warmup: steps until the KL has its full weight; the line holds the fraction of it that is reached. None
-                where beta is a schedule; the line holds beta itself.
+            warmed: the fraction of the KL's weight that its warm-up has reached. None where beta is a schedule; the
+                line holds beta itself.
         """
-        now = self.position
+        now, batches = self.position, math.ceil(examples / batch_size)
         bound, norm, count, clipped, skipped, _ = self.all_totals().tolist()
-        now.epoch, now.batch, now.failures = now.epoch + 1, 0, 0
-        self.totals.zero_()
-        beta = now.beta if kl_warmup is None else min(1.0, now.step / max(1, kl_warmup))
-        line = dict(epoch=now.epoch, step=now.step, lr=now.lr, beta=beta)
+        epoch: float = now.epoch + 1
+        if now.batch < batches:
+            epoch = now.epoch + now.batch / batches
+        else:
+            now.epoch, now.batch, now.failures = now.epoch + 1, 0, 0
+            self.totals.zero_()
+        line = dict(epoch=epoch, step=now.step, lr=now.lr, beta=now.beta if warmed is None else warmed)
         line |= dict(train=bound / min(examples, count * batch_size), gradient_norm=norm / count)
         return line | dict(clipped=int(clipped - skipped), skipped=int(skipped))
 
-    def keep_if_best(self, bound: float, warm: bool) -> None:
-        """Keeps the averaged weights if their bound is the best so far.
+    def keep_if_best(self, line: dict[str, Any], warm: bool) -> None:
+        """Keeps the averaged weights if their bound, or at another beta than 1 their objective, is the best so far.
 
         Args:
-            bound: on the validation set, nats per example.
+            line: of the history, with the results of validation.
             warm: whether the warm-ups have ended; before that, no weights count as best.
         """
-        now = self.position
-        if warm and (now.best_bound is None or bound > now.best_bound):
-            now.best_bound, now.best_epoch = bound, now.epoch
+        now, objective = self.position, line.get("objective")
+        value, best = (line["bound"], now.best_bound) if objective is None else (objective, now.best_objective)
+        if warm and (best is None or value > best):
+            now.best_bound, now.best_objective, now.best_epoch = line["bound"], objective, line["epoch"]
             self.best = _clone(self.average.state_dict())
 
     def capture(self) -> Snapshot:
         """A copy of the whole state."""
+        return _clone(self._tensors()), {**vars(self.position), "history": list(self.position.history)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors of the state by name, as they are."""
         tensors = {"totals": self.totals, "norms": self.norms, "random": torch.get_rng_state()}
         if self.totals.is_cuda:
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.totals.device)
@@ -200,8 +221,9 @@ class State:
         for part, weights in parts.items():
             tensors |= {f"{part}/{key}": value for key, value in weights.items()}
         for i, p in enumerate(self.learned):
-            tensors |= {f"optimizer/{i}/{key}": value for key, value in self.optimizer.state.get(p, {}).items()}
-        return _clone(tensors), {**vars(self.position), "history": list(self.position.history)}
+            moments = self.optimizer.state.get(p) or _first_moments(p)
+            tensors |= {f"optimizer/{i}/{key}": value for key, value in moments.items()}
+        return tensors
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restores a captured state."""
@@ -218,8 +240,6 @@ class State:
         for name, value in parts["optimizer"].items():
             i, key = name.split("/")
             p = self.learned[int(i)]
-            if value.dim() and value.shape != p.shape:
-                raise ValueError(f"moments of shape {tuple(value.shape)} for a parameter of {tuple(p.shape)}")
             self.optimizer.state[p][key] = value.to(p.device, copy=True)
         self.totals.copy_(tensors["totals"])
         self.norms.copy_(tensors["norms"])
@@ -242,7 +262,7 @@ class State:
 
     def save(self, run: Path | None, clock: Clock) -> None:
         """Writes the last checkpoint of a run, its weights and metrics; the position last, so that neither the weights
-        to use nor the metrics are ever older than it.
+        to use nor the metrics are ever older than it; the first time it is written first, too.
 
         Args:
             run: its directory; None to write nothing.
@@ -260,6 +280,8 @@ class State:
         tensors["totals"] = self.all_totals()
         tensors = sharding.full_tensors(tensors)
         if processes.rank() == 0:
+            if not (run / checkpoint.LAST).exists():  # the first time, so that weights without it have lost it
+                checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
             checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
@@ -277,22 +299,48 @@ class State:
         """
         tensors, position = processes.broadcast(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
         try:
+            self._check_tensors(tensors, position)
             self._select_local(tensors, seed + position["step"])
             self._shard(tensors)
             self.restore((tensors, position))
         except (RuntimeError, KeyError, IndexError, ValueError) as error:
             detail = " ".join(str(error).split())
-            raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
+            raise ValueError(
+                f"{run / checkpoint.LAST} does not fit this model: {detail}; restore the file, or train into a new "
+                "directory"
+            ) from None
+
+    def _check_tensors(self, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
+        """Checks every tensor's name, shape and type before one is used: fused AdamW reads as many numbers as it
+        expects, wherever they end.
+        """
+        wanted = {key: value for key, value in self._tensors().items() if not key.startswith("best/")}
+        if position["best_epoch"] is not None:
+            wanted |= {f"best/{key}": value for key, value in self.average.state_dict().items()}
+        wanted.pop("random_cuda", None)  # of a run on the CPU there is none
+        lacking, foreign = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys() - {*RANDOM}
+        for names, what in ((lacking, "lacks"), (foreign, "has no place for")):
+            if names:
+                raise ValueError(f"it {what} {len(names)} tensors, such as {min(names)}")
+        for key in sorted(wanted):
+            (found, like), free = (tensors[key], wanted[key]), 1 if key in RANDOM else 0  # a state of each process
+            shape = found.shape[max(0, found.dim() - like.dim()) :] if free else found.shape
+            if shape != like.shape or found.dtype != like.dtype:
+                raise ValueError(
+                    f"{key} is {found.dtype} of shape {tuple(found.shape)}, wanted {like.dtype} of {tuple(like.shape)}"
+                )
 
     def _select_local(self, tensors: dict[str, Tensor], seed: int) -> None:
-        """Selects this process's random state from those of all; new noise if the number of processes has changed."""
-        for key in filter(tensors.__contains__, RANDOM):
-            states = torch.atleast_2d(tensors[key])
+        """Selects this process's random state from those of all; new noise if the number of processes, or the kind of
+        device, has changed.
+        """
+        device = self.totals.device
+        for key in RANDOM[: 1 + self.totals.is_cuda]:
+            states = torch.atleast_2d(tensors[key]) if key in tensors else ()  # a run on the CPU has none of a GPU
             if len(states) == processes.world_size():
                 tensors[key] = states[processes.rank()].clone()  # torch does not accept views
             else:
                 torch.manual_seed(rank_seed(seed))
-                device = self.totals.device
                 tensors[key] = torch.get_rng_state() if key == "random" else torch.cuda.get_rng_state(device)
         if processes.rank() > 0:
             tensors["totals"][0] = 0
@@ -307,6 +355,12 @@ class State:
                 tensors[key] = sharding.distribute(value, self.learned[int(name.split("/")[0])])
             elif part in parts and name in parts[part]:
                 tensors[key] = sharding.distribute(value, parts[part][name])
+
+
+def _first_moments(p: Tensor) -> dict[str, Tensor]:
+    """The moments of a parameter that has had no gradient yet."""
+    step = torch.zeros((), dtype=torch.float32, device=p.device)
+    return dict(step=step, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
 
 
 def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

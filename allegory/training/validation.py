@@ -1,7 +1,8 @@
 r"""Validation: the bound of the averaged weights on held-out data, by which the best weights are chosen.
 
-Always at beta = 1 and in float32, with the same noise each epoch: it depends on the seed and on the position in the
-data set, for any number of processes.
+The bound is that at beta = 1, which is a bound on log p(x). Where the training has another beta, the objective is
+measured at that beta, too, and chooses the weights: the bound gets worse as such a training goes on. Always in float32,
+with the same noise each epoch: it depends on the seed and on the position in the data set, for any number of processes.
 
 Shapes: M validation examples, T levels.
 """
@@ -23,10 +24,15 @@ __all__ = ["validate"]
 
 
 def validate(
-    model: VAE, valid: Tensor, objective: Callable[[Trace, Any], Tensor], samples: int = 1, seed: int = 0
+    model: VAE,
+    valid: Tensor,
+    objective: Callable[[Trace, Any], Tensor],
+    samples: int = 1,
+    seed: int = 0,
+    beta: float | Tensor | None = None,
 ) -> dict[str, Any]:
-    """The objective at beta = 1 (bound), the ELBO and its parts (elbo, reconstruction, kl_per_level), averaged over the
-    validation set, nats per example.
+    """The objective at beta = 1 (bound), the ELBO and its parts (elbo, reconstruction, kl_per_level), and where a beta
+    is given the objective at that beta (objective), averaged over the validation set, nats per example.
 
     Args:
         model: any VAE.
@@ -34,11 +40,13 @@ def validate(
         objective: as in `fit`.
         samples: S, particles per example.
         seed: of the noise.
+        beta: the KL's weight in training, if it is not 1; a number, or (T,) one for each level.
 
     >>> sorted(validate(model, x, al.elbo))
     ['bound', 'elbo', 'kl_per_level', 'reconstruction']
     """
-    sums = torch.zeros(2 + model.levels, dtype=torch.float64, device=valid.device)
+    weights = [1.0] if beta is None else [1.0, beta.to(valid.device) if isinstance(beta, Tensor) else beta]
+    sums = torch.zeros(len(weights) + 1 + model.levels, dtype=torch.float64, device=valid.device)
     rows = max(1, pairs_per_pass(model, valid) // samples)
     starts = torch.arange(0, len(valid), rows)
     mine = processes.local_rows(starts).tolist()
@@ -47,8 +55,12 @@ def validate(
             start = mine[turn] if turn < len(mine) else 0
             torch.manual_seed(seed + start)
             trace = model(valid[start : start + rows], samples=samples)
-            terms = torch.cat([objective(trace, 1.0)[None], torch.cat([trace.log_px[None], trace.kl]).mean(1)])
+            bounds = [objective(trace, weight) for weight in weights]
+            terms = torch.cat([torch.stack(bounds), torch.cat([trace.log_px[None], trace.kl]).mean(1)])
             if turn < len(mine):
                 sums += terms.sum(1).double()
-    bound, reconstruction, *rates = (processes.all_reduce(sums) / len(valid)).tolist()
-    return dict(bound=bound, elbo=reconstruction - sum(rates), reconstruction=reconstruction, kl_per_level=rates)
+    means = (processes.all_reduce(sums) / len(valid)).tolist()
+    bound, *chosen_by = means[: len(weights)]
+    reconstruction, *rates = means[len(weights) :]
+    found = dict(bound=bound, elbo=reconstruction - sum(rates), reconstruction=reconstruction, kl_per_level=rates)
+    return found | ({"objective": chosen_by[0]} if chosen_by else {})

@@ -318,7 +318,8 @@ def _training(summary: Summary, config: dict[str, Any], history: list[dict[str, 
     whole = ", ".join(part if isinstance(part, str) else f"{part:g}" for part in parts)
     section.figures.append(Figure([plots.schedule(history, whole)], "Learning rate and KL weight."))
     if summary.best_epoch is not None:
-        best = f"The weights are those of epoch {summary.best_epoch}, with a validation bound of {summary.bound:.2f}."
+        epoch = f"{round(summary.best_epoch, 2):g}"
+        best = f"The weights are those of epoch {epoch}, with a validation bound of {summary.bound:.2f}."
         section.words.append(best)
     if skipped:
         section.words.append(f"{skipped:,} of {summary.steps:,} gradients were skipped, far above the usual size.")

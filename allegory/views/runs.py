@@ -371,7 +371,7 @@ class Summary:
         model: architecture and likelihood; for a model built by hand the name of its class, if that is recorded.
         latent: widths of the levels, level 1 first.
         objective, seed: of the training.
-        epochs, steps, minutes: done so far.
+        epochs, steps, minutes: done so far; an epoch that the clock has cut off is not counted.
         stopped: "epochs", "minutes" or "patience"; "saved" where `save` wrote it; empty where it was interrupted, or
             is still running.
         best_epoch: the epoch whose weights are kept; None without validation data, or before the warm-up has ended.
@@ -388,7 +388,7 @@ class Summary:
     steps: int
     minutes: float
     stopped: str
-    best_epoch: int | None
+    best_epoch: float | None
     bound: float | None
     elbo: float | None
     kl_per_level: list[float]

@@ -93,7 +93,10 @@ def test_patience_ends_the_training_never_before_the_warm_up(bits):
     assert record.stopped == "patience"
     assert record.epoch == record.best_epoch + 3
     assert record.history[record.best_epoch - 1]["step"] >= 30
-    assert train(small(), bits, epochs=5, patience=1, lr=1e-9, kl_warmup=1000).stopped == "epochs"
+    with pytest.warns(
+        UserWarning, match=r"kl_warmup=1000 \(the KL reaches 2% of its value\) of a training of 15 steps"
+    ):
+        assert train(small(), bits, epochs=5, patience=1, lr=1e-9, kl_warmup=1000).stopped == "epochs"
 
 
 def test_minutes_end_the_training(bits):
@@ -155,7 +158,7 @@ def test_ctrl_c_saves_and_resume_goes_on_as_if_nothing_had_happened(bits, tmp_pa
     assert signal.getsignal(signal.SIGINT) is handler
     torch.manual_seed(99)
     model = small(seed=5)  # other weights: all comes from the checkpoint
-    parts = train(model, bits, out=tmp_path / "parts", resume=True)
+    parts = train(model, bits, out=tmp_path / "parts", transform=interrupt, resume=True)
     assert parts.history == whole.history
     metrics = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in ("whole", "parts")]
     assert metrics[0] == metrics[1]
@@ -272,7 +275,7 @@ def test_a_loss_that_is_never_finite_ends_with_level_and_rows(bits):
         train(model, bits)
 
 
-def test_beta_weighs_each_level_and_validation_does_not_see_it(bits):
+def test_beta_weighs_each_level_and_validation_is_at_1_and_at_beta(bits):
     seen = []
 
     def objective(trace, beta):
@@ -280,10 +283,96 @@ def test_beta_weighs_each_level_and_validation_does_not_see_it(bits):
         return al.elbo(trace, beta)
 
     record = train(small(), bits, objective=objective, beta=[1.0, 4.0], kl_warmup=2, epochs=1)
-    assert seen[1:] == [[0.5, 2.0], [1.0, 4.0], [1.0, 4.0], 1.0]  # the first is the check at the edge
+    assert seen[1:] == [[0.5, 2.0], [1.0, 4.0], [1.0, 4.0], 1.0, [1.0, 4.0]]  # the first is the check at the edge
     assert record.history[0]["beta"] == 1.0
     train(small(), bits, objective=objective, beta=3.0, kl_warmup=2, epochs=1)
-    assert seen[6:] == [1.5, 3.0, 3.0, 1.0]
+    assert seen[7:] == [1.5, 3.0, 3.0, 1.0, 3.0]
+    train(small(), bits, objective=objective, beta=1.0, kl_warmup=2, epochs=1)
+    assert seen[13:] == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("beta", [0.01, lambda step, done: 0.01, al.training.Cyclical(0.01, period=4)])
+def test_the_weights_are_chosen_by_what_is_trained(bits, beta):
+    """At beta = 0.01 the bound at beta = 1 is best before anything is learned."""
+    record = train(small(dropout=0), bits, beta=beta, kl_warmup=0, epochs=60, lr=0.02, ema=0.0)
+    objectives = [line["objective"] for line in record.history]
+    assert record.best_objective == max(objectives)
+    assert record.best_epoch == objectives.index(max(objectives)) + 1 > 10
+    line = record.history[record.best_epoch - 1]
+    assert record.best_bound == line["bound"] < max(line["bound"] for line in record.history) - 0.5
+    assert line["objective"] == pytest.approx(line["reconstruction"] - 0.01 * sum(line["kl_per_level"]))
+    assert f"best objective {record.best_objective:.2f}, bound {record.best_bound:.2f} in epoch" in repr(record)
+
+
+def test_at_beta_1_the_bound_chooses(bits):
+    record = train(small(), bits)
+    assert record.best_objective is None
+    assert "objective" not in record.history[0]
+
+
+def test_a_resume_keeps_the_best_objective(bits, tmp_path):
+    settings = dict(beta=0.1, lr_final=1.0, valid=bits[:20])
+    train(small(), bits, out=tmp_path / "run", **settings)
+    again = train(small(), bits, out=tmp_path / "run", resume=True, epochs=6, **settings)
+    whole = train(small(), bits, epochs=6, **settings)
+    assert (again.best_objective, again.best_epoch) == (whole.best_objective, whole.best_epoch)
+
+
+class Ticking:
+    """A monotonic clock that advances by a second at each reading."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1.0
+        return self.now
+
+
+def test_minutes_plan_the_warm_ups_within_them(bits, monkeypatch):
+    monkeypatch.setattr("allegory.training.clock.time.monotonic", Ticking())
+    record = train(small(), bits, epochs=None, minutes=1.0, kl_warmup=2000, lr_warmup=100)
+    assert record.stopped == "minutes"
+    quarter = [line for line in record.history if line["step"] >= 16]
+    assert record.step < 70
+    assert all(line["beta"] == 1.0 for line in quarter)
+    assert record.history[0]["beta"] < 0.5
+    assert record.best_epoch is not None
+    assert max(line["lr"] for line in record.history) > 0.8 * 5e-3 / 2
+
+
+def test_a_part_of_an_epoch_is_no_epoch_and_goes_on(bits, tmp_path, monkeypatch):
+    seen = []
+
+    def watch(x):
+        seen.append(len(x))
+        return x
+
+    settings = dict(epochs=2, batch_size=4, kl_warmup=0, transform=watch, out=tmp_path / "run")  # ten steps an epoch
+    monkeypatch.setattr("allegory.training.clock.time.monotonic", Ticking())
+    record = train(small(), bits, minutes=0.08, **settings)
+    assert (record.epoch, record.stopped) == (0, "minutes")
+    part = record.step / 10
+    assert 0 < part < 1
+    assert [line["epoch"] for line in record.history] == [part]
+    assert record.best_epoch == record.passes == part
+    assert f"{part:g} epochs" in repr(record)
+    first = record.step
+    record = train(small(), bits, minutes=1000.0, **settings, resume=True)
+    assert (record.epoch, record.step, record.stopped) == (2, 20, "epochs")
+    assert [line["epoch"] for line in record.history] == [part, 1, 2]
+    assert first < 10
+    assert record.history[1]["step"] == 10
+
+
+def test_another_budget_says_what_happens_to_the_rate(bits, tmp_path, capsys):
+    train(small(), bits, out=tmp_path / "run")
+    assert capsys.readouterr().err == ""
+    train(small(), bits, out=tmp_path / "run", resume=True, epochs=8)
+    said = capsys.readouterr().err
+    assert "resumed with another budget, epochs 4 -> 8: the learning rate goes from 8.5e-05 to 2.5e-03" in said
+    train(small(), bits, out=tmp_path / "run", resume=True, epochs=8)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_metrics_say_what_was_clipped_and_skipped(bits):

@@ -150,22 +150,32 @@ def test_the_end_of_an_epoch_counts_and_clears(x):
     for rows in (torch.arange(4), torch.arange(4, 8), torch.arange(8, 10)):
         step(rows, x[rows], 0.0)
     total = state.totals[0].item()
-    line = state.end_epoch(examples=10, batch_size=4, kl_warmup=6)
+    line = state.end_epoch(examples=10, batch_size=4, warmed=0.5)
     assert (line["epoch"], line["step"], line["beta"]) == (1, 3, 0.5)
     assert line["train"] == total / 10
     assert not state.totals.any()
     assert state.position.batch == 0
 
 
+def test_an_epoch_that_was_cut_off_is_told_and_not_counted(x):
+    state, step = parts(x)
+    for rows in (torch.arange(4), torch.arange(4, 8)):
+        step(rows, x[rows], 0.0)
+    total = state.totals[0].item()
+    line = state.end_epoch(examples=10, batch_size=4, warmed=0.5)
+    assert line["epoch"] == 2 / 3
+    assert line["train"] == total / 8
+    assert (state.position.epoch, state.position.batch) == (0, 2)
+    assert state.totals.any()
+
+
 def test_only_warm_and_better_weights_are_kept(x):
     state, step = parts(x)
-    state.keep_if_best(-3.0, warm=False)
+    state.keep_if_best(dict(epoch=1, bound=-3.0), warm=False)
     assert not state.best
-    state.position.epoch = 1
-    state.keep_if_best(-3.0, warm=True)
-    state.position.epoch = 2
+    state.keep_if_best(dict(epoch=1, bound=-3.0), warm=True)
     step(torch.arange(10), x, 0.0)
-    state.keep_if_best(-4.0, warm=True)
+    state.keep_if_best(dict(epoch=2, bound=-4.0), warm=True)
     assert (state.position.best_epoch, state.position.best_bound) == (1, -3.0)
     first = "decoders.0.network.0.0.weight"
     assert torch.equal(state.weights()[first], small().state_dict()[first])

@@ -92,7 +92,7 @@ def test_schedules_that_make_no_sense(x, message, settings):
 def test_a_schedule_is_checked_at_every_step(x):
     with pytest.raises(ValueError, match="lr: the schedule gives nan at step 2"):
         al.fit(small(), x, epochs=2, batch_size=20, lr=lambda step, done: 0.1 if step < 2 else math.nan)
-    with pytest.raises(ValueError, match="beta: the schedule gives -1 at step 4"):
+    with pytest.raises(ValueError, match="beta: the schedule gives -1 at step 5"):
         al.fit(small(), x, epochs=2, batch_size=20, beta=lambda step, done: 1 if step < 4 else -1)
     with pytest.raises(ValueError, match="lr: the schedule gives None at step 0"):
         al.fit(small(), x, epochs=1, lr=lambda step, done: None)

@@ -34,19 +34,22 @@ def train(bits, **settings):
 
 def train_killed(bits, tracker, out, epochs=9, kept=4, told=6):
     """Leaves a checkpoint of `kept` epochs, and a tracker that was told of `told`."""
-    train(bits, epochs=kept, out=out, tracker=tracker())
-    calls = 0
+    calls, fatal = 0, 1 + 3 * (told - kept) + 2  # the first is the check at the edge
 
     def kill(x):
         nonlocal calls
         calls += 1
-        if calls == 1 + 3 * (told - kept) + 2:  # the first is the check at the edge
+        if calls == fatal:
             raise Killed
         return x
 
+    settings = dict(out=out, transform=kill)
+    calls = fatal
+    train(bits, epochs=kept, tracker=tracker(), **settings)
+    calls = 0
     with pytest.raises(Killed):
-        train(bits, epochs=epochs, out=out, tracker=tracker(), resume=True, transform=kill, checkpoint_seconds=1e9)
-    return train(bits, epochs=epochs, out=out, tracker=tracker(), resume=True)
+        train(bits, epochs=epochs, tracker=tracker(), resume=True, checkpoint_seconds=1e9, **settings)
+    return train(bits, epochs=epochs, tracker=tracker(), resume=True, **settings)
 
 
 def scalars(line):

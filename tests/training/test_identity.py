@@ -1,0 +1,165 @@
+"""A resumed training is of the same data, networks and transform, and its checkpoint fits tensor by tensor."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import allegory as al
+from allegory.data.stored import Mapped, Stored
+from allegory.training.identity import describe_inputs
+
+X, Y = ((torch.rand(60, 12, generator=torch.Generator().manual_seed(0)) < p).double() for p in (0.5, 0.05))
+
+
+def build(activation=nn.ReLU):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(12, 16), activation(), nn.Linear(16, 4))
+    decoder = al.Conditional(nn.Linear(2, 12), al.families.bernoulli)
+    return al.VAE(al.StandardNormal(2), al.Conditional(net, al.families.normal), decoder)
+
+
+def train(run, **changed):
+    settings = dict(model=build(), data=X, valid=X[:10], epochs=2, batch_size=20, out=run)
+    return al.fit(**{**settings, **changed})
+
+
+def flip(rows):
+    return 1 - rows
+
+
+OTHERS = {
+    "training data of shape": dict(data=Y),
+    r"training data of shape \(60, 12\), .*, not of shape \(30, 12\)": dict(data=X[:30]),
+    "validation data of shape": dict(valid=Y[:10]),
+    "not of no examples": dict(valid=None),
+    "other networks": dict(model=lambda: build(nn.Tanh)),
+    "transform = None, not flip": dict(transform=flip),
+}
+
+
+def made(value):
+    """Models are made where the type of their numbers is known."""
+    return value() if callable(value) and value is not flip else value
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_a_resume_with_anything_else_is_refused(message, tmp_path):
+    train(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ValueError, match=message) as error:
+        train(tmp_path / "run", epochs=4, resume=True, **{key: made(value) for key, value in OTHERS[message].items()})
+    assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert train(tmp_path / "run", epochs=4, resume=True).epoch == 4
+
+
+def test_what_an_older_run_does_not_record_is_not_compared(tmp_path):
+    train(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["inputs"]
+    path.write_text(json.dumps(config))
+    assert train(tmp_path / "run", epochs=3, resume=True).epoch == 3
+
+
+def test_a_newer_torch_may_print_the_same_networks_otherwise(tmp_path):
+    train(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text()) | {"torch": "2.11.0"}
+    config["inputs"]["networks"] = "of another version"
+    path.write_text(json.dumps(config))
+    assert train(tmp_path / "run", epochs=3, resume=True).epoch == 3
+
+
+def test_what_fit_writes_itself_is_not_taken_from_about(tmp_path):
+    with pytest.raises(ValueError, match="about has inputs, which fit writes itself"):
+        train(tmp_path / "run", about={"inputs": 3})
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_on_disk_are_told_by_their_rows_and_ends(tmp_path):
+    x, found = np.random.default_rng(0).random((300, 3), np.float32), []
+    for name, values in (("a", x), ("same", x), ("other", np.r_[x[:299], 2 * x[299:]])):
+        np.save(tmp_path / f"{name}.npy", values)
+        stored = Stored(Mapped(np.load(tmp_path / f"{name}.npy", mmap_mode="r")))
+        found.append(describe_inputs(build(), stored, stored.subset(torch.arange(299)), None))
+    assert found[0]["data"] == found[1]["data"] != found[2]["data"]
+    assert found[0]["data"] != found[0]["valid"] == found[1]["valid"]
+
+
+def spoil(run, change):
+    """Changes the tensors of the last checkpoint."""
+    with safe_open(run / "last.safetensors", "pt") as file:
+        tensors, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(change(tensors), run / "last.safetensors", about)
+
+
+def without(part):
+    return lambda tensors: {key: value for key, value in tensors.items() if not key.startswith(part)}
+
+
+def replaced(part, make):
+    return lambda tensors: {key: make(value) if key.startswith(part) else value for key, value in tensors.items()}
+
+
+SPOILT = {
+    "optimizer/0/exp_avg is torch.float64 of shape ()": replaced("optimizer/0/exp_avg", lambda x: torch.ones(())),
+    "optimizer/0/exp_avg is torch.float32 of shape": replaced("optimizer/0/exp_avg", lambda x: x.float()),
+    "optimizer/0/step is torch.float32 of shape (3,)": replaced("optimizer/0/step", lambda x: torch.ones(3).float()),
+    "lacks 18 tensors, such as optimizer/0/exp_avg": without("optimizer/"),
+    "lacks 1 tensors, such as optimizer/1/exp_avg": without("optimizer/1/exp_avg_"),
+    "lacks 6 tensors, such as best/": without("best/"),
+    "has no place for 1 tensors, such as optimizer/9/step": lambda t: t | {"optimizer/9/step": torch.ones(())},
+    "model/decoders.0.network.bias is torch.float32": replaced("model/decoders", lambda x: x.float()),
+    "totals is torch.float64 of shape (2,)": replaced("totals", lambda x: x[:2].clone()),
+    "random is torch.uint8 of shape (1, 8)": replaced("random", lambda x: x[:, :8].clone()),
+    "lacks 1 tensors, such as random": without("random"),
+}
+
+
+@pytest.mark.parametrize("message", SPOILT)
+def test_every_tensor_of_a_checkpoint_is_looked_at_before_one_is_used(message, tmp_path):
+    train(tmp_path / "run")
+    spoil(tmp_path / "run", SPOILT[message])
+    with pytest.raises(ValueError, match=r"last\.safetensors does not fit this model") as error:
+        train(tmp_path / "run", epochs=4, resume=True)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_parameters_without_a_gradient_have_moments_too(tmp_path):
+    model = build()
+    model.decoders[0].spare = nn.Parameter(torch.ones(3))
+    train(tmp_path / "run", model=model)
+    again = build()
+    again.decoders[0].spare = nn.Parameter(torch.ones(3))
+    assert train(tmp_path / "run", model=again, epochs=4, resume=True).epoch == 4
+    assert torch.equal(again.decoders[0].spare, torch.ones(3))
+
+
+def test_a_run_without_its_last_checkpoint_is_not_begun_anew(tmp_path):
+    run = tmp_path / "run"
+    train(run)
+    (run / "last.safetensors").unlink()
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(ValueError, match=r"has weights and 2 epochs of metrics, but no last\.safetensors to resume"):
+        train(run, epochs=9, resume=True)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    (run / "last.safetensors").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"no last\.safetensors"):
+        train(run, epochs=9, resume=True)
+
+
+def test_the_first_checkpoint_is_there_before_its_weights(tmp_path, monkeypatch):
+    """So that a kill between the two leaves what can be resumed."""
+    written, write = [], al.training.checkpoint.write_tensors
+    monkeypatch.setattr(
+        al.training.checkpoint, "write_tensors", lambda path, *a: written.append(path.name) or write(path, *a)
+    )
+    train(tmp_path / "run")
+    assert written[:2] == ["last.safetensors", "weights.safetensors"]
