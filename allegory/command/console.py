@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,12 @@ def say(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints a line of JSON on standard output. JSON has no NaN; the standard error of one example is null."""
-    print(json.dumps(_without_nan(value)))
+    """Prints a line of JSON on standard output. JSON has neither NaN nor infinity: they are null, such as the standard
+    error of one example.
+    """
+    from allegory.runtime.storage import as_json
+
+    print(as_json(value))
 
 
 def device(name: str) -> torch.device:
@@ -44,11 +47,3 @@ def open_run(path: str, name: str, data: str | None = None) -> Run:
     if data is not None and not run.knows_its_data:
         say(f"{path} does not record what it was trained on: the test split here may contain training examples")
     return run
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if value != value else value

@@ -24,14 +24,16 @@ def sample(run: str, count: int, out: str, device: str, seed: int, temperature: 
     """Samples from the model: `samples`, and `means`, the means of p(x | z_1) they were drawn from."""
     import torch
 
-    from allegory.views.figures import expected
+    from allegory.runtime.storage import write_arrays_in_parts
 
     _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device)
-    torch.manual_seed(seed)
-    means = expected(opened.generate(count, temperature, seed))
-    arrays = {"samples": opened.sample(count, temperature, seed), "means": means}
-    _write(out, opened, arrays, means, columns=max(1, math.isqrt(count)))
+    parts = opened.draw(count, temperature, seed)
+    if Path(out).suffix == ".png":
+        _save_sheet(out, opened, torch.cat([part.means.cpu() for part in parts]), columns=max(1, math.isqrt(count)))
+    else:
+        named = ({name: opened.in_data_units(x) for name, x in part._asdict().items()} for part in parts)
+        write_arrays_in_parts(Path(out), named)
     print(f"{out}: {count} samples")
 
 
@@ -42,11 +44,17 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
     """Writes `originals` and `reconstructions`, the means of p(x | z_1) with z_1 ~ q(z_1 | x)."""
     import torch
 
+    from allegory.runtime.storage import write_arrays
+
     _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device, data)
     found = opened.reconstruct(split, count, seed)
-    pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)
-    _write(out, opened, found._asdict(), pairs, columns=8)
+    if Path(out).suffix == ".png":
+        pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)
+        _save_sheet(out, opened, pairs, columns=8)
+    else:
+        images = {name: opened.in_data_units(x) for name, x in zip(found._fields[:2], found[:2], strict=True)}
+        write_arrays(Path(out), {**images, "rows": found.rows})
     print(f"{out}: {len(found.rows)} pairs of {split}, original and reconstruction")
 
 
@@ -59,12 +67,14 @@ def encode(run: str, data: str, out: str, device: str, seed: int) -> None:
 
     DATA is a path, all of which is encoded; or a built-in name, whose test split is.
     """
+    from allegory.runtime.storage import write_arrays
+
     _check_suffix(out, ".npz")
     opened = console.open_run(run, device)
     arrays: dict[str, Any] = {}
     for t, (mean, spread) in enumerate(opened.encode(data, seed), start=1):
         arrays |= {f"z{t}_mean": mean, f"z{t}_std": spread}
-    _write(out, opened, arrays, None, columns=1)
+    write_arrays(Path(out), arrays)
     shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in arrays.items())
     print(f"{out}: {len(arrays['z1_mean'])} examples; {shapes}")
 
@@ -74,11 +84,7 @@ def _check_suffix(out: str, *suffixes: str) -> None:
         raise ValueError(f"--out {out}: wanted a name that ends in {' or '.join(suffixes)}")
 
 
-def _write(out: str, run: Run, arrays: dict[str, Any], picture: Any, columns: int) -> None:
-    from allegory.runtime.storage import write_arrays
+def _save_sheet(out: str, run: Run, images: Any, columns: int) -> None:
     from allegory.views.figures import save_sheet
 
-    if Path(out).suffix == ".npz":
-        write_arrays(Path(out), arrays)
-        return
-    save_sheet(out, picture, columns, *(run.range or (picture.min().item(), picture.max().item())))
+    save_sheet(out, images, columns, *(run.range or (images.min().item(), images.max().item())))

@@ -1,5 +1,6 @@
 """Data: arrays, images and built-in sets in, tensors out."""
 
+from allegory.data.files import file_names
 from allegory.data.splits import (
     Data,
     binarize,
@@ -23,6 +24,7 @@ __all__ = [
     "checksum",
     "choose_likelihood",
     "describe",
+    "file_names",
     "load",
     "load_together",
     "read",

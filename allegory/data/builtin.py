@@ -41,11 +41,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from allegory.data.files import read_arrays, reading
+from allegory.data.files import read_arrays
+from allegory.data.parts import reading
 from allegory.data.stored import Stored
 from allegory.runtime.storage import atomic_path
 
-__all__ = ["BUILTIN", "Builtin", "cached", "find", "load_splits", "shuffle_and_cut"]
+__all__ = ["BUILTIN", "Builtin", "cached", "find", "load_splits", "shuffle_and_cut", "shuffled"]
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -427,9 +428,13 @@ def _make_folder(path: Path) -> None:
 
 def shuffle_and_cut(x: Any, sizes: Sequence[int], seed: int) -> list[Tensor]:
     """Parts of x of these sizes, with its examples in a random order that depends only on `seed`."""
+    take: Any = x.subset if isinstance(x, Stored) else x.__getitem__
+    return [take(rows) for rows in torch.split(shuffled(len(x), seed), list(sizes))]
+
+
+def shuffled(count: int, seed: int) -> Tensor:
+    """(count,) a random order that depends only on `seed`."""
     import numpy as np
 
     # The stream of RandomState is frozen: the same split with every version of numpy and torch.
-    order = torch.from_numpy(np.random.RandomState(seed).permutation(len(x)))
-    take: Any = x.subset if isinstance(x, Stored) else x.__getitem__
-    return [take(rows) for rows in torch.split(order, list(sizes))]
+    return torch.from_numpy(np.random.RandomState(seed).permutation(count))

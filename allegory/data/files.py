@@ -1,8 +1,8 @@
 """Files: reading them, with a single error that names the file.
 
-    read_splits(path)  ->  tensors of a `.npy` file (one array), a `.npz` file (`train`, `valid`, `test`; or `train`,
-                           `test`; or one array) or a folder of images, in their own units; a `.npy` file or a folder
-                           that would take more than a gigabyte stays on disk, and is read as it is drawn
+    read_splits(path)  ->  what a `.npy` file (one array), a `.npz` file (`train`, `valid`, `test`; or `train`, `test`;
+                           or one array) or a folder of images holds, in its own units; a `.npy` file or a folder that
+                           would take more than a gigabyte stays on disk, and is read as it is drawn
 
 No pickle is ever loaded.
 
@@ -11,8 +11,9 @@ Shapes: N examples, *event the shape of one; C, H, W channels, height, width. Te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,114 +22,149 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allegory.data.stored import Mapped, Pictures, Stored
+from allegory.data import parts
+from allegory.data.parts import WANTED, Part, reading, split_names
+from allegory.data.pictures import find_images, read_folder, rows_by_split
+from allegory.data.stored import Mapped, Stored
 
-__all__ = ["read_arrays", "read_splits", "reading"]
+__all__ = ["file_names", "read_arrays", "read_splits"]
 
 Array = NDArray[Any]
 
-KEPT = 2**28  # the most numbers that are held in memory
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-_WANTED = "wanted a .npy or .npz file of numbers, or a folder of images"
+_NAMELESS = "{path}: array {array!r} is wanted, but only a .npz file has arrays with names"
 
 
-def read_splits(path: Path) -> dict[str, Any]:
-    """The tensors of a path by split: train, valid, test; or train, test; or one, named "", which may be `Stored`."""
+def read_splits(path: Path, array: str | None = None, size: Sequence[int] | None = None) -> dict[str, Part]:
+    """What a path holds, by split: train, valid, test; or train, test; or one part, named "".
+
+    Args:
+        path: a .npy or .npz file, or a folder of images.
+        array: the name of the one array of a .npz file that is taken.
+        size: width and height to which the images of a folder are scaled and cropped.
+
+    Raises:
+        ValueError: nothing to read, damage, or values that cannot be taken.
+    """
     with reading(path):
         path.stat()
-    images = _read_images(path) if path.is_dir() else None
-    if isinstance(images, Pictures):
-        return {"": Stored(images)}
-    arrays = {"": images} if images is not None else read_arrays(path)
-    if len(arrays) == 1:
-        (array,) = arrays.values()
-        if isinstance(array, np.memmap):
-            if not array.flags.c_contiguous:
-                raise ValueError(f"{path}: too large for memory, and in Fortran order; save np.ascontiguousarray of it")
-            _check_numbers(array, str(path))
-            return {"": Stored(Mapped(array))}
-        return {"": _to_tensor(array, str(path))}
-    if set(arrays) not in ({"train", "valid", "test"}, {"train", "test"}):
-        names = ", ".join(list(arrays)[:8]) or "none"
-        raise ValueError(
-            f"{path}: it holds {len(arrays)} arrays ({names}); wanted train, valid, test, or train, test, or one array"
-        )
-    parts: dict[str, Tensor] = {
-        split: _to_tensor(arrays[split], f"{path}, {split}") for split in ("train", "valid", "test") if split in arrays
-    }
-    event = tuple(parts["train"].shape[1:])
-    for split, x in parts.items():
+    if path.is_dir():
+        if array is not None:
+            raise ValueError(_NAMELESS.format(path=path, array=array))
+        return {
+            split: part if isinstance(part.x, Stored) else part._replace(x=_to_tensor(part.x, str(path)))
+            for split, part in read_folder(path, size).items()
+        }
+    if size is not None:
+        raise ValueError(f"{path}: size={tuple(size)} scales the images of a folder; this is a file of arrays")
+    arrays, groups = _read_chosen(path, array)
+    if "" in arrays:
+        return {"": Part(_to_examples(arrays[""], str(path)), groups=groups)}
+    tensors = {split: _to_tensor(arrays[split], f"{path}, {split}") for split in arrays}
+    event = tuple(tensors["train"].shape[1:])
+    for split, x in tensors.items():
         if x.shape[1:] != event:
             raise ValueError(
                 f"{path}: an example has shape {event} in train, {tuple(x.shape[1:])} in {split}; "
                 f"wanted the same shape in every split"
             )
-    return parts
+    return {split: Part(x) for split, x in tensors.items()}
 
 
-def read_arrays(path: Path, advice: str = _WANTED) -> dict[str, Array]:
+def _read_chosen(path: Path, array: str | None) -> tuple[dict[str, Array], Array | None]:
+    """The arrays of a file that are taken, by split, and the array `groups`; those that are not taken are named in a
+    warning, and not opened.
+    """
+    with _opened(path) as loaded:
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            if array is not None:
+                raise ValueError(_NAMELESS.format(path=path, array=array))
+            return {"": loaded}, None
+        chosen = _choose(path, loaded.files, array)
+        arrays = {split: _array(path, loaded, name) for split, name in chosen.items()}
+        groups = _array(path, loaded, "groups") if "" in chosen and "groups" in loaded.files else None
+        others = [name for name in loaded.files if name not in (*chosen.values(), "groups")]
+    if groups is not None and groups.shape != arrays[""].shape[:1]:
+        raise ValueError(f"{path}: groups has shape {groups.shape}; wanted a number or a name for each example")
+    if others:
+        names = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
+        warnings.warn(f"{path}: {', '.join(chosen.values())} taken; left out: {names}", stacklevel=2)
+    return arrays, groups
+
+
+def _choose(path: Path, names: Sequence[str], array: str | None) -> dict[str, str]:
+    """Which of the arrays of a file are taken, by split."""
+    shown = ", ".join(names[:8]) or "none"
+    if array is not None:
+        if array not in names:
+            raise ValueError(f"{path}: no array {array!r} in it; it holds {shown}")
+        return {"": array}
+    splits, single = split_names(names), [name for name in names if name != "groups"]
+    if {"train", "test"} <= splits.keys():
+        if double := next((same for same in splits.values() if len(same) > 1), None):
+            raise ValueError(f"{path}: {' and '.join(double)} mean one split; wanted one of them")
+        return {split: splits[split][0] for split in ("train", "valid", "test") if split in splits}
+    if len(single) == 1:
+        return {"": single[0]}
+    raise ValueError(
+        f"{path}: it holds {len(names)} arrays ({shown}); wanted train, valid, test, or train, test, or one array; "
+        "--array NAME, in Python array=..., takes one of them"
+    )
+
+
+def file_names(path: str | Path) -> list[str]:
+    """The images of a folder in the order in which they are read, by their paths in it; none for a file.
+
+    Raises:
+        ValueError: as `read_splits`.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return []
+    files, _ = find_images(path)
+    return [files[row] for rows in rows_by_split(path, files).values() for row in rows]
+
+
+def read_arrays(path: Path, advice: str = WANTED) -> dict[str, Array]:
     """The arrays of a .npz file by name, or the array of a .npy file, named ""; never a pickle."""
-    with reading(path, advice), path.open("rb") as stream:
-        magic = stream.read(6)
-        if magic != b"\x93NUMPY" and magic[:2] != b"PK":
-            raise ValueError("not a numpy file")
-        if magic == b"\x93NUMPY" and path.stat().st_size > KEPT:  # of at least one byte each
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            if mapped.size > KEPT:
-                return {"": mapped}
-        stream.seek(0)
-        loaded = np.load(stream, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
+    with _opened(path, advice) as loaded:
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
             return {"": loaded}
-        arrays = {name: loaded[name] for name in loaded.files}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise ValueError(f"{name} in it is not an array")
-        return arrays
+        return {name: _array(path, loaded, name, advice) for name in loaded.files}
 
 
-def _read_images(folder: Path) -> Array | Pictures:
-    """The images of a folder by name, (N, C, H, W) uint8; C = 1 where all are grey, else 3."""
-    with reading(folder):
-        files = sorted(
-            file for file in folder.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
-        )
-    if not files:
-        raise ValueError(
-            f"{folder}: no images in this folder (subfolders are not searched); "
-            f"wanted files that end in {', '.join(_IMAGES)}"
-        )
-    images: list[Array] = []
-    first, grey = _read_image(files[0]), True
-    few = len(files) * first.size <= KEPT
-    for file in files:
-        image = _read_image(file)
-        if image.shape != first.shape:
-            (h, w, _), (height, width, _) = first.shape, image.shape
-            raise ValueError(
-                f"{folder}: images of different sizes, {files[0].name} is {w} x {h} and "
-                f"{file.name} is {width} x {height}; wanted one size, resize them first"
-            )
-        grey = grey and bool((image == image[..., :1]).all())
-        images += [image] if few else []
-    channels = 1 if grey else 3
-    if not few:
-        return Pictures(files, _read_image, (channels, *first.shape[:2]))
-    return np.stack(images).transpose(0, 3, 1, 2)[:, :channels]
+@contextmanager
+def _opened(path: Path, advice: str = WANTED) -> Iterator[Any]:
+    """The array of a .npy file, mapped if it is large, or an open .npz file."""
+    with ExitStack() as stack:
+        with reading(path, advice):
+            stream = stack.enter_context(path.open("rb"))
+            magic = stream.read(6)
+            if magic != b"\x93NUMPY" and magic[:2] != b"PK":
+                raise ValueError("not a numpy file")
+            large = magic == b"\x93NUMPY" and path.stat().st_size > parts.KEPT  # of at least one byte each
+            loaded = np.load(path, mmap_mode="r", allow_pickle=False) if large else None
+            if loaded is None or loaded.size <= parts.KEPT:
+                stream.seek(0)
+                loaded = np.load(stream, allow_pickle=False)
+        yield loaded
 
 
-def _read_image(path: Path) -> Array:
-    """Red, green, blue of an image, upright, (H, W, 3) uint8."""
-    import numpy as np
-    from PIL import Image, ImageOps
+def _array(path: Path, loaded: Any, name: str, advice: str = WANTED) -> Array:
+    with reading(path, advice):
+        array = loaded[name]
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} in it is not an array")
+        return array
 
-    with reading(path, "wanted an image of 8-bit values"), Image.open(path) as image:
-        if image.mode[0] in "IF":
-            raise ValueError(f"its values are deeper, mode {image.mode}: save them as .npy")
-        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
-        if pixels[..., 3].min() < 255:
-            raise ValueError("some of its pixels are transparent: flatten it")
-        return pixels[..., :3]
+
+def _to_examples(array: Array, where: str) -> Any:
+    """float32 (N, *event): a tensor, or `Stored` where the array was mapped."""
+    if not isinstance(array, np.memmap):
+        return _to_tensor(array, where)
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{where}: too large for memory, and in Fortran order; save np.ascontiguousarray of it")
+    _check_numbers(array, where)
+    return Stored(Mapped(array))
 
 
 def _to_tensor(array: Array, where: str) -> Tensor:
@@ -169,19 +205,3 @@ def _check_values(part: Array, start: int, array: Array, where: str) -> None:
             f"{where}: values of type {part.dtype} up to {largest:g}, which float32 cannot hold "
             f"(limit {limit:g}); rescale them"
         )
-
-
-@contextmanager
-def reading(path: Path, advice: str = _WANTED) -> Iterator[None]:
-    """Turns any error in reading `path` into one ValueError that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{path}: no such file or folder; {_WANTED}, or a built-in name (allegory datasets)"
-        ) from error
-    except Exception as error:  # a damaged file may raise anything in numpy, zipfile or Pillow
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if "allow_pickle" in reason or "Python objects" in reason:
-            reason = "it holds Python objects, which are never loaded"
-        raise ValueError(f"{path}: cannot be read ({reason}); {advice}") from error

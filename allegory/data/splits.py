@@ -17,15 +17,17 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from allegory.data.builtin import BUILTIN, find, load_splits, shuffle_and_cut
+from allegory.data.builtin import BUILTIN, find, load_splits
+from allegory.data.cutting import cut, digests, pieces
 from allegory.data.files import read_splits
 from allegory.data.stored import Stored
 from allegory.runtime import processes
@@ -50,8 +52,9 @@ class Data:
     """Three splits, each (N, *event) float32: tensors, or `Stored` if too large for memory.
 
     `name` is the source: a built-in name or a path. `dynamic` means that `train` holds grey levels in [0, 1], to be
-    binarised by `binarize` each time they are drawn, while `valid` and `test` were binarised once. `seed` is that of
-    the split.
+    binarised by `binarize` each time they are drawn, while `valid` and `test` were binarised once. `seed`, `split`,
+    `array` and `size` are what `load` was asked for. `rows` has the number in its file of each row of each split, and
+    `names` the names of all files, where the source is a folder.
 
     >>> Data("ours", torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
     Data('ours', event_shape=(2,), train=8, valid=1, test=1)
@@ -63,6 +66,11 @@ class Data:
     test: Tensor
     dynamic: bool = False
     seed: int = 0
+    split: str = "random"
+    array: str | None = None
+    size: tuple[int, int] | None = None
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    names: Sequence[str] = ()
 
     @property
     def event_shape(self) -> torch.Size:
@@ -78,12 +86,12 @@ class Data:
         return x if isinstance(x, Tensor) else x[: max(1, 2**26 // math.prod(x.shape[1:]))]
 
     def choose_likelihood(self) -> tuple[str, str]:
-        """The likelihood that fits the values, and why; see the function of that name.
+        """The likelihood that fits the values of all splits, and why; see the function of that name.
 
         >>> load("digits").choose_likelihood()
         ('categorical', 'whole numbers 0..16, 17 levels')
         """
-        return choose_likelihood(self.valid if self.dynamic else self.train)
+        return choose_likelihood(self.valid if self.dynamic else self._everything())
 
     def scored_as(self, likelihood: str = "auto") -> tuple[Data, dict[str, Any]]:
         """The data as a likelihood takes them, and their description for a run (see `describe`): for a Bernoulli the
@@ -124,6 +132,37 @@ class Data:
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
         return rows, binarize(x[rows]) if self.dynamic and split == "train" else x[rows]
 
+    def row_names(self, split: str) -> Sequence[Any]:
+        """What the user calls the rows of a split: numbers in the file, or the names of the files; for messages.
+
+        >>> load("digits").row_names("test")[:3]
+        [0, 1, 2]
+        """
+        rows = self.rows[split].tolist() if split in self.rows else list(range(len(getattr(self, split))))
+        return [self.names[row] for row in rows] if self.names else rows
+
+    def equal_rows(self) -> dict[str, int]:
+        """How many rows of valid equal one of train, and how many of test equal one of train or valid.
+
+        >>> x = torch.arange(6.0).view(6, 1)
+        >>> Data("ours", x[:4], x[4:], x[3:5]).equal_rows()
+        {'valid': 0, 'test': 2}
+        """
+        seen, counts = set(digests(self.train)), {}
+        for split in ("valid", "test"):
+            found = list(digests(getattr(self, split)))
+            counts[split] = sum(digest in seen for digest in found)
+            seen.update(found)
+        return counts
+
+    def _everything(self) -> Tensor:
+        """The rows of all splits, (N, *event)."""
+        parts: Any = (self.train, self.valid, self.test)
+        if isinstance(self.train, Stored):
+            rows = torch.cat([part.rows for part in parts])
+            return cast(Tensor, Stored(self.train.source, rows, self.train.values))
+        return torch.cat(parts)
+
     def _to_binary(self, values: Sequence[float] | None) -> Data:
         """The two values as 0 and 1."""
         if values is None or list(values) == [0.0, 1.0]:
@@ -143,19 +182,41 @@ class Data:
         return f"Data({self.name!r}, event_shape={tuple(self.event_shape)}, {sizes}{dynamic})"
 
 
-def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
+def load(
+    source: str | Path,
+    *,
+    dynamic: bool = False,
+    seed: int = 0,
+    split: str = "random",
+    array: str | None = None,
+    size: Sequence[int] | None = None,
+) -> Data:
     """The three splits of a built-in set, or of a path.
 
     A string that is a built-in name means that set, split as the module describes, whatever the `seed`
     (`./mnist` means a folder). It is downloaded once, verified by its checksum, and cached
     (`Builtin.folder`).
 
-    Anything else is a path. One array, or a folder of images, is shuffled by `seed` and split
-    80 : 10 : 10, with at least one example in each split. Where a `.npz` file has only `train` and
-    `test`, a tenth of `train`, drawn by `seed`, becomes `valid`. Images (png, jpg, jpeg, bmp,
-    gif, webp; of an animation the first) are taken in the order of their names, with values 0..255:
-    (1, H, W) where all of them are grey, else (3, H, W). A `.npy` file or a folder that would take more than a gigabyte
-    stays on disk, and is read as it is drawn.
+    Anything else is a path. One array, or a folder of images, is split 80 : 10 : 10, with at least one example in each
+    split. Where a `.npz` file has only `train` and `test`, a tenth of `train` becomes `valid`. The names x_train, val
+    and the like are understood. Images (png, jpg, jpeg, jfif, bmp, gif, webp, tif, tiff; of several frames the first)
+    are taken from a folder and its sub-folders, in the order of their names, 2 before 10, with values 0..255, or
+    0..65535 where the files have 16 bits: (1, H, W) where all of them are grey, else (3, H, W). Sub-folders named
+    train, valid, test are the splits. A `.npy` file or a folder that would take more than a gigabyte stays on disk, and
+    is read as it is drawn.
+
+    Args:
+        source: a built-in name, or a path.
+        dynamic: see below.
+        seed: of a random split.
+        split: "random"; "ordered", the first rows for train and the last for test, as for a series; "groups", at
+            random, but with all rows of a group in one split: the rows of one value of the array `groups` of a `.npz`
+            file, or the images of one sub-folder.
+        array: the name of the one array of a `.npz` file that is taken.
+        size: width and height to which the images of a folder are scaled and cropped, or one number for both.
+
+    Warns:
+        UserWarning: parts of the source that are not taken; rows that stand in two splits, which flatter a model.
 
     `dynamic` is for mnist, fashion-mnist and omniglot: `train` in [0, 1], to be binarised each time it is drawn by
     `binarize`; `valid` and `test` binarised. Raises ValueError, in one line, if anything is wrong
@@ -164,32 +225,60 @@ def load(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
     >>> load("digits")
     Data('digits', event_shape=(1, 8, 8), train=1197, valid=300, test=300)
     """
+    data = _load(source, dynamic=dynamic, seed=seed, split=split, array=array, size=size)
+    counts = {} if _is_builtin(source) else data.equal_rows()
+    told = [f"{count} of {len(getattr(data, part))} {part} rows" for part, count in counts.items() if count]
+    if told:
+        warnings.warn(
+            f"{source}: {' and '.join(told)} equal rows of another split, so that what is held out may flatter the "
+            "model; rows that belong together stay together with --split groups, or ordered (in Python split=...)",
+            stacklevel=2,
+        )
+    return data
+
+
+def _load(source: str | Path, *, dynamic: bool = False, **choices: Any) -> Data:
+    """As `load`, without looking for equal rows."""
     if dynamic and not (_is_builtin(source) and find(str(source)).dynamic):
         known = ", ".join(row.name for row in BUILTIN if row.dynamic)
         raise ValueError(f"{source}: dynamic binarisation is defined for {known} only")
-    if _is_builtin(source):
-        train, valid, test = load_splits(find(str(source)), dynamic)
-        return Data(str(source), train, valid, test, dynamic, seed)
-    parts = read_splits(Path(source))
-    if "" in parts:
-        train, valid, test = _split(parts[""], 3, seed, str(source))
-    elif "valid" in parts:
-        train, valid, test = parts["train"], parts["valid"], parts["test"]
-    else:
-        train, valid = _split(parts["train"], 2, seed, f"{source}, train")
-        test = parts["test"]
-    return Data(str(source), train, valid, test, seed=seed)
+    if not _is_builtin(source):
+        return _load_path(Path(source), str(source), **choices)
+    for name, default in {"split": "random", "array": None, "size": None}.items():
+        if choices.get(name, default) != default:
+            raise ValueError(f"{source} is built in and has its own splits; {name}={choices[name]!r} is for a path")
+    train, valid, test = load_splits(find(str(source)), dynamic)
+    return Data(str(source), train, valid, test, dynamic, choices.get("seed", 0))
 
 
-def load_together(source: str | Path, *, dynamic: bool = False, seed: int = 0) -> Data:
+def _load_path(
+    path: Path,
+    name: str,
+    seed: int = 0,
+    split: str = "random",
+    array: str | None = None,
+    size: Sequence[int] | None = None,
+) -> Data:
+    wanted = (size[0], size[-1]) if size else None
+    parts = read_splits(path, array, wanted)
+    examples, rows = cut(parts, seed, split, name)
+    names = [file for part in parts.values() for file in part.names]
+    return Data(name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names)
+
+
+def load_together(source: str | Path, **choices: Any) -> Data:
     """As `load`, called in all processes of a group: the first one downloads, the others wait for it.
 
     >>> load_together("digits").event_shape
     torch.Size([1, 8, 8])
     """
+    return _together(load, source, **choices)
+
+
+def _together(call: Callable[..., Data], source: str | Path, **choices: Any) -> Data:
     if processes.world_size() > 1:
-        processes.broadcast(lambda: bool(load(source, dynamic=dynamic, seed=seed)))
-    return load(source, dynamic=dynamic, seed=seed)
+        processes.broadcast(lambda: bool(call(source, **choices)))
+    return call(source, **choices)
 
 
 def reload(about: dict[str, Any], run: str = "the run", source: str | Path | None = None) -> Data:
@@ -210,7 +299,8 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
     if missing:
         raise ValueError(f"{run}: its config.json does not record the data's {', '.join(sorted(missing))}; train again")
     source = about["source"] if source is None else source
-    data = load_together(source, dynamic=about["dynamic"], seed=about["seed"])
+    choices = {key: about[key] for key in ("split", "array", "size") if key in about}
+    data = _together(_load, source, dynamic=about["dynamic"], seed=about["seed"], **choices)
     if list(data.event_shape) != about["event_shape"]:
         raise ValueError(
             f"{source} has examples of shape {tuple(data.event_shape)}, {run} was trained on "
@@ -225,8 +315,11 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
     return data
 
 
-def read(source: str | Path, *, dynamic: bool = False) -> Tensor:
-    """All examples of a path, (N, *event), in their own order; for a built-in set its test split.
+def read(
+    source: str | Path, *, dynamic: bool = False, array: str | None = None, size: Sequence[int] | None = None
+) -> Tensor:
+    """All examples of a path, (N, *event), in their own order; for a built-in set its test split. `array` and `size` as
+    in `load`.
 
     For a `.npz` file with splits: train, then valid, then test. Raises ValueError as `load` does.
 
@@ -235,7 +328,9 @@ def read(source: str | Path, *, dynamic: bool = False) -> Tensor:
     """
     if dynamic or _is_builtin(source):
         return load(source, dynamic=dynamic).test
-    parts = list(read_splits(Path(source)).values())
+    parts = [part.x for part in read_splits(Path(source), array, size and (size[0], size[-1])).values()]
+    if isinstance(parts[0], Stored) and len(parts) > 1:
+        return cast(Tensor, Stored(parts[0].source))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
@@ -266,7 +361,7 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None) -> Tensor:
         low, high = x.min().item(), x.max().item()
         values = (0.0, 1.0) if {low, high} <= {0.0, 1.0} else (low, high)
     first, second = values
-    for part in _pieces(x):
+    for part in pieces(x):
         others = part[(part != first) & (part != second)]
         if len(others):
             raise ValueError(f"a value {others[0].item():g}; wanted only {first:g} and {second:g}")
@@ -282,7 +377,7 @@ def two_values(x: Tensor) -> tuple[float, float] | None:
     low, high = x.min().item(), x.max().item()
     if {low, high} <= {0.0, 1.0}:
         low, high = 0.0, 1.0
-    two = low < high and all(bool(((part == low) | (part == high)).all()) for part in _pieces(x))
+    two = low < high and all(bool(((part == low) | (part == high)).all()) for part in pieces(x))
     return (low, high) if two else None
 
 
@@ -301,7 +396,7 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
     if two is not None:
         return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
     low, high = x.min().item(), x.max().item()
-    if all(bool((part == part.round()).all()) for part in _pieces(x)):
+    if all(bool((part == part.round()).all()) for part in pieces(x)):
         return _choose_for_whole_numbers(x, low, high)
     why = f"real values, {low:g} to {high:g}"
     # A density of discrete levels has no bound, and these are the most common ways in which they are hidden.
@@ -309,7 +404,7 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
         (0.0, 255.0, "/ 255", "multiply by 255"),
         (-1.0, 127.5, "/ 127.5 - 1", "add 1 and multiply by 127.5"),
     ):
-        steps = ((part - first) * half for part in _pieces(x))
+        steps = ((part - first) * half for part in pieces(x))
         if low >= first and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
             return "normal", f"{why}; they look like grey levels {name}, so {back} to score them as levels"
     return "normal", why
@@ -352,6 +447,7 @@ def describe(
     'digits'
     """
     parts = (data.train, data.valid, data.test)
+    choices = {"split": data.split, "array": data.array, "size": data.size and list(data.size)}
     return dict(
         source=data.name if data.name in {row.name for row in BUILTIN} else str(Path(data.name).resolve()),
         dynamic=data.dynamic,
@@ -363,6 +459,7 @@ def describe(
         two_values=None if two_values is None else list(two_values),
         range=[data.train.min().item(), data.train.max().item()],
         checksum=checksum(data),
+        **{name: value for name, value in choices.items() if value is not None and value != "random"},
     )
 
 
@@ -370,14 +467,9 @@ def checksum(data: Data) -> str:
     """SHA-256 of the values of the three splits; of a split on disk, in the order of the file."""
     digest = hashlib.sha256()
     for split in (data.train, data.valid, data.test):
-        for part in _pieces(split):
+        for part in pieces(split):
             digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _pieces(x: Any) -> Iterable[Tensor]:
-    """All of x; in parts if it stays on disk."""
-    return (part for _, part in x.pieces()) if isinstance(x, Stored) else [x]
 
 
 def _is_builtin(source: str | Path) -> bool:
@@ -389,14 +481,3 @@ def _is_builtin(source: str | Path) -> bool:
     if Path(source).suffix or len(Path(source).parts) > 1 or os.path.exists(source):
         return False
     return bool(find(source))
-
-
-def _split(x: Tensor, ways: int, seed: int, where: str) -> list[Tensor]:
-    """A random split into two or three parts, all but the first a tenth, with at least one example each."""
-    if len(x) < ways:
-        raise ValueError(
-            f"{where}: cannot split {len(x)} example{'s' * (len(x) > 1)} in {ways}; "
-            f"wanted more, or a .npz file with train, valid and test"
-        )
-    tenth = max(1, round(len(x) / 10))
-    return shuffle_and_cut(x, [len(x) - (ways - 1) * tenth] + [tenth] * (ways - 1), seed)

@@ -231,23 +231,25 @@ class Mapped:
 
 
 class Pictures:
-    """The images of a folder as a source: (M, C, H, W) uint8, each decoded on access.
+    """The images of a folder as a source: (M, C, H, W) uint8, or float32 if deeper, each decoded on access.
 
     Args:
         files: of the images, all of one size.
         read: maps a file to its (H, W, 3) array.
         shape: of an image, (C, H, W); C = 1 if all are grey.
+        bits: per channel, 8 or 16.
     """
 
-    def __init__(self, files: Sequence[Path], read: Callable[[Path], Any], shape: Sequence[int]) -> None:
+    def __init__(self, files: Sequence[Path], read: Callable[[Path], Any], shape: Sequence[int], bits: int = 8) -> None:
         self.files, self.read, self.shape = files, read, Size((len(files), *shape))
-        self.dtype, self.piece = torch.uint8, 1
+        self.dtype, self.piece = torch.uint8 if bits == 8 else torch.float32, 1
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         if not len(rows):
-            return torch.empty(0, *self.shape[1:], dtype=torch.uint8)
-        images = np.stack([self.read(self.files[row]) for row in rows.tolist()])
-        return torch.from_numpy(images.transpose(0, 3, 1, 2)[:, : self.shape[1]])
+            return torch.empty(0, *self.shape[1:], dtype=self.dtype)
+        images = np.stack([self.read(self.files[row]) for row in rows.tolist()]).transpose(0, 3, 1, 2)
+        kept = images[:, : self.shape[1]]
+        return torch.from_numpy(kept if self.dtype == torch.uint8 else kept.astype(np.float32))

@@ -73,7 +73,7 @@ class Evaluation:
         active_units: how many latents of each level vary with x.
         bits_per_dim: nll in bits per element of x. For a density it depends on the unit of x.
         effective_sample_size: ESS of the K weights, averaged over the examples.
-        unreliable: the fraction of examples whose ESS is below 2.
+        unreliable: the fraction of examples whose ESS is below 2, or NaN, as where every weight is zero.
     """
 
     examples: int
@@ -203,7 +203,7 @@ def evaluate(
         active_units=active,
         bits_per_dim=-bound.mean().item() / (math.prod(x.shape[1:]) * math.log(2)),
         effective_sample_size=ess.mean().item(),
-        unreliable=(ess < TRUSTED).double().mean().item(),
+        unreliable=(~(ess >= TRUSTED)).double().mean().item(),
     )
     if samples > TRUSTED and result.unreliable > 0.5:
         warnings.warn(

@@ -8,7 +8,6 @@ r"""The state of a training: everything needed to continue it exactly.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from allegory.model import VAE
 from allegory.runtime import processes
-from allegory.runtime.storage import write_atomically
+from allegory.runtime.storage import as_json, write_atomically
 from allegory.training import checkpoint, sharding
 from allegory.training.clipping import no_norms
 from allegory.training.clock import Clock
@@ -285,7 +284,7 @@ class State:
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
             checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
-            lines = "".join(json.dumps(line) + "\n" for line in position["history"])
+            lines = "".join(as_json(line) + "\n" for line in position["history"])
             write_atomically(run / checkpoint.METRICS, lines.encode())
             checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written

@@ -21,7 +21,6 @@ warning.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import secrets
 import warnings
@@ -32,6 +31,7 @@ from typing import Any
 import torch
 
 from allegory.runtime import processes
+from allegory.runtime.storage import from_json
 
 __all__ = ["Tracker", "Trackers", "tensorboard", "wandb"]
 
@@ -136,7 +136,7 @@ def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tr
             run = client.init(**{**where, "reinit": "finish_previous", **settings})
             metrics = Path(folder) / "metrics.jsonl"
             for text in metrics.read_text().splitlines() if metrics.exists() else ():
-                before = json.loads(text)
+                before = from_json(text)
                 if run.starting_step <= before["step"] < line["step"]:
                     run.log(_scalars(before), step=before["step"])
         if line["step"] >= run.starting_step:

@@ -16,9 +16,9 @@ Shapes: N examples x, (N, *event); n draws; T levels; K particles of a reported 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,15 +29,23 @@ from torch.distributions import Distribution
 
 from allegory.data.splits import Data, binarize, checksum, load_together, read, reload, to_binary, two_values
 from allegory.evaluation.annealing import compare_with_ais
-from allegory.evaluation.bounds import Evaluation, bound_curve, choose_speed, evaluate, posterior_moments
+from allegory.evaluation.bounds import (
+    Evaluation,
+    bound_curve,
+    choose_speed,
+    evaluate,
+    pairs_per_pass,
+    posterior_moments,
+)
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
 from allegory.families import BernoulliFamily
 from allegory.model import VAE
 from allegory.runtime.devices import choose_device
+from allegory.runtime.storage import from_json
 from allegory.training.checkpoint import CONFIG, LAST, METRICS, load, read_config
 from allegory.views.figures import expected, save_pictures
 
-__all__ = ["Reconstructions", "Run", "Summary", "find", "summary"]
+__all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]
 
 SPLITS = ("train", "valid", "test")
 
@@ -54,6 +62,13 @@ class Reconstructions(NamedTuple):
     originals: Tensor
     reconstructions: Tensor
     rows: Tensor
+
+
+class Draws(NamedTuple):
+    """What `Run.draw` yields: (n, *event) `samples`, and the `means` of the p(x | z_1) they were drawn from."""
+
+    samples: Tensor
+    means: Tensor
 
 
 class Run:
@@ -120,7 +135,7 @@ class Run:
         """
         path = self.path / METRICS
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()]
+            return [from_json(line) for line in path.read_text().splitlines()]
         except FileNotFoundError:
             return list(_read_position(self.path / LAST).get("history", []))
         except json.JSONDecodeError as error:
@@ -252,8 +267,15 @@ class Run:
 
     def sample(self, n: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
         """(n, *event) examples: z from the prior, then a draw from p(x | z_1). Arguments as in `generate`."""
-        with torch.no_grad():
-            return self._with_seed(seed, lambda: self._generate(n, temperature).sample())
+        return torch.cat([part.samples for part in self.draw(n, temperature, seed)])
+
+    def draw(self, n: int, temperature: float = 1.0, seed: int = 0) -> Iterator[Draws]:
+        """Samples and their means, as many at a time as fit into little memory. Arguments as in `generate`."""
+        shape = self._with_seed(seed, lambda: self.model.generate(1).event_shape)
+        size = pairs_per_pass(self.model, torch.empty(1, *shape))
+        for start in range(0, max(1, n), size):
+            # A seed of its own for each part: the global generator is left alone while the caller works on one.
+            yield self._with_seed(seed + 1_000_003 * start, partial(self._draw, min(size, n - start), temperature))
 
     def reconstruct(self, split: str = "test", count: int = 32, seed: int = 0) -> Reconstructions:
         """Random examples of a split, and their reconstructions: the means of p(x | z_1), z_1 ~ q(z_1 | x).
@@ -272,7 +294,9 @@ class Run:
             torch.manual_seed(seed)
             model.check(x.to(self.device), f"{split} data")
             with torch.no_grad():
-                return Reconstructions(x, expected(model.reconstruct(x.to(self.device))).cpu(), rows)
+                parts = x.to(self.device).split(pairs_per_pass(model, x))
+                means = torch.cat([expected(model.reconstruct(part)).cpu() for part in parts])
+            return Reconstructions(x, means, rows)
 
         return self._with_seed(seed, found)
 
@@ -324,12 +348,30 @@ class Run:
         """Writes samples.png and reconstructions.png into the run, if the data are images; returns their paths."""
         return save_pictures(self.path, self.model, self.data.valid)
 
+    def in_data_units(self, x: Tensor) -> Tensor:
+        """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them.
+
+        Args:
+            x: (*, *event) as the model takes them.
+        """
+        about: Any = self.config.get("data")
+        values = about.get("two_values") if isinstance(about, dict) else None
+        if not values:
+            return x
+        first, second = (torch.full_like(x, value) for value in values)
+        return torch.lerp(first, second, x)  # exact at both ends
+
     @property
     def range(self) -> tuple[float, float] | None:
         """The smallest and the largest value of the training data, if the run records them."""
         about = self.config.get("data")
         found = about.get("range") if isinstance(about, dict) else None
         return None if found is None else (float(found[0]), float(found[1]))
+
+    def _draw(self, n: int, temperature: float) -> Draws:
+        with torch.no_grad():
+            law = self._generate(n, temperature)
+            return Draws(law.sample(), expected(law))
 
     def _generate(self, n: int, temperature: float) -> Distribution:
         if n < 1:

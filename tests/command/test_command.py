@@ -592,3 +592,21 @@ def test_data_that_have_moved_are_given_and_others_are_not_taken(capsys):
     assert "may contain training examples" not in capsys.readouterr().err
     np.save("z.npy", np.random.default_rng(1).integers(0, 2, (90, 5)))
     assert "z.npy has changed since run was trained on it" in fails(capsys, "evaluate", "run", "--data", "z.npy")
+
+
+@pytest.mark.parametrize("values", [(1, 2), (0.1, 0.7)])
+@pytest.mark.filterwarnings("ignore:.*rows equal")
+def test_two_values_come_back_as_they_were_called(values):
+    x = np.random.default_rng(0).choice(np.float32(values), (60, 6), p=[0.7, 0.3])
+    np.save("survey.npy", x)
+    assert main(["train", "survey.npy", "--out", "run", "--epochs", "1", "--hidden", "8", "--latent", "2"]) == 0
+    assert main(["sample", "run", "--count", "50", "--out", "drawn.npz"]) == 0
+    drawn = np.load("drawn.npz")
+    assert set(np.unique(drawn["samples"]).tolist()) == set(np.unique(x).tolist())
+    assert min(values) < drawn["means"].min() < drawn["means"].max() < max(values)
+    np.save("drawn.npy", drawn["samples"])
+    assert main(["encode", "run", "drawn.npy", "--out", "z.npz"]) == 0
+    assert main(["reconstruct", "run", "--count", "5", "--out", "pairs.npz"]) == 0
+    pairs = np.load("pairs.npz")
+    assert set(np.unique(pairs["originals"]).tolist()) <= set(np.unique(x).tolist())
+    assert min(values) < pairs["reconstructions"].min()

@@ -579,8 +579,10 @@ def test_a_folder_of_grey_images_is_read_in_the_order_of_names(tmp_path):
         draw_image(tmp_path / "scans" / name, image, **({"lossless": True} if "w" in name else {}))
     (tmp_path / "scans" / "notes.txt").write_text("not an image")
     (tmp_path / "scans" / "._a.png").write_text("not an image")
-    read = splits.read(str(tmp_path / "scans"))
+    with pytest.warns(UserWarning, match=r"scans: 6 images taken; left out: 1 \.txt$"):
+        read = splits.read(str(tmp_path / "scans"))
     assert np.array_equal(read.numpy(), x[[1, 0, 3, 2, 4, 5], None])
+    (tmp_path / "scans" / "notes.txt").unlink()
     d = splits.load(tmp_path / "scans")
     assert d.event_shape == (1, 5, 4)
     assert (len(d.train), len(d.test)) == (4, 1)
@@ -648,7 +650,7 @@ def transparent_image(path):
 
 def deep_image(path):
     path.mkdir()
-    Image.fromarray(np.full((3, 3), 1000, np.uint16)).save(path / "a.png")
+    Image.fromarray(np.full((3, 3), 1000, np.int32)).save(path / "a.tif")
     return path
 
 
@@ -687,9 +689,9 @@ MISTAKES = {
     ),
     "empty npz": (lambda p: npz(p / "x.npz"), "0 arrays (none); wanted train, valid, test"),
     "other names": (lambda p: npz(p / "x.npz", a=ok, b=ok), "2 arrays (a, b); wanted train"),
-    "val for valid": (
-        lambda p: npz(p / "x.npz", train=ok, val=ok, test=ok),
-        "3 arrays (train, val, test); wanted train, valid, test",
+    "two arrays for one split": (
+        lambda p: npz(p / "x.npz", train=ok, val=ok, valid=ok, test=ok),
+        "x.npz: val and valid mean one split; wanted one of them",
     ),
     "no test": (lambda p: npz(p / "x.npz", train=ok, valid=ok), "2 arrays (train, valid)"),
     "no rows": (lambda p: save(p / "x.npy", np.zeros((0, 4))), "empty, shape (0, 4)"),
@@ -741,7 +743,7 @@ MISTAKES = {
     "no images": (lambda p: folder_of(p / "scans"), "scans: no images in this folder"),
     "sizes": (
         lambda p: folder_of(p / "scans", np.zeros((4, 6)), np.zeros((4, 6)), np.zeros((5, 6))),
-        "0.png is 6 x 4 and 2.png is 6 x 5; wanted one size",
+        "images of different sizes: 2 of 6 x 4 (0.png, ...), 1 of 6 x 5 (2.png); wanted one size: --size 6,4",
     ),
     "text as image": (
         lambda p: write(folder_of(p / "scans") / "a.png", b"text").parent,
@@ -749,7 +751,7 @@ MISTAKES = {
     ),
     "cut image": (lambda p: damaged_image(p / "scans"), "a.png: cannot be read"),
     "transparent": (lambda p: transparent_image(p / "scans"), "a.png: cannot be read (some of its"),
-    "16 bits": (lambda p: deep_image(p / "scans"), "mode I;16: save them as .npy"),
+    "32 bits": (lambda p: deep_image(p / "scans"), "not whole numbers of 8 or 16 bits, mode I: save them as .npy"),
 }
 
 

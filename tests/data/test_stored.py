@@ -14,13 +14,13 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory.command import main
-from allegory.data import choose_likelihood, files, load, read, to_binary, two_values
+from allegory.data import choose_likelihood, load, parts, read, to_binary, two_values
 from allegory.data.stored import Mapped, Stored
 
 
 @pytest.fixture
 def nothing_fits(monkeypatch):
-    monkeypatch.setattr(files, "KEPT", 100)
+    monkeypatch.setattr(parts, "KEPT", 100)
     monkeypatch.setattr("allegory.data.stored.NUMBERS", 200)
 
 
@@ -34,7 +34,7 @@ def both(values, monkeypatch):
     """What `load` gives of one file, in memory and stored."""
     np.save("x.npy", values)
     inside = load("x.npy", seed=3)
-    monkeypatch.setattr(files, "KEPT", 100)
+    monkeypatch.setattr(parts, "KEPT", 100)
     monkeypatch.setattr("allegory.data.stored.NUMBERS", 200)
     return inside, load("x.npy", seed=3)
 
@@ -117,7 +117,7 @@ def test_the_command_does_the_same(kind, monkeypatch, capsys):
         out, err = capsys.readouterr()
         said.append(json.loads(out.splitlines()[3 if "epochs" in out.splitlines()[0] else 0]))
         assert ("are read as they are drawn" in err) == (name == "stored")
-        monkeypatch.setattr(files, "KEPT", 100)
+        monkeypatch.setattr(parts, "KEPT", 100)
         monkeypatch.setattr("allegory.data.stored.NUMBERS", 200)
     assert metrics("inside") == metrics("stored")
     assert said[0] == said[1]
@@ -152,7 +152,7 @@ def test_mistakes_in_stored_files_are_named(nothing_fits, capsys):
         "fortran.npy": "too large for memory, and in Fortran order; save np.ascontiguousarray of it",
         "nan.npy": "NaN or infinity in 1 of 1200 values, the first in row 77, index 3",
         "objects.npy": "Python objects, which are never loaded",
-        "pictures": "images of different sizes, 000.png is 6 x 4 and 005.png is 5 x 5",
+        "pictures": "images of different sizes: 8 of 6 x 4 (000.png, ...), 1 of 5 x 5 (005.png); wanted one size",
     }
     for source, message in wanted.items():
         assert main(["train", source, "--out", "run", "--epochs", "1"]) == 2

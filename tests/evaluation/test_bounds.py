@@ -123,3 +123,12 @@ def test_a_compiled_pass_is_the_same_pass(function):
 def test_a_pass_is_as_large_as_a_cache_likes():
     model = al.architectures.mlp((784,), "bernoulli", latent=[4], hidden=[8])
     assert pairs_per_pass(model, torch.zeros(1, 784)) == 2**20 // 784
+
+
+def test_an_example_whose_weights_are_all_zero_is_not_trusted():
+    model = al.architectures.mlp((3,), "normal_optimal", latent=[2], hidden=[4])
+    model.decoders[0].family.family.variance.fill_(1e-300)
+    with pytest.warns(UserWarning, match="says little: for 100% of the examples"):
+        found = al.evaluate(model, 1e6 + torch.randn(6, 3), samples=5)
+    assert math.isnan(found.effective_sample_size)
+    assert found.unreliable == 1

@@ -277,3 +277,24 @@ def test_the_summary_of_a_saved_model():
     al.save(Small(), "runs/own")
     told = runs.summary("runs/own")
     assert (told.model, told.stopped, told.epochs, told.bound) == ("Small", "saved", 0, None)
+
+
+def test_many_draws_come_in_parts_and_leave_the_global_generator_alone(tmp_path, monkeypatch):
+    run = al.Run(al.save(al.architectures.mlp((6,), "bernoulli", [3], [5]), tmp_path / "run"))
+    one = run.sample(7, seed=3)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        assert torch.equal(one, run.model.generate(7).sample())  # what fits one part is drawn as ever
+    monkeypatch.setattr("allegory.views.runs.pairs_per_pass", lambda model, x: 3)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    parts = []
+    for part in run.draw(8, seed=3):
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.is_grad_enabled()
+        parts.append(part)
+    assert [len(part.samples) for part in parts] == [len(part.means) for part in parts] == [3, 3, 2]
+    assert torch.equal(run.sample(8, seed=3), torch.cat([part.samples for part in parts]))
+    assert len(torch.cat([part.means for part in parts]).unique(dim=0)) == 8
+    with pytest.raises(ValueError, match="n=0: wanted at least 1"):
+        run.sample(0)
