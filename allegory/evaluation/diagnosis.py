@@ -2,7 +2,7 @@ r"""Diagnosis: which levels of a model work, which have collapsed, and what to d
 
 For each level t, on held-out data:
 
-    rate            E KL(q(z_t | ...) || p(z_t | s_{t+1})), the cost of the level in the bound
+    rate            E_q[log q(z_t | ...) - log p(z_t | s_{t+1})], the cost of the level in the bound
     active units    elements of z_t whose posterior mean varies over x, in units of the prior, see
                     `allegory.evaluation.bounds`                                               (Burda et al. 2016)
     information     E KL(q(z_t | c) || mean_c' q(z_t | c')), how much z_t says about the context of its posterior:
