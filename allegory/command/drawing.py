@@ -25,9 +25,11 @@ def sample(run: str, count: int, out: str, device: str, seed: int, temperature: 
     import torch
 
     from allegory.views.figures import expected
+    from allegory.views.outputs import check_out
 
     _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device)
+    check_out(out, opened.source)
     torch.manual_seed(seed)
     means = expected(opened.generate(count, temperature, seed))
     arrays = {"samples": opened.sample(count, temperature, seed), "means": means}
@@ -42,8 +44,11 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
     """Writes `originals` and `reconstructions`, the means of p(x | z_1) with z_1 ~ q(z_1 | x)."""
     import torch
 
+    from allegory.views.outputs import check_out
+
     _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device, data)
+    check_out(out, opened.source)
     found = opened.reconstruct(split, count, seed)
     pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)
     _write(out, opened, found._asdict(), pairs, columns=8)
@@ -59,8 +64,11 @@ def encode(run: str, data: str, out: str, device: str, seed: int) -> None:
 
     DATA is a path, all of which is encoded; or a built-in name, whose test split is.
     """
+    from allegory.views.outputs import check_out
+
     _check_suffix(out, ".npz")
     opened = console.open_run(run, device)
+    check_out(out, data, opened.source)
     arrays: dict[str, Any] = {}
     for t, (mean, spread) in enumerate(opened.encode(data, seed), start=1):
         arrays |= {f"z{t}_mean": mean, f"z{t}_std": spread}

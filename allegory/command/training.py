@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from allegory.command import console
-from allegory.command.options import FILE, TRAIN, Command, asks, settings, takes
+from allegory.command.options import FILE, TRAIN, Command, asks, check_stored, settings, takes
 
 __all__ = ["train"]
 
@@ -54,21 +54,27 @@ def train(
     from allegory.training.defaults import kl_warmup_steps
     from allegory.views.figures import save_pictures
 
+    console.imports_done()
     where = console.device(device or "auto")
+    named = out is not None
     if out is None:
         if resume:
             raise ValueError("--resume continues a run; name it: --out RUN")
         out = processes.broadcast(lambda: f"runs/{Path(data).stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}")
-        console.say(f"writing the run to {out}")
     stored: Any = {}
     if resume and (Path(out) / checkpoint.CONFIG).exists():
         stored = checkpoint.read_config(out).get("command")
         if not isinstance(stored, dict):
             raise ValueError(f"{out} was not trained by `allegory train`; resume it with the code that trained it")
+        check_stored(stored, f"{Path(out) / checkpoint.CONFIG}")
+    elif not resume:
+        processes.broadcast(lambda: checkpoint.check_unoccupied(out))  # before anything is read or built
     options = settings(stored, {key: value for key, value in flags.items() if value is not None})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
     source = load_together(data, dynamic=options["dynamic"], seed=options["seed"])
+    if not named:
+        console.say(f"writing the run to {out}")
     if not isinstance(source.train, torch.Tensor):
         numbers = math.prod(source.train.shape)
         console.say(f"{data}: the {numbers:,} values of the training split stay on disk and are read as they are drawn")

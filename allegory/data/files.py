@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allegory.data.stored import Mapped, Pictures, Stored
+from allegory.runtime.storage import check_regular
 
 __all__ = ["read_arrays", "read_splits", "reading"]
 
@@ -68,6 +69,7 @@ def read_splits(path: Path) -> dict[str, Any]:
 
 def read_arrays(path: Path, advice: str = _WANTED) -> dict[str, Array]:
     """The arrays of a .npz file by name, or the array of a .npy file, named ""; never a pickle."""
+    check_regular(path)
     with reading(path, advice), path.open("rb") as stream:
         magic = stream.read(6)
         if magic != b"\x93NUMPY" and magic[:2] != b"PK":
@@ -122,6 +124,7 @@ def _read_image(path: Path) -> Array:
     import numpy as np
     from PIL import Image, ImageOps
 
+    check_regular(path)
     with reading(path, "wanted an image of 8-bit values"), Image.open(path) as image:
         if image.mode[0] in "IF":
             raise ValueError(f"its values are deeper, mode {image.mode}: save them as .npy")

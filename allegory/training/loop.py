@@ -166,7 +166,8 @@ def fit(
     trackers = Trackers(tracker)
     now = state.position
 
-    with _training_context(state, run) as signals, Progress(progress, epochs, minutes, len(batches)) as bar:
+    kept, shown = checkpoint.removed_if_unwritten(run), Progress(progress, epochs, minutes, len(batches))
+    with kept, _training_context(state, run) as signals, shown as bar:
         bar.note(*plan.notes)
         state.begin(seed, run if resume else None)
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)

@@ -8,7 +8,6 @@ r"""The state of a training: everything needed to continue it exactly.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ from torch import Tensor
 
 from allegory.model import VAE
 from allegory.runtime import processes
-from allegory.runtime.storage import write_atomically
-from allegory.training import checkpoint, sharding
+from allegory.training import checkpoint, metrics, schema, sharding
 from allegory.training.clipping import no_norms
 from allegory.training.clock import Clock
 
@@ -116,6 +114,7 @@ class State:
         self.parameters = [sharding.to_local(p) for p in self.learned]
         self.best: dict[str, Tensor] = {}
         self.position = Position()
+        self.metrics = metrics.Metrics()
         device = next(model.parameters()).device
         # Over this epoch: sums of this process's bounds and of the gradient's norm; steps, clipped, skipped, bursts.
         # A NaN stays a NaN.
@@ -201,8 +200,8 @@ class State:
         torch.set_rng_state(tensors["random"].cpu())
         if self.totals.is_cuda:
             torch.cuda.set_rng_state(tensors["random_cuda"].cpu(), self.totals.device)
-        for key, value in position.items():
-            setattr(self.position, key, list(value) if key == "history" else value)
+        for key in Position.__dataclass_fields__.keys() & position.keys():
+            setattr(self.position, key, list(position[key]) if key == "history" else position[key])
 
     def begin(self, seed: int, run: Path | None) -> None:
         """Seeds torch's generator, and continues from a run's last checkpoint if there is one.
@@ -238,8 +237,7 @@ class State:
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
             checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
-            lines = "".join(json.dumps(line) + "\n" for line in position["history"])
-            write_atomically(run / checkpoint.METRICS, lines.encode())
+            position["metrics"] = self.metrics.write(run, position.pop("history"))
             checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written
 
@@ -250,7 +248,7 @@ class State:
             run: its directory.
             seed: of new noise, if the number of processes has changed.
         """
-        tensors, position = processes.broadcast(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
+        tensors, position = processes.broadcast(lambda: _read(run))
         try:
             self._select_local(tensors, seed + position["step"])
             self._shard(tensors)
@@ -282,6 +280,14 @@ class State:
                 tensors[key] = sharding.distribute(value, self.learned[int(name.split("/")[0])])
             elif part in parts and name in parts[part]:
                 tensors[key] = sharding.distribute(value, parts[part][name])
+
+
+def _read(run: Path) -> Snapshot:
+    """The last checkpoint of a run, with its history."""
+    tensors, position = checkpoint.read_tensors(run / checkpoint.LAST)
+    schema.check(position, schema.POSITION, f"{run / checkpoint.LAST}, position", ("epoch", "step", "batch"))
+    history = metrics.read(run, position)
+    return tensors, {**position, "history": history}
 
 
 def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

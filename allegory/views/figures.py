@@ -78,7 +78,7 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
     """
     import io
 
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     if not are_images(tuple(images.shape[1:])):
         raise ValueError(
@@ -87,7 +87,9 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
         )
     scale = max(1, 96 // max(images.shape[-2:]))
     file: Any = io.BytesIO()
-    Image.fromarray(sheet(images, columns, low, high, scale).numpy()).save(file, format="png")
+    said = PngImagePlugin.PngInfo()
+    said.add_text("Software", "allegory")  # so that it may be written over, see `allegory.views.outputs`
+    Image.fromarray(sheet(images, columns, low, high, scale).numpy()).save(file, format="png", pnginfo=said)
     write_atomically(Path(path), file.getvalue())
 
 
