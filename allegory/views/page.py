@@ -38,6 +38,7 @@ from allegory.runtime.storage import write_atomically
 from allegory.training.checkpoint import METRICS, WEIGHTS
 from allegory.views import plots
 from allegory.views.figures import are_images, expected, sheet
+from allegory.views.outputs import check_out
 from allegory.views.runs import Run, Summary
 
 __all__ = ["Figure", "Section", "report"]
@@ -114,13 +115,15 @@ def report(
     'report.html'
     """
     run = run if isinstance(run, Run) else Run(run, model, device=device)
+    path = Path(out) if out is not None else run.path / "report.html"
+    check_out(path, run.source)
     summary, config = run.summary, run.config
     if not any((run.path / name).exists() for name in (METRICS, WEIGHTS)):
         raise ValueError(f"{run.path} has no checkpoint yet: there is no {run.path / METRICS}; wait, or train again")
     if not run.knows_its_model:
         return _write(
             run,
-            out,
+            path,
             [
                 _data_and_model(summary, config, None),
                 _training(summary, config, run.history),
@@ -153,10 +156,10 @@ def report(
             sections += [_extremes(model, x, samples, show)]
         sections.append(_how_to_reproduce(summary, config, command))
     notes = [] if x is not None else [f"Parts that need data are left out: {missing or 'no examples were given'}."]
-    return _write(run, out, sections, notes)
+    return _write(run, path, sections, notes)
 
 
-def _write(run: Run, out: str | Path | None, sections: list[Section], notes: list[str]) -> Path:
+def _write(run: Run, path: Path, sections: list[Section], notes: list[str]) -> Path:
     """Writes the page."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -167,7 +170,6 @@ def _write(run: Run, out: str | Path | None, sections: list[Section], notes: lis
         loader=PackageLoader("allegory", "views"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html")
     text = page.render(run=run.path.resolve().name, summary=summary, notes=notes, sections=sections)
-    path = Path(out) if out is not None else run.path / "report.html"
     write_atomically(path, text.encode())
     return path
 
