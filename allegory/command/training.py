@@ -136,7 +136,7 @@ def train(
         print(f"validation bound {record.best_bound:.2f} nats per example, in epoch {round(record.best_epoch, 2):g}")
     if record.best_objective is not None:
         print(f"chosen by the objective at beta = {written(options['beta'])}, {record.best_objective:.2f}")
-    bound: Any = record.best_bound if record.best_epoch is not None else record.history[-1]["bound"]
+    bound = record.history[-1]["bound"] if record.best_bound is None else record.best_bound
     if record.baseline is not None:
         less = f"the bound, {bound:.2f}, is worse than " if bound < record.baseline else ""
         print(f"{less}the baseline of independent elements: {record.baseline:.2f}")

@@ -140,6 +140,7 @@ def report(
         x = x.to(run.device)
         model.check(x, split or "x")
     train = None if train is None else train.to(run.device)
+    verdict: list[str] = []
     with torch.random.fork_rng(), evaluating(model):
         torch.manual_seed(0)
         show = _Show(run, model, x)
@@ -149,13 +150,15 @@ def report(
         else:
             torch.manual_seed(0)  # as before every bound, so that all of them have the same noise
             found = _without_warnings(lambda: diagnose(model, x, train, samples))
+            verdict = found.verdict[:1]
             rates = _unit_rates(model, x)
             sections += [_likelihood(model, x, found.evaluation, split), _training(summary, config, history)]
             sections += [_samples(model, x, show), _reconstructions(model, x, show)]
             sections += [_levels(model, x, found, rates, show), _latents(model, x, rates, show)]
             sections += [_extremes(model, x, samples, show)]
         sections.append(_how_to_reproduce(summary, config, command))
-    notes = [] if x is not None else [f"Parts that need data are left out: {missing or 'no examples were given'}."]
+    notes = [line for line in verdict if line.startswith("worse than")]
+    notes += [] if x is not None else [f"Parts that need data are left out: {missing or 'no examples were given'}."]
     return _write(run, path, sections, notes)
 
 
@@ -293,8 +296,6 @@ def _likelihood(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section
         ("effective sample size", f"{found.effective_sample_size:.1f} of {k}"),
     ]
     section.table = [(name, value) for name, value in section.table if value]
-    if found.worse_than_baseline:
-        section.words.insert(0, "Worse than independent elements: the model has learned less than the marginals of x.")
     torch.manual_seed(0)
     curve = bound_curve(model, x, k)
     if len(curve) > 1:
