@@ -31,6 +31,7 @@ def sample(run: str, count: int, out: str, device: str, seed: int, temperature: 
     torch.manual_seed(seed)
     means = expected(opened.generate(count, temperature, seed))
     arrays = {"samples": opened.sample(count, temperature, seed), "means": means}
+    arrays = {name: opened.in_units_of_source(x) for name, x in arrays.items()}
     _write(out, opened, arrays, means, columns=max(1, math.isqrt(count)))
     print(f"{out}: {count} samples")
 
@@ -46,7 +47,9 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
     opened = console.open_run(run, device, data)
     found = opened.reconstruct(split, count, seed)
     pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)
-    _write(out, opened, found._asdict(), pairs, columns=8)
+    parts = ("originals", "reconstructions")
+    arrays = found._asdict() | {name: opened.in_units_of_source(getattr(found, name)) for name in parts}
+    _write(out, opened, arrays, pairs, columns=8)
     print(f"{out}: {len(found.rows)} pairs of {split}, original and reconstruction")
 
 

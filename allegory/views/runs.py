@@ -309,6 +309,14 @@ class Run:
             )
         return to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
 
+    def in_units_of_source(self, x: Tensor) -> Tensor:
+        """Examples, means or samples of this model, (n, *event), as its data have them: where two values were read as 0
+        and 1, in those values.
+        """
+        about: Any = self.config.get("data")
+        first, second = (about.get("two_values") if isinstance(about, dict) else None) or (0.0, 1.0)
+        return x if (first, second) == (0.0, 1.0) else first + (second - first) * x
+
     def report(self, out: str | Path | None = None, **settings: Any) -> Path:
         """Writes the run as one page, RUN/report.html by default, and returns its path.
 
