@@ -103,7 +103,7 @@ def test_the_command_does_the_same(kind, monkeypatch, capsys):
         pictures(source, 60, "L" if kind == "grey pictures" else "RGB")
     else:
         arrays = dict(
-            zip(["two values", "levels", "real"], [[0, 255], range(7), [0.5, -2, 1e1, 4]], strict=True)
+            zip(["two values", "levels", "real"], [[0, 255], range(7), [0.5, -2, 1e3, 4]], strict=True)
         )  # fmt: skip
         np.save(source, rng.choice(np.array(arrays[kind], "f4"), (150, 8)))
     said = []
