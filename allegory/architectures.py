@@ -219,6 +219,7 @@ def conv(
     checkpointed: bool = False,
     data: Tensor | None = None,
     activation: Activation = "GELU",
+    lines: bool = True,
 ) -> VAE:
     """A ladder of T = len(latent) levels of convolutions, with a state through which p(z_t | z_{t+1}, ..., z_T)
     sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very deep VAE. With
@@ -243,6 +244,8 @@ def conv(
         checkpointed: whether blocks are recomputed in the backward pass instead of storing their activations.
         data: (N, *event) training data; as in `mlp`.
         activation: one of `ACTIVATIONS`, or a callable that makes a module.
+        lines: whether a grid one cell high, such as a sequence (C, 1, L), has kernels of 1 x 3, along it. Runs written
+            by earlier versions had not.
 
     Raises:
         ValueError: as `mlp`; data that are not images; scales that do not divide their sides.
@@ -252,6 +255,8 @@ def conv(
     [(2, 4, 4), (2, 4, 4), (4, 2, 2)]
     """
     _check_widths(event_shape=event_shape, latent=latent)
+    if data is not None:
+        _check_channels_first(event_shape)
     levels = len(latent)
     scales = list(scales or _scales(event_shape, levels))
     stem = math.gcd(scales[0], 4) if stem is None else stem
@@ -274,9 +279,14 @@ def conv(
     depth = blocks * (levels + (scales[0] > stem))
     sequence = Checkpointed if checkpointed else nn.Sequential
 
-    def kernel(scale: int) -> int:
-        """On a grid of one cell a larger kernel would see only padding."""
-        return 3 if min(height, width) > scale else 1
+    def kernel(scale: int) -> tuple[int, int]:
+        """Across a grid of one cell a larger kernel would see only padding."""
+        if not lines and min(height, width) <= scale:
+            return 1, 1
+        return 3 if height > scale else 1, 3 if width > scale else 1
+
+    if any(kernel(scale) in ((1, 3), (3, 1)) for scale in (stem, *scales)):
+        config["lines"] = True
 
     def body(scale: int) -> nn.Module:
         return sequence(*(bottleneck(channels, inner, kernel(scale), depth, act, dropout) for _ in range(blocks)))
@@ -358,6 +368,8 @@ def build(config: dict[str, Any], **own: Any) -> VAE:
         raise ValueError(f"unknown architecture {architecture!r}; this version builds 'mlp' and 'conv'")
     make: Callable[..., VAE] = mlp if architecture == "mlp" else conv
     arguments = {key: value for key, value in config.items() if key != "architecture"}
+    if architecture == "conv":
+        arguments.setdefault("lines", False)
     unknown = arguments.keys() - inspect.signature(make).parameters.keys()
     if unknown:
         names = ", ".join(sorted(unknown))
@@ -541,9 +553,19 @@ def _scales(event_shape: Sequence[int], levels: int) -> list[int]:
     return [grids[-1 - t * len(grids) // levels] for t in reversed(range(levels))]
 
 
+def _check_channels_first(event_shape: Sequence[int]) -> None:
+    if len(event_shape) == 3 and event_shape[2] in (1, 3, 4) and min(event_shape[:2]) > 4:
+        height, width, channels = event_shape
+        raise ValueError(
+            f"examples of shape {tuple(event_shape)} look like images with the channels last; transpose them to "
+            f"{(channels, height, width)}: x.permute(0, 3, 1, 2), or in numpy x.transpose(0, 3, 1, 2)"
+        )
+
+
 def _check_scales(event_shape: Sequence[int], latent: Sequence[int], stem: int, scales: Sequence[int]) -> None:
     if len(event_shape) != 3:
-        raise ValueError(f"event_shape={list(event_shape)}: convolutions need images, (C, H, W)")
+        hint = "; for grey images give x[:, None], with one channel" if len(event_shape) == 2 else ""
+        raise ValueError(f"event_shape={list(event_shape)}: convolutions need images, (C, H, W){hint}")
     if len(scales) != len(latent):
         raise ValueError(f"scales={list(scales)}: wanted one for each of {len(latent)} levels")
     for below, scale in pairwise([1, stem, *scales]):

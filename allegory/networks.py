@@ -91,7 +91,7 @@ def mlp(
 def bottleneck(
     channels: int,
     inner: int,
-    kernel: int,
+    kernel: tuple[int, int],
     depth: int,
     activation: Callable[[], nn.Module] = nn.GELU,
     dropout: float = 0.0,
@@ -101,18 +101,18 @@ def bottleneck(
 
     Args:
         channels, inner: channels outside and inside.
-        kernel: kernel size of the two inner convolutions; 1 on a grid of one cell.
+        kernel: height and width of the two inner convolutions; 1 where the grid is one cell high, or wide.
         depth: how many such blocks are stacked in the whole network.
         activation: called once for each convolution.
         dropout: probability of zeroing an inner unit, in training.
     """
 
-    def convolve(inputs: int, outputs: int, side: int) -> list[nn.Module]:
-        return [activation(), nn.Conv2d(inputs, outputs, side, padding=side // 2)]
+    def convolve(inputs: int, outputs: int, sides: tuple[int, int] = (1, 1)) -> list[nn.Module]:
+        return [activation(), nn.Conv2d(inputs, outputs, sides, padding=(sides[0] // 2, sides[1] // 2))]
 
     silent = [nn.Dropout(dropout)] if dropout else []
     return Residual(
-        *convolve(channels, inner, 1),
+        *convolve(channels, inner),
         *convolve(inner, inner, kernel),
         *convolve(inner, inner, kernel),
         *silent,

@@ -22,6 +22,7 @@ from torch import Tensor
 __all__ = ["Units", "Wild", "units_of", "warn_of"]
 
 WILD = 50.0  # spreads from the middle
+FEW = 10
 LIMIT = 1e9  # spreads: above, float32 has no square of it, or no digits for the others
 ROWS, NUMBERS = 4096, 2**22  # quantiles are of so many rows; so many numbers are held in float64 at once
 
@@ -101,13 +102,14 @@ def _units_of_columns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ordered = few.masked_fill(~inner, math.inf).sort(0).values
     q05, middle, q95 = (ordered.gather(0, (q * last).round().long()[None])[0] for q in (0.05, 0.5, 0.95))
     r = (q95 - q05) / 3.29
-    unknown = ~(r > 0)  # two values or fewer are inside, and no spread to speak of
+    distinct = ((ordered[1:] > ordered[:-1]) & (ordered[1:] < math.inf)).sum(0)
+    unknown = (distinct < FEW) | ~(r > 0)  # of a few values none is wild
     middle, r = torch.where(unknown, 0.0, middle), torch.where(unknown, math.inf, r)
     kept = (x - middle).abs() <= WILD * r
     count = kept.sum(0)
     loc = middle + (x - middle).masked_fill(~kept, 0).sum(0) / count
     scale = ((x - loc).masked_fill(~kept, 0).square().sum(0) / count).sqrt()
-    return loc, scale, torch.where(kept, 0.0, (x - loc).abs() / scale)
+    return loc, scale, torch.where(kept, 0.0, (x - middle).abs() / r)
 
 
 def warn_of(wild: Wild | None) -> None:

@@ -279,6 +279,22 @@ def test_checkpointing_changes_memory_and_not_the_gradient():
     assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 32), (1, 32, 1)])
+def test_a_line_has_kernels_along_it_and_earlier_runs_keep_theirs(shape):
+    model = architectures.conv(shape, "bernoulli", latent=[2, 4], channels=8, blocks=1).double()
+    kernels = {layer.kernel_size for layer in model.modules() if isinstance(layer, nn.Conv2d)}
+    assert kernels == {(1, 1), tuple(3 if side > 1 else 1 for side in shape[1:])}
+    x, far = torch.zeros(1, *shape), torch.zeros(1, *shape)
+    far.view(-1)[1] = 1.0
+    means = [model.encode(each)[0].mean.flatten(2)[0, :, 0] for each in (x, far)]  # of the first cell
+    assert not torch.equal(*means)
+    again = architectures.build(json.loads(json.dumps(model.config))).double()
+    again.load_state_dict(model.state_dict())
+    earlier = architectures.build({key: value for key, value in model.config.items() if key != "lines"})
+    assert {layer.kernel_size for layer in earlier.modules() if isinstance(layer, nn.Conv2d)} == {(1, 1)}
+    assert "lines" not in conv().config
+
+
 def test_larger_images_and_colour():
     model = architectures.conv((3, 64, 64), "discretized_logistic", latent=[2] * 5, channels=8, blocks=1)
     assert model.config["scales"] == [2, 4, 8, 16, 64]
@@ -389,6 +405,10 @@ WRONG = {
     r"scales=\[3, 3\]: 3 is not a multiple of 1 that divides 8 x 8": lambda: conv(scales=[3, 3]),
     r"latent=\[\]: wanted positive whole numbers": lambda: architectures.conv((1, 8, 8), "bernoulli", latent=[]),
     r"stem=3, scales=\[2, 8\]: 3 is not a multiple of 1": lambda: conv(stem=3),
+    r"shape \(16, 12, 3\) look like images with the channels last; transpose them to \(3, 16, 12\)": lambda: (
+        architectures.conv((16, 12, 3), "bernoulli", data=torch.rand(4, 16, 12, 3).round())
+    ),
+    r"convolutions need images, \(C, H, W\); for grey images give x\[:, None\]": lambda: architectures.conv((8, 8)),
     r"convolutions need images": lambda: architectures.conv((5,), "bernoulli"),
     r"unknown architecture 'rnn'": lambda: architectures.build({"architecture": "rnn"}),
     r"a VampPrior mixes normal posteriors, but q\(z_T \| u\) is StudentT": lambda: VampPrior(

@@ -184,9 +184,33 @@ def _check_numbers(array: Array, where: str) -> None:
         raise ValueError(f"{where}: shape {array.shape}; wanted (examples, values, ...){hint}")
     if array.size == 0:
         raise ValueError(f"{where}: empty, shape {array.shape}; wanted at least one example")
+    _check_digits(array, where)
     size = max(1, 2**24 // max(1, array[0].size))
     for start in range(0, len(array), size):
         _check_values(array[start : start + size], start, array, where)
+
+
+def _check_digits(array: Array, where: str) -> None:
+    """Raises a ValueError if float32 cannot tell the values of an element apart: those of a date in seconds, say. A
+    density does not depend on where zero is, so that an offset can be taken off, in the type of the file.
+    """
+    if array.dtype.itemsize <= 2 or array.dtype == np.float32:
+        return
+    rows = array[:: -(-len(array) // 4096)]
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused elsewhere
+        x = rows.reshape(len(rows), -1)[:, : 2**12].astype(np.float64)
+        error = np.abs(x - x.astype(np.float32)).max(0)
+        if not (error > 0).any():
+            return
+        low, high = np.quantile(x, [0.05, 0.95], axis=0)
+    for i in np.flatnonzero(np.isfinite(error) & (error > 0.01 * (high - low))):
+        kept, values = len(np.unique(x[:, i].astype(np.float32))), len(np.unique(x[:, i]))
+        if kept < 0.9 * values:
+            index = ", ".join(map(str, np.unravel_index(i, array.shape[1:])))
+            raise ValueError(
+                f"{where}: float32 keeps {kept:,} of {values:,} values of index {index}, {x[:, i].min():.16g} to "
+                f"{x[:, i].max():.16g}; subtract an offset, such as {x[:, i].min():.16g}, which changes no density"
+            )
 
 
 def _check_values(part: Array, start: int, array: Array, where: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from allegory.data.stored import Stored
 from allegory.evaluation.bounds import bears_rounding
@@ -151,6 +152,7 @@ def plan(
     beta = beta_schedule(settings["beta"], settings["kl_warmup"], model.levels)
     seen = _check_data(model, data, valid, transform)
     reference = None if valid is None else processes.broadcast(lambda: baseline(model, seen, valid))
+    _check_last_batch(model, data, transform, settings["batch_size"])
     plain = getattr(objective, "func", objective)
     held, bound = getattr(plain, "held", False), getattr(plain, "bound", objective)
     if shard:
@@ -217,6 +219,26 @@ def _check_speed(precision: Any, compile: Any) -> None:
         raise ValueError(f"precision={precision!r}: wanted 'float32', 'bfloat16' or 'auto'")
     if compile not in (True, False, "auto"):
         raise ValueError(f"compile={compile!r}: wanted True, False or 'auto'")
+
+
+def _check_last_batch(model: VAE, data: Any, transform: Callable[[Tensor], Tensor] | None, batch_size: int) -> None:
+    """Batch normalisation of vectors has no statistics of a single example, which may be the last batch of an epoch."""
+    if len(data) % batch_size != 1 % batch_size or not any(isinstance(part, _BatchNorm) for part in model.modules()):
+        return
+    trial = copy.deepcopy(model).train()
+    with torch.random.fork_rng():
+        x = data[:1] if transform is None else transform(data[:1])
+        try:
+            with torch.no_grad():
+                trial(x.to(next(trial.parameters()).device))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            fits = (size for size in range(batch_size + 1, len(data) + 1) if len(data) % size != 1)
+            raise ValueError(
+                f"{len(data)} examples in batches of {batch_size} leave a batch of one, and BatchNorm has no "
+                f"statistics of one example; wanted another batch_size, such as {next(fits, 'that of more data')}"
+            ) from None
 
 
 def _check_objective(

@@ -308,6 +308,22 @@ def test_the_likelihood_is_chosen_by_the_values_and_said(values, likelihood, cap
     assert json.loads(capsys.readouterr().out)["examples"] == 9
 
 
+def test_two_values_come_back_as_they_were_called(capsys):
+    survey = np.random.default_rng(0).choice([1, 2], (60, 6), p=[0.7, 0.3])
+    np.save("survey.npy", survey)
+    assert main(["train", "survey.npy", "--out", "run", *TINY, "--epochs", "1"]) == 0
+    assert main(["sample", "run", "--count", "50", "--out", "drawn.npz"]) == 0
+    assert main(["reconstruct", "run", "--out", "pairs.npz", "--count", "5"]) == 0
+    drawn, pairs = np.load("drawn.npz"), np.load("pairs.npz")
+    assert set(np.unique(drawn["samples"])) == set(np.unique(pairs["originals"])) == {1, 2}
+    assert 1 < drawn["means"].min() <= drawn["means"].max() < 2
+    assert 1 < pairs["reconstructions"].min() <= pairs["reconstructions"].max() < 2
+    rows = {row.tobytes() for row in survey}
+    assert all(row.astype(survey.dtype).tobytes() in rows for row in pairs["originals"])
+    np.save("drawn.npy", drawn["samples"])
+    assert main(["encode", "run", "drawn.npy", "--out", "z.npz"]) == 0
+
+
 def test_densities_are_in_the_units_of_the_data(capsys):
     """The same data in millimetres: every density is smaller by log 1000 a dimension."""
     x = np.random.default_rng(0).normal(size=(200, 3)) @ np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0.5]])

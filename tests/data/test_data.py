@@ -853,6 +853,27 @@ def test_choose_likelihood(values, name, why):
     assert "255: multiply" not in reason
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.uint64])
+@pytest.mark.parametrize("offset", [1.7e9, 2460000.5])
+def test_values_that_float32_cannot_tell_apart_are_refused_with_the_offset(tmp_path, dtype, offset):
+    x = (offset + np.random.default_rng(0).uniform(0, 600 if offset > 1e9 else 1, (500, 2))).astype(dtype)
+    if len(np.unique(x.astype(np.float32))) == len(np.unique(x)):
+        pytest.skip("whole days are kept")
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(ValueError, match=r"float32 keeps \d+ of \d+ values of index 0, .* subtract an offset, such as"):
+        splits.load(tmp_path / "x.npy")
+    np.save(tmp_path / "y.npy", x - x.min())
+    y = splits.read(tmp_path / "y.npy")
+    assert len(y[:, 0].unique()) == len(np.unique(x[:, 0]))
+
+
+def test_values_with_digits_to_spare_are_taken(tmp_path):
+    x = np.random.default_rng(0).normal(size=(300, 4)) * [1, 1e6, 1, 1e-8] + [0, 1e9, 1e3, 0]
+    x[:, 2] = np.where(x[:, 2] > 1e3, 0.1, 0.0)  # not representable, and two values all the same
+    np.save(tmp_path / "x.npy", x)
+    assert splits.read(tmp_path / "x.npy").shape == (300, 4)
+
+
 def test_choose_likelihood_sees_grey_levels_divided_by_255():
     levels = torch.arange(256.0)[:, None]
     assert "multiply by 255" in splits.choose_likelihood(levels / 255)[1]

@@ -622,3 +622,17 @@ def test_arrays_are_refused_by_name(bits):
         al.fit(small(), bits.numpy(), epochs=1)
     with pytest.raises(ValueError, match=r"validation data: got list, wanted a tensor"):
         al.fit(small(), bits, valid=bits.tolist(), epochs=1)
+
+
+@pytest.mark.parametrize(("count", "size", "other"), [(129, 128, 129), (9, 2, 3), (4, 1, 2)])
+def test_a_last_batch_of_one_and_batch_normalisation_are_refused_before_a_run(tmp_path, count, size, other):
+    x = torch.rand(count, 12).round()
+    net = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    decoder = al.Conditional(nn.Linear(2, 12), al.families.bernoulli)
+    model = al.VAE(al.StandardNormal(2), al.Conditional(net, al.families.normal), decoder)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"{count} examples in batches of {size} .* BatchNorm .* such as {other}$"):
+        al.fit(model, x, epochs=1, batch_size=size, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert al.fit(model, x, epochs=1, batch_size=other).epoch == 1
