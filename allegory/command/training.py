@@ -19,6 +19,7 @@ FIT = (
     "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "beta", "weight_decay", "ema",
     "patience", "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
+READING = ("dynamic", "split", "array", "size")
 MODEL = {  # the settings that each architecture takes
     "mlp": ("latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down"),
     "conv": (
@@ -65,10 +66,11 @@ def train(
         stored = checkpoint.read_config(out).get("command")
         if not isinstance(stored, dict):
             raise ValueError(f"{out} was not trained by `allegory train`; resume it with the code that trained it")
+        stored.setdefault("split_seed", stored.get("seed", 0))  # up to 0.2 one seed was that of the split, too
     options = settings(stored, {key: value for key, value in flags.items() if value is not None})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
-    source = load_together(data, dynamic=options["dynamic"], seed=options["seed"])
+    source = load_together(data, seed=options["split_seed"], **{key: options[key] for key in READING})
     if not isinstance(source.train, torch.Tensor):
         numbers = math.prod(source.train.shape)
         console.say(f"{data}: the {numbers:,} values of the training split stay on disk and are read as they are drawn")
@@ -84,6 +86,7 @@ def train(
         sizes = len(examples.train), options["batch_size"], options["epochs"]
         options["kl_warmup"] = kl_warmup_steps(model.levels, *sizes)
     console.say(f"{model!r}, on {where}")
+    _check(model, examples, where, fits=None if options["likelihood"] == "auto" else source.choose_likelihood())
     try:
         record = fit(
             model,
@@ -97,6 +100,7 @@ def train(
             progress=True,
             tracker=trackers,
             shard=where.type if shard else None,
+            row_names=examples.row_names("train"),
             compile="auto" if options["compile"] is None else options["compile"],
             **{key: options[key] for key in FIT},
         )
@@ -121,6 +125,24 @@ def train(
     else:
         print(f"validation bound {record.best_bound:.2f} nats per example, in epoch {record.best_epoch}")
     print(f"next: allegory evaluate {out}")
+
+
+def _check(model: Any, examples: Any, where: Any, fits: tuple[str, str] | None) -> None:
+    """Checks that the model can score all splits, before it is trained on one of them.
+
+    Args:
+        model: to be trained.
+        examples: the data.
+        where: the device.
+        fits: where a likelihood was asked for, the one that fits the values, and why.
+    """
+    for split in ("valid", "test") if examples.dynamic else ("train", "valid", "test"):
+        try:
+            x = getattr(examples, split).to(where)
+            model.check(x, f"{examples.name}, {split}", examples.row_names(split))
+        except ValueError as error:
+            advice = f"; the data have {fits[1]}, which --likelihood {fits[0]} takes" if fits else ""
+            raise ValueError(f"{str(error).rstrip('.')}{advice}") from None
 
 
 def _likelihood(name: str, examples: Any) -> str:

@@ -31,6 +31,7 @@ from allegory.data.cutting import cut, digests, pieces
 from allegory.data.files import read_splits
 from allegory.data.stored import Stored
 from allegory.runtime import processes
+from allegory.runtime.checks import place
 
 __all__ = [
     "Data",
@@ -136,9 +137,9 @@ class Data:
         """What the user calls the rows of a split: numbers in the file, or the names of the files; for messages.
 
         >>> load("digits").row_names("test")[:3]
-        [0, 1, 2]
+        range(0, 3)
         """
-        rows = self.rows[split].tolist() if split in self.rows else list(range(len(getattr(self, split))))
+        rows = self.rows[split].tolist() if split in self.rows else range(len(getattr(self, split)))
         return [self.names[row] for row in rows] if self.names else rows
 
     def equal_rows(self) -> dict[str, int]:
@@ -171,7 +172,7 @@ class Data:
         parts: dict[str, Any] = {}
         for split in ("train", "valid", "test"):
             try:
-                parts[split] = to_binary(getattr(self, split), (first, second))
+                parts[split] = to_binary(getattr(self, split), (first, second), self.row_names(split))
             except ValueError as error:
                 raise ValueError(f"{self.name}, {split}: {error}") from None
         return replace(self, **parts)
@@ -347,12 +348,13 @@ def binarize(grey: Tensor) -> Tensor:
     return torch.bernoulli(grey)
 
 
-def to_binary(x: Tensor, values: tuple[float, float] | None = None) -> Tensor:
+def to_binary(x: Tensor, values: tuple[float, float] | None = None, rows: Sequence[Any] | None = None) -> Tensor:
     """The first of two values as 0, the second as 1; the shape and dtype of `x`.
 
     `values` are by default 0 and 1 if nothing else occurs in `x`, else its smallest and its largest
     value. Pass those of the training split to treat other examples alike. A probability does not
-    depend on what the two values are: nats stay nats. Raises ValueError for a third value.
+    depend on what the two values are: nats stay nats. Raises ValueError for a third value; `rows` are what the user
+    calls the rows, for the message.
 
     >>> to_binary(torch.tensor([0.0, 255.0, 0.0]))
     tensor([0., 1., 0.])
@@ -361,10 +363,12 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None) -> Tensor:
         low, high = x.min().item(), x.max().item()
         values = (0.0, 1.0) if {low, high} <= {0.0, 1.0} else (low, high)
     first, second = values
-    for part in pieces(x):
-        others = part[(part != first) & (part != second)]
+    for called, part in x.pieces() if isinstance(x, Stored) else [(rows, x)]:
+        others = ((part != first) & (part != second)).nonzero()
         if len(others):
-            raise ValueError(f"a value {others[0].item():g}; wanted only {first:g} and {second:g}")
+            first_other = others[0].tolist()
+            value, where = part[tuple(first_other)].item(), place(first_other, called)
+            raise ValueError(f"a value {value:g} in {where}; wanted only {first:g} and {second:g}")
     return x.taken_as_bits(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
 
 

@@ -132,12 +132,11 @@ class Stored:
                         given = 0
                         trim()
 
-    def pieces(self) -> Iterator[tuple[str, Tensor]]:
-        """All examples in the order of the file, a few million numbers at a time, each with a name for messages."""
+    def pieces(self) -> Iterator[tuple[list[int], Tensor]]:
+        """All examples in the order of the file, a few million numbers at a time, with their rows in it."""
         size = max(1, NUMBERS // max(1, self.shape[1:].numel()))
         for which in self._in_file_order().split(size):
-            rows = self.rows[which]
-            yield f"examples {int(rows[0])} to {int(rows[-1])} of the file", self[which]
+            yield self.rows[which].tolist(), self[which]
 
     def min(self) -> Tensor:
         """() the smallest number."""

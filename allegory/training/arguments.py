@@ -277,7 +277,7 @@ def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Calla
         if transform is None:
             model.check(data.to(device), "training data")
         else:
-            for part in [data] if isinstance(data, Tensor) else (part for _, part in data.pieces()):
-                model.check(transform(part).to(device), "training data")
+            for rows, part in [(None, data)] if isinstance(data, Tensor) else data.pieces():
+                model.check(transform(part).to(device), "training data", rows)
         if valid is not None:
             model.check(valid.to(device), "validation data")

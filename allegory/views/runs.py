@@ -310,22 +310,28 @@ class Run:
         Raises:
             ValueError: data that the model cannot score.
         """
-        x = x if isinstance(x, Tensor) else self.read(x)
+        x = self.read(x) if isinstance(x, str | Path) else x
         return self._with_seed(seed, lambda: posterior_moments(self.model, x.to(self.device)))
 
-    def read(self, source: str | Path) -> Tensor:
+    def read(self, source: str | Path, array: str | None = None) -> Tensor:
         """All examples of a path, or the test split of a built-in set, (N, *event), as this model takes them: two
-        values as 0 and 1 where it was trained on binary data.
+        values as 0 and 1 where it was trained on binary data, images scaled to the size it was trained on.
+
+        Args:
+            source: a path, or a built-in name.
+            array: the name of the one array of a .npz file that is taken.
 
         Raises:
             ValueError: examples of another shape; as `allegory.data.read`.
         """
         about: Any = self.config.get("data")
         if not _is_description(about):
-            x = read(source)
+            x = read(source, array=array)
             values = two_values(x) if self._is_bernoulli else None
             return x if values is None else to_binary(x, values)
-        x = read(source, dynamic=about["dynamic"] and str(source) == about["source"])
+        size = about.get("size") if Path(source).is_dir() else None
+        dynamic = about["dynamic"] and str(source) == about["source"]
+        x = read(source, dynamic=dynamic, array=array, size=size)
         if list(x.shape[1:]) != about["event_shape"]:
             raise ValueError(
                 f"{source} has examples of shape {tuple(x.shape[1:])}, {self.path} was trained on "

@@ -398,7 +398,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
     assert main(["train", "levels.npz", "--out", "levels", "--epochs", "1", "--hidden", "4", "--latent", "2"]) == 0
     capsys.readouterr()
     np.save("nine.npy", np.full((2, 5), 9.0))  # a category that none of the three splits has
-    assert "the integers 0 to 7; the first is 9 at [0, 0]" in fails(
+    assert "the integers 0 to 7; the first is 9 in row 0, column 0" in fails(
         capsys, "encode", "levels", "nine.npy", "--out", "x.npz"
     )
     assert main(["evaluate", "levels", "--importance-samples", "3"]) == 0
@@ -623,3 +623,66 @@ def test_two_values_come_back_as_they_were_called(values):
     pairs = np.load("pairs.npz")
     assert set(np.unique(pairs["originals"]).tolist()) <= set(np.unique(x).tolist())
     assert min(values) < pairs["reconstructions"].min()
+
+
+def test_rows_and_splits_are_named_as_the_user_has_them(capsys):
+    train = ("--out", "run", "--hidden", "8", "--latent", "2", "--epochs", "1")
+    x = np.random.default_rng(0).integers(0, 5, (100, 6))
+    for row in (3, 50, 77, 99):  # of whichever split
+        x[row, 2] = -7
+    np.save("x.npy", x)
+    told = fails(capsys, "train", "x.npy", *train, "--likelihood", "poisson")
+    found = re.search(r"x.npy, (train|valid|test): .* the first is -7 in row (\d+), column 2; the data have", told)
+    assert int(found[2]) in (3, 50, 77, 99)
+    np.savez("x.npz", train=x[:3], valid=x[:3], test=x[75:80])
+    told = fails(capsys, "train", "x.npz", *train, "--likelihood", "poisson")
+    assert "x.npz, test: 1 of 30 values" in told
+    assert "in row 2, column 2" in told
+    assert "which --likelihood" in told
+    assert not Path("run").exists()
+
+
+def test_the_split_has_a_seed_of_its_own(capsys):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    found = []
+    for i, more in enumerate((["--seed", "1"], ["--seed", "2"], ["--split-seed", "1"], ["--split", "ordered"])):
+        words = ["train", "x.npy", "--out", f"run{i}", "--hidden", "8", "--latent", "2", "--epochs", "1", *more]
+        assert main(words) == 0
+        assert main([*words[:4], "--resume", "--epochs", "2"]) == 0
+        assert main(["evaluate", f"run{i}", "--importance-samples", "2", "--json"]) == 0
+        found.append(json.loads(Path(f"run{i}/config.json").read_text())["data"])
+    assert found[0] == found[1]
+    assert len({about["checksum"] for about in found}) == 3
+    assert found[3]["split"] == "ordered"
+
+
+def test_a_run_from_before_the_split_had_a_seed_is_resumed(capsys):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    words = ["train", "x.npy", "--out", "run", "--hidden", "8", "--latent", "2", "--epochs", "1", "--seed", "3"]
+    assert main([*words, "--split-seed", "3"]) == 0
+    config = json.loads(Path("run/config.json").read_text())
+    for name in ("split", "split_seed", "array", "size"):
+        del config["command"][name]
+    Path("run/config.json").write_text(json.dumps(config))
+    assert main(["train", "x.npy", "--out", "run", "--resume", "--epochs", "2"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_a_folder_of_unlike_images_from_training_to_latents(capsys):
+    rng = np.random.default_rng(0)
+    for i in range(1, 13):
+        folder = Path("scans") / ("cat" if i % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8 + i % 3, 8)).astype(np.uint8)).save(folder / f"{i}.png")
+    train = ("train", "scans", "--out", "run", "--hidden", "8", "--latent", "2", "--epochs", "1")
+    assert "wanted one size: --size 8,9" in fails(capsys, *train)
+    assert main([*train, "--size", "6,7", "--split", "groups"]) == 2  # two groups for three splits
+    assert main([*train, "--size", "6,7"]) == 0
+    assert main(["evaluate", "run", "--importance-samples", "2", "--json"]) == 0
+    assert main(["encode", "run", "scans", "--out", "z.npz"]) == 0
+    found = np.load("z.npz")
+    assert found["names"].tolist() == [f"cat/{i}.png" for i in range(1, 13, 2)] + [
+        f"dog/{i}.png" for i in range(2, 13, 2)
+    ]
+    assert found["labels"].tolist() == ["cat"] * 6 + ["dog"] * 6
+    assert len(found["z1_mean"]) == 12

@@ -706,7 +706,7 @@ MISTAKES = {
     ),
     "infinity in a split": (
         lambda p: npz(p / "x.npz", train=ok, test=np.array([[0, 1], [2, -np.inf]])),
-        "x.npz, test: NaN or infinity in 1 of 4 values, the first in row 1, index 1;",
+        "x.npz, test: NaN or infinity in 1 of 4 values, the first in row 1, column 1;",
     ),
     "no axis": (lambda p: save(p / "x.npy", np.float64(3)), "shape (); wanted (examples, values"),
     "one axis": (lambda p: save(p / "x.npy", np.zeros(7)), "shape (7,); wanted (examples, values"),
@@ -862,7 +862,7 @@ def test_to_binary():
         assert torch.equal(splits.to_binary(constant), constant)
     assert splits.to_binary(x[1], values=(0, 255)).tolist() == [1, 1]
     assert splits.to_binary(x, values=(255, 0)).tolist() == [[1, 0], [0, 0]]
-    assert "a value 7; wanted only 0 and 255" in refusal(splits.to_binary, torch.tensor([0.0, 7.0, 255.0]))
+    assert "a value 7 in row 1; wanted only 0 and 255" in refusal(splits.to_binary, torch.tensor([0.0, 7.0, 255.0]))
 
 
 def test_data_shows_its_sizes_and_not_its_values():
