@@ -48,6 +48,7 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
 
     _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device, data)
+    console.say_if_binarised(opened, split)
     found = opened.reconstruct(split, count, seed)
     if Path(out).suffix == ".png":
         pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)

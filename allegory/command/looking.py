@@ -77,6 +77,9 @@ def runs(folder: str, json: bool) -> None:
             "" if run.bound is None else f"{run.bound:.2f}", " ".join(f"{rate:.1f}" for rate in run.kl_per_level),
         )  # fmt: skip
     show(table)
+    for data in dict.fromkeys(run.data for run in found if run.data):
+        if len({run.checksum for run in found if run.data == data}) > 1:
+            print(f"{Path(data).name}: its runs differ in the file or the split, so that their bounds do not compare")
     if any(not run.stopped for run in found):
         print("..: not finished, continue with --resume; or still running")
 

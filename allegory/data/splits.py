@@ -96,7 +96,8 @@ class Data:
 
     def scored_as(self, likelihood: str = "auto") -> tuple[Data, dict[str, Any]]:
         """The data as a likelihood takes them, and their description for a run (see `describe`): for a Bernoulli the
-        two values become 0 and 1; everything else stays in its own units.
+        two values become 0 and 1, for a categorical the smallest becomes 0 if it is negative; everything else stays in
+        its own units.
 
         Args:
             likelihood: a name of `allegory.architectures.LIKELIHOODS`, or "auto", chosen by the values.
@@ -111,10 +112,11 @@ class Data:
         """
         name = self.choose_likelihood()[0] if likelihood == "auto" else likelihood
         splits = (self.train, self.valid, self.test)
-        categories = int(max(part.max().item() for part in splits)) + 1 if name == "categorical" else None
+        lowest = min(0.0, *(part.min().item() for part in splits)) if name == "categorical" else 0.0
+        categories = int(max(part.max().item() for part in splits) - lowest) + 1 if name == "categorical" else None
         values = two_values(self.train) if name == "bernoulli" and not self.dynamic else None
-        data = self._to_binary(values)
-        return data, describe(data, name, categories, values)
+        data = self._to_binary(values)._counted_from(lowest)
+        return data, describe(data, name, categories, values, lowest=lowest)
 
     def subset(self, split: str, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Random rows of a split, (n,), and their examples, (n, *event), n = count, or all of them if fewer. Those of
@@ -161,7 +163,7 @@ class Data:
         parts: Any = (self.train, self.valid, self.test)
         if isinstance(self.train, Stored):
             rows = torch.cat([part.rows for part in parts])
-            return cast(Tensor, Stored(self.train.source, rows, self.train.values))
+            return cast(Tensor, Stored(self.train.source, rows, self.train.values, lowest=self.train.lowest))
         return torch.cat(parts)
 
     def _to_binary(self, values: Sequence[float] | None) -> Data:
@@ -175,6 +177,13 @@ class Data:
                 parts[split] = to_binary(getattr(self, split), (first, second), self.row_names(split))
             except ValueError as error:
                 raise ValueError(f"{self.name}, {split}: {error}") from None
+        return replace(self, **parts)
+
+    def _counted_from(self, lowest: float) -> Data:
+        """The smallest value as 0."""
+        if not lowest:
+            return self
+        parts: dict[str, Any] = {name: counted_from(getattr(self, name), lowest) for name in ("train", "valid", "test")}
         return replace(self, **parts)
 
     def __repr__(self) -> str:
@@ -307,7 +316,7 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
             f"{source} has examples of shape {tuple(data.event_shape)}, {run} was trained on "
             f"{tuple(about['event_shape'])}"
         )
-    data = data._to_binary(about["two_values"])
+    data = data._to_binary(about["two_values"])._counted_from(about.get("lowest", 0.0))
     if checksum(data) != about["checksum"]:
         raise ValueError(
             f"{source} has changed since {run} was trained on it, so its test split may hold examples the "
@@ -372,6 +381,11 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None, rows: Sequen
     return x.taken_as_bits(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
 
 
+def counted_from(x: Tensor, lowest: float) -> Tensor:
+    """Whole numbers (N, *event) with `lowest` as 0."""
+    return x.counted_from(lowest) if isinstance(x, Stored) else x - lowest
+
+
 def two_values(x: Tensor) -> tuple[float, float] | None:
     """The two values of `x`, (N, *event), the smaller first; 0 and 1 if only one of those occurs; else None.
 
@@ -388,8 +402,8 @@ def two_values(x: Tensor) -> tuple[float, float] | None:
 def choose_likelihood(x: Tensor) -> tuple[str, str]:
     """The likelihood that fits the values of `x`, (N, *event), and the reason, in one line.
 
-    Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31:
-    "categorical". Whole numbers in 0..255: "discretized_logistic". Otherwise: "normal". For dynamic
+    Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31, or from a negative one
+    up at most 31: "categorical". Whole numbers in 0..255: "discretized_logistic". Otherwise: "normal". For dynamic
     data pass the `valid` split, since `train` holds probabilities.
 
     >>> choose_likelihood(torch.tensor([[0.0], [3.0], [16.0]]))
@@ -399,6 +413,8 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
     if two is not None:
         return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
     low, high = x.min().item(), x.max().item()
+    if low < 0 and high - low <= 31 and all(bool((part == part.round()).all()) for part in pieces(x)):
+        return "categorical", f"whole numbers {low:g}..{high:g}, {high - low + 1:g} levels, taken as 0..{high - low:g}"
     if low >= 0 and high <= 255 and all(bool((part == part.round()).all()) for part in pieces(x)):
         if high <= 31:
             return "categorical", f"whole numbers 0..{high:g}, {high + 1:g} levels"
@@ -417,6 +433,7 @@ def describe(
     categories: int | None = None,
     two_values: Sequence[float] | None = None,
     seed: int | None = None,
+    lowest: float = 0.0,
 ) -> dict[str, Any]:
     """The description of its data that a run stores, as JSON: where they are, how they were split and read, a checksum.
 
@@ -425,12 +442,18 @@ def describe(
         likelihood, categories: of the model.
         two_values: the values of 0 and 1 in the source, for Bernoulli data.
         seed: of the split; by default that of the data.
+        lowest: the number that was taken as 0, for categories.
 
     >>> describe(load("digits"), "categorical", 17)["source"]
     'digits'
     """
     parts = (data.train, data.valid, data.test)
-    choices = {"split": data.split, "array": data.array, "size": data.size and list(data.size)}
+    choices = {
+        "split": data.split,
+        "array": data.array,
+        "size": data.size and list(data.size),
+        "lowest": lowest or None,
+    }
     return dict(
         source=data.name if data.name in {row.name for row in BUILTIN} else str(Path(data.name).resolve()),
         dynamic=data.dynamic,

@@ -27,7 +27,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.data.splits import Data, binarize, checksum, load_together, read, reload, to_binary, two_values
+from allegory.data.splits import (
+    Data,
+    binarize,
+    checksum,
+    counted_from,
+    load_together,
+    read,
+    reload,
+    to_binary,
+    two_values,
+)
 from allegory.evaluation.annealing import compare_with_ais
 from allegory.evaluation.bounds import (
     Evaluation,
@@ -337,7 +347,8 @@ class Run:
                 f"{source} has examples of shape {tuple(x.shape[1:])}, {self.path} was trained on "
                 f"{tuple(about['event_shape'])}"
             )
-        return to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
+        x = to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
+        return counted_from(x, about["lowest"]) if about.get("lowest") else x
 
     def report(self, out: str | Path | None = None, **settings: Any) -> Path:
         """Writes the run as one page, RUN/report.html by default, and returns its path.
@@ -355,15 +366,18 @@ class Run:
         return save_pictures(self.path, self.model, self.data.valid)
 
     def in_data_units(self, x: Tensor) -> Tensor:
-        """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them.
+        """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them, and
+        categories are counted from the smallest.
 
         Args:
             x: (*, *event) as the model takes them.
         """
         about: Any = self.config.get("data")
-        values = about.get("two_values") if isinstance(about, dict) else None
-        if not values:
+        if not isinstance(about, dict):
             return x
+        values = about.get("two_values")
+        if not values:
+            return x + lowest if (lowest := about.get("lowest")) else x
         first, second = (torch.full_like(x, value) for value in values)
         return torch.lerp(first, second, x)  # exact at both ends
 
@@ -424,6 +438,7 @@ class Summary:
             is still running.
         best_epoch: the epoch whose weights are kept; None without validation data, or before the warm-up has ended.
         bound, elbo, kl_per_level: of that epoch, or else of the last; None before the first validation.
+        checksum: of the data and their split; bounds compare where it is the same. Empty where it is not recorded.
     """
 
     path: str
@@ -440,6 +455,7 @@ class Summary:
     bound: float | None
     elbo: float | None
     kl_per_level: list[float]
+    checksum: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and texts, for JSON."""
@@ -488,6 +504,7 @@ def summary(run: str | Path) -> Summary:
         bound=scored.get("bound"),
         elbo=scored.get("elbo"),
         kl_per_level=list(scored.get("kl_per_level", [])),
+        checksum=str(data.get("checksum", "")) if isinstance(data, dict) else "",
     )
 
 

@@ -25,6 +25,7 @@ from allegory import architectures
 from allegory.command import demo, main
 from allegory.command.options import DEFAULTS, TRAINING
 from allegory.command.training import MODEL
+from allegory.data import splits
 from allegory.evaluation import annealing
 from allegory.runtime import compilation, precision
 from allegory.training.loop import fit
@@ -686,3 +687,56 @@ def test_a_folder_of_unlike_images_from_training_to_latents(capsys):
     ]
     assert found["labels"].tolist() == ["cat"] * 6 + ["dog"] * 6
     assert len(found["z1_mean"]) == 12
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_the_training_split_of_dynamic_data_is_drawn_once_and_that_is_said(capsys, monkeypatch):
+    chance = torch.Generator().manual_seed(0)
+    grey = torch.rand(60, 1, 4, 4, generator=chance)
+    bits = torch.bernoulli(torch.rand(20, 1, 4, 4, generator=chance), generator=chance)
+    data = splits.Data("mnist", grey, bits[:10], bits[10:], True)
+    for name in ("load", "_load"):
+        monkeypatch.setattr(splits, name, lambda source, **choices: data)
+    words = ("train", "mnist", "--dynamic", "--out", "run", "--epochs", "1", "--hidden", "8", "--latent", "2")
+    assert main(words) == 0
+    for command in (("evaluate", "--importance-samples", "2"), ("diagnose",), ("reconstruct", "--out", "r.npz")):
+        capsys.readouterr()
+        assert main([command[0], "run", "--split", "train", *command[1:]]) == 0
+        assert "bits drawn once" in capsys.readouterr().err
+    assert set(np.unique(np.load("r.npz")["originals"])) == {0, 1}
+
+
+def test_runs_says_where_splits_differ(capsys):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    words = ("train", "x.npy", "--hidden", "8", "--latent", "2", "--epochs", "1")
+    assert main([*words, "--out", "runs/a", "--seed", "1"]) == 0
+    assert main([*words, "--out", "runs/b", "--seed", "2"]) == 0
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert "do not compare" not in capsys.readouterr().out
+    assert main([*words, "--out", "runs/c", "--split-seed", "2"]) == 0
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert "x.npy: its runs differ in the file or the split" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kept", [2**28, 100])
+def test_the_same_answers_in_other_codes_have_the_same_likelihood(kept, capsys, monkeypatch):
+    monkeypatch.setattr("allegory.data.parts.KEPT", kept)
+    answers = np.random.default_rng(0).integers(0, 5, (100, 6)).astype("f4")
+    found = []
+    for shift in (0, -2):
+        np.save("x.npy", answers + shift)
+        run = f"run{shift}"
+        assert main(["train", "x.npy", "--out", run, "--hidden", "8", "--latent", "2", "--epochs", "1"]) == 0
+        assert main(["sample", run, "--count", "50", "--out", "drawn.npz"]) == 0
+        drawn = np.load("drawn.npz")
+        assert set(np.unique(drawn["samples"])) == set(np.unique(answers + shift))
+        assert shift < drawn["means"].min() < drawn["means"].max() < 4 + shift
+        np.save("drawn.npy", drawn["samples"])
+        assert main(["encode", run, "drawn.npy", "--out", "z.npz"]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", run, "--importance-samples", "10", "--json"]) == 0
+        found.append((json.loads(capsys.readouterr().out), np.load("z.npz")["z1_mean"]))
+    assert found[0][0] == found[1][0]
+    assert np.array_equal(found[0][1], found[1][1])
