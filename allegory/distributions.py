@@ -31,6 +31,7 @@ Shapes: parameters and x broadcast against each other; everything here is elemen
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -44,6 +45,7 @@ from torch.distributions.kl import register_kl
 from torch.distributions.utils import broadcast_all
 
 from allegory.runtime import processes
+from allegory.runtime.checks import place
 
 __all__ = [
     "Bernoulli",
@@ -60,13 +62,14 @@ __all__ = [
 ]
 
 
-def check_support(law: Distribution, x: Tensor, name: str = "x") -> None:
+def check_support(law: Distribution, x: Tensor, name: str = "x", rows: Sequence[Any] | None = None) -> None:
     """Raises a ValueError, in one line, where `law` gives values of `x` no probability.
 
     Args:
         law: any distribution whose event shape `x` ends with.
-        x: (*, *event) values.
+        x: (N, *event) values.
         name: of `x` in the message.
+        rows: (N,) what the user calls the rows of `x`; by default their numbers.
     """
     while isinstance(law, Independent):
         law = law.base_dist
@@ -80,7 +83,7 @@ def check_support(law: Distribution, x: Tensor, name: str = "x") -> None:
         raise ValueError(
             f"{name}: {int((~inside).sum())} of {inside.numel()} values are outside the support of "
             f"{_law_name(law)}, {_support_name(support)}; the first is "
-            f"{x[tuple(first)].flatten()[0].item():g} at {first}.{advice}"
+            f"{x[tuple(first)].flatten()[0].item():g} in {place(first, rows)}.{advice}"
         )
 
 

@@ -42,6 +42,7 @@ from torch.nn.parameter import is_lazy
 
 from allegory.distributions import check_support, tempered
 from allegory.ladder import TopDown
+from allegory.runtime.checks import place
 from allegory.runtime.compilation import disable_compile
 
 __all__ = ["VAE", "Trace"]
@@ -383,13 +384,14 @@ class VAE(nn.Module):
         return self.decode([z[0] for z in latents[level - 1 :]], level, temperature)
 
     @torch.no_grad()
-    def check(self, x: Tensor, name: str = "x") -> None:
+    def check(self, x: Tensor, name: str = "x", rows: Sequence[Any] | None = None) -> None:
         """Raises a ValueError, in one line, if x is empty, not finite, of the wrong shape or outside the support of
         p(x | z_1). `fit` and `evaluate` call it once; the passes themselves do not check.
 
         Args:
             x: (N, *event) data.
             name: of x in the message.
+            rows: (N,) what the user calls the rows of x; by default their numbers, in the file for data on disk.
         """
         if x.dim() < 1 or not len(x):
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (N, *event) with at least one example")
@@ -397,7 +399,7 @@ class VAE(nn.Module):
             raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use x.float()")
         if any(hasattr(p, "to_local") for p in self.parameters()):
             raise ValueError("this model is sharded over processes; load the whole model from its run, al.load(out)")
-        pieces = [(name, x)] if isinstance(x, Tensor) else ((f"{name}, {where}", part) for where, part in x.pieces())
+        pieces = [(rows, x)] if isinstance(x, Tensor) else x.pieces()
         training = self.training
         try:
             with torch.random.fork_rng(), self._name_failing_conditional():
@@ -407,14 +409,14 @@ class VAE(nn.Module):
                         f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over "
                         f"{tuple(law.event_shape)}"
                     )
-                for where, part in pieces:
+                for called, part in pieces:
                     finite = torch.isfinite(part)
                     if not bool(finite.all()):
                         raise ValueError(
-                            f"{where}: {int((~finite).sum())} values are NaN or infinite, the first at "
-                            f"{(~finite).nonzero()[0].tolist()}; remove or replace them"
+                            f"{name}: {int((~finite).sum())} values are NaN or infinite, the first in "
+                            f"{place((~finite).nonzero()[0].tolist(), called)}; remove or replace them"
                         )
-                    check_support(law, part, where)
+                    check_support(law, part, name, called)
                 _ = self(x[:1]).kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
         finally:
             self.train(training)

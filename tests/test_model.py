@@ -265,7 +265,7 @@ WRONG = {
     r"2 of 5 elements of x are constant .* \[1\]": lambda: al.architectures.mlp(
         (5,), "normal", data=torch.randn(9, 5) * torch.tensor([1.0, 0, 1, 0, 1])
     ),
-    r"x: 2 values are NaN or infinite, the first at \[1, 3\]": lambda: al.log_likelihood(
+    r"x: 2 values are NaN or infinite, the first in row 1, column 3": lambda: al.log_likelihood(
         al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5)),
         torch.tensor([[0.0] * 5, [0, 0, 0, math.nan, 0], [math.inf, 0, 0, 0, 0]]),
     ),
@@ -278,7 +278,7 @@ WRONG = {
     r"examples of shape \(4,\), but p\(x \| z_1\) is over \(5,\)": lambda: al.log_likelihood(
         al.VAE(al.StandardNormal(2), link(5, 2), link(2, 5)), torch.zeros(3, 4)
     ),
-    r"the integers 0 to 3; the first is 4 at \[1, 2\]": lambda: al.log_likelihood(
+    r"the integers 0 to 3; the first is 4 in row 1, column 2": lambda: al.log_likelihood(
         al.architectures.mlp((5,), "categorical", categories=4), torch.tensor([[0.0] * 5, [1, 2, 4, 1, 2]])
     ),
     r"p\(x \| z_1\) was given \(1, 3\), which it cannot read": lambda: al.evaluate(

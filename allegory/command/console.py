@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from allegory.views.runs import Run
 
-__all__ = ["device", "imports_done", "open_run", "print_json", "say"]
+__all__ = ["device", "imports_done", "open_run", "print_json", "say", "say_if_binarised"]
 
 
 def imports_done() -> None:
@@ -25,6 +25,14 @@ def say(text: str) -> None:
     """Prints a line on standard error, in the first of several processes."""
     if os.environ.get("RANK", "0") == "0":  # this process's rank, as torchrun sets it
         print(text, file=sys.stderr, flush=True)
+
+
+def say_if_binarised(run: Run, split: str) -> None:
+    """Says that grey training data are scored as one draw of bits."""
+    if split == "train" and run.data.dynamic:
+        say(
+            "train holds grey levels, binarised each time they are drawn in training; here are bits drawn once, by seed"
+        )
 
 
 def print_json(value: Any) -> None:

@@ -52,6 +52,7 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
     _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device, data)
     check_out(out, opened.source)
+    console.say_if_binarised(opened, split)
     found = opened.reconstruct(split, count, seed)
     if Path(out).suffix == ".png":
         pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)
@@ -66,10 +67,11 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
 @takes("run", FOLDER, "RUN")
 @takes("data", FILE, "DATA")
 @asks(ENCODE)
-def encode(run: str, data: str, out: str, device: str, seed: int) -> None:
+def encode(run: str, data: str, out: str, array: str | None, device: str, seed: int) -> None:
     """Writes the mean and the standard deviation of the latents of every example of DATA, in order.
 
-    DATA is a path, all of which is encoded; or a built-in name, whose test split is.
+    DATA is a path, all of which is encoded; or a built-in name, whose test split is. Of a folder, `names` has the file
+    of each row, and `labels` its sub-folder.
     """
     from allegory.runtime.storage import write_arrays
     from allegory.views.outputs import check_out
@@ -78,11 +80,23 @@ def encode(run: str, data: str, out: str, device: str, seed: int) -> None:
     opened = console.open_run(run, device)
     check_out(out, data, opened.source)
     arrays: dict[str, Any] = {}
-    for t, (mean, spread) in enumerate(opened.encode(data, seed), start=1):
+    for t, (mean, spread) in enumerate(opened.encode(opened.read(data, array), seed), start=1):
         arrays |= {f"z{t}_mean": mean, f"z{t}_std": spread}
-    write_arrays(Path(out), arrays)
+    write_arrays(Path(out), arrays | _names(data))
     shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in arrays.items())
     print(f"{out}: {len(arrays['z1_mean'])} examples; {shapes}")
+
+
+def _names(source: str) -> dict[str, Any]:
+    """The files of a folder, and their sub-folders if there are any, in the order of its examples; none of a file."""
+    import numpy as np
+
+    from allegory.data import file_names
+
+    names = file_names(source)
+    labels = [str(Path(name).parent) for name in names]
+    found = {"names": np.array(names)} if names else {}
+    return found | ({"labels": np.array(labels)} if set(labels) - {"."} else {})
 
 
 def _check_suffix(out: str, *suffixes: str) -> None:

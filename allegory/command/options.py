@@ -29,6 +29,7 @@ LIKELIHOODS = (  # those of allegory.architectures, which waits for torch
     "categorical", "discretized_logistic", "discretized_logistic_mixture", "continuous_bernoulli", "poisson",
     "negative_binomial",
 )  # fmt: skip
+WAYS = ("random", "ordered", "groups")  # as allegory.data.cutting.SPLITS
 OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "renyi")
 PRIORS = ("standard", "mixture", "vamp", "flow")
 SPLITS = ("train", "valid", "test")
@@ -195,7 +196,11 @@ TRAINING = (
     Option("epochs", NATURAL, None, "passes through the data", "N", shown=f"{EPOCHS}, unless --minutes is given"),
     Option("minutes", ABOVE_ZERO, None, "wall-clock budget, instead of or besides --epochs", "M"),
     Option("batch_size", NATURAL, 128, "examples per step", "B"),
-    Option("seed", WHOLE, 0, "seed of the weights and the noise; the split of a file does not depend on it", "N"),
+    Option("seed", WHOLE, 0, "seed of the weights and the noise", "N"),
+    Option("split", Choice(WAYS), "random", "how a path without splits is split: at random, by order, or by group"),
+    Option("split_seed", WHOLE, 0, "seed of the split", "N"),
+    Option("array", Place("name"), None, "the array of a .npz file that is taken", "NAME"),
+    Option("size", WIDTHS, None, "scale and crop the images of a folder to this width and height", "W,H"),
     Option("dynamic", None, False, "binarise each time an image is drawn (mnist, fashion-mnist, omniglot)"),
     Option("lr", ABOVE_ZERO, 1e-3, "learning rate, annealed to 0 by a cosine", "RATE"),
     Option("lr_warmup", WHOLE, None, "warm-up steps of the learning rate", "STEPS",
@@ -258,7 +263,12 @@ RECONSTRUCT = (
     Option("count", NATURAL, 32, "number of random examples", "N"),
     DATA, SEED, DEVICE,
 )  # fmt: skip
-ENCODE = (Option("out", FILE, None, "z1_mean, z1_std, ... of every level", "FILE.npz", required=True), SEED, DEVICE)
+ENCODE = (
+    Option("out", FILE, None, "z1_mean, z1_std, ... of every level; names of a folder's files", "FILE.npz",
+           required=True),
+    Option("array", Place("name"), None, "the array of a .npz file that is taken", "NAME"),
+    SEED, DEVICE,
+)  # fmt: skip
 RUNS = (JSON,)
 DEMO = (Option("out", FOLDER, None, "folder to write to", "DIR", shown="a new folder, allegory-demo"),)
 

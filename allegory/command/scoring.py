@@ -28,6 +28,7 @@ def evaluate(
     if ais_examples is not None and not ais:
         raise ValueError(f"--ais-examples {ais_examples} applies only with --ais; give both")
     opened = console.open_run(run, device, data)
+    console.say_if_binarised(opened, split)
     precision, compile, notes = opened.choose_speed(split, importance_samples, precision)
     for note in notes:
         console.say(note)
@@ -86,7 +87,9 @@ def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, 
 
     RUN is a run directory, as allegory train and al.save write it.
     """
-    found = console.open_run(run, device, data).diagnose(split, examples)
+    opened = console.open_run(run, device, data)
+    console.say_if_binarised(opened, split)
+    found = opened.diagnose(split, examples)
     if json:
         console.print_json({"split": split, **found.as_dict()})
         return

@@ -19,6 +19,7 @@ FIT = (
     "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "beta", "weight_decay", "ema",
     "patience", "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
+READING = ("dynamic", "split", "array", "size")
 MODEL = {  # the settings that each architecture takes
     "mlp": ("latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down"),
     "conv": (
@@ -63,20 +64,20 @@ def train(
             raise ValueError("--resume continues a run; name it: --out RUN")
         out = processes.broadcast(lambda: f"runs/{Path(data).stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}")
     stored: Any = {}
-    split_seed = 0  # the split does not depend on the seed of the training: runs can be compared
     if resume and (Path(out) / checkpoint.CONFIG).exists():
         config = checkpoint.read_config(out)
         stored, recorded = config.get("command"), config.get("data")
-        split_seed = recorded.get("seed", 0) if isinstance(recorded, dict) else 0  # older runs split by their seed
         if not isinstance(stored, dict):
             raise ValueError(f"{out} was not trained by `allegory train`; resume it with the code that trained it")
+        recorded_seed = recorded.get("seed", 0) if isinstance(recorded, dict) else 0
+        stored.setdefault("split_seed", recorded_seed)  # up to 0.2 the seed of the training was that of the split, too
         check_stored(stored, f"{Path(out) / checkpoint.CONFIG}")
     elif not resume:
         processes.broadcast(lambda: checkpoint.check_unoccupied(out))  # before anything is read or built
     options = settings(stored, {key: value for key, value in flags.items() if value is not None})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
-    source = load_together(data, dynamic=options["dynamic"], seed=split_seed)
+    source = load_together(data, seed=options["split_seed"], **{key: options[key] for key in READING})
     if not named:
         console.say(f"writing the run to {out}")
     if not isinstance(source.train, torch.Tensor):
@@ -98,6 +99,7 @@ def train(
     if options["lr_warmup"] is None:
         options["lr_warmup"] = lr_warmup_steps(*sizes)
     console.say(f"{model!r}, on {where}")
+    _check(model, examples, where, fits=None if options["likelihood"] == "auto" else source.choose_likelihood())
     try:
         record = fit(
             model,
@@ -111,6 +113,7 @@ def train(
             progress=True,
             tracker=trackers,
             shard=where.type if shard else None,
+            row_names=examples.row_names("train"),
             compile="auto" if options["compile"] is None else options["compile"],
             **{key: options[key] for key in FIT},
         )
@@ -141,6 +144,24 @@ def train(
         less = f"the bound, {bound:.2f}, is worse than " if bound < record.baseline else ""
         print(f"{less}the baseline of independent elements: {record.baseline:.2f}")
     print(f"next: allegory evaluate {out}")
+
+
+def _check(model: Any, examples: Any, where: Any, fits: tuple[str, str] | None) -> None:
+    """Checks that the model can score all splits, before it is trained on one of them.
+
+    Args:
+        model: to be trained.
+        examples: the data.
+        where: the device.
+        fits: where a likelihood was asked for, the one that fits the values, and why.
+    """
+    for split in ("valid", "test") if examples.dynamic else ("train", "valid", "test"):
+        try:
+            x = getattr(examples, split).to(where)
+            model.check(x, f"{examples.name}, {split}", examples.row_names(split))
+        except ValueError as error:
+            advice = f"; the data have {fits[1]}, which --likelihood {fits[0]} takes" if fits else ""
+            raise ValueError(f"{str(error).rstrip('.')}{advice}") from None
 
 
 def _likelihood(name: str, examples: Any) -> str:

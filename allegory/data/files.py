@@ -26,6 +26,7 @@ from allegory.data import parts
 from allegory.data.parts import WANTED, Part, reading, split_names
 from allegory.data.pictures import find_images, read_folder, rows_by_split
 from allegory.data.stored import Mapped, Stored
+from allegory.runtime.checks import place
 from allegory.runtime.storage import check_regular
 
 __all__ = ["file_names", "read_arrays", "read_splits"]
@@ -221,7 +222,7 @@ def _check_values(part: Array, start: int, array: Array, where: str) -> None:
         count = sum(int((~np.isfinite(rows)).sum()) for rows in array)
         raise ValueError(
             f"{where}: NaN or infinity in {count} of {array.size} values, "
-            f"the first in row {start + row}, index {', '.join(map(str, index))}; "
+            f"the first in {place([start + row, *index])}; "
             f"fill them in or drop their rows"
         )
     largest = max(abs(part.min().item()), abs(part.max().item()))

@@ -31,6 +31,7 @@ from allegory.data.cutting import cut, digests, pieces
 from allegory.data.files import read_splits
 from allegory.data.stored import Stored
 from allegory.runtime import processes
+from allegory.runtime.checks import place
 
 __all__ = [
     "Data",
@@ -96,7 +97,8 @@ class Data:
 
     def scored_as(self, likelihood: str = "auto") -> tuple[Data, dict[str, Any]]:
         """The data as a likelihood takes them, and their description for a run (see `describe`): for a Bernoulli the
-        two values become 0 and 1; everything else stays in its own units.
+        two values become 0 and 1, for a categorical the smallest becomes 0 if it is negative; everything else stays in
+        its own units.
 
         Args:
             likelihood: a name of `allegory.architectures.LIKELIHOODS`, or "auto", chosen by the values.
@@ -111,10 +113,11 @@ class Data:
         """
         name = self.choose_likelihood()[0] if likelihood == "auto" else likelihood
         splits = (self.train, self.valid, self.test)
-        categories = int(max(part.max().item() for part in splits)) + 1 if name == "categorical" else None
+        lowest = min(0.0, *(part.min().item() for part in splits)) if name == "categorical" else 0.0
+        categories = int(max(part.max().item() for part in splits) - lowest) + 1 if name == "categorical" else None
         values = two_values(self.train) if name == "bernoulli" and not self.dynamic else None
-        data = self._to_binary(values)
-        return data, describe(data, name, categories, values)
+        data = self._to_binary(values)._counted_from(lowest)
+        return data, describe(data, name, categories, values, lowest=lowest)
 
     def subset(self, split: str, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Random rows of a split, (n,), and their examples, (n, *event), n = count, or all of them if fewer. Those of
@@ -137,9 +140,9 @@ class Data:
         """What the user calls the rows of a split: numbers in the file, or the names of the files; for messages.
 
         >>> load("digits").row_names("test")[:3]
-        [0, 1, 2]
+        range(0, 3)
         """
-        rows = self.rows[split].tolist() if split in self.rows else list(range(len(getattr(self, split))))
+        rows = self.rows[split].tolist() if split in self.rows else range(len(getattr(self, split)))
         return [self.names[row] for row in rows] if self.names else rows
 
     def equal_rows(self) -> dict[str, int]:
@@ -161,7 +164,7 @@ class Data:
         parts: Any = (self.train, self.valid, self.test)
         if isinstance(self.train, Stored):
             rows = torch.cat([part.rows for part in parts])
-            return cast(Tensor, Stored(self.train.source, rows, self.train.values))
+            return cast(Tensor, Stored(self.train.source, rows, self.train.values, lowest=self.train.lowest))
         return torch.cat(parts)
 
     def _to_binary(self, values: Sequence[float] | None) -> Data:
@@ -172,9 +175,16 @@ class Data:
         parts: dict[str, Any] = {}
         for split in ("train", "valid", "test"):
             try:
-                parts[split] = to_binary(getattr(self, split), (first, second))
+                parts[split] = to_binary(getattr(self, split), (first, second), self.row_names(split))
             except ValueError as error:
                 raise ValueError(f"{self.name}, {split}: {error}") from None
+        return replace(self, **parts)
+
+    def _counted_from(self, lowest: float) -> Data:
+        """The smallest value as 0."""
+        if not lowest:
+            return self
+        parts: dict[str, Any] = {name: counted_from(getattr(self, name), lowest) for name in ("train", "valid", "test")}
         return replace(self, **parts)
 
     def __repr__(self) -> str:
@@ -307,7 +317,7 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
             f"{source} has examples of shape {tuple(data.event_shape)}, {run} was trained on "
             f"{tuple(about['event_shape'])}"
         )
-    data = data._to_binary(about["two_values"])
+    data = data._to_binary(about["two_values"])._counted_from(about.get("lowest", 0.0))
     if not is_described(data, about):
         raise ValueError(
             f"{source} has changed since {run} was trained on it, so its test split may hold examples the "
@@ -348,12 +358,13 @@ def binarize(grey: Tensor) -> Tensor:
     return torch.bernoulli(grey)
 
 
-def to_binary(x: Tensor, values: tuple[float, float] | None = None) -> Tensor:
+def to_binary(x: Tensor, values: tuple[float, float] | None = None, rows: Sequence[Any] | None = None) -> Tensor:
     """The first of two values as 0, the second as 1; the shape and dtype of `x`.
 
     `values` are by default 0 and 1 if nothing else occurs in `x`, else its smallest and its largest
     value. Pass those of the training split to treat other examples alike. A probability does not
-    depend on what the two values are: nats stay nats. Raises ValueError for a third value.
+    depend on what the two values are: nats stay nats. Raises ValueError for a third value; `rows` are what the user
+    calls the rows, for the message.
 
     >>> to_binary(torch.tensor([0.0, 255.0, 0.0]))
     tensor([0., 1., 0.])
@@ -362,11 +373,18 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None) -> Tensor:
         low, high = x.min().item(), x.max().item()
         values = (0.0, 1.0) if {low, high} <= {0.0, 1.0} else (low, high)
     first, second = values
-    for part in pieces(x):
-        others = part[(part != first) & (part != second)]
+    for called, part in x.pieces() if isinstance(x, Stored) else [(rows, x)]:
+        others = ((part != first) & (part != second)).nonzero()
         if len(others):
-            raise ValueError(f"a value {others[0].item():g}; wanted only {first:g} and {second:g}")
+            first_other = others[0].tolist()
+            value, where = part[tuple(first_other)].item(), place(first_other, called)
+            raise ValueError(f"a value {value:g} in {where}; wanted only {first:g} and {second:g}")
     return x.taken_as_bits(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
+
+
+def counted_from(x: Tensor, lowest: float) -> Tensor:
+    """Whole numbers (N, *event) with `lowest` as 0."""
+    return x.counted_from(lowest) if isinstance(x, Stored) else x - lowest
 
 
 def two_values(x: Tensor) -> tuple[float, float] | None:
@@ -385,10 +403,10 @@ def two_values(x: Tensor) -> tuple[float, float] | None:
 def choose_likelihood(x: Tensor) -> tuple[str, str]:
     """The likelihood that fits the values of `x`, (N, *event), and the reason, in one line.
 
-    Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31:
-    "categorical". Whole numbers in 0..255: "discretized_logistic". Whole numbers from 0 on, up to more than 255, of
-    variance above their mean: "negative_binomial". Otherwise: "normal". For dynamic data pass the `valid` split, since
-    `train` holds probabilities.
+    Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31, or from a negative one
+    up at most 31: "categorical". Whole numbers in 0..255: "discretized_logistic". Whole numbers from 0 on, up to more
+    than 255, of variance above their mean: "negative_binomial". Otherwise: "normal". For dynamic data pass the `valid`
+    split, since `train` holds probabilities.
 
     >>> choose_likelihood(torch.tensor([[1.0], [3.0], [16.0]]))
     ('categorical', 'whole numbers 1..16, 17 levels')
@@ -413,6 +431,8 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
 
 def _choose_for_whole_numbers(x: Any, low: float, high: float) -> tuple[str, str]:
     """The likelihood of whole numbers from `low` to `high`, and the reason."""
+    if low < 0 and high - low <= 31:
+        return "categorical", f"whole numbers {low:g}..{high:g}, {high - low + 1:g} levels, taken as 0..{high - low:g}"
     counts = "; for counts ask for poisson or negative_binomial" if low == 0 and x.dim() == 2 else ""
     if low >= 0 and high <= 31:
         return "categorical", f"whole numbers {low:g}..{high:g}, {high + 1:g} levels{counts}"
@@ -435,6 +455,7 @@ def describe(
     categories: int | None = None,
     two_values: Sequence[float] | None = None,
     seed: int | None = None,
+    lowest: float = 0.0,
 ) -> dict[str, Any]:
     """The description of its data that a run stores, as JSON: where they are, how they were split and read, a checksum.
 
@@ -443,12 +464,18 @@ def describe(
         likelihood, categories: of the model.
         two_values: the values of 0 and 1 in the source, for Bernoulli data.
         seed: of the split; by default that of the data.
+        lowest: the number that was taken as 0, for categories.
 
     >>> describe(load("digits"), "categorical", 17)["source"]
     'digits'
     """
     parts = (data.train, data.valid, data.test)
-    choices = {"split": data.split, "array": data.array, "size": data.size and list(data.size)}
+    choices = {
+        "split": data.split,
+        "array": data.array,
+        "size": data.size and list(data.size),
+        "lowest": lowest or None,
+    }
     return dict(
         source=data.name if data.name in {row.name for row in BUILTIN} else str(Path(data.name).resolve()),
         dynamic=data.dynamic,

@@ -388,9 +388,9 @@ def _check_data(model: VAE, data: Any, valid: Any, transform: Callable[[Tensor],
             model.check(data.to(device), "training data")
         else:
             kept = []
-            for part in [data] if isinstance(data, Tensor) else (part for _, part in data.pieces()):
+            for rows, part in [(None, data)] if isinstance(data, Tensor) else data.pieces():
                 changed = transform(part)
-                model.check(changed.to(device), "training data")
+                model.check(changed.to(device), "training data", rows)
                 kept.append(changed[:: max(1, len(data) // KEPT)])
             seen = torch.cat(kept)
         if valid is not None:

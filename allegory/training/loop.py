@@ -91,6 +91,7 @@ def fit(
     checkpoint_seconds: float = 10.0,
     progress: bool | None = None,
     tracker: Tracker | Sequence[Tracker] = (),
+    row_names: Sequence[Any] | None = None,
 ) -> Record:
     """Trains `model` in place and leaves it in eval mode with the best weights.
 
@@ -136,6 +137,7 @@ def fit(
             in a notebook.
         tracker: called in the first process with each epoch's line of the history, such as those of
             `allegory.training.trackers`; or several. One that raises is not called again, and a warning is issued.
+        row_names: (N,) what messages call the rows of data, such as `Data.row_names`; by default their numbers.
 
     Returns:
         A record of the training, with a history of one entry per epoch. Ctrl-C, too, leaves the model with the best
@@ -168,7 +170,7 @@ def fit(
     of_model = model_score(model, objective, samples, precision=plan.precision)
     fused = FusedStep(state, of_model, min(batch_size, len(data)), clip, skip, plan.fuse)
     step = Step(state, score, plan.lr, plan.beta, clip, skip, ema, sharded=bool(shard), fused=fused)
-    recovery = Recovery(state, step, batches, budget, samples, plan.precision)
+    recovery = Recovery(state, step, batches, budget, samples, plan.precision, row_names)
     trackers = Trackers(tracker)
     now = state.position
     now.baseline = plan.baseline

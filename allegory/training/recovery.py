@@ -8,6 +8,9 @@ error; after five restarts in all, gradients that are merely large are followed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from allegory.runtime import processes
@@ -33,13 +36,21 @@ class Recovery:
         batches: of the epoch that is run again.
         budget: of the training.
         samples, precision: of the passes that search for the failure.
+        rows: (N,) what the user calls the rows of the data; by default their numbers.
     """
 
     def __init__(
-        self, state: State, step: Step, batches: Batches, budget: Budget, samples: int, precision: str
+        self,
+        state: State,
+        step: Step,
+        batches: Batches,
+        budget: Budget,
+        samples: int,
+        precision: str,
+        rows: Sequence[Any] | None = None,
     ) -> None:
         self.state, self.step, self.batches, self.budget = state, step, batches, budget
-        self.samples, self.precision = samples, precision
+        self.samples, self.precision, self.rows = samples, precision, rows
         self.good: Snapshot | None = None
 
     def remember(self) -> None:
@@ -94,7 +105,7 @@ class Recovery:
                 found = mine[~torch.isfinite(term).all(0)[: len(mine)].to(mine.device)].tolist()
                 bad = sorted(row for part in processes.all_gather(found) for row in part)
                 if bad:
-                    where = f"{len(bad)} of {len(rows)} rows, {_list_rows(bad)}"
+                    where = f"{len(bad)} of {len(rows)} rows, {self._list(bad)}"
                     return f"step {now.step + 1}: {name} is not finite in {where}"
             self.step(rows, x, self.budget.done(now, seconds))
             if not bool(torch.isfinite(state.all_totals()).all()):
@@ -103,6 +114,6 @@ class Recovery:
                 return f"step {now.step}: {large}"
         return f"{large}, but not when the epoch was run again" if finite else "the failure did not occur again"
 
-
-def _list_rows(rows: list[int]) -> str:
-    return f"examples {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''}"
+    def _list(self, rows: list[int]) -> str:
+        called = [row if self.rows is None else self.rows[row] for row in rows[:5]]
+        return f"examples {', '.join(map(str, called))}{', ...' if len(rows) > 5 else ''}"

@@ -25,7 +25,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.data.splits import Data, binarize, is_described, load_together, read, reload, to_binary, two_values
+from allegory.data.splits import (
+    Data,
+    binarize,
+    counted_from,
+    is_described,
+    load_together,
+    read,
+    reload,
+    to_binary,
+    two_values,
+)
 from allegory.evaluation.annealing import compare_with_ais
 from allegory.evaluation.bounds import (
     Evaluation,
@@ -316,28 +326,35 @@ class Run:
         Raises:
             ValueError: data that the model cannot score.
         """
-        x = x if isinstance(x, Tensor) else self.read(x)
+        x = self.read(x) if isinstance(x, str | Path) else x
         return self._with_seed(seed, lambda: posterior_moments(self.model, x.to(self.device)))
 
-    def read(self, source: str | Path) -> Tensor:
+    def read(self, source: str | Path, array: str | None = None) -> Tensor:
         """All examples of a path, or the test split of a built-in set, (N, *event), as this model takes them: two
-        values as 0 and 1 where it was trained on binary data.
+        values as 0 and 1 where it was trained on binary data, images scaled to the size it was trained on.
+
+        Args:
+            source: a path, or a built-in name.
+            array: the name of the one array of a .npz file that is taken.
 
         Raises:
             ValueError: examples of another shape; as `allegory.data.read`.
         """
         about: Any = self.config.get("data")
         if not _is_description(about):
-            x = read(source)
+            x = read(source, array=array)
             values = two_values(x) if self._is_bernoulli else None
             return x if values is None else to_binary(x, values)
-        x = read(source, dynamic=about["dynamic"] and str(source) == about["source"])
+        size = about.get("size") if Path(source).is_dir() else None
+        dynamic = about["dynamic"] and str(source) == about["source"]
+        x = read(source, dynamic=dynamic, array=array, size=size)
         if list(x.shape[1:]) != about["event_shape"]:
             raise ValueError(
                 f"{source} has examples of shape {tuple(x.shape[1:])}, {self.path} was trained on "
                 f"{tuple(about['event_shape'])}"
             )
-        return to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
+        x = to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
+        return counted_from(x, about["lowest"]) if about.get("lowest") else x
 
     def report(self, out: str | Path | None = None, **settings: Any) -> Path:
         """Writes the run as one page, RUN/report.html by default, and returns its path.
@@ -355,15 +372,18 @@ class Run:
         return save_pictures(self.path, self.model, self.data.valid)
 
     def in_data_units(self, x: Tensor) -> Tensor:
-        """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them.
+        """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them, and
+        categories are counted from the smallest.
 
         Args:
             x: (*, *event) as the model takes them.
         """
         about: Any = self.config.get("data")
-        values = about.get("two_values") if isinstance(about, dict) else None
-        if not values:
+        if not isinstance(about, dict):
             return x
+        values = about.get("two_values")
+        if not values:
+            return x + lowest if (lowest := about.get("lowest")) else x
         first, second = (torch.full_like(x, value) for value in values)
         return torch.lerp(first, second, x)  # exact at both ends
 

@@ -25,6 +25,7 @@ from allegory import architectures
 from allegory.command import demo, main
 from allegory.command.options import DEFAULTS, TRAINING
 from allegory.command.training import MODEL
+from allegory.data import splits
 from allegory.evaluation import annealing
 from allegory.runtime import compilation, precision
 from allegory.training.loop import fit
@@ -308,22 +309,6 @@ def test_the_likelihood_is_chosen_by_the_values_and_said(values, likelihood, cap
     assert json.loads(capsys.readouterr().out)["examples"] == 9
 
 
-def test_two_values_come_back_as_they_were_called(capsys):
-    survey = np.random.default_rng(0).choice([1, 2], (60, 6), p=[0.7, 0.3])
-    np.save("survey.npy", survey)
-    assert main(["train", "survey.npy", "--out", "run", *TINY, "--epochs", "1"]) == 0
-    assert main(["sample", "run", "--count", "50", "--out", "drawn.npz"]) == 0
-    assert main(["reconstruct", "run", "--out", "pairs.npz", "--count", "5"]) == 0
-    drawn, pairs = np.load("drawn.npz"), np.load("pairs.npz")
-    assert set(np.unique(drawn["samples"])) == set(np.unique(pairs["originals"])) == {1, 2}
-    assert 1 < drawn["means"].min() <= drawn["means"].max() < 2
-    assert 1 < pairs["reconstructions"].min() <= pairs["reconstructions"].max() < 2
-    rows = {row.tobytes() for row in survey}
-    assert all(row.astype(survey.dtype).tobytes() in rows for row in pairs["originals"])
-    np.save("drawn.npy", drawn["samples"])
-    assert main(["encode", "run", "drawn.npy", "--out", "z.npz"]) == 0
-
-
 def test_densities_are_in_the_units_of_the_data(capsys):
     """The same data in millimetres: every density is smaller by log 1000 a dimension."""
     x = np.random.default_rng(0).normal(size=(200, 3)) @ np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0.5]])
@@ -414,7 +399,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
     assert main(["train", "levels.npz", "--out", "levels", "--epochs", "1", "--hidden", "4", "--latent", "2"]) == 0
     capsys.readouterr()
     np.save("nine.npy", np.full((2, 5), 9.0))  # a category that none of the three splits has
-    assert "the integers 0 to 7; the first is 9 at [0, 0]" in fails(
+    assert "the integers 0 to 7; the first is 9 in row 0, column 0" in fails(
         capsys, "encode", "levels", "nine.npy", "--out", "x.npz"
     )
     assert main(["evaluate", "levels", "--importance-samples", "3"]) == 0
@@ -626,3 +611,119 @@ def test_two_values_come_back_as_they_were_called(values):
     pairs = np.load("pairs.npz")
     assert set(np.unique(pairs["originals"]).tolist()) <= set(np.unique(x).tolist())
     assert min(values) < pairs["reconstructions"].min()
+
+
+def test_rows_and_splits_are_named_as_the_user_has_them(capsys):
+    train = ("--out", "run", "--hidden", "8", "--latent", "2", "--epochs", "1")
+    x = np.random.default_rng(0).integers(0, 5, (100, 6))
+    for row in (3, 50, 77, 99):  # of whichever split
+        x[row, 2] = -7
+    np.save("x.npy", x)
+    told = fails(capsys, "train", "x.npy", *train, "--likelihood", "poisson")
+    found = re.search(r"x.npy, (train|valid|test): .* the first is -7 in row (\d+), column 2; the data have", told)
+    assert int(found[2]) in (3, 50, 77, 99)
+    np.savez("x.npz", train=x[:3], valid=x[:3], test=x[75:80])
+    told = fails(capsys, "train", "x.npz", *train, "--likelihood", "poisson")
+    assert "x.npz, test: 1 of 30 values" in told
+    assert "in row 2, column 2" in told
+    assert "which --likelihood" in told
+    assert not Path("run").exists()
+
+
+def test_the_split_has_a_seed_of_its_own(capsys):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    found = []
+    for i, more in enumerate((["--seed", "1"], ["--seed", "2"], ["--split-seed", "1"], ["--split", "ordered"])):
+        words = ["train", "x.npy", "--out", f"run{i}", "--hidden", "8", "--latent", "2", "--epochs", "1", *more]
+        assert main(words) == 0
+        assert main([*words[:4], "--resume", "--epochs", "2"]) == 0
+        assert main(["evaluate", f"run{i}", "--importance-samples", "2", "--json"]) == 0
+        found.append(json.loads(Path(f"run{i}/config.json").read_text())["data"])
+    assert found[0] == found[1]
+    assert len({about["checksum"] for about in found}) == 3
+    assert found[3]["split"] == "ordered"
+
+
+def test_a_run_from_before_the_split_had_a_seed_is_resumed(capsys):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    words = ["train", "x.npy", "--out", "run", "--hidden", "8", "--latent", "2", "--epochs", "1", "--seed", "3"]
+    assert main([*words, "--split-seed", "3"]) == 0
+    config = json.loads(Path("run/config.json").read_text())
+    for name in ("split", "split_seed", "array", "size"):
+        del config["command"][name]
+    Path("run/config.json").write_text(json.dumps(config))
+    assert main(["train", "x.npy", "--out", "run", "--resume", "--epochs", "2"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_a_folder_of_unlike_images_from_training_to_latents(capsys):
+    rng = np.random.default_rng(0)
+    for i in range(1, 13):
+        folder = Path("scans") / ("cat" if i % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8 + i % 3, 8)).astype(np.uint8)).save(folder / f"{i}.png")
+    train = ("train", "scans", "--out", "run", "--hidden", "8", "--latent", "2", "--epochs", "1")
+    assert "wanted one size: --size 8,9" in fails(capsys, *train)
+    assert main([*train, "--size", "6,7", "--split", "groups"]) == 2  # two groups for three splits
+    assert main([*train, "--size", "6,7"]) == 0
+    assert main(["evaluate", "run", "--importance-samples", "2", "--json"]) == 0
+    assert main(["encode", "run", "scans", "--out", "z.npz"]) == 0
+    found = np.load("z.npz")
+    assert found["names"].tolist() == [f"cat/{i}.png" for i in range(1, 13, 2)] + [
+        f"dog/{i}.png" for i in range(2, 13, 2)
+    ]
+    assert found["labels"].tolist() == ["cat"] * 6 + ["dog"] * 6
+    assert len(found["z1_mean"]) == 12
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_the_training_split_of_dynamic_data_is_drawn_once_and_that_is_said(capsys, monkeypatch):
+    chance = torch.Generator().manual_seed(0)
+    grey = torch.rand(60, 1, 4, 4, generator=chance)
+    bits = torch.bernoulli(torch.rand(20, 1, 4, 4, generator=chance), generator=chance)
+    data = splits.Data("mnist", grey, bits[:10], bits[10:], True)
+    for name in ("load", "_load"):
+        monkeypatch.setattr(splits, name, lambda source, **choices: data)
+    words = ("train", "mnist", "--dynamic", "--out", "run", "--epochs", "1", "--hidden", "8", "--latent", "2")
+    assert main(words) == 0
+    for command in (("evaluate", "--importance-samples", "2"), ("diagnose",), ("reconstruct", "--out", "r.npz")):
+        capsys.readouterr()
+        assert main([command[0], "run", "--split", "train", *command[1:]]) == 0
+        assert "bits drawn once" in capsys.readouterr().err
+    assert set(np.unique(np.load("r.npz")["originals"])) == {0, 1}
+
+
+def test_runs_says_where_splits_differ(capsys):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    words = ("train", "x.npy", "--hidden", "8", "--latent", "2", "--epochs", "1")
+    assert main([*words, "--out", "runs/a", "--seed", "1"]) == 0
+    assert main([*words, "--out", "runs/b", "--seed", "2"]) == 0
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert "do not compare" not in capsys.readouterr().out
+    assert main([*words, "--out", "runs/c", "--split-seed", "2"]) == 0
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert "x.npy: its runs differ in the file or the split" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kept", [2**28, 100])
+def test_the_same_answers_in_other_codes_have_the_same_likelihood(kept, capsys, monkeypatch):
+    monkeypatch.setattr("allegory.data.parts.KEPT", kept)
+    answers = np.random.default_rng(0).integers(0, 5, (100, 6)).astype("f4")
+    found = []
+    for shift in (0, -2):
+        np.save("x.npy", answers + shift)
+        run = f"run{shift}"
+        assert main(["train", "x.npy", "--out", run, "--hidden", "8", "--latent", "2", "--epochs", "1"]) == 0
+        assert main(["sample", run, "--count", "50", "--out", "drawn.npz"]) == 0
+        drawn = np.load("drawn.npz")
+        assert set(np.unique(drawn["samples"])) == set(np.unique(answers + shift))
+        assert shift < drawn["means"].min() < drawn["means"].max() < 4 + shift
+        np.save("drawn.npy", drawn["samples"])
+        assert main(["encode", run, "drawn.npy", "--out", "z.npz"]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", run, "--importance-samples", "10", "--json"]) == 0
+        found.append((json.loads(capsys.readouterr().out), np.load("z.npz")["z1_mean"]))
+    assert found[0][0] == found[1][0]
+    assert np.array_equal(found[0][1], found[1][1])

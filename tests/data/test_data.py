@@ -706,7 +706,7 @@ MISTAKES = {
     ),
     "infinity in a split": (
         lambda p: npz(p / "x.npz", train=ok, test=np.array([[0, 1], [2, -np.inf]])),
-        "x.npz, test: NaN or infinity in 1 of 4 values, the first in row 1, index 1;",
+        "x.npz, test: NaN or infinity in 1 of 4 values, the first in row 1, column 1;",
     ),
     "no axis": (lambda p: save(p / "x.npy", np.float64(3)), "shape (); wanted (examples, values"),
     "one axis": (lambda p: save(p / "x.npy", np.zeros(7)), "shape (7,); wanted (examples, values"),
@@ -834,8 +834,9 @@ def test_binarize_draws_anew_with_the_right_mean():
         ([0, 1, 256], "negative_binomial", "whole numbers 0..256 that vary as counts do"),
         ([0, 1, 4095], "negative_binomial", "whole numbers 0..4,095"),
         ([1950, 1980, 2023], "normal", "whole numbers 1,950..2,023, which vary less than counts do"),
-        ([-1, 0, 1], "normal", "whole numbers -1..1; add 1 to score them as levels"),
-        ([-9, 0, 1, 2], "normal", "whole numbers -9..2; add 9"),
+        ([-1, 0, 1], "categorical", "-1..1, 3 levels, taken as 0..2"),
+        ([-1, 0, 31], "normal", "whole numbers -1..31; add 1 to score them as levels"),
+        ([-1, 0.5, 1], "normal", "-1 to 1"),
         ([-500, 0, 300], "normal", "whole numbers -500..300"),
         ([0, 1, 7], "categorical", "for counts ask for poisson or negative_binomial"),
         ([0, 1, 40], "discretized_logistic", "for counts ask for poisson or negative_binomial"),
@@ -891,7 +892,7 @@ def test_to_binary():
         assert torch.equal(splits.to_binary(constant), constant)
     assert splits.to_binary(x[1], values=(0, 255)).tolist() == [1, 1]
     assert splits.to_binary(x, values=(255, 0)).tolist() == [[1, 0], [0, 0]]
-    assert "a value 7; wanted only 0 and 255" in refusal(splits.to_binary, torch.tensor([0.0, 7.0, 255.0]))
+    assert "a value 7 in row 1; wanted only 0 and 255" in refusal(splits.to_binary, torch.tensor([0.0, 7.0, 255.0]))
 
 
 def test_data_shows_its_sizes_and_not_its_values():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_mistakes_in_stored_files_are_named(nothing_fits, capsys):
     np.save("fortran.npy", np.asfortranarray(np.ones((150, 8), "f4")))
     wanted = {
         "fortran.npy": "too large for memory, and in Fortran order; save np.ascontiguousarray of it",
-        "nan.npy": "NaN or infinity in 1 of 1200 values, the first in row 77, index 3",
+        "nan.npy": "NaN or infinity in 1 of 1200 values, the first in row 77, column 3",
         "objects.npy": "Python objects, which are never loaded",
         "pictures": "images of different sizes: 8 of 6 x 4 (000.png, ...), 1 of 5 x 5 (005.png); wanted one size",
     }
@@ -159,8 +160,8 @@ def test_mistakes_in_stored_files_are_named(nothing_fits, capsys):
         assert message in capsys.readouterr().err
     assert main(["train", "levels.npy", "--out", "run", "--epochs", "1", "--likelihood", "bernoulli"]) == 2
     err = capsys.readouterr().err.splitlines()[-1]
-    assert "training data, examples " in err
-    assert "of the file" in err
+    found = re.search(r"levels.npy, train: .*; the first is 2 in row (\d+), column (\d+)", err)
+    assert np.load("levels.npy")[int(found[1]), int(found[2])] == 2
 
 
 def test_an_epoch_goes_through_pieces_of_the_file_and_mixes_a_pool(monkeypatch):
