@@ -376,9 +376,10 @@ def normal_per_dimension(*event_shape: int) -> Family:
 
 
 def normal_optimal() -> Family:
-    """N(mu, sigma^2) with a single sigma, always at its analytic optimum, the root mean square residual, at every step
-    (sigma-VAE, Rybkin et al. 2021). phi: mu. While training, sigma is the batch's; in eval mode it is the running
-    value, so that a reported number is a likelihood. Use it where `normal_shared` learns sigma too slowly.
+    """N(mu, sigma^2) with a single sigma (sigma-VAE, Rybkin et al. 2021). phi: mu. While training, sigma is the root
+    mean square residual of the batch that is scored, the value at which that batch is likeliest. It depends on x, so
+    what training maximises is no density, and its bound is too good. In eval mode sigma is the running value, a
+    constant, and a reported number is a likelihood. Use it where `normal_shared` learns sigma too slowly.
     """
     return NormalOptimal()
 

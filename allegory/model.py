@@ -17,8 +17,10 @@ The VAE of Kingma & Welling (2014) is T = 1; nothing below depends on T.
 
 The rate of level t is E_q[log q(z_t | ...) - log p(z_t | s_{t+1})]. Top-down, both distributions are conditioned on
 the draws above them, and the rate is KL(q(z_t | ...) || p(z_t | s_{t+1})), in closed form. Bottom-up, that holds only
-for z_T. Below the top z_{t+1} was drawn from z_t, so KL(q(z_t | z_{t-1}) || p(z_t | s_{t+1})) for that z_{t+1} is a
-different number, and not a bound. There the entropy of q has a closed form and log p is estimated from the one sample.
+for z_T. Below the top z_{t+1} was drawn from z_t, and KL(q(z_t | z_{t-1}) || p(z_t | s_{t+1})) for that z_{t+1} has
+another mean. Adding up these divergences gives a lower bound, too, but one that charges for what the levels share: for
+T = 2 it is the ELBO of q(z_1 | x) q(z_2 | x) less the information I(z_1; z_2 | x). So below the top the entropy of q is
+in closed form, log p is estimated from the one sample, and a rate may be negative; their sum is not, on average.
 Families without a closed form are sampled.
 
 Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).

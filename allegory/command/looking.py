@@ -67,16 +67,25 @@ def runs(folder: str, json: bool) -> None:
     table.add_column("run", overflow="fold")
     for column in ("data", "model", "objective"):
         table.add_column(column)
-    for column in ("epochs", "minutes", "bound", "rates, level 1 first"):
+    for column in ("epochs", "minutes", "bound", "baseline", "rates, level 1 first"):
         table.add_column(column, justify="right", no_wrap=column != "rates, level 1 first")
     for run in found:
         model = " ".join(filter(None, [*run.model.split()[:1], ",".join(map(str, run.latent))]))
         table.add_row(
             escape(os.path.relpath(run.path, folder)), escape(Path(run.data).name), escape(model),
             escape(run.objective), f"{run.epochs}" if run.stopped else f"{run.epochs}..", f"{run.minutes:.1f}",
-            "" if run.bound is None else f"{run.bound:.2f}", " ".join(f"{rate:.1f}" for rate in run.kl_per_level),
+            "" if run.bound is None else f"{run.bound:.2f}",
+            "" if run.baseline is None else f"{run.baseline:.2f}", " ".join(f"{rate:.1f}" for rate in run.kl_per_level),
         )  # fmt: skip
     show(table)
+    if any(run.baseline is not None for run in found):
+        print("baseline: what independent elements reach, each at its marginal optimum")
+    for source in sorted({run.data for run in found}):
+        kinds = sorted({run.checksum for run in found if run.data == source} - {""})
+        if len(kinds) > 1:
+            parts = [[os.path.relpath(run.path, folder) for run in found if run.checksum == kind] for kind in kinds]
+            groups = "; ".join(", ".join(paths) for paths in parts)
+            print(f"{source}: split or read in {len(kinds)} ways, whose bounds cannot be compared: {groups}")
     if any(not run.stopped for run in found):
         print("..: not finished, continue with --resume; or still running")
 

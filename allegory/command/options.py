@@ -192,7 +192,7 @@ TRAINING = (
     Option("epochs", NATURAL, None, "passes through the data", "N", shown=f"{EPOCHS}, unless --minutes is given"),
     Option("minutes", ABOVE_ZERO, None, "wall-clock budget, instead of or besides --epochs", "M"),
     Option("batch_size", NATURAL, 128, "examples per step", "B"),
-    Option("seed", WHOLE, 0, "seed of the split, the weights and the noise", "N"),
+    Option("seed", WHOLE, 0, "seed of the weights and the noise; the split of a file does not depend on it", "N"),
     Option("dynamic", None, False, "binarise each time an image is drawn (mnist, fashion-mnist, omniglot)"),
     Option("lr", ABOVE_ZERO, 1e-3, "learning rate, annealed to 0 by a cosine", "RATE"),
     Option("lr_warmup", WHOLE, None, "warm-up steps of the learning rate", "STEPS",

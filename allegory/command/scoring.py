@@ -31,6 +31,8 @@ def evaluate(
     precision, compile, notes = opened.choose_speed(split, importance_samples, precision)
     for note in notes:
         console.say(note)
+    if split == "train" and opened.data.dynamic:
+        console.say("the training split is binarised each time it is drawn; one draw of it is scored")
     found = opened.evaluate(split, importance_samples, precision=precision, compile=compile)
     values: dict[str, Any] = {"split": split, "precision": precision, **found.as_dict()}
     if curve:
@@ -52,7 +54,11 @@ def evaluate(
     table.add_column("value", justify="right")
     table.add_column("standard error", justify="right")
     k = importance_samples
+    if found.worse_than_baseline:
+        print(f"worse than independent elements, which have {found.baseline_nll:.3f}: this model is not one yet")
     table.add_row(f"negative log-likelihood, -L_{k}", f"{found.nll:.3f}", f"{found.nll_stderr:.3f}")
+    if found.baseline_nll is not None:
+        table.add_row("  baseline, independent elements", f"{found.baseline_nll:.3f}", "")
     table.add_row("-ELBO", f"{-found.elbo:.3f}", f"{found.elbo_stderr:.3f}")
     table.add_row("  -reconstruction", f"{-found.reconstruction:.3f}", "")
     for t, (rate, active) in enumerate(zip(found.kl_per_level, found.active_units, strict=True), start=1):
@@ -100,4 +106,8 @@ def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, 
     show(table)
     for line in found.verdict:
         print(line)
+    result = found.evaluation
+    if result.baseline_nll is not None:
+        k = result.importance_samples
+        print(f"-L_{k} is {result.nll:.2f} nats, the baseline of independent elements {result.baseline_nll:.2f}")
     print(f"next: allegory report {run}")

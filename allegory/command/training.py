@@ -62,14 +62,17 @@ def train(
         out = processes.broadcast(lambda: f"runs/{Path(data).stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}")
         console.say(f"writing the run to {out}")
     stored: Any = {}
+    split_seed = 0  # the split does not depend on the seed of the training: runs can be compared
     if resume and (Path(out) / checkpoint.CONFIG).exists():
-        stored = checkpoint.read_config(out).get("command")
+        config = checkpoint.read_config(out)
+        stored, recorded = config.get("command"), config.get("data")
+        split_seed = recorded.get("seed", 0) if isinstance(recorded, dict) else 0  # older runs split by their seed
         if not isinstance(stored, dict):
             raise ValueError(f"{out} was not trained by `allegory train`; resume it with the code that trained it")
     options = settings(stored, {key: value for key, value in flags.items() if value is not None})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
-    source = load_together(data, dynamic=options["dynamic"], seed=options["seed"])
+    source = load_together(data, dynamic=options["dynamic"], seed=split_seed)
     if not isinstance(source.train, torch.Tensor):
         numbers = math.prod(source.train.shape)
         console.say(f"{data}: the {numbers:,} values of the training split stay on disk and are read as they are drawn")
@@ -127,6 +130,10 @@ def train(
         print(f"validation bound {record.best_bound:.2f} nats per example, in epoch {round(record.best_epoch, 2):g}")
     if record.best_objective is not None:
         print(f"chosen by the objective at beta = {written(options['beta'])}, {record.best_objective:.2f}")
+    bound: Any = record.best_bound if record.best_epoch is not None else record.history[-1]["bound"]
+    if record.baseline is not None:
+        less = f"the bound, {bound:.2f}, is worse than " if bound < record.baseline else ""
+        print(f"{less}the baseline of independent elements: {record.baseline:.2f}")
     print(f"next: allegory evaluate {out}")
 
 

@@ -10,6 +10,7 @@ from allegory.evaluation.bounds import (
     posterior_moments,
 )
 from allegory.evaluation.diagnosis import Diagnosis, Level, diagnose
+from allegory.evaluation.marginals import baseline
 
 __all__ = [
     "Annealed",
@@ -17,6 +18,7 @@ __all__ = [
     "Evaluation",
     "Level",
     "ais",
+    "baseline",
     "bound_curve",
     "choose_speed",
     "compare_with_ais",

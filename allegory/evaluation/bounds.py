@@ -2,8 +2,11 @@ r"""Evaluation: the likelihood of a model, in nats per example.
 
     L_K  = E log mean_{k=1..K} w_k        rises to log p(x) with K; L_1 = ELBO                (Burda et al. 2016)
     ESS  = (sum_k w_k)^2 / sum_k w_k^2    between 1 and K; near 1 one particle dominates L_K, which then says little
-    active units of level t: those whose posterior mean E[z_t | x] varies over x by more than 0.01      (Burda et al.)
-                             Where that mean is a Monte Carlo mean over particles, the variance of its error is
+    active units of level t: those whose posterior mean E[z_t | x] varies over x by more than 0.01 of the variance of
+                             the prior, which is 1 for N(0, I)     (Burda et al. 2016). Below the top of a ladder it is
+                             the mean of (E q - E p) / sd p, with p(z_t | z_{t+1}): what follows from the levels above
+                             is no activity of this one. So the unit of z does not matter.
+                             Where the mean is a Monte Carlo mean over particles, the variance of its error is
                              subtracted, which needs K > 1: with a single particle its noise counts as activity
 
 L_K is a lower bound on log p(x) in expectation, so minus L_K is an upper bound on the negative log-likelihood: always
@@ -28,7 +31,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +40,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from allegory.families import BernoulliFamily, CategoricalFamily
+from allegory.ladder import TopDown
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.checks import no_validation
@@ -52,6 +56,7 @@ __all__ = [
     "evaluate",
     "log_likelihood",
     "posterior_moments",
+    "prior_variances",
 ]
 
 ACTIVE = 0.01
@@ -74,6 +79,8 @@ class Evaluation:
         bits_per_dim: nll in bits per element of x. For a density it depends on the unit of x.
         effective_sample_size: ESS of the K weights, averaged over the examples.
         unreliable: the fraction of examples whose ESS is below 2, or NaN, as where every weight is zero.
+        baseline_nll: minus the mean of log p(x) where the elements of x are independent, each at its marginal optimum
+            in the training data, see `allegory.evaluation.marginals`; None where no training data are known.
     """
 
     examples: int
@@ -88,6 +95,12 @@ class Evaluation:
     bits_per_dim: float
     effective_sample_size: float
     unreliable: float
+    baseline_nll: float | None = None
+
+    @property
+    def worse_than_baseline(self) -> bool:
+        """Whether even L_K is below what independent elements reach."""
+        return self.baseline_nll is not None and self.nll > self.baseline_nll
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON."""
@@ -185,11 +198,13 @@ def evaluate(
         log_w, log_w2, terms, *sums = _gather(
             x, _Particles(model, x, samples, pairs, compile), score, summed=model.levels
         )
+        scales = prior_variances(model)
     bound = log_w - math.log(samples)
     ess = torch.exp(2 * log_w - log_w2)
     elbo = terms[:, 0] - terms[:, 1:].sum(1)
     active = [
-        int((square - mean.square() - error > ACTIVE).sum()) for mean, square, error in (s / len(x) for s in sums)
+        int((square - mean.square() - error > ACTIVE * scale).sum())
+        for (mean, square, error), scale in zip((s / len(x) for s in sums), scales, strict=True)
     ]
     result = Evaluation(
         examples=len(x),
@@ -378,10 +393,36 @@ def _pass_statistics(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:
     log_w = (log_px + (trace.log_pz - trace.log_qz).sum(0)).double()
     terms = torch.cat([log_px[None], trace.kl]).double().sum(1).T
     found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms]
-    for q, z in zip(trace.q, trace.latents, strict=True):
+    for t, (q, p, z) in enumerate(zip(trace.q, trace.p[1:], trace.latents, strict=True), start=1):
         mean = _conditional_means(q, z).double()
+        if trace.top_down and t < len(trace.q):
+            with suppress(NotImplementedError):  # then what follows from the levels above is not taken out
+                mean = (mean - p.mean) / p.stddev
         found += [mean.sum(0), mean.square().sum(0)]
     return found
+
+
+def prior_variances(model: VAE, draws: int = 1000) -> list[Tensor]:
+    """The variance of each unit of z_t under the prior, (*event_t), level 1 first: exact where the law of z_T tells it,
+    else by draws, with a seed of their own. Below the top of a ladder 1, since its means are in units of the prior.
+
+    Args:
+        model: any VAE.
+        draws: from the prior.
+
+    >>> prior_variances(model)[-1]
+    tensor([1., 1.])
+    """
+    devices = list({p.device for p in model.parameters() if p.is_cuda})
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        latents, laws, _ = model._generate_down(lambda t, p, state: p.sample((draws,) if state is None else ()))
+    variances = [z.double().var(0) for z in latents]
+    with suppress(NotImplementedError):
+        variances[-1] = laws[-1].variance
+    if isinstance(model.encoders, TopDown):
+        variances[:-1] = [torch.ones_like(variance) for variance in variances[:-1]]
+    return variances
 
 
 def _log_weights(model: VAE, x: Tensor, noise: Noise) -> Tensor:

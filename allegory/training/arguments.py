@@ -15,6 +15,7 @@ from torch import Tensor
 
 from allegory.data.stored import Stored
 from allegory.evaluation.bounds import bears_rounding
+from allegory.evaluation.marginals import baseline
 from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
@@ -33,6 +34,8 @@ from allegory.training.schedule import (
 )
 from allegory.training.state import Position
 from allegory.training.step import score_function
+
+KEPT = 20_000  # transformed examples, for the baseline
 
 __all__ = ["Plan", "as_json", "beta_schedule", "lr_schedule", "name_of", "plan"]
 
@@ -69,6 +72,7 @@ class Plan(NamedTuple):
         warmup: steps until both warm-ups have ended, as far as they are known.
         hurried: whether the budget has minutes, so that warm-ups end within a quarter of it.
         before: the settings of the resumed run; empty if there is none.
+        baseline: of the validation data, see `allegory.evaluation.marginals`; None without them.
         fuse: whether a step may be compiled whole: the objective is known to map tensors, and do nothing else.
         notes: on that choice, to be printed.
     """
@@ -83,6 +87,7 @@ class Plan(NamedTuple):
     warmup: int
     hurried: bool
     before: dict[str, Any]
+    baseline: float | None
     fuse: bool
     notes: list[str]
 
@@ -144,7 +149,8 @@ def plan(
     _check_numbers(settings)
     lr = lr_schedule(settings["lr"], settings["lr_warmup"], settings["lr_final"])
     beta = beta_schedule(settings["beta"], settings["kl_warmup"], model.levels)
-    _check_data(model, data, valid, transform)
+    seen = _check_data(model, data, valid, transform)
+    reference = None if valid is None else processes.broadcast(lambda: baseline(model, seen, valid))
     plain = getattr(objective, "func", objective)
     held, bound = getattr(plain, "held", False), getattr(plain, "bound", objective)
     if shard:
@@ -184,7 +190,7 @@ def plan(
     elif steps is not None and warmup > steps:
         _warn_of_warmup(lr, beta, steps)
     notes = [note for note in (first, second) if note]
-    return Plan(lr, beta, full_beta, held, bound, precision, compile, warmup, hurried, before, fuse, notes)
+    return Plan(lr, beta, full_beta, held, bound, precision, compile, warmup, hurried, before, reference, fuse, notes)
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
@@ -343,20 +349,28 @@ def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any
         raise ValueError("shard: there is one process, which has to hold the whole model; start several with torchrun")
 
 
-def _check_data(model: VAE, data: Tensor, valid: Tensor | None, transform: Callable[[Tensor], Tensor] | None) -> None:
-    """Checks that the model can score the data, after the transform if there is one."""
+def _check_data(model: VAE, data: Any, valid: Any, transform: Callable[[Tensor], Tensor] | None) -> Any:
+    """Checks that the model can score the data, after the transform if there is one; returns the training data as the
+    model sees them, of data on disk with a transform some.
+    """
     for name, x in {"training": data, "validation": valid}.items():
         if x is not None and not isinstance(x, Tensor | Stored):
             raise ValueError(f"{name} data: got {type(x).__name__}, wanted a tensor, such as torch.from_numpy gives")
     if data.dim() < 1 or len(data) < 2:
         raise ValueError(f"training data: got shape {tuple(data.shape)}, wanted at least two examples, (N, *event)")
     device = next(model.parameters()).device
+    seen = data
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         if transform is None:
             model.check(data.to(device), "training data")
         else:
+            kept = []
             for part in [data] if isinstance(data, Tensor) else (part for _, part in data.pieces()):
-                model.check(transform(part).to(device), "training data")
+                changed = transform(part)
+                model.check(changed.to(device), "training data")
+                kept.append(changed[:: max(1, len(data) // KEPT)])
+            seen = torch.cat(kept)
         if valid is not None:
             model.check(valid.to(device), "validation data")
+    return seen

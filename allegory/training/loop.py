@@ -171,6 +171,7 @@ def fit(
     recovery = Recovery(state, step, batches, budget, samples, plan.precision)
     trackers = Trackers(tracker)
     now = state.position
+    now.baseline = plan.baseline
 
     with _training_context(state, run) as signals, Progress(progress, epochs, minutes, len(batches)) as bar:
         bar.note(*plan.notes)

@@ -47,6 +47,8 @@ class Record:
         epoch, step: finished epochs and updates.
         best_bound, best_epoch: the validation bound, at beta = 1, and the epoch of the weights that are kept: those of
             the best bound, or where beta is not 1 of the best objective; None without validation data.
+        baseline: what independent elements, each at its marginal optimum in the training data, reach on the validation
+            set, nats per example, see `allegory.evaluation.marginals`; None without validation data.
         best_objective: the validation objective of these weights where beta is not 1; else None.
         stopped: why it ended: "epochs", "minutes" or "patience".
         seconds: wall-clock time, over all resumed parts.
@@ -59,6 +61,7 @@ class Record:
     best_bound: float | None = None
     best_epoch: float | None = None
     best_objective: float | None = None
+    baseline: float | None = None
     stopped: str = ""
     seconds: float = 0.0
     restarts: int = 0
@@ -74,7 +77,8 @@ class Record:
         if self.best_epoch is not None:
             parts += [f"best objective {self.best_objective:.2f}"] if self.best_objective is not None else []
             which = "best bound" if self.best_objective is None else "bound"
-            parts.append(f"{which} {self.best_bound:.2f} in epoch {round(self.best_epoch, 2):g}")
+            beside = "" if self.baseline is None else f", independent elements {self.baseline:.2f}"
+            parts.append(f"{which} {self.best_bound:.2f} in epoch {round(self.best_epoch, 2):g}{beside}")
         parts += [f"{self.restarts} restart{'s' * (self.restarts > 1)}"] if self.restarts else []
         return f"Record({', '.join(parts)})"
 

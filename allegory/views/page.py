@@ -283,12 +283,16 @@ def _likelihood(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section
     section.words = [f"On {n:,} examples{f' of {split}' if split else ''}, in nats per example, K = {k}."]
     section.table = [
         (f"negative log-likelihood, -L_{k}", f"{found.nll:.2f} ± {found.nll_stderr:.2f}"),
+        ("baseline, independent elements", "" if found.baseline_nll is None else f"{found.baseline_nll:.2f}"),
         ("-ELBO", f"{-found.elbo:.2f} ± {found.elbo_stderr:.2f}"),
         ("-reconstruction", f"{-found.reconstruction:.2f}"),
         ("rates, level 1 first", " + ".join(f"{rate:.2f}" for rate in found.kl_per_level)),
         ("bits per dimension", f"{found.bits_per_dim:.4f}"),
         ("effective sample size", f"{found.effective_sample_size:.1f} of {k}"),
     ]
+    section.table = [(name, value) for name, value in section.table if value]
+    if found.worse_than_baseline:
+        section.words.insert(0, "Worse than independent elements: the model has learned less than the marginals of x.")
     torch.manual_seed(0)
     curve = bound_curve(model, x, k)
     if len(curve) > 1:
@@ -332,8 +336,9 @@ def _levels(model: VAE, x: Tensor, found: Diagnosis, rates: Sequence[Tensor | No
     if len(levels) > 8:  # those that work are listed in one line
         working = [level.level for level in levels if level.verdict == "works"]
         listed = tuple(f"level {t} works" for t in working)
-        verdict = [f"{len(working)} of {len(levels)} levels work: {', '.join(map(str, working)) or 'none'}"]
-        verdict += [line for line in found.verdict if not line.startswith(listed)]
+        first = [line for line in found.verdict[:1] if found.evaluation.worse_than_baseline]
+        verdict = [*first, f"{len(working)} of {len(levels)} levels work: {', '.join(map(str, working)) or 'none'}"]
+        verdict += [line for line in found.verdict[len(first) :] if not line.startswith(listed)]
     bars = plots.level_rates(
         [v.rate for v in levels], [v.active_units for v in levels], [v.units for v in levels],
         height=1.2 + 0.35 * len(levels),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ from allegory.evaluation.bounds import (
     posterior_moments,
 )
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
+from allegory.evaluation.marginals import independent_elements, mean_log_prob
 from allegory.families import BernoulliFamily
 from allegory.model import VAE
 from allegory.runtime.devices import choose_device
@@ -209,7 +210,12 @@ class Run:
         Raises:
             ValueError: as `model` and `data`; data that the model cannot score.
         """
-        return self._with_seed(seed, lambda: evaluate(*self._split_to_score(split), samples, None, precision, compile))
+
+        def found() -> Evaluation:
+            model, x = self._split_to_score(split)
+            return replace(evaluate(model, x, samples, None, precision, compile), baseline_nll=self._baseline_nll(x))
+
+        return self._with_seed(seed, found)
 
     def bound_curve(
         self,
@@ -250,7 +256,7 @@ class Run:
 
         def found() -> Diagnosis:
             x, train = (self.data.subset(part, examples, seed)[1].to(self.device) for part in (split, "train"))
-            return diagnose(self.model, x, train)
+            return diagnose(self.model, x, train, baseline_nll=self._baseline_nll(x))
 
         return self._with_seed(seed, found)
 
@@ -383,6 +389,14 @@ class Run:
         """Whether p(x | z_1) is a Bernoulli."""
         return any(isinstance(part, BernoulliFamily) for part in self.model.decoders[0].modules())
 
+    @cached_property
+    def _independent_elements(self) -> Distribution | None:
+        """The baseline: independent elements, fitted to the training data."""
+        return self._with_seed(0, lambda: independent_elements(*self._split_to_score("train")))
+
+    def _baseline_nll(self, x: Tensor) -> float | None:
+        return None if self._independent_elements is None else -mean_log_prob(self._independent_elements, x)
+
     def _split_to_score(self, split: str) -> tuple[VAE, Tensor]:
         """The model and the examples; dynamically binarised data are binarised once."""
         if split not in SPLITS:
@@ -410,6 +424,7 @@ class Summary:
     Attributes:
         path: its directory.
         data: the source given to the command; empty where the run was made in Python.
+        checksum: of the data and their splits; empty where the run does not record it.
         model: architecture and likelihood; for a model built by hand the name of its class, if that is recorded.
         latent: widths of the levels, level 1 first.
         objective, seed: of the training.
@@ -417,11 +432,14 @@ class Summary:
         stopped: "epochs", "minutes" or "patience"; "saved" where `save` wrote it; empty where it was interrupted, or
             is still running.
         best_epoch: the epoch whose weights are kept; None without validation data, or before the warm-up has ended.
+        baseline: what independent elements reach on the same data, see `allegory.evaluation.marginals`; None where the
+            run does not record it.
         bound, elbo, kl_per_level: of that epoch, or else of the last; None before the first validation.
     """
 
     path: str
     data: str
+    checksum: str
     model: str
     latent: list[int]
     objective: str
@@ -431,6 +449,7 @@ class Summary:
     minutes: float
     stopped: str
     best_epoch: float | None
+    baseline: float | None
     bound: float | None
     elbo: float | None
     kl_per_level: list[float]
@@ -469,6 +488,7 @@ def summary(run: str | Path) -> Summary:
     return Summary(
         path=str(run),
         data=str(data["source"]) if isinstance(data, dict) and "source" in data else "",
+        checksum=str(data.get("checksum", "")) if isinstance(data, dict) else "",
         model=" ".join(_short_name(model[key]) for key in ("architecture", "likelihood") if key in model)
         or _short_name({"own": config.get("class", "")}),
         latent=list(model.get("latent", [])),
@@ -479,6 +499,7 @@ def summary(run: str | Path) -> Summary:
         minutes=position.get("seconds", 0.0) / 60,
         stopped=position.get("stopped", "") if fit else "saved",
         best_epoch=position.get("best_epoch"),
+        baseline=position.get("baseline"),
         bound=scored.get("bound"),
         elbo=scored.get("elbo"),
         kl_per_level=list(scored.get("kl_per_level", [])),

@@ -57,7 +57,7 @@ def test_a_step_of_training_waits_for_nothing(meta, name, objective, stored, tmp
         x = Stored(Mapped(np.load(tmp_path / "x.npy", mmap_mode="r")))
     with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors") as error:
         al.fit(
-            MODELS[name]().float().to(meta), x, objective=objective, samples=3, epochs=1, batch_size=4, kl_warmup=5,
+            MODELS[name]().float().to(meta), x, objective=objective, samples=3, epochs=1, batch_size=4, kl_warmup=3,
             transform=lambda rows: seen.append(rows.device) or rows,
         )  # fmt: skip
     assert seen == [meta] * 3
