@@ -24,7 +24,10 @@ from allegory.command.entry import root
 LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).parent
 PACKAGE = Path(allegory.__file__).parent
-INTERNAL = ("__init__", "__main__", "version", "runtime.", "command.", "data.files", "views.terminal")
+INTERNAL = (
+    "__init__", "__main__", "version", "earlier", "runtime.", "command.", "data.cutting", "data.files", "data.parts",
+    "data.pictures", "views.terminal",
+)  # fmt: skip
 ROOMS = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
 MODULES = [room for room in ROOMS if not room.startswith(INTERNAL) and not room.endswith("__init__")]
 WIDTH = 80  # of the help of the command
