@@ -154,11 +154,11 @@ def add_help(app: Sphinx, page: str, source: list[str]) -> None:
     """Below `allegory COMMAND --help` in a block of its own stands what it prints."""
 
     def printed(asked: re.Match[str]) -> str:
-        command = root.commands[asked[1].strip()] if asked[1] else root
-        with click.Context(command, info_name=f"allegory{asked[1]}", terminal_width=WIDTH) as context:
-            return f"```text\n$ {context.command_path} --help\n\n{command.get_help(context)}\n```"
+        command = root.commands[asked[2]] if asked[2] else root
+        with click.Context(command, info_name=asked[1], terminal_width=WIDTH) as context:
+            return f"```text\n$ {asked[1]} --help\n\n{command.get_help(context)}\n```"
 
-    source[0] = re.sub(r"```text\nallegory( \w+)? --help\n```", printed, source[0])
+    source[0] = re.sub(r"```text\n(allegory(?: (\w+))?) --help\n```", printed, source[0])
 
 
 def follow(app: Sphinx, tree: nodes.document) -> None:

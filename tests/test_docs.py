@@ -157,7 +157,8 @@ def test_a_broken_link_is_seen(tmp_path):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_command_is_on_the_page_of_the_command(language):
     page = (DOCS / language / "command.md").read_text()
-    assert re.findall(r"^## (\w+)", page, re.M) == re.findall(r"^allegory (\w+) --help$", page, re.M) == list(root.commands)
+    asked = re.findall(r"^allegory (\w+) --help$", page, re.M)
+    assert re.findall(r"^## (\w+)", page, re.M) == asked == list(root.commands)
 
 
 def test_the_bibliography_has_what_is_cited_and_nothing_else():
@@ -220,6 +221,7 @@ def named(page):
 def test_the_help_of_every_command_is_on_the_site(site):
     for language in LANGUAGES:
         page = html.unescape(re.sub(r"<[^>]+>", "", (site / language / "command.html").read_text()))
+        assert "Usage: allegory [OPTIONS]" in page
         for name, command in root.commands.items():
             assert f"$ allegory {name} --help" in page
             assert all(flag in page for option in command.params for flag in option.opts if flag.startswith("--"))
