@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,13 @@ if TYPE_CHECKING:
 
     from allegory.views.runs import Run
 
-__all__ = ["device", "open_run", "print_json", "say"]
+__all__ = ["device", "imports_done", "open_run", "print_json", "say"]
+
+
+def imports_done() -> None:
+    """To be called once torch and all that a command needs is imported: from here on Ctrl-C is a KeyboardInterrupt."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as allegory.__main__ set it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def say(text: str) -> None:
@@ -43,6 +50,7 @@ def open_run(path: str, name: str, data: str | None = None) -> Run:
     """A run on a device, with the given data."""
     from allegory.views.runs import Run
 
+    imports_done()
     run = Run(path, data=data, device=device(name))
     if data is not None and not run.knows_its_data:
         say(f"{path} does not record what it was trained on: the test split here may contain training examples")

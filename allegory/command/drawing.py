@@ -25,9 +25,11 @@ def sample(run: str, count: int, out: str, device: str, seed: int, temperature: 
     import torch
 
     from allegory.runtime.storage import write_arrays_in_parts
+    from allegory.views.outputs import check_out
 
     _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device)
+    check_out(out, opened.source)
     parts = opened.draw(count, temperature, seed)
     if Path(out).suffix == ".png":
         _save_sheet(out, opened, torch.cat([part.means.cpu() for part in parts]), columns=max(1, math.isqrt(count)))
@@ -45,9 +47,11 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
     import torch
 
     from allegory.runtime.storage import write_arrays
+    from allegory.views.outputs import check_out
 
     _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device, data)
+    check_out(out, opened.source)
     found = opened.reconstruct(split, count, seed)
     if Path(out).suffix == ".png":
         pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)
@@ -68,9 +72,11 @@ def encode(run: str, data: str, out: str, device: str, seed: int) -> None:
     DATA is a path, all of which is encoded; or a built-in name, whose test split is.
     """
     from allegory.runtime.storage import write_arrays
+    from allegory.views.outputs import check_out
 
     _check_suffix(out, ".npz")
     opened = console.open_run(run, device)
+    check_out(out, data, opened.source)
     arrays: dict[str, Any] = {}
     for t, (mean, spread) in enumerate(opened.encode(data, seed), start=1):
         arrays |= {f"z{t}_mean": mean, f"z{t}_std": spread}

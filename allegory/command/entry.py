@@ -9,6 +9,7 @@ what was wanted and what to do; 130 after Ctrl-C.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -84,7 +85,7 @@ def root(context: click.Context, version: bool, json: bool) -> None:
     if json:
         raise click.UsageError("--json is of --version, and of some commands, after their names", context)
     if context.invoked_subcommand is None:
-        raise click.UsageError(f"wanted a command, one of {', '.join(c.name or '' for c in COMMANDS)}", context)
+        print(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,14 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "_ALLEGORY_COMPLETE" in os.environ:  # a shell asks for words
         root.main(prog_name="allegory")
     warnings.showwarning = _show_warning
+    if sys.stderr is None:  # closed: print would take standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        say("allegory: standard output is closed; results go there, so open it, or send it to a file")
+        return 2
     try:
-        words = list(sys.argv[1:] if arguments is None else arguments)
-        _check_processes(words)
-        with root.make_context("allegory", words) as context:
-            root.invoke(context)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
-    except click.exceptions.Exit as stop:  # --help, --version
-        return stop.exit_code
+        return code
     except click.UsageError as error:
         say(_line(error))
         return 2
@@ -111,7 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("allegory: stopped")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return 0
+    except OSError as error:
+        _drop_output()
+        reason = error.strerror or " ".join(str(error).split())
+        say(f"allegory: cannot read or write {error.filename or 'standard output'}: {reason}")
+        return 2
     except (ValueError, FloatingPointError) as error:
         line, rank = " ".join(str(error).split()), os.environ.get("RANK", "0")
         if rank == "0":
@@ -120,12 +128,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"allegory, process {rank}: {line}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if "alloc" not in str(error) and "out of memory" not in str(error) and not isinstance(error, MemoryError):
+        of_memory = any(word in str(error) for word in ("alloc", "out of memory", "overflow"))
+        if not of_memory and not isinstance(error, MemoryError):
             raise
         detail = " ".join(str(error).split()).removeprefix("[enforce fail at alloc_cpu.cpp:127] ")
         print(f"allegory: not enough memory ({detail}); a smaller model, batch or K needs less", file=sys.stderr)
         return 2
+
+
+def _run(words: Sequence[str]) -> int:
+    """The command."""
+    words = list(words)
+    _check_processes(words)
+    try:
+        with root.make_context("allegory", words) as context:
+            root.invoke(context)
+    except click.exceptions.Exit as stop:  # --help, --version
+        return stop.exit_code
     return 0
+
+
+def _drop_output() -> None:
+    """Drops what is still to be written to standard output: the end of the process would try again, and fail."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_processes(words: Sequence[str]) -> None:

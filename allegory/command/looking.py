@@ -21,6 +21,8 @@ def report(
     run: str, out: str | None, split: str, examples: int, importance_samples: int, data: str | None, device: str
 ) -> None:
     """Writes one self-contained page of a run: curves, likelihoods, samples, what each level does, the diagnosis."""
+    import allegory.views.page  # noqa: F401  before the run is opened: from there on Ctrl-C is an exception
+
     opened = console.open_run(run, device, data)
     command, about = opened.config.get("command"), opened.config.get("data")
     source = str(about.get("source", "")) if isinstance(about, dict) else ""
@@ -51,6 +53,8 @@ def runs(folder: str, json: bool) -> None:
             found.append(summary(path))
         except ValueError as error:
             console.say(f"allegory: skipped: {error}")
+    if not found:
+        raise ValueError(f"{folder}: none of the runs in it can be read; why is said above")
     found.sort(key=lambda run: (run.data, math.inf if run.bound is None else -run.bound))
     if json:
         console.print_json([run.as_dict() for run in found])
@@ -130,4 +134,5 @@ def demo(out: str | None) -> None:
     """Trains a hierarchical VAE on embedded data and reports its likelihood."""
     from allegory.command.demo import run
 
+    console.imports_done()
     run(out)

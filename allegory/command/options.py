@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from click.shell_completion import CompletionItem
 
 __all__ = [
     "DEFAULTS", "DEMO", "DIAGNOSE", "ENCODE", "EVALUATE", "FILE", "FOLDER", "RECONSTRUCT", "REPORT", "RUNS",
-    "SAMPLE", "TRAIN", "TRAINING", "Choice", "Command", "Number", "Option", "Place", "asks", "command_line", "nearest",
-    "settings", "takes", "written",
+    "SAMPLE", "TRAIN", "TRAINING", "Choice", "Command", "Number", "Option", "Place", "asks", "check_stored",
+    "command_line", "nearest", "settings", "takes", "written",
 ]  # fmt: skip
 
 EPOCHS = 100
@@ -94,9 +95,11 @@ class Place(click.ParamType):
         return [CompletionItem(incomplete, type=self.name)]
 
 
-NATURAL = Number(int, lambda v: v >= 1, "a whole number, 1 or more")
-SEVERAL = Number(int, lambda v: v >= 2, "a whole number, 2 or more")
-WHOLE = Number(int, lambda v: 0 <= v < 2**32, "a whole number, 0 or more")
+LARGEST = 2**31 - 1  # beyond it no width, count or number of steps has a meaning
+NATURAL = Number(int, lambda v: 1 <= v <= LARGEST, f"a whole number, 1 or more, up to {LARGEST:,}")
+DEPTH = Number(int, lambda v: 1 <= v <= 10_000, "a whole number, 1 or more, up to 10,000")
+SEVERAL = Number(int, lambda v: 2 <= v <= LARGEST, f"a whole number, 2 or more, up to {LARGEST:,}")
+WHOLE = Number(int, lambda v: 0 <= v < 2**32, f"a whole number, 0 or more, up to {2**32 - 1:,}")
 ABOVE_ZERO = Number(float, lambda v: 0 < v < math.inf, "a number above zero")
 POSITIVE = Number(float, lambda v: 0 <= v < math.inf, "a number, 0 or more")
 FINITE = Number(float, math.isfinite, "a number")
@@ -166,7 +169,7 @@ class Option:
 MLP, CONV = ("architecture", ("mlp",)), ("architecture", ("conv",))
 
 TRAINING = (
-    Option("levels", NATURAL, DEPENDS, "levels of latents", "T", shown="as many as --latent has, or 1; conv: 2"),
+    Option("levels", DEPTH, DEPENDS, "levels of latents", "T", shown="as many as --latent has, or 1; conv: 2"),
     Option("latent", WIDTHS, DEPENDS, "width of z_1,..,z_T; conv: channels", "D1,D2,..",
            shown="40, halved at each level; conv: 4 per level, 32 at the top"),
     Option("architecture", Choice(ARCHITECTURES), "mlp", "perceptrons, or a ladder of convolutions"),
@@ -178,7 +181,7 @@ TRAINING = (
     Option("channels", NATURAL, 64, "channels of the ladder", "C", CONV),
     Option("scales", WIDTHS, None, "downsampling factor of each level", "F1,F2,..", CONV, shown="powers of two"),
     Option("stem", NATURAL, None, "downsampling factor of the finest blocks", "F", CONV, shown="4 at most"),
-    Option("blocks", NATURAL, 2, "residual blocks per level", "N", CONV),
+    Option("blocks", DEPTH, 2, "residual blocks per level", "N", CONV),
     Option("checkpointed", None, False, "activation checkpointing: less memory, a third more time", of=CONV),
     Option("prior", Choice(PRIORS), "standard", "p(z_T)"),
     Option("components", NATURAL, 500, "components of a mixture or a VampPrior", "K", ("prior", ("mixture", "vamp"))),
@@ -318,6 +321,46 @@ def settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     if chosen["epochs"] is None and chosen["minutes"] is None:
         chosen["epochs"] = EPOCHS
     return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
+
+
+def check_stored(stored: Any, where: str) -> dict[str, Any]:
+    """The settings of a run, as `settings` returned them, each of which has to be what could be typed.
+
+    Args:
+        stored: from its config.json.
+        where: the file, in messages.
+
+    Raises:
+        ValueError: a value of another type, or out of its range.
+
+    >>> check_stored({"samples": "x"}, "run/config.json")
+    Traceback (most recent call last):
+    ValueError: run/config.json, command: samples is 'x', wanted a whole number, 1 or more, up to 2,147,483,647
+    """
+    for option in TRAINING:
+        value = stored.get(option.name)
+        wanted, holds = _stored_kind(option.kind)
+        if value is not None and not holds(value):
+            raise ValueError(f"{where}, command: {option.name} is {reprlib.repr(value)}, wanted {wanted}")
+    return stored
+
+
+def _stored_kind(kind: click.ParamType | None) -> tuple[str, Callable[[Any], bool]]:
+    """What the value of an option is in a run's JSON, in words and as a condition."""
+    if kind is None:
+        return "true or false", lambda v: isinstance(v, bool)
+    if isinstance(kind, Choice):
+        return "one of " + ", ".join(map(str, kind.choices)), lambda v: v in kind.choices
+    if not isinstance(kind, Number):
+        return "a string", lambda v: isinstance(v, str)
+    types = (int,) if kind.kind is int else (int, float)
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, list) != kind.several and not (kind.several and types != (int,)):  # one beta is a number
+            return False
+        return all(type(v) in types and kind.holds(v) for v in (value if isinstance(value, list) else [value]))
+
+    return kind.wanted, holds
 
 
 def command_line(source: str, chosen: dict[str, Any]) -> str:

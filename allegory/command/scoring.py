@@ -55,7 +55,7 @@ def evaluate(
     table.add_column("standard error", justify="right")
     k = importance_samples
     if found.worse_than_baseline:
-        print(f"worse than independent elements, which have {found.baseline_nll:.3f}: this model is not one yet")
+        print(f"worse than independent elements, whose negative log-likelihood is {found.baseline_nll:.3f}")
     table.add_row(f"negative log-likelihood, -L_{k}", f"{found.nll:.3f}", f"{found.nll_stderr:.3f}")
     if found.baseline_nll is not None:
         table.add_row("  baseline, independent elements", f"{found.baseline_nll:.3f}", "")

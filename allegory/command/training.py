@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from allegory.command import console
-from allegory.command.options import FILE, TRAIN, Command, asks, settings, takes, written
+from allegory.command.options import FILE, TRAIN, Command, asks, check_stored, settings, takes, written
 
 __all__ = ["train"]
 
@@ -55,12 +55,13 @@ def train(
     from allegory.training.defaults import kl_warmup_steps, lr_warmup_steps
     from allegory.views.figures import save_pictures
 
+    console.imports_done()
     where = console.device(device or "auto")
+    named = out is not None
     if out is None:
         if resume:
             raise ValueError("--resume continues a run; name it: --out RUN")
         out = processes.broadcast(lambda: f"runs/{Path(data).stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}")
-        console.say(f"writing the run to {out}")
     stored: Any = {}
     split_seed = 0  # the split does not depend on the seed of the training: runs can be compared
     if resume and (Path(out) / checkpoint.CONFIG).exists():
@@ -69,10 +70,15 @@ def train(
         split_seed = recorded.get("seed", 0) if isinstance(recorded, dict) else 0  # older runs split by their seed
         if not isinstance(stored, dict):
             raise ValueError(f"{out} was not trained by `allegory train`; resume it with the code that trained it")
+        check_stored(stored, f"{Path(out) / checkpoint.CONFIG}")
+    elif not resume:
+        processes.broadcast(lambda: checkpoint.check_unoccupied(out))  # before anything is read or built
     options = settings(stored, {key: value for key, value in flags.items() if value is not None})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
     source = load_together(data, dynamic=options["dynamic"], seed=split_seed)
+    if not named:
+        console.say(f"writing the run to {out}")
     if not isinstance(source.train, torch.Tensor):
         numbers = math.prod(source.train.shape)
         console.say(f"{data}: the {numbers:,} values of the training split stay on disk and are read as they are drawn")
@@ -130,7 +136,7 @@ def train(
         print(f"validation bound {record.best_bound:.2f} nats per example, in epoch {round(record.best_epoch, 2):g}")
     if record.best_objective is not None:
         print(f"chosen by the objective at beta = {written(options['beta'])}, {record.best_objective:.2f}")
-    bound: Any = record.best_bound if record.best_epoch is not None else record.history[-1]["bound"]
+    bound = record.history[-1]["bound"] if record.best_bound is None else record.best_bound
     if record.baseline is not None:
         less = f"the bound, {bound:.2f}, is worse than " if bound < record.baseline else ""
         print(f"{less}the baseline of independent elements: {record.baseline:.2f}")

@@ -26,6 +26,7 @@ from allegory.data import parts
 from allegory.data.parts import WANTED, Part, reading, split_names
 from allegory.data.pictures import find_images, read_folder, rows_by_split
 from allegory.data.stored import Mapped, Stored
+from allegory.runtime.storage import check_regular
 
 __all__ = ["file_names", "read_arrays", "read_splits"]
 
@@ -135,6 +136,7 @@ def read_arrays(path: Path, advice: str = WANTED) -> dict[str, Array]:
 @contextmanager
 def _opened(path: Path, advice: str = WANTED) -> Iterator[Any]:
     """The array of a .npy file, mapped if it is large, or an open .npz file."""
+    check_regular(path)
     with ExitStack() as stack:
         with reading(path, advice):
             stream = stack.enter_context(path.open("rb"))

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from allegory.data import parts
 from allegory.data.parts import Part, reading, reason, split_names
 from allegory.data.stored import Pictures, Stored
+from allegory.runtime.storage import check_regular
 
 __all__ = ["find_images", "read_folder", "read_image", "rows_by_split"]
 
@@ -81,6 +82,7 @@ def find_images(folder: Path) -> tuple[list[str], Counter[str]]:
                 if file.suffix.lower() in ENDINGS and file.is_file():
                     images.append(file.relative_to(folder).as_posix())
                 else:
+                    check_regular(file)
                     others[file.suffix.lower() or "without an ending"] += 1
             seen.add(here)
     return sorted(images, key=_natural), others

@@ -38,6 +38,7 @@ __all__ = [
     "checksum",
     "choose_likelihood",
     "describe",
+    "is_described",
     "load",
     "load_together",
     "read",
@@ -307,7 +308,7 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
             f"{tuple(about['event_shape'])}"
         )
     data = data._to_binary(about["two_values"])
-    if checksum(data) != about["checksum"]:
+    if not is_described(data, about):
         raise ValueError(
             f"{source} has changed since {run} was trained on it, so its test split may hold examples the "
             "model was trained on; restore the file, or train again"
@@ -470,6 +471,25 @@ def checksum(data: Data) -> str:
         for part in pieces(split):
             digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def is_described(data: Data, about: dict[str, Any]) -> bool:
+    """Whether these are the data of a description: the same values, in the same splits.
+
+    Args:
+        data: two values already as 0 and 1.
+        about: as `describe` returns it.
+
+    >>> data = load("digits")
+    >>> moved = replace(data, train=data.train[:-1], valid=torch.cat([data.train[-1:], data.valid]))
+    >>> about = describe(data, "poisson")
+    >>> is_described(data, about), is_described(moved, about)
+    (True, False)
+    """
+    sizes = [len(part) for part in (data.train, data.valid, data.test)]  # the checksum runs over all of them
+    if list(data.event_shape) != about["event_shape"] or sizes != about.get("examples", sizes):
+        return False
+    return checksum(data) == about["checksum"]
 
 
 def _is_builtin(source: str | Path) -> bool:

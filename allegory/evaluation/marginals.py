@@ -80,7 +80,7 @@ def independent_elements(model: VAE, train: Any) -> Distribution | None:
         support: Any = law.support
     except NotImplementedError:
         return None
-    while isinstance(support, constraints.independent):
+    while hasattr(support, "base_constraint"):  # of several dimensions, or of a mixture
         support = support.base_constraint
     x = _evenly(train, NUMBERS).cpu().double()
     return _fitted(law, support, x)

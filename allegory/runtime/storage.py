@@ -1,13 +1,18 @@
-"""Atomic file writes: a kill at any moment leaves the old file or the new one. JSON that every reader takes."""
+"""Atomic file writes: a kill at any moment leaves the old file or the new one, and at most a part beside it, which the
+next write of that file removes. Only regular files are read: a pipe or a device may never end. JSON that every reader
+takes.
+"""
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -18,14 +23,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["as_json", "atomic_path", "from_json", "sweep", "write_arrays", "write_arrays_in_parts", "write_atomically"]
+__all__ = [
+    "append", "as_json", "atomic_path", "check_regular", "nulls_as_nan", "part_of", "write_arrays",
+    "write_arrays_in_parts", "write_atomically",
+]  # fmt: skip
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file next to `path`, to write to: it is synced and renamed to `path` on success, else removed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    sweep(path)
+    part = part_of(path)
     try:
         yield part
         with part.open("rb+") as stream:
@@ -33,6 +40,37 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """The temporary name next to `path` of what this process writes; what killed processes have left there is removed.
+
+    >>> Path(".page.html.999999999").write_text("<html>")        # of a process that is no more
+    6
+    >>> write_atomically(Path("page.html"), b"<html></html>")
+    >>> os.listdir(".")
+    ['page.html']
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        number = left.suffix[1:]
+        if number.isdecimal() and left.name == f".{path.name}.{number}" and not _is_running(int(number)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def check_regular(path: Path) -> None:
+    """Checks that a path, if it exists, is a regular file.
+
+    Raises:
+        ValueError: a folder, a pipe, a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # to be opened is an error of its own
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+        raise ValueError(f"{path} is {kind}; wanted a regular file")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -44,6 +82,23 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with atomic_path(path) as part:
             part.write_bytes(content)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}; the existing file is unchanged") from None
+
+
+def append(path: Path, content: bytes) -> None:
+    """Appends to a file, by one write; what does not fit is taken back.
+
+    Raises:
+        ValueError: no space or no permission; the file is as it was.
+    """
+    try:
+        with path.open("ab", buffering=0) as stream:
+            size = stream.tell()
+            if stream.write(content) < len(content):
+                stream.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(stream.fileno())
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}; the existing file is unchanged") from None
 
@@ -87,14 +142,6 @@ def write_arrays_in_parts(path: Path, parts: Iterable[dict[str, Any]]) -> None:
         raise ValueError(f"cannot write {path}: {error.strerror}; the existing file is unchanged") from None
 
 
-def sweep(path: Path) -> None:
-    """Removes what a kill during an earlier write of `path` has left beside it: files of processes that are gone."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        number = part.name.rpartition(".")[2]
-        if number.isdecimal() and not _alive(int(number)):
-            part.unlink(missing_ok=True)
-
-
 def as_json(value: Any) -> str:
     """A value as one line of JSON, which has neither NaN nor infinity: they become null.
 
@@ -104,13 +151,17 @@ def as_json(value: Any) -> str:
     return json.dumps(_finite(value), allow_nan=False)
 
 
-def from_json(text: str) -> Any:
-    """A line of `as_json`, null read as NaN.
+def nulls_as_nan(value: Any) -> Any:
+    """A value that `as_json` wrote, null read as NaN.
 
-    >>> from_json('{"bound": null}')
-    {'bound': nan}
+    >>> nulls_as_nan({"bound": None, "rates": [1.5, None]})
+    {'bound': nan, 'rates': [1.5, nan]}
     """
-    return _numbers(json.loads(text))
+    if isinstance(value, dict):
+        return {key: nulls_as_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [nulls_as_nan(part) for part in value]
+    return math.nan if value is None else value
 
 
 def _pack(path: Path, whole: dict[str, tuple[Any, np.dtype[Any], list[int]]]) -> None:
@@ -132,19 +183,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _numbers(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_numbers(part) for part in value]
-    return math.nan if value is None else value
-
-
-def _alive(process: int) -> bool:
+def _is_running(process: int) -> bool:
+    """Whether there is such a process; where that cannot be asked, it is taken to be running."""
+    if os.name != "posix" or process == os.getpid():
+        return os.name != "posix"
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except (PermissionError, OverflowError):
-        pass
+    except PermissionError:
+        return True
     return True

@@ -3,24 +3,28 @@ r"""Run directories: the files that a training writes, and how a model is loaded
     config.json            how to build the model again, what it was trained on and how; versions
     weights.safetensors    the weights to use: the best on the validation set, averaged over steps
     last.safetensors       everything that `fit` needs to continue exactly
-    metrics.jsonl          one line per epoch, at least up to last.safetensors
+    metrics.jsonl          one line per epoch, at least up to last.safetensors, see `allegory.training.metrics`
 
 `fit(out=...)` writes all of it as it trains; `save` writes the first two, for a model that was trained elsewhere. A
 model of `allegory.architectures` is rebuilt from config.json alone. For any other model config.json has the name of
 the class and its arguments, and the class has to be passed to `load`: nothing is imported by a name found in a file.
 
-Every file is written whole or not at all (beside, fsync, rename), and `save` writes the whole directory that way.
-Tensors are stored as safetensors, the rest as JSON; no pickle is read or written.
+Every file is written whole or not at all (beside, fsync, rename), and `save` writes the whole directory that way;
+metrics.jsonl grows by whole lines. Tensors are stored as safetensors, with a SHA-256 of their names, types, shapes and
+values that is checked when they are read. The rest is JSON, each value of which is checked, see
+`allegory.training.schema`. No pickle is read or written.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +36,17 @@ from torch import Tensor, nn
 from allegory.architectures import build
 from allegory.earlier import as_before, units_of_parameters
 from allegory.model import VAE
-from allegory.runtime.storage import write_atomically
+from allegory.runtime import processes
+from allegory.runtime.storage import check_regular, part_of, write_atomically
+from allegory.training import schema
 from allegory.training.identity import check_same_inputs
+from allegory.training.metrics import METRICS
 from allegory.version import __version__
 
-__all__ = ["load", "read_config", "read_tensors", "save", "write_json", "write_tensors"]
+__all__ = ["load", "read_config", "read_state", "read_tensors", "save", "write_json", "write_tensors"]
 
 FORMAT = 1
-CONFIG, WEIGHTS, LAST, METRICS = "config.json", "weights.safetensors", "last.safetensors", "metrics.jsonl"
+CONFIG, WEIGHTS, LAST = "config.json", "weights.safetensors", "last.safetensors"
 
 
 def save(
@@ -77,7 +84,7 @@ def save(
     except (TypeError, ValueError) as error:
         raise ValueError(f"arguments and about: wanted what JSON can store, numbers, strings, lists: {error}") from None
     run = Path(os.path.abspath(path))
-    part = run.with_name(f".{run.name}.{os.getpid()}")
+    part = part_of(run)
     try:
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise ValueError(f"{path} exists and is not empty; choose another directory")
@@ -184,21 +191,26 @@ def read_config(run: str | Path) -> dict[str, Any]:
         ValueError: not a run directory, not JSON, or written by a newer version.
     """
     path = Path(run) / CONFIG
+    check_regular(path)
     try:
-        config = json.loads(path.read_text())
+        config = schema.parse(path.read_bytes(), str(path))
         version = config["format"]
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run} is not a run directory: there is no {path}; `allegory train` writes one") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a run's configuration: {error!r}") from None
     if version != FORMAT:
         raise ValueError(
-            f"{path} has format {version}, this version of allegory reads format {FORMAT}; "
+            f"{path} has format {version!r}, this version of allegory reads format {FORMAT}; "
             f"it was written by allegory {config.get('allegory', '?')}"
         )
     for key in ("model", "fit"):
         if not isinstance(config.get(key), dict | None) or key not in config:
             raise ValueError(f"{path} was not written by allegory: it has no valid {key!r}")
+    schema.check(config["model"] or {}, schema.MODEL, f"{path}, model")
+    schema.check(config["fit"] or {}, schema.FIT, f"{path}, fit")
+    if isinstance(config.get("data"), dict) and "checksum" in config["data"]:  # else it is a user's own
+        schema.check(config["data"], schema.DATA, f"{path}, data")
     return config
 
 
@@ -206,24 +218,69 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a safetensors file, and the JSON kept with them.
 
     Raises:
-        ValueError: missing, damaged, or not written by allegory.
+        ValueError: missing, damaged, changed since it was written, or not written by allegory.
     """
+    with _opened(path) as file:
+        state, digest = _state(path, file.metadata())
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if digest and digest != _digest(tensors):
+        raise ValueError(f"{path} has changed since it was written: its tensors are damaged")
+    return tensors, state
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON of a safetensors file, without its tensors.
+
+    Raises:
+        ValueError: as `read_tensors`.
+    """
+    with _opened(path) as file:
+        return _state(path, file.metadata())[0]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {})["allegory"])
-            return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118
+            yield file
     except FileNotFoundError:
         raise ValueError(f"there is no {path}; the run was stopped before its first checkpoint") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
-    except (KeyError, json.JSONDecodeError):
+
+
+def _state(path: Path, metadata: dict[str, str] | None) -> tuple[dict[str, Any], str]:
+    """The JSON of a safetensors file, and the SHA-256 of its tensors, which older files do not have."""
+    kept = metadata or {}
+    try:
+        state = schema.parse(kept["allegory"], str(path))
+    except (KeyError, ValueError):
         raise ValueError(f"{path} was not written by allegory") from None
+    of_state, _, of_tensors = kept.get("sha256", "").partition(" ")
+    if not isinstance(state, dict) or kept.keys() - {"allegory", "sha256"}:
+        raise ValueError(f"{path} was not written by allegory")
+    if of_state and of_state != hashlib.sha256(kept["allegory"].encode()).hexdigest():
+        raise ValueError(f"{path} has changed since it was written: its header is damaged")
+    return state, of_tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """The SHA-256 of the names, types, shapes and values of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        value = tensors[key]
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Writes tensors and JSON into one safetensors file, whole or not at all."""
     data = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    write_atomically(path, serialize(data, {"allegory": json.dumps(state)}))
+    text = json.dumps(state)
+    digest = f"{hashlib.sha256(text.encode()).hexdigest()} {_digest(data)}"
+    write_atomically(path, serialize(data, {"allegory": text, "sha256": digest}))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -241,20 +298,52 @@ def new_run(run: str | Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         sweep(path)
-        occupied = any(path.iterdir())
     except OSError as error:
         raise ValueError(f"cannot make the run directory {path}: {error.strerror}") from None
-    if occupied:
-        raise ValueError(f"{path} exists and is not empty; choose another directory, or resume the run in it")
+    check_unoccupied(path)
     return path
+
+
+def check_unoccupied(run: str | Path) -> None:
+    """Checks that a directory is empty, but for what a killed write has left, or does not exist.
+
+    Raises:
+        ValueError: it is not empty, or no directory.
+    """
+    path = Path(run)
+    if path.exists() and (not path.is_dir() or any(not _is_part(entry) for entry in path.iterdir())):
+        raise ValueError(f"{path} exists and is not empty; choose another directory, or resume the run in it")
+
+
+@contextmanager
+def removed_if_unwritten(run: Path | None) -> Iterator[None]:
+    """Removes the directory of a run that ends by an error before its first checkpoint: the same command can be given
+    again, with what was wrong put right.
+    """
+    names = (WEIGHTS, METRICS, LAST)
+    is_new = run is not None and not any((run / name).exists() for name in names)
+    try:
+        yield
+    except BaseException:
+        if run is not None and is_new and processes.rank() == 0 and not (run / LAST).exists():
+            sweep(run)
+            for name in (CONFIG, WEIGHTS, METRICS):
+                (run / name).unlink(missing_ok=True)
+            with suppress(OSError):  # a tracker may have written there, too
+                run.rmdir()
+        raise
 
 
 def sweep(run: Path) -> None:
     """Removes the partial files that a kill during a write has left in a run."""
+    for entry in filter(_is_part, run.iterdir()):
+        entry.unlink()
+
+
+def _is_part(entry: Path) -> bool:
+    """Whether a file is what a killed write has left of a file of a run."""
     names = "|".join(map(re.escape, (CONFIG, WEIGHTS, LAST, METRICS)))
-    for entry in run.iterdir():
-        if re.fullmatch(rf"\.({names})\.\d+", entry.name):
-            entry.unlink()
+    return re.fullmatch(rf"\.({names})\.\d+", entry.name) is not None
 
 
 def versions() -> dict[str, str]:

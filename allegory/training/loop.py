@@ -173,7 +173,8 @@ def fit(
     now = state.position
     now.baseline = plan.baseline
 
-    with _training_context(state, run) as signals, Progress(progress, epochs, minutes, len(batches)) as bar:
+    kept, shown = checkpoint.removed_if_unwritten(run), Progress(progress, epochs, minutes, len(batches))
+    with kept, _training_context(state, run) as signals, shown as bar:
         bar.note(*plan.notes)
         state.begin(seed, run if resume else None)
         bar.note(*plan.note_on_schedules(now, budget))

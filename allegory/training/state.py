@@ -18,8 +18,7 @@ from torch import Tensor
 
 from allegory.model import VAE
 from allegory.runtime import processes
-from allegory.runtime.storage import as_json, write_atomically
-from allegory.training import checkpoint, sharding
+from allegory.training import checkpoint, metrics, schema, sharding
 from allegory.training.clipping import no_norms
 from allegory.training.clock import Clock
 from allegory.training.curves import draw_history
@@ -156,6 +155,7 @@ class State:
         self.parameters = [sharding.to_local(p) for p in self.learned]
         self.best: dict[str, Tensor] = {}
         self.position = Position()
+        self.metrics = metrics.Metrics()
         device = next(model.parameters()).device
         # Over this epoch: sums of this process's bounds and of the gradient's norm; steps, clipped, skipped, bursts.
         # A NaN stays a NaN.
@@ -249,8 +249,8 @@ class State:
         torch.set_rng_state(tensors["random"].cpu())
         if self.totals.is_cuda:
             torch.cuda.set_rng_state(tensors["random_cuda"].cpu(), self.totals.device)
-        for key, value in position.items():
-            setattr(self.position, key, list(value) if key == "history" else value)
+        for key in Position.__dataclass_fields__.keys() & position.keys():
+            setattr(self.position, key, list(position[key]) if key == "history" else position[key])
 
     def begin(self, seed: int, run: Path | None) -> None:
         """Seeds torch's generator, and continues from a run's last checkpoint if there is one.
@@ -288,8 +288,7 @@ class State:
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
             checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
-            lines = "".join(as_json(line) + "\n" for line in position["history"])
-            write_atomically(run / checkpoint.METRICS, lines.encode())
+            position |= self.metrics.write(run, position.pop("history"))
             checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written
 
@@ -300,7 +299,7 @@ class State:
             run: its directory.
             seed: of new noise, if the number of processes has changed.
         """
-        tensors, position = processes.broadcast(lambda: checkpoint.read_tensors(run / checkpoint.LAST))
+        tensors, position = processes.broadcast(lambda: _read(run))
         try:
             self._check_tensors(tensors, position)
             self._select_local(tensors, seed + position["step"])
@@ -364,6 +363,14 @@ def _first_moments(p: Tensor) -> dict[str, Tensor]:
     """The moments of a parameter that has had no gradient yet."""
     step = torch.zeros((), dtype=torch.float32, device=p.device)
     return dict(step=step, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+
+
+def _read(run: Path) -> Snapshot:
+    """The last checkpoint of a run, with its history."""
+    tensors, position = checkpoint.read_tensors(run / checkpoint.LAST)
+    schema.check(position, schema.POSITION, f"{run / checkpoint.LAST}, position", ("epoch", "step", "batch"))
+    history = metrics.read(run, position)
+    return tensors, {**position, "history": history}
 
 
 def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ warning.
 from __future__ import annotations
 
 import copy
+import json
 import os
 import secrets
 import warnings
@@ -31,7 +32,7 @@ from typing import Any
 import torch
 
 from allegory.runtime import processes
-from allegory.runtime.storage import from_json
+from allegory.runtime.storage import nulls_as_nan
 
 __all__ = ["Tracker", "Trackers", "tensorboard", "wandb"]
 
@@ -136,7 +137,7 @@ def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tr
             run = client.init(**{**where, "reinit": "finish_previous", **settings})
             metrics = Path(folder) / "metrics.jsonl"
             for text in metrics.read_text().splitlines() if metrics.exists() else ():
-                before = from_json(text)
+                before = nulls_as_nan(json.loads(text))
                 if run.starting_step <= before["step"] < line["step"]:
                     run.log(_scalars(before), step=before["step"])
         if line["step"] >= run.starting_step:

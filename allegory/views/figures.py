@@ -101,13 +101,17 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
     """
     import io
 
+    from PIL import PngImagePlugin
+
     if not are_images(tuple(images.shape[1:])):
         raise ValueError(
             f"{path}: examples of shape {tuple(images.shape[1:])} are not images (H, W) or (C, H, W) with C = 1 or 3; "
             "write .npz instead"
         )
     file: Any = io.BytesIO()
-    picture(images, columns, low, high).save(file, format="png")
+    said = PngImagePlugin.PngInfo()
+    said.add_text("Software", "allegory")  # so that it may be written over, see `allegory.views.outputs`
+    picture(images, columns, low, high).save(file, format="png", pnginfo=said)
     write_atomically(Path(path), file.getvalue())
 
 

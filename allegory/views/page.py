@@ -38,6 +38,7 @@ from allegory.runtime.storage import write_atomically
 from allegory.training.checkpoint import METRICS, WEIGHTS
 from allegory.views import plots
 from allegory.views.figures import are_images, expected, sheet
+from allegory.views.outputs import check_out
 from allegory.views.runs import Run, Summary
 
 __all__ = ["Figure", "Section", "report"]
@@ -114,13 +115,15 @@ def report(
     'report.html'
     """
     run = run if isinstance(run, Run) else Run(run, model, device=device)
+    path = Path(out) if out is not None else run.path / "report.html"
+    check_out(path, run.source)
     summary, config = run.summary, run.config
     if not any((run.path / name).exists() for name in (METRICS, WEIGHTS)):
         raise ValueError(f"{run.path} has no checkpoint yet: there is no {run.path / METRICS}; wait, or train again")
     if not run.knows_its_model:
         return _write(
             run,
-            out,
+            path,
             [
                 _data_and_model(summary, config, None),
                 _training(summary, config, run.history),
@@ -137,6 +140,7 @@ def report(
         x = x.to(run.device)
         model.check(x, split or "x")
     train = None if train is None else train.to(run.device)
+    verdict: list[str] = []
     with torch.random.fork_rng(), evaluating(model):
         torch.manual_seed(0)
         show = _Show(run, model, x)
@@ -146,17 +150,19 @@ def report(
         else:
             torch.manual_seed(0)  # as before every bound, so that all of them have the same noise
             found = _without_warnings(lambda: diagnose(model, x, train, samples))
+            verdict = found.verdict[:1]
             rates = _unit_rates(model, x)
             sections += [_likelihood(model, x, found.evaluation, split), _training(summary, config, history)]
             sections += [_samples(model, x, show), _reconstructions(model, x, show)]
             sections += [_levels(model, x, found, rates, show), _latents(model, x, rates, show)]
             sections += [_extremes(model, x, samples, show)]
         sections.append(_how_to_reproduce(summary, config, command))
-    notes = [] if x is not None else [f"Parts that need data are left out: {missing or 'no examples were given'}."]
-    return _write(run, out, sections, notes)
+    notes = [line for line in verdict if line.startswith("worse than")]
+    notes += [] if x is not None else [f"Parts that need data are left out: {missing or 'no examples were given'}."]
+    return _write(run, path, sections, notes)
 
 
-def _write(run: Run, out: str | Path | None, sections: list[Section], notes: list[str]) -> Path:
+def _write(run: Run, path: Path, sections: list[Section], notes: list[str]) -> Path:
     """Writes the page."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -167,7 +173,6 @@ def _write(run: Run, out: str | Path | None, sections: list[Section], notes: lis
         loader=PackageLoader("allegory", "views"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html")
     text = page.render(run=run.path.resolve().name, summary=summary, notes=notes, sections=sections)
-    path = Path(out) if out is not None else run.path / "report.html"
     write_atomically(path, text.encode())
     return path
 
@@ -291,8 +296,6 @@ def _likelihood(model: VAE, x: Tensor, found: Evaluation, split: str) -> Section
         ("effective sample size", f"{found.effective_sample_size:.1f} of {k}"),
     ]
     section.table = [(name, value) for name, value in section.table if value]
-    if found.worse_than_baseline:
-        section.words.insert(0, "Worse than independent elements: the model has learned less than the marginals of x.")
     torch.manual_seed(0)
     curve = bound_curve(model, x, k)
     if len(curve) > 1:

@@ -15,7 +15,6 @@ Shapes: N examples x, (N, *event); n draws; T levels; K particles of a reported 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -23,11 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.data.splits import Data, binarize, checksum, load_together, read, reload, to_binary, two_values
+from allegory.data.splits import Data, binarize, is_described, load_together, read, reload, to_binary, two_values
 from allegory.evaluation.annealing import compare_with_ais
 from allegory.evaluation.bounds import (
     Evaluation,
@@ -42,8 +40,8 @@ from allegory.evaluation.marginals import independent_elements, mean_log_prob
 from allegory.families import BernoulliFamily
 from allegory.model import VAE
 from allegory.runtime.devices import choose_device
-from allegory.runtime.storage import from_json
-from allegory.training.checkpoint import CONFIG, LAST, METRICS, load, read_config
+from allegory.training import metrics, schema
+from allegory.training.checkpoint import CONFIG, LAST, load, read_config, read_state
 from allegory.views.figures import expected, save_pictures
 
 __all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]
@@ -134,13 +132,7 @@ class Run:
         Raises:
             ValueError: a damaged file.
         """
-        path = self.path / METRICS
-        try:
-            return [from_json(line) for line in path.read_text().splitlines()]
-        except FileNotFoundError:
-            return list(_read_position(self.path / LAST).get("history", []))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+        return _read_history(self.path, _read_position(self.path / LAST))
 
     @cached_property
     def model(self) -> VAE:
@@ -164,7 +156,7 @@ class Run:
         if _is_description(about):
             if not isinstance(given, Data):
                 return reload(about, str(self.path), given)
-            if checksum(given) != about["checksum"]:
+            if not is_described(given, about):
                 raise ValueError(f"{given.name} is not the data {self.path} was trained on, {about['source']}")
             return given
         if given is None and isinstance(about, dict) and about:
@@ -176,6 +168,14 @@ class Run:
             )
         data = given if isinstance(given, Data) else load_together(given)
         return data.scored_as("bernoulli")[0] if self._is_bernoulli else data
+
+    @property
+    def source(self) -> str | None:
+        """Where its data are, as given or as recorded: a built-in name or a path; None where that is not known."""
+        about: Any = self.config.get("data")
+        recorded = about["source"] if _is_description(about) else None
+        given = self._data.name if isinstance(self._data, Data) else self._data
+        return recorded if given is None else str(given)
 
     @property
     def knows_its_model(self) -> bool:
@@ -481,7 +481,7 @@ def summary(run: str | Path) -> Summary:
         ValueError: not a run, or its checkpoint is damaged.
     """
     config, position = read_config(run), _read_position(Path(run) / LAST)
-    history = position.get("history", [])
+    history = _read_history(Path(run), position) if position else []
     kept = [line for line in history if line["epoch"] == position.get("best_epoch")] or history[-1:]
     scored: dict[str, Any] = kept[0] if kept and "elbo" in kept[0] else {}
     model, fit, data = config["model"] or {}, config["fit"] or {}, config.get("data")
@@ -511,12 +511,14 @@ def _short_name(value: Any) -> str:
     return str(value["own"]).rpartition(".")[-1] if isinstance(value, dict) and "own" in value else str(value)
 
 
+def _read_history(run: Path, position: dict[str, Any]) -> list[dict[str, Any]]:
+    """The history up to the last checkpoint; empty where the run was copied without it."""
+    exists = "history" in position or (run / metrics.METRICS).exists()
+    return metrics.read(run, position) if exists else []
+
+
 def _read_position(path: Path) -> dict[str, Any]:
-    """The metadata of the last checkpoint, without its tensors; empty before the first one."""
-    try:
-        with safe_open(path, framework="np") as file:
-            return json.loads((file.metadata() or {})["allegory"])
-    except FileNotFoundError:
+    """The position in the last checkpoint, without its tensors; empty before the first one."""
+    if not path.exists():
         return {}
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged or was not written by allegory: {error}") from None
+    return schema.check(read_state(path), schema.POSITION, f"{path}, position", ("epoch", "step"))

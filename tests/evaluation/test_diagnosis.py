@@ -2,12 +2,14 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from linear_gaussian import chain
 
 import allegory as al
+from allegory.evaluation import diagnosis
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,110 @@ def test_rates_information_and_losses_are_those_of_the_linear_gaussian_chain(inf
     alone = al.diagnose(model, x[:1].expand(200, -1), samples=500)
     if infer == "up":
         assert alone.levels[0].loss == pytest.approx(alone.evaluation.elbo - blind, rel=0.05)
+
+
+def test_what_is_worse_than_independent_elements_is_said_first(data):
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(1)
+    model = al.architectures.mlp((20,), "bernoulli", [4], hidden=[32])
+    al.fit(model, data[:1000], epochs=1, batch_size=500, lr=1e-6)
+    found = al.diagnose(model, data[1000:], data[:1000])
+    assert found.evaluation.worse_than_baseline
+    assert found.verdict[0].startswith(f"worse than independent elements: -L_100 is {found.evaluation.nll:.2f} nats")
+    good = al.diagnose(trained(data, [4]), data[1000:], data[:1000])
+    assert not good.evaluation.worse_than_baseline
+    assert good.evaluation.nll < good.evaluation.baseline_nll - 1
+    assert good.verdict[0].startswith("level 1 works")
+
+
+def test_overfitting_does_not_depend_on_the_unit_of_the_data(monkeypatch):
+    """In another unit every bound moves by the same number of nats."""
+    model, evidence = chain(1)
+    x = evidence().sample((50,))
+    found, said = al.evaluate(model, x, samples=2), set()
+    for moved in (-27.6, 0.0, 27.6):
+        held_out = replace(found, elbo=moved - 11.4, elbo_stderr=0.1)
+        on_train = replace(found, elbo=moved - 10.0, elbo_stderr=0.1)
+        monkeypatch.setattr(diagnosis, "baseline", lambda model, train, x, moved=moved: moved - 40)
+        said |= {*diagnosis._gap_line(model, held_out, x, on_train)}
+    assert len(said) == 1
+    assert said.pop().startswith("the training ELBO is 1.40 nats above the held-out one; the model overfits")
+    monkeypatch.setattr(diagnosis, "baseline", lambda model, train, x: -100.0)  # 1.4 nats of 90 are few
+    assert "overfits" not in diagnosis._gap_line(model, held_out, x, replace(held_out, elbo=held_out.elbo + 1.4))[0]
+    noisy = replace(on_train, elbo_stderr=1.0)
+    assert "overfits" not in diagnosis._gap_line(model, held_out, x, noisy)[0]
+
+
+def in_another_unit(model, unit):
+    """The same top-down model, its z_1 multiplied by `unit`."""
+
+    class Times(torch.nn.Module):
+        def __init__(self, part):
+            super().__init__()
+            self.part = part
+
+        def forward(self, *context):
+            law = self.part(*context).base_dist
+            return torch.distributions.Independent(torch.distributions.Normal(law.loc * unit, law.scale * unit), 1)
+
+    class Reads(torch.nn.Module):
+        def __init__(self, part):
+            super().__init__()
+            self.part = part
+
+        def forward(self, z):
+            return self.part(z / unit)
+
+    encoder, decoders = model.encoders, model.decoders
+    posteriors = [Times(encoder.posteriors[0]), encoder.posteriors[1]]
+    return al.VAE(
+        model.prior, al.TopDown(encoder.network, posteriors, residual=False), [Reads(decoders[0]), Times(decoders[1])]
+    )
+
+
+def test_active_units_do_not_depend_on_the_unit_of_a_latent(data):
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(1)
+    model = al.architectures.mlp((20,), "bernoulli", [4, 2], hidden=[32], top_down=True, residual=False)
+    al.fit(model, data[:1000], epochs=40, batch_size=50, lr=3e-3)
+    counts = []
+    for unit in (1.0, 0.05, 20.0):
+        torch.manual_seed(0)
+        counts.append(al.evaluate(in_another_unit(model, unit), data[1000:], samples=50).active_units)
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0][0] > 0
+
+
+def test_a_ladder_level_that_is_its_prior_has_no_active_unit_though_its_prior_moves(data):
+    torch.set_default_dtype(torch.float32)
+    model = trained(data, [6, 4], top_down=True)
+    with torch.no_grad():  # a residual posterior of zeros is the prior
+        for p in model.encoders.posteriors[0].network[-1].parameters():
+            p.zero_()
+    found = al.diagnose(model, data[1000:])
+    assert found.levels[0].verdict == "collapsed"
+    assert found.levels[0].active_units == 0
+    assert "level 1 has collapsed: its rate is 0.00 nats, and none of its 6 units varies with x" in str(found)
+
+
+@pytest.mark.parametrize("kind", ["MAF", "NICE"])
+def test_a_flow_as_posterior_is_diagnosed(kind):
+    zuko = pytest.importorskip("zuko")
+    x = (torch.rand(40, 6) < 0.5).double()
+    flow = getattr(zuko.flows, kind)(3, 6, transforms=1, hidden_features=(8,)).double()
+    decoder = al.Conditional(torch.nn.Linear(3, 6), al.families.bernoulli)
+    found = al.diagnose(al.VAE(al.StandardNormal(3), flow, decoder), x, samples=20)
+    assert math.isfinite(found.levels[0].information)
+    assert found.levels[0].information <= math.log(40) + 1e-9
+
+
+@pytest.mark.parametrize("levels", [2, 8])
+def test_the_time_of_a_diagnosis_is_linear_in_the_levels(levels, monkeypatch):
+    """Each level costs a pass through all of them, so all share the draws."""
+    drawn = []
+    monkeypatch.setattr(
+        "allegory.evaluation.diagnosis._elbo_without", lambda model, x, t, samples: drawn.append(samples) or 0.0
+    )
+    model = al.architectures.mlp((6,), "bernoulli", [2] * levels, [4])
+    al.diagnose(model, (torch.rand(20, 6) < 0.5).double(), samples=64)
+    assert sum(drawn) == 64

@@ -1,0 +1,124 @@
+r"""The JSON of a run: what each of its keys may hold. It is checked once, when a file is read, so that one that was
+edited or damaged is an error that names the key. Unknown keys are left alone: newer versions and users add some.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["DATA", "FIT", "LINE", "MODEL", "POSITION", "Kind", "check", "parse"]
+
+
+class Kind(NamedTuple):
+    """A kind of value, in words and as a condition."""
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+def _list_of(kind: Kind, length: int | None = None) -> Kind:
+    size = "" if length is None else f"{length} of "
+    return Kind(
+        f"a list, {size}{kind.wanted} each",
+        lambda v: isinstance(v, list) and (length is None or len(v) == length) and all(map(kind.holds, v)),
+    )
+
+
+def _either(*kinds: Kind) -> Kind:
+    return Kind(" or ".join(kind.wanted for kind in kinds), lambda v: any(kind.holds(v) for kind in kinds))
+
+
+NOTHING = Kind("null", lambda v: v is None)
+SWITCH = Kind("true or false", lambda v: isinstance(v, bool))
+TEXT = Kind("a string", lambda v: isinstance(v, str))
+WHOLE = Kind("a whole number that int64 holds", lambda v: type(v) is int and -(2**63) <= v < 2**63)
+COUNT = Kind("a whole number, 1 or more", lambda v: type(v) is int and 1 <= v < 2**31)
+NUMBER = Kind("a number", lambda v: isinstance(v, float) or WHOLE.holds(v))
+NUMBERS = _list_of(NUMBER)
+NAME = _either(TEXT, Kind('{"own": a string}', lambda v: isinstance(v, dict) and isinstance(v.get("own"), str)))
+
+MODEL = {
+    "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": NAME, "latent": _list_of(COUNT),
+    "hidden": _list_of(COUNT), "scales": _list_of(COUNT), "stem": COUNT, "channels": COUNT, "blocks": COUNT,
+    "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,
+    "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
+}  # fmt: skip
+"""Of `model.config`."""
+
+FIT = {
+    "samples": COUNT, "epochs": _either(WHOLE, NOTHING), "minutes": _either(NUMBER, NOTHING), "batch_size": WHOLE,
+    "lr": _either(NUMBER, TEXT), "lr_warmup": NUMBER, "lr_final": NUMBER, "kl_warmup": NUMBER,
+    "beta": _either(NUMBER, NUMBERS, TEXT), "weight_decay": NUMBER, "clip": NUMBER, "skip": NUMBER, "ema": NUMBER,
+    "patience": _either(NUMBER, NOTHING), "precision": TEXT, "compile": _either(SWITCH, TEXT), "seed": WHOLE,
+    "objective": TEXT,
+}  # fmt: skip
+"""Of the settings of `fit`."""
+
+DATA = {
+    "source": TEXT, "dynamic": SWITCH, "seed": WHOLE, "event_shape": _list_of(WHOLE), "examples": _list_of(WHOLE, 3),
+    "likelihood": TEXT, "categories": _either(COUNT, NOTHING), "two_values": _either(_list_of(NUMBER, 2), NOTHING),
+    "range": _list_of(NUMBER, 2), "checksum": TEXT,
+}  # fmt: skip
+"""Of the description of the data, as `allegory.data.describe` writes it."""
+
+LINE = {
+    "epoch": NUMBER, "step": WHOLE, "lr": NUMBER, "beta": _either(NUMBER, NUMBERS), "train": NUMBER,
+    "gradient_norm": NUMBER, "clipped": WHOLE, "skipped": WHOLE, "bound": NUMBER, "objective": NUMBER, "elbo": NUMBER,
+    "reconstruction": NUMBER, "kl_per_level": NUMBERS,
+}  # fmt: skip
+"""Of an epoch's line of the history."""
+
+POSITION = {
+    "epoch": WHOLE, "step": WHOLE, "batch": WHOLE, "lines": WHOLE, "metrics": TEXT,
+    "best_bound": _either(NUMBER, NOTHING), "best_epoch": _either(NUMBER, NOTHING),
+    "best_objective": _either(NUMBER, NOTHING), "baseline": _either(NUMBER, NOTHING),
+    "stopped": TEXT, "seconds": NUMBER, "restarts": WHOLE, "lr": NUMBER,
+    "beta": _either(NUMBER, NUMBERS), "lr_scale": NUMBER, "failures": WHOLE,
+}  # fmt: skip
+"""Of the position of a training, in its last checkpoint."""
+
+
+def parse(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: not JSON, or nested too deep, or a number that is too long.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{where} is damaged: lists or objects nested too deep") from None
+    except ValueError as error:  # also of bytes that are no text, and of a number of thousands of digits
+        raise ValueError(f"{where} is damaged: {' '.join(str(error).split())[:100]}") from None
+
+
+def check(values: Any, schema: Mapping[str, Kind], where: str, required: Sequence[str] = ()) -> Any:
+    """The values, if each is of its kind.
+
+    Args:
+        values: an object of JSON.
+        schema: the kind of each key.
+        where: the file, and the place in it.
+        required: keys that have to be there.
+
+    Raises:
+        ValueError: not an object, a missing key, a value of another kind.
+
+    >>> check({"seed": 3, "mine": []}, FIT, "run/config.json, fit")
+    {'seed': 3, 'mine': []}
+    >>> check({"seed": "3"}, FIT, "run/config.json, fit")
+    Traceback (most recent call last):
+    ValueError: run/config.json, fit: seed is '3', wanted a whole number that int64 holds
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: got {reprlib.repr(values)}, wanted an object with {', '.join(schema)}")
+    for key in required:
+        if key not in values:
+            raise ValueError(f"{where}: it has no {key!r}")
+    for key, kind in schema.items():
+        if key in values and not kind.holds(values[key]):
+            raise ValueError(f"{where}: {key} is {reprlib.repr(values[key])}, wanted {kind.wanted}")
+    return values

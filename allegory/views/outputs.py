@@ -1,0 +1,55 @@
+r"""What may be written over: an earlier result of the same kind, and nothing else; never the data that are read."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+from allegory.runtime.storage import check_regular
+from allegory.training.checkpoint import CONFIG, LAST, METRICS, WEIGHTS
+
+__all__ = ["GENERATOR", "check_out"]
+
+GENERATOR = "allegory"  # what a page and a picture say that they were made by
+ARRAYS = re.compile(r"(samples|means|originals|reconstructions|rows|z\d+_(mean|std))\.npy")
+
+
+def check_out(out: str | Path, *sources: str | Path | None) -> None:
+    """Checks that writing a result loses nothing: to be called before it is computed.
+
+    Args:
+        out: the file to be written.
+        sources: the data that are read, or were trained on: built-in names, paths, or None.
+
+    Raises:
+        ValueError: it is the data, or among them; a file of a run; a file that is there, and no such result.
+
+    >>> np.savez("mine.npz", x=np.ones(3))
+    >>> check_out("mine.npz")
+    Traceback (most recent call last):
+    ValueError: mine.npz exists, and is no result of allegory; choose another name, or remove it
+    """
+    path = Path(out)
+    for source in (Path(source).resolve() for source in sources if source is not None and Path(source).exists()):
+        if source in (path.resolve(), path.resolve().parent):
+            raise ValueError(f"{out} is in the data that are read, {source}; choose another place for what is written")
+    if path.name in (CONFIG, WEIGHTS, LAST, METRICS):
+        raise ValueError(f"{out} has the name of a file of a run; choose another name")
+    check_regular(path)
+    if path.exists() and not _is_result(path):
+        raise ValueError(f"{out} exists, and is no result of allegory; choose another name, or remove it")
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file is a page, a picture or arrays that allegory wrote."""
+    with path.open("rb") as stream:
+        head = stream.read(2000)
+    if head.startswith(b"<!doctype html>"):
+        return f'<meta name="generator" content="{GENERATOR}">'.encode() in head or b"a report by allegory" in head
+    if head.startswith(b"\x89PNG"):
+        return f"Software\0{GENERATOR}".encode() in head
+    if not zipfile.is_zipfile(path):
+        return not head  # an empty file, such as mktemp makes
+    with zipfile.ZipFile(path) as archive:
+        return all(ARRAYS.fullmatch(name) for name in archive.namelist())
