@@ -174,6 +174,80 @@ def bounds() -> Figure:
     return figure
 
 
+def graphs() -> Figure:
+    """Chapter 6: the chain that generates, and the two ways to infer, for T = 3."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    down, up, skip = [(3, 2), (2, 1), (1, 0)], [(0, 1), (1, 2), (2, 3)], [(0, 1), (0, 2), (0, 3)]
+    drawn = (
+        (r"$p(z_3)\,p(z_2|z_3)\,p(z_1|z_2)\,p(x|z_1)$", down),
+        (r"$q(z_1|x)\,q(z_2|z_1)\,q(z_3|z_2)$", up),
+        (r"$q(z_3|x)\,q(z_2|z_3,x)\,q(z_1|z_2,x)$", [*down[:2], *skip]),
+    )
+    for axis, (name, arrows) in zip(figure.subplots(1, 3), drawn, strict=True):
+        axis.set(title=name, xlim=(-1.6, 1.6), ylim=(-0.5, 3.5), aspect="equal")
+        axis.axis("off")
+        for t in range(4):
+            axis.add_patch(Circle((0, t), 0.3, facecolor="0.85" if t == 0 else "white", edgecolor="k", zorder=2))
+            axis.text(0, t, "$x$" if t == 0 else f"$z_{t}$", ha="center", va="center", fontsize=13, zorder=3)
+        for a, b in arrows:
+            far = abs(a - b) > 1 or (a == 0 and len(arrows) > 3)
+            style = f"arc3,rad={0.25 + 0.1 * abs(a - b)}" if far else "arc3"
+            start, end = ((0.1, a), (0.1, b)) if far else ((0, a), (0, b))
+            axis.annotate(
+                "", end, start,
+                arrowprops=dict(arrowstyle="-|>", color="k", shrinkA=19, shrinkB=19, connectionstyle=style),
+            )  # fmt: skip
+    return figure
+
+
+def mixture(law: Distribution, z: torch.Tensor) -> torch.Tensor:
+    """The log-density of as many equally likely components as `law` has rows."""
+    log_p = law.log_prob(z[:, None])
+    return log_p.logsumexp(1) - math.log(log_p.shape[1])
+
+
+def misfit() -> Figure:
+    """Chapter 6: the codes of level 1, what a standard normal and what a second level offer, and the bill in nats."""
+    torch.manual_seed(0)
+    angle = torch.linspace(0, 1.5 * math.pi, 400)
+    frame, noise = torch.linalg.qr(torch.randn(10, 2))[0], 0.3
+    arc = 3 * torch.stack([angle.cos(), angle.sin()], 1) @ frame.T
+    train, test = (arc[torch.randint(400, (4000,))] + noise * torch.randn(4000, 10) for _ in range(2))
+    one = al.VAE(
+        al.StandardNormal(2),
+        al.Conditional(nn.Linear(10, 2), al.families.normal_per_dimension(2)),
+        al.Conditional(nn.Linear(2, 10), al.families.normal_shared()),
+    )
+    al.fit(one, train, epochs=10, batch_size=400, lr=0.05)
+    with torch.no_grad():
+        codes = one.encode(train)[0].sample((2,)).flatten(0, 1)
+    two = al.architectures.mlp((2,), "normal", latent=[2], hidden=[64], data=codes)
+    al.fit(two, codes, epochs=100, batch_size=400, lr=0.01)
+    read = one.encoders[0].network
+    with torch.no_grad():
+        torch.manual_seed(1)
+        q = one.encode(test)[0]
+        z, spread = q.sample(), noise**2 * read.weight @ read.weight.T + q.variance[0].diag()
+        log_q, log_p = mixture(MultivariateNormal(read(arc), spread), z), one.prior().log_prob(z)
+        log_p2, bound = al.log_likelihood(two, z, samples=100), al.elbo(two(z, samples=20))
+        offered = two.sample(2000)
+    figure, (left, middle, right) = panels(3, height=3.2)
+    for axis, dots in ((left, z[:2000]), (middle, offered)):
+        axis.scatter(*dots.T, s=3, linewidth=0)
+        for share in (0.5, 0.9, 0.99):
+            axis.add_patch(Circle((0, 0), math.sqrt(-2 * math.log(1 - share)), fill=False, linestyle=":"))
+        axis.set(xlabel="$z_{1,1}$", ylabel="$z_{1,2}$", aspect="equal", xlim=(-3.4, 3.4), ylim=(-3.4, 3.4))
+    left.set(title="$q(z_1)$")
+    middle.set(title="$p_2(z_1)$")
+    before, after, gap = ((a - b).mean().item() for a, b in ((log_q, log_p), (log_q, log_p2), (log_p2, bound)))
+    right.bar(["T = 1"], [before], label=r"KL($q(z_1)\,\|\,p(z_1)$)")
+    right.bar(["T = 2"], [after], label=r"KL($q(z_1)\,\|\,p_2(z_1)$)")
+    right.bar(["T = 2"], [gap], bottom=[after], label=r"$\mathbb{E}$ KL($q(z_2|z_1)\,\|\,p_2(z_2|z_1)$)")
+    right.set(ylabel="nats", ylim=(0, 1.6 * before))
+    right.legend(fontsize="small")
+    return figure
+
+
 class Other(nn.Module):
     """A trained encoder with another spread."""
 
@@ -290,5 +364,5 @@ def infinity() -> Figure:
 
 if __name__ == "__main__":
     FIGURES.mkdir(exist_ok=True)
-    for draw in (shadows, plain, likelihoods, dimensions, bounds, curves, infinity):
+    for draw in (shadows, plain, likelihoods, dimensions, bounds, graphs, misfit, curves, infinity):
         draw().savefig(FIGURES / f"{draw.__name__}.png", dpi=110)
