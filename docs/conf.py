@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import latex2mathml.converter
 from docutils import nodes
 from sphinx.addnodes import desc_annotation, pending_xref
@@ -18,13 +19,18 @@ from sphinx.search.zh import SearchChinese
 from sphinx.util import logging
 
 import allegory
+from allegory.command.entry import root
 
 LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).parent
 PACKAGE = Path(allegory.__file__).parent
-INTERNAL = ("__init__", "__main__", "version", "runtime.", "command.", "data.files", "views.terminal")
+INTERNAL = (
+    "__init__", "__main__", "version", "earlier", "runtime.", "command.", "data.cutting", "data.files", "data.parts",
+    "data.pictures", "views.terminal",
+)  # fmt: skip
 ROOMS = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
 MODULES = [room for room in ROOMS if not room.startswith(INTERNAL) and not room.endswith("__init__")]
+WIDTH = 80  # of the help of the command
 PUBLIC = {m: importlib.import_module(f"allegory.{m}").__all__ for m in MODULES}
 
 project = "allegory"
@@ -144,6 +150,17 @@ def joined(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = re.sub(rf"(?<={chinese})\n(> )?(?={chinese})", "", source[0])
 
 
+def add_help(app: Sphinx, page: str, source: list[str]) -> None:
+    """Below `allegory COMMAND --help` in a block of its own stands what it prints."""
+
+    def printed(asked: re.Match[str]) -> str:
+        command = root.commands[asked[2]] if asked[2] else root
+        with click.Context(command, info_name=asked[1], terminal_width=WIDTH) as context:
+            return f"```text\n$ {asked[1]} --help\n\n{command.get_help(context)}\n```"
+
+    source[0] = re.sub(r"```text\n(allegory(?: (\w+))?) --help\n```", printed, source[0])
+
+
 def follow(app: Sphinx, tree: nodes.document) -> None:
     """Links that leave the sources: to a page in the other language; else their text is left."""
     here = (Path(app.srcdir) / app.env.docname).parent
@@ -201,6 +218,7 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", restore_colons, priority=600)
     app.add_search_language(Pairs)
     app.connect("source-read", joined)
+    app.connect("source-read", add_help)
     app.connect("doctree-read", follow)
     app.connect("doctree-read", shorten)
     app.connect("html-page-context", add_language)
