@@ -544,13 +544,30 @@ def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
 
 def _scales(event_shape: Sequence[int], levels: int) -> list[int]:
     """Powers of two that divide both sides and leave a grid of at least 4 x 4 (else 1), and a single cell, spread
-    evenly over the levels from the top.
+    evenly over the levels from the top. Where more than 16 cells a side would be left, other factors, too; and no
+    single cell, if that would still take hundreds of weights for each pair of channels.
     """
     sides = event_shape[1:]
-    grids = [2**i for i in range(1, 12) if all(side % 2**i == 0 and side >= 4 * 2**i for side in sides)] or [1]
-    if len(set(sides)) == 1:
+    grids = _factors(sides, only_two=True)
+    if max(sides, default=1) > 16 * grids[-1]:
+        grids = _factors(sides, only_two=False)
+    if len(set(sides)) == 1 and sides[0] <= 16 * grids[-1]:
         grids.append(sides[0])
     return [grids[-1 - t * len(grids) // levels] for t in reversed(range(levels))]
+
+
+def _factors(sides: Sequence[int], only_two: bool) -> list[int]:
+    """Products of the prime factors that both sides share, the smallest first, that leave 4 cells a side; else 1."""
+    common, product, found, prime = math.gcd(*sides), 1, [], 2
+    while common > 1 and not (only_two and prime > 2):
+        if common % prime:
+            prime += 1
+            continue
+        common, product = common // prime, product * prime
+        if any(side < 4 * product for side in sides):
+            break
+        found.append(product)
+    return found or [1]
 
 
 def _check_channels_first(event_shape: Sequence[int]) -> None:

@@ -303,8 +303,14 @@ def test_larger_images_and_colour():
     for levels, scales, stem in ((1, [28], 4), (2, [4, 28], 4), (3, [2, 4, 28], 2), (5, [2, 4, 4, 28, 28], 2)):
         config = architectures.conv((1, 28, 28), "bernoulli", latent=[2] * levels, channels=8).config
         assert (config["scales"], config["stem"]) == (scales, stem)
-    for shape, scales in (((1, 13, 13), [1, 13]), ((1, 13, 16), [1, 1]), ((1, 32, 64), [4, 8])):
-        assert architectures.conv(shape, "bernoulli", latent=[2] * 2, channels=4).config["scales"] == scales
+    for shape, scales in (
+        ((1, 13, 13), [1, 13]), ((1, 13, 16), [1, 1]), ((1, 32, 64), [4, 8]), ((1, 33, 33), [3, 33]),
+        ((1, 75, 75), [15, 75]), ((1, 105, 105), [15, 105]), ((1, 100, 100), [4, 100]), ((1, 60, 60), [4, 60]),
+        ((1, 101, 101), [1, 1]), ((1, 100, 75), [5, 5]), ((1, 1, 32), [1, 1]),
+    ):  # fmt: skip
+        model = architectures.conv(shape, "bernoulli", latent=[2] * 2, channels=16)
+        assert model.config["scales"] == scales
+        assert sum(p.numel() for p in model.parameters()) < 500_000
 
 
 def test_a_markov_ladder_can_begin_in_the_middle():
