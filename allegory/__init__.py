@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from allegory.ladder import TopDown
     from allegory.model import VAE, Trace
     from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
+    from allegory.runtime.processes import together
     from allegory.training import Record, fit, load, save, trackers
     from allegory.views import Run, report
 
@@ -47,6 +48,7 @@ __all__ = [
     "report",
     "save",
     "stl",
+    "together",
     "trackers",
 ]
 
@@ -56,6 +58,7 @@ _MODULES = {
     "evaluation": ["Diagnosis", "ais", "bound_curve", "diagnose", "evaluate", "log_likelihood"],
     "ladder": ["TopDown"],
     "model": ["VAE", "Trace"],
+    "runtime.processes": ["together"],
     "objectives": ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"],
     "training": ["Record", "fit", "load", "save", "trackers"],
     "views": ["Run", "report"],

@@ -38,6 +38,7 @@ from torch.distributions import Distribution
 from allegory.evaluation.bounds import Evaluation, evaluate, evaluating, pairs_per_pass
 from allegory.ladder import TopDown
 from allegory.model import VAE
+from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["Diagnosis", "Level", "diagnose"]
 
@@ -100,6 +101,7 @@ class Diagnosis:
         return f"Diagnosis({', '.join(f'level {level.level} {level.verdict}' for level in self.levels)}{gap})"
 
 
+@one_at_a_time()
 @torch.no_grad()
 def diagnose(model: VAE, x: Tensor, train: Tensor | None = None, samples: int = 100) -> Diagnosis:
     """Checks every level of a model, and reports what is wrong and what to try.
