@@ -7,7 +7,7 @@ them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from allegory.runtime.threads import sleep_soon
+from allegory.runtime.openmp import sleep_soon
 from allegory.version import __version__
 
 sleep_soon()
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from allegory.ladder import TopDown
     from allegory.model import VAE, Trace
     from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
+    from allegory.runtime.processes import together
     from allegory.training import Record, fit, load, save, trackers
     from allegory.views import Run, report
 
@@ -50,6 +51,7 @@ __all__ = [
     "report",
     "save",
     "stl",
+    "together",
     "trackers",
 ]
 
@@ -59,6 +61,7 @@ _MODULES = {
     "evaluation": ["Diagnosis", "ais", "bound_curve", "diagnose", "evaluate", "log_likelihood"],
     "ladder": ["TopDown"],
     "model": ["VAE", "Trace"],
+    "runtime.processes": ["together"],
     "objectives": ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"],
     "training": ["Record", "fit", "load", "save", "trackers"],
     "views": ["Run", "report"],

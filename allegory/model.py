@@ -37,15 +37,18 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.func import functional_call
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from allegory.distributions import check_support, tempered
 from allegory.ladder import TopDown
-from allegory.runtime.checks import place
+from allegory.runtime.checks import no_validation, place
 from allegory.runtime.compilation import disable_compile
+from allegory.runtime.modes import eval_mode
+from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["VAE", "Trace"]
+
+NEIGHBOURS = 1000  # examples among which `VAE.check` looks for one that differs from the first
 
 
 @dataclass(eq=False, repr=False)
@@ -168,6 +171,7 @@ class VAE(nn.Module):
     (torch.Size([4, 3]), torch.Size([1, 4, 3]))
     """
 
+    _compared = False  # whether a posterior that was run twice was found to be the same
     config: dict[str, Any] | None = None  # set by allegory.architectures: the arguments that rebuild this model
 
     def __init__(
@@ -204,18 +208,17 @@ class VAE(nn.Module):
             samples: S, particles per example. The network on x runs once for all of them.
             held: whether q's parameters are held fixed in the densities, so that a gradient reaches them only through
                 the draws; `stl` and `dreg` need that. The trace's latents are then views of the draws, and all
-                densities are computed from these views. The encoders run twice, so they must not have dropout, which
-                would differ.
+                densities are computed from these views. The encoders run twice, and have to be the same both times,
+                without dropout or noise in them: the first time that this is done in training, both are compared.
             noise: standard normal noise for z_1, ..., z_T, (S, B, *event_t) each, where q is normal; None, for all
                 levels or for one, draws it from torch's generator.
         """
         draw = self._sampler(samples, noise)
         if not held:
             return self._trace(x, samples, draw)
-        self._check_no_dropout()
-        latents, _ = self._infer(x, samples, draw)
+        latents, q = self._infer(x, samples, draw)
         latents = tuple(z.view_as(z) for z in latents)
-        inferred = _posterior_without_gradient(self, x, latents)
+        inferred = _posterior_without_gradient(self, x, latents, q)
         return replace(self._trace(x, samples, _fixed_latents(latents), inferred), held=True)
 
     def score(self, x: Tensor, latents: Sequence[Tensor]) -> Trace:
@@ -383,6 +386,7 @@ class VAE(nn.Module):
         latents, _ = self._infer(x, samples=1)
         return self.decode([z[0] for z in latents[level - 1 :]], level, temperature)
 
+    @one_at_a_time()
     @torch.no_grad()
     def check(self, x: Tensor, name: str = "x", rows: Sequence[Any] | None = None) -> None:
         """Raises a ValueError, in one line, if x is empty, not finite, of the wrong shape or outside the support of
@@ -400,26 +404,67 @@ class VAE(nn.Module):
         if any(hasattr(p, "to_local") for p in self.parameters()):
             raise ValueError("this model is sharded over processes; load the whole model from its run, al.load(out)")
         pieces = [(rows, x)] if isinstance(x, Tensor) else x.pieces()
-        training = self.training
-        try:
-            with torch.random.fork_rng(), self._name_failing_conditional():
-                law = self.eval().generate(1)
-                if law.event_shape != x.shape[1:]:
+        with eval_mode(self), torch.random.fork_rng(), self._name_failing_conditional():
+            law = self.generate(1)
+            if law.event_shape != x.shape[1:]:
+                raise ValueError(
+                    f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
+                )
+            for called, part in pieces:
+                finite = torch.isfinite(part)
+                if not bool(finite.all()):
                     raise ValueError(
-                        f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over "
-                        f"{tuple(law.event_shape)}"
+                        f"{name}: {int((~finite).sum())} values are NaN or infinite, the first in "
+                        f"{place((~finite).nonzero()[0].tolist(), called)}; remove or replace them"
                     )
-                for called, part in pieces:
-                    finite = torch.isfinite(part)
-                    if not bool(finite.all()):
-                        raise ValueError(
-                            f"{name}: {int((~finite).sum())} values are NaN or infinite, the first in "
-                            f"{place((~finite).nonzero()[0].tolist(), called)}; remove or replace them"
-                        )
-                    check_support(law, part, name, called)
-                _ = self(x[:1]).kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
-        finally:
-            self.train(training)
+                check_support(law, part, name, called)
+            _ = self(x[:1]).kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
+            with no_validation():
+                self._check_neighbours(x)
+
+    def _check_neighbours(self, x: Tensor) -> None:
+        """Raises a ValueError if a density depends on other examples or particles: it is then of no model. Of two
+        examples with two particles each, one is exchanged for another, and the densities of the others must not move.
+        """
+        x = x[:NEIGHBOURS]
+        other = int((x != x[:1]).flatten(1).any(1).to(torch.int8).argmax())  # the first that differs, if there is one
+        x, seed = x[torch.tensor([0, other])], int(torch.randint(2**62, ()))
+        latents = self._infer(x, samples=2)[0]
+
+        def densities(x: Tensor, latents: Sequence[Tensor]) -> Tensor:
+            torch.manual_seed(seed)  # of conditionals that draw
+            trace = self.score(x, latents)
+            return torch.cat([trace.log_px[None], trace.log_pz, trace.log_qz])
+
+        before, again = densities(x, latents), densities(x, latents)
+        names = [self._p_name(t) for t in range(self.levels + 1)]
+        names += [self._q_name(t) for t in range(1, self.levels + 1)]
+        order = [*range(self.levels, -1, -1), *range(2 * self.levels, self.levels, -1)]  # p first: q may build on it
+
+        def compare(what: str, after: Tensor, kept: Tensor) -> None:
+            for i in order:
+                old, new = before[i][kept], after[i][kept]
+                if _close(before[i], again[i]) and not _close(old, new):  # some conditionals change with every call
+                    apart = (old - new).abs().max()
+                    raise ValueError(
+                        f"{names[i]} of one example and particle depends on the other {what}: it moves by {apart:.3g} "
+                        "nats when they change. Tensors are (particles S, examples B, *event), and a layer that works "
+                        "on dimension 0 or 1 (softmax(dim=1), a Transformer, a recurrent net) mixes them; let it work "
+                        "on dimension -1, or give it (S * B, *event)"
+                    )
+
+        for s, b in ((0, 0), (1, 1)):
+            swapped = x.clone()
+            swapped[b] = x[1 - b]
+            examples, particles = (torch.zeros(2, 2, dtype=torch.bool, device=x.device) for _ in range(2))
+            examples[:, 1 - b] = particles[1 - s, b] = True
+            compare("examples", densities(swapped, latents), examples)
+            changed = [z.clone() for z in latents]
+            for z, old in zip(changed, latents, strict=True):
+                z[s, b] = old[1 - s, 1 - b]
+            after = densities(x, changed)
+            compare("examples", after, examples)
+            compare("particles", after, particles)
 
     @contextmanager
     def _name_failing_conditional(self) -> Iterator[None]:
@@ -467,17 +512,6 @@ class VAE(nn.Module):
             )
         _check_batch(self._p_name(t), p, () if top else batch)
 
-    def _check_no_dropout(self) -> None:
-        drawn_by = [self.encoders]
-        if isinstance(self.encoders, TopDown):
-            drawn_by += [*self.decoders[1:], *(self.states or [])]
-        layers = [layer for part in drawn_by for layer in part.modules() if isinstance(layer, _DropoutNd)]
-        if self.training and any(layer.p > 0 for layer in layers):
-            raise ValueError(
-                "held=True (which stl and dreg need) runs the posterior twice, and dropout would make it two different "
-                "ones; train without dropout in it, or with another objective"
-            )
-
     def _check_level(self, level: int) -> None:
         if not 1 <= level <= self.levels:
             raise ValueError(f"level={level}: this model has levels 1 to {self.levels}")
@@ -513,18 +547,13 @@ class VAE(nn.Module):
 
     def _event_shapes(self) -> list[Size] | None:
         """Of x, z_1, ..., z_T, by one pass without side effects; None where the model cannot be run."""
-        training = {module: module.training for module in self.modules()}
         devices = list({p.device for p in self.parameters() if p.is_cuda})
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices):
-                self.eval()
+            with eval_mode(self), torch.no_grad(), torch.random.fork_rng(devices):
                 _, p, state = self._generate_down(lambda t, p, state: p.sample((1,) if state is None else ()))
                 return [law.event_shape for law in (self.decoders[0](state), *p)]
         except Exception:  # whatever is wrong is reported where the model is used
             return None
-        finally:
-            for module, flag in training.items():
-                module.training = flag
 
 
 def _elide(parts: list[str]) -> str:
@@ -547,11 +576,36 @@ class _Posterior(nn.Module):
 
 
 @disable_compile  # functional_call does not compile
-def _posterior_without_gradient(model: VAE, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
-    """q(z | x) at given latents, as a function of the latents alone: no gradient reaches its parameters."""
+def _posterior_without_gradient(model: VAE, x: Tensor, latents: Latents, q: Laws) -> tuple[Latents, Laws]:
+    """q(z | x) at given latents, as a function of the latents alone: no gradient reaches its parameters. The same laws
+    as those that drew them, which is checked the first time.
+    """
     posterior = _Posterior(model)
     still = {name: parameter.detach() for name, parameter in posterior.named_parameters()}
-    return functional_call(posterior, still, (x, latents))
+    if model._compared:
+        return functional_call(posterior, still, (x, latents))
+    before = _random_states(x.device)
+    latents, again = functional_call(posterior, still, (x, latents))
+    drew = not all(map(torch.equal, before, _random_states(x.device)))
+    with torch.no_grad():
+        laws = zip(q, again, latents, strict=True)
+        if drew or not all(_close(one.log_prob(z), other.log_prob(z)) for one, other, z in laws):
+            raise ValueError(
+                "held=True (which stl and dreg need) runs the posterior twice, and dropout would make it two different "
+                "ones, as would other noise in it, or spectral norm, which changes with each run; train without them "
+                "in the posterior, or with another objective"
+            )
+    model._compared = model.training
+    return latents, again
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _close(x: Tensor, y: Tensor) -> bool:
+    """Whether log-densities are equal but for rounding."""
+    return torch.allclose(x, y, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:

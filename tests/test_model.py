@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory.distributions import NormalMixture, tempered
+from allegory.runtime.checks import no_validation
 
 
 def link(inputs, outputs, family=al.families.normal):
@@ -170,7 +172,7 @@ def test_a_zuko_flow_is_a_prior_and_an_encoder():
 def test_the_readable_loss_compiles_whole(latent):
     model = al.architectures.mlp((5,), "bernoulli", latent=latent, hidden=[4]).double()
     x = (torch.rand(6, 5) < 0.5).double()
-    with al.evaluate.__globals__["no_validation"]():
+    with no_validation():
         loss = torch.compile(lambda x: -al.elbo(model(x)).mean(), fullgraph=True, backend="eager")
         assert math.isfinite(loss(x).item())
 
@@ -330,3 +332,143 @@ class OneContext(nn.Module):
 class FixedBits(nn.Module):
     def forward(self):
         return al.families.bernoulli(torch.zeros(3))
+
+
+class Topics(nn.Module):
+    """A softmax over the wrong dimension."""
+
+    def __init__(self, inputs, outputs, dim):
+        super().__init__()
+        self.words, self.dim = nn.Linear(inputs, outputs), dim
+
+    def forward(self, z):
+        return self.words(torch.softmax(z, self.dim))
+
+
+class Attention(nn.Module):
+    """A Transformer that reads the first dimension as a sequence."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(inputs, 8), nn.Linear(8, outputs)
+        self.mix = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0)
+
+    def forward(self, z):
+        return self.leave(self.mix(self.enter(z)))
+
+
+class Recurrent(nn.Module):
+    """A recurrent net that does, so that the later particles depend on the earlier ones; or backwards."""
+
+    def __init__(self, inputs, outputs, backwards=False):
+        super().__init__()
+        self.net, self.backwards = nn.GRU(inputs, outputs), backwards
+
+    def forward(self, z):
+        return self.net(z.flip(0))[0].flip(0) if self.backwards else self.net(z)[0]
+
+
+class BatchNormalized(nn.Module):
+    """Normalises by the batch, in eval mode too."""
+
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+class MixingLaw(nn.Module):
+    """A prior whose density mixes examples, which no network does."""
+
+    def forward(self):
+        law = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
+        plain = law.log_prob
+        law.log_prob = lambda z: plain(z) + z.sum((1, 2), keepdim=False)[:, None]
+        return law
+
+
+def of_normals(*networks):
+    return [al.Conditional(network, al.families.normal) for network in networks]
+
+
+MIXING = {
+    "p(x | z_1) of one example and particle depends on the other examples": lambda: al.VAE(
+        al.StandardNormal(3), link(5, 3), al.Conditional(Topics(3, 5, dim=1), al.families.bernoulli)
+    ),
+    "p(x | z_1) of one example and particle depends on the other particles": lambda: al.VAE(
+        al.StandardNormal(3), link(5, 3), al.Conditional(Attention(3, 5), al.families.bernoulli)
+    ),
+    "p(z_1 | z_2) of one example and particle depends on the other particles": lambda: al.VAE(
+        al.StandardNormal(2), [link(5, 3), link(3, 2)],
+        [link(3, 5, al.families.bernoulli), *of_normals(Recurrent(2, 6))],
+    ),
+    "p(z_1 | z_2) of one example and particle depends on the other particles: it": lambda: al.VAE(
+        al.StandardNormal(2), [link(5, 3), link(3, 2)],
+        [link(3, 5, al.families.bernoulli), *of_normals(Recurrent(2, 6, backwards=True))],
+    ),
+    "q(z_1 | x) of one example and particle depends on the other examples": lambda: al.VAE(
+        al.StandardNormal(3), *of_normals(nn.Sequential(BatchNormalized(), nn.Linear(5, 6))),
+        link(3, 5, al.families.bernoulli),
+    ),
+    "q(z_2 | z_1) of one example and particle depends on the other particles": lambda: al.VAE(
+        al.StandardNormal(2), [link(5, 3), *of_normals(Topics(3, 4, dim=0))],
+        [link(3, 5, al.families.bernoulli), link(2, 3)],
+    ),
+    "q(z_1 | z_2, x) of one example and particle depends on the other examples": lambda: al.VAE(
+        al.StandardNormal(2),
+        al.TopDown(
+            al.networks.Climb([nn.Linear(5, 4), nn.Linear(4, 6)]),
+            [*of_normals(al.networks.Concat(Topics(4 + 2, 6, dim=1), event_dim=1)), link(6, 2)],
+        ),
+        [link(3, 5, al.families.bernoulli), link(2, 3)],
+    ),
+    "p(z_1) of one example and particle depends on the other examples": lambda: al.VAE(
+        MixingLaw(), link(5, 3), link(3, 5, al.families.bernoulli)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", MIXING)
+def test_a_network_that_mixes_neighbours_is_refused_and_named(message):
+    model, x = MIXING[message](), torch.eye(5)
+    for act in (
+        lambda: model.check(x),
+        lambda: al.log_likelihood(model, x, samples=2),
+        lambda: al.fit(model, x, epochs=1),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            act()
+
+
+class Twofold(nn.Linear):
+    """Another layer with every call."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.calls * super().forward(x)
+
+
+class Noisy(nn.Linear):
+    """Noise of its own, in eval mode too."""
+
+    def forward(self, x):
+        return super().forward(x + torch.randn_like(x))
+
+
+@pytest.mark.parametrize(
+    "layer", [Topics(4, 6, dim=-1), nn.LayerNorm(4), nn.BatchNorm1d(4), Twofold(4, 4), Noisy(4, 4)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_that_mixes_nothing_is_not_refused(layer, dtype):
+    network = nn.Sequential(nn.Linear(5, 4), layer, nn.LazyLinear(6)).to(dtype)
+    model = al.VAE(al.StandardNormal(3), *of_normals(network), link(3, 5, al.families.bernoulli)).to(dtype)
+    state = torch.get_rng_state()
+    model.check(torch.eye(5).to(dtype))
+    model.check(torch.ones(1, 5).to(dtype))  # no other to compare with
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_densities_that_are_far_away_are_not_taken_for_mixed_ones():
+    """Rounding moves a density in units of its size."""
+    model = al.VAE(al.StandardNormal(3), link(5, 3), al.Conditional(nn.Linear(3, 5), al.families.normal_fixed(1e-3)))
+    model.float().check(1e4 * torch.randn(50, 5, dtype=torch.float32))

@@ -1,9 +1,11 @@
 """What each objective claims: values against formulas, gradients against each other."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.nn.functional as F
 from linear_gaussian import EXACT, Relative, chain
 from torch import nn
 from torch.distributions import kl
@@ -176,6 +178,64 @@ def test_a_held_posterior_must_not_have_dropout(top_down):
     with pytest.raises(ValueError, match=r"dropout would make it two different ones"):
         model(torch.zeros(2, 5), held=True)
     model.eval()(torch.zeros(2, 5), held=True)
+
+
+class Dropping(nn.Module):
+    """Dropout that is a function."""
+
+    def forward(self, h):
+        return F.dropout(h, 0.01, self.training)
+
+
+class NoisyGate(nn.Module):
+    """Noise from a generator of its own, which torch's knows nothing of."""
+
+    chance = torch.Generator()
+
+    def forward(self, h):
+        return h + 0.1 * torch.randn(h.shape, generator=self.chance) if self.training else h
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.GRU(8, 8, num_layers=2, dropout=0.1, batch_first=True)
+
+    def forward(self, h):
+        return self.net(h[:, None])[0][:, 0]
+
+
+RANDOM = {
+    "function": Dropping,
+    "recurrent": Recurrent,
+    "relu": nn.RReLU,
+    "own noise": NoisyGate,
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)),
+}
+SAME = {"batch norm": lambda: nn.BatchNorm1d(8), "dropout of nothing": lambda: nn.Dropout(0.0), "plain": nn.Tanh}
+
+
+def encoded_by(layer):
+    network = nn.Sequential(nn.Linear(5, 8), layer, nn.Linear(8, 6))
+    decoder = al.Conditional(nn.Linear(3, 5), al.families.bernoulli)
+    return al.VAE(al.StandardNormal(3), al.Conditional(network, al.families.normal), decoder)
+
+
+@pytest.mark.parametrize("name", [*RANDOM, *SAME])
+def test_a_held_posterior_is_the_same_both_times_whatever_it_is_made_of(name):
+    model, x = encoded_by((RANDOM | SAME)[name]()), torch.eye(5).repeat(4, 1)
+    model(x, samples=2)  # a pass that is not held may be random
+    model.eval()(x, held=True)
+    model.train()
+    for act in (lambda: model(x, samples=2, held=True), lambda: al.fit(model, x, epochs=1, objective=al.dreg)):
+        with pytest.raises(ValueError, match=r"runs the posterior twice") if name in RANDOM else nullcontext():
+            act()
+
+
+def test_noise_in_the_decoder_alone_is_no_matter():
+    decoder = al.Conditional(nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 5)), al.families.bernoulli)
+    model = al.VAE(al.StandardNormal(3), al.Conditional(nn.Linear(5, 6), al.families.normal), decoder)
+    assert al.stl(model(torch.eye(5), samples=2, held=True)).isfinite().all()
 
 
 def test_renyi_lies_between_the_bounds_it_joins(trace):

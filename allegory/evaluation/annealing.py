@@ -31,6 +31,7 @@ from torch import Tensor
 
 from allegory.evaluation.bounds import evaluating, log_likelihood, pairs_per_pass
 from allegory.model import VAE, Choose, Latents, Laws
+from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["Annealed", "ais", "compare_with_ais"]
 
@@ -53,6 +54,7 @@ class Annealed:
     acceptance: Tensor
 
 
+@one_at_a_time()
 def ais(
     model: VAE,
     x: Tensor,
@@ -104,6 +106,7 @@ def ais(
     return Annealed(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
+@one_at_a_time()
 def compare_with_ais(
     model: VAE, x: Tensor, examples: int = 100, samples: int = 1000, seed: int = 0, **settings: Any
 ) -> dict[str, Any]:

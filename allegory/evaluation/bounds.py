@@ -20,8 +20,9 @@ memory does not grow with K or N. By default a pass makes about a million number
 into a cache; compiled, which goes over them once, four times as many. Where q is normal, the noise of an example
 depends only on torch's seed and on its position among the examples: a result does not depend on `pairs`.
 
-Where torch.distributed is initialised, all processes have to call these functions, with the same arguments: each scores
-its share of the examples, and all get the whole result, which is that of one process.
+Each process scores what it is given. Within `al.together()` all processes of torch.distributed call these functions
+with the same arguments, which is checked: each scores its share of the examples, and all get the whole result, which is
+that of one process. Of several threads one scores at a time.
 
 Shapes: S particles per pass, B examples per pass, N examples, K particles in all, T levels.
 """
@@ -46,7 +47,9 @@ from allegory.runtime import processes
 from allegory.runtime.checks import no_validation
 from allegory.runtime.compilation import choose_compile, compile_or_warn, timed
 from allegory.runtime.memory import caching
+from allegory.runtime.modes import eval_mode
 from allegory.runtime.precision import autocast, choose_precision
+from allegory.runtime.threads import one_at_a_time
 
 __all__ = [
     "Evaluation",
@@ -118,17 +121,13 @@ class Evaluation:
 
 @contextmanager
 def evaluating(model: nn.Module, precision: str = "float32") -> Iterator[None]:
-    """No gradients, eval mode, no argument validation; restores the mode afterwards."""
-    training = model.training
+    """No gradients, eval mode, no argument validation; restores the mode of every part afterwards."""
     device = next(model.parameters(), torch.empty(0)).device
-    model.eval()
-    try:
-        with torch.no_grad(), no_validation(), caching(), autocast(device, precision):
-            yield
-    finally:
-        model.train(training)
+    with one_at_a_time(), eval_mode(model), torch.no_grad(), no_validation(), caching(), autocast(device, precision):
+        yield
 
 
+@one_at_a_time()
 def log_likelihood(
     model: VAE,
     x: Tensor,
@@ -148,8 +147,7 @@ def log_likelihood(
     >>> al.log_likelihood(model, x, samples=10).shape
     torch.Size([7])
     """
-    _check_samples(samples)
-    model.check(x)
+    _check(model, x, samples)
     precision, compile, _ = choose_speed(model, x, samples, precision, compile)
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
 
@@ -161,6 +159,7 @@ def log_likelihood(
     return (log_w - math.log(samples)).to(x.dtype)
 
 
+@one_at_a_time()
 def evaluate(
     model: VAE,
     x: Tensor,
@@ -180,8 +179,7 @@ def evaluate(
         precision: "float32", or "bfloat16" for the matrix products of the networks; "auto" as in `choose_speed`.
         compile: whether to compile a pass (torch.compile): a few seconds at the start, then faster; "auto" as there.
     """
-    _check_samples(samples)
-    model.check(x)
+    _check(model, x, samples)
     precision, compile, _ = choose_speed(model, x, samples, precision, compile)
     weigh = compile_or_warn(_pass_statistics, x.device) if compile else _pass_statistics
 
@@ -229,6 +227,7 @@ def evaluate(
     return result
 
 
+@one_at_a_time()
 def bound_curve(
     model: VAE,
     x: Tensor,
@@ -251,8 +250,7 @@ def bound_curve(
     >>> [k for k, bound, error in al.bound_curve(model, x, samples=12)]
     [1, 2, 5, 10, 12]
     """
-    _check_samples(samples)
-    model.check(x)
+    _check(model, x, samples)
     precision, compile, _ = choose_speed(model, x, samples, precision, compile)
     ladder = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
@@ -267,6 +265,7 @@ def bound_curve(
     return [(k, bound.mean().item(), _stderr(bound)) for k, bound in zip(ladder, bounds.unbind(1), strict=True)]
 
 
+@one_at_a_time()
 def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[Tensor, Tensor]]:
     """Mean and standard deviation of every latent given x, level 1 first, each (N, *event_t). Exact where the
     posterior depends on x alone, at level 1 bottom-up and at level T top-down; elsewhere averaged over `samples` draws.
@@ -276,8 +275,7 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
         x: (N, *event) data.
         samples: draws of the levels below.
     """
-    _check_samples(samples)
-    model.check(x)
+    _check(model, x, samples)
 
     def moments(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
         latents, laws = model._infer(rows, samples)
@@ -288,6 +286,7 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
     return [(mean, variance.sqrt()) for mean, variance in zip(found[::2], found[1::2], strict=True)]
 
 
+@one_at_a_time()
 def choose_speed(
     model: VAE, x: Tensor, samples: int, precision: str = "auto", compile: bool | str = "auto"
 ) -> tuple[str, bool, list[str]]:
@@ -497,6 +496,8 @@ def _stderr(x: Tensor) -> float:
     return (x.std(correction=1) / math.sqrt(len(x))).item() if len(x) > 1 else math.nan
 
 
-def _check_samples(samples: int) -> None:
+def _check(model: VAE, x: Tensor, samples: int) -> None:
     if samples < 1:
         raise ValueError(f"samples={samples}: wanted K >= 1 particles")
+    processes.check_same(samples=samples, x=getattr(x, "rows", x), model=model)
+    model.check(x)

@@ -43,6 +43,7 @@ from allegory.evaluation.bounds import TRUSTED, Evaluation, evaluate, evaluating
 from allegory.evaluation.marginals import baseline
 from allegory.ladder import TopDown
 from allegory.model import VAE
+from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["Diagnosis", "Level", "diagnose"]
 
@@ -105,6 +106,7 @@ class Diagnosis:
         return f"Diagnosis({', '.join(f'level {level.level} {level.verdict}' for level in self.levels)}{gap})"
 
 
+@one_at_a_time()
 @torch.no_grad()
 def diagnose(
     model: VAE, x: Tensor, train: Tensor | None = None, samples: int = 100, baseline_nll: float | None = None

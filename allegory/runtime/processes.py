@@ -1,5 +1,10 @@
 r"""Several processes that train or evaluate together, as `torchrun` starts them. In a single process all of this is a
-no-op.
+no-op, and so it is where torch.distributed is initialised and nobody has asked for it: each process then works alone.
+
+    with al.together():              every process, with the same model and data
+        al.evaluate(model, x)        each scores its share of x, and all get the whole result
+
+`fit` and the command ask for it themselves. What all of them have to be given alike is compared first.
 
 Every process has the whole model and all data, and takes its share of each batch. Averages over examples are sums over
 all processes, divided by the number of all examples: not a mean of means. Decisions that depend on a clock or a signal
@@ -9,6 +14,7 @@ are made together, so that no process waits for another forever.
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import signal
 import time
@@ -18,32 +24,85 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "all_gather",
     "all_reduce",
     "all_reduce_max",
     "broadcast",
+    "check_same",
     "global_mean",
     "local_rows",
     "process_group",
     "rank",
+    "together",
     "world_size",
 ]
 
 
 BROADCAST = "broadcast to all processes"
+inside = 0
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """All processes of torch.distributed do the same, with the same arguments, and each takes its share: what is called
+    inside scores as `torchrun -m allegory evaluate` does. Outside, each process works alone, on what it has.
+
+    >>> with al.together():
+    ...     bounds = al.log_likelihood(model, x, samples=10)
+    """
+    global inside
+    inside += 1
+    try:
+        yield
+    finally:
+        inside -= 1
 
 
 def world_size() -> int:
-    """The number of processes."""
-    return dist.get_world_size() if _initialized() else 1
+    """The number of processes that work together."""
+    return dist.get_world_size() if inside and _initialized() else 1
 
 
 def rank() -> int:
     """The index of this process; 0 writes files and prints."""
-    return dist.get_rank() if _initialized() else 0
+    return dist.get_rank() if inside and _initialized() else 0
+
+
+def check_same(**given: Any) -> None:
+    """Compares what the processes that work together were given.
+
+    Args:
+        given: what has to be the same in all of them, by name: tensors, modules, anything with a repr.
+
+    Raises:
+        ValueError: in all of them, something differs.
+    """
+    if world_size() == 1:
+        return
+    found = all_gather({name: _fingerprint(value) for name, value in given.items()})
+    for name in given:
+        if len({each[name] for each in found}) > 1:
+            failure = ValueError(
+                f"{name} is not the same in the {world_size()} processes, which share out one and the same work: give "
+                "all of them the same; to let each score what it has, leave out al.together()"
+            )
+            failure.add_note(BROADCAST)
+            raise failure
+
+
+def _fingerprint(value: Any) -> str:
+    if isinstance(value, nn.Module):
+        return " ".join(f"{name} {_fingerprint(x)}" for name, x in value.state_dict().items())
+    if not isinstance(value, Tensor):
+        return repr(value)
+    shape = f"{tuple(value.shape)} {value.dtype}"
+    if hasattr(value, "to_local") or not value.numel():  # a sharded tensor is refused later
+        return shape
+    numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return f"{shape} {hashlib.blake2b(numbers.data).hexdigest()}"
 
 
 def local_rows(rows: Tensor) -> Tensor:
@@ -108,7 +167,8 @@ def all_gather(value: Any) -> list[Any]:
 def process_group() -> Iterator[None]:
     """Joins the process group that `torchrun` started, and leaves it at the end: gloo for CPUs, nccl for GPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _initialized():
-        yield
+        with together():
+            yield
         return
     import torch.distributed.nn.functional  # imported later, its default arguments would keep the group alive
 
@@ -117,7 +177,8 @@ def process_group() -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        yield
+        with together():
+            yield
         signal.signal(signal.SIGTERM, terminated)  # a training that lost a process leaves its own handler
     finally:
         gc.collect()  # frees the last references to the group: its threads must not outlive the interpreter

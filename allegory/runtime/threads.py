@@ -1,17 +1,23 @@
-"""Threads: those that wait for each other sleep soon."""
+r"""Several threads: one of them trains or scores at a time, and the others wait.
+
+torch's generator, the argument checks of its distributions and Python's warning filters belong to the whole process.
+What trains or scores switches them and puts them back; of two that overlapped, the results would depend on which comes
+first, and what the last one puts back is what the other had switched.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["sleep_soon"]
+__all__ = ["one_at_a_time"]
+
+_lock = threading.RLock()  # what trains also scores, in the same thread
 
 
-def sleep_soon() -> None:
-    """Sets `GOMP_SPINCOUNT=1000`, unless the user says otherwise. OpenMP's threads spin for milliseconds by default:
-    that is a few per cent faster on idle cores, four times as slow beside one busy process, and on some virtual
-    machines, which move a thread only when it wakes, half as fast. Without effect once torch is loaded.
-    """
-    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Waits until no other thread trains or scores."""
+    with _lock:
+        yield

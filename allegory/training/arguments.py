@@ -21,6 +21,7 @@ from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
 from allegory.runtime.compilation import PAYS, choose_compile, has_compiler, timed
+from allegory.runtime.modes import frozen_parts, train_mode
 from allegory.runtime.precision import choose_precision
 from allegory.training.budget import Budget
 from allegory.training.checkpoint import stored_settings
@@ -165,7 +166,7 @@ def plan(
     precision, first = processes.broadcast(lambda: choose_precision(asked["precision"], device, bears_rounding(model)))
 
     def expected_seconds() -> float:
-        trial, x = copy.deepcopy(model).train(), data[: settings["batch_size"]].to(device)
+        trial, x = _training_copy(model), data[: settings["batch_size"]].to(device)
         score = score_function(trial, objective, samples=samples, held=held, precision=precision)
         weight = beta(0, 0.0)
         weight = weight.to(device) if isinstance(weight, Tensor) else weight
@@ -193,6 +194,13 @@ def plan(
         _warn_of_warmup(lr, beta, steps)
     notes = [note for note in (first, second) if note]
     return Plan(lr, beta, full_beta, held, bound, precision, compile, warmup, hurried, before, reference, fuse, notes)
+
+
+def _training_copy(model: VAE) -> VAE:
+    """A copy to try, in the modes of the training."""
+    trial = copy.deepcopy(model)
+    train_mode(trial, frozen_parts(trial))
+    return trial
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
@@ -260,7 +268,7 @@ def _check_objective(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         x = data[:2] if transform is None else transform(data[:2])
-        trial, device = copy.deepcopy(model).train(), next(model.parameters()).device
+        trial, device = _training_copy(model), next(model.parameters()).device
         beta = beta.to(device) if isinstance(beta, Tensor) else beta
         bound = objective(trial(x.to(device), samples=samples, held=held), beta)
     if not isinstance(bound, Tensor) or bound.shape != x.shape[:1]:

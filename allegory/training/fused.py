@@ -107,7 +107,7 @@ class FusedStep:
         also fills torch's table of divergences, without which kl_divergence does not compile.
         """
         model, average = self.state.model, self.state.average
-        trial = copy.deepcopy(model).train(model.training)
+        trial = copy.deepcopy(model)
         before = [buffer.clone() for buffer in trial.buffers()]
         with torch.random.fork_rng([]), torch.enable_grad():
             self.score(trial, x[:2], beta).sum().backward()

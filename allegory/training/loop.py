@@ -19,9 +19,12 @@ Validation picks the best weights and stops the training, never before both warm
 the device: whether a loss was finite is checked at the end of an epoch and before a checkpoint.
 
 Under `torchrun`, or wherever torch.distributed is initialised (with gloo for tensors on the CPU), all processes call
-`fit` with the same arguments: each takes its share of every batch, the gradient is that of the whole batch, and the
-first one writes the run. They agree on the time after every step, which synchronises them. With `shard` each holds only
-a part of the model, see `allegory.training.sharding`.
+`fit` with the same data and arguments, which is checked: each takes its share of every batch, the gradient is that of
+the whole batch, and the first one writes the run. They agree on the time after every step, which synchronises them.
+With `shard` each holds only a part of the model, see `allegory.training.sharding`.
+
+Of several threads one trains at a time: torch's generator and the checks of its distributions belong to the process.
+What another thread does with that generator in the meantime (torch.manual_seed, building a model) is not kept apart.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ from allegory.objectives import elbo
 from allegory.runtime import processes
 from allegory.runtime.checks import no_validation
 from allegory.runtime.memory import caching
+from allegory.runtime.modes import frozen_parts, train_mode
 from allegory.runtime.progress import Progress
+from allegory.runtime.threads import one_at_a_time
 from allegory.training import arguments, checkpoint, sharding
 from allegory.training.averaging import average_buffers
 from allegory.training.batches import Batches
@@ -60,6 +65,8 @@ from allegory.training.validation import validate
 __all__ = ["fit"]
 
 
+@one_at_a_time()
+@processes.together()
 def fit(
     model: VAE,
     data: Tensor,
@@ -96,7 +103,8 @@ def fit(
     """Trains `model` in place and leaves it in eval mode with the best weights.
 
     Args:
-        model: any VAE; it is trained in place, on its own device.
+        model: any VAE; it is trained in place, on its own device. A part that is frozen, in eval mode and without a
+            parameter that is learned, stays in eval mode: its dropout is off, and its batch statistics stay.
         data: (N, *event) training data; a tensor, or `allegory.data.stored.Stored`, which streams from disk.
         valid: (M, *event) data that determine the best weights and early stopping. Without them the last averaged
             weights are kept.
@@ -156,9 +164,13 @@ def fit(
         lr_final=lr_final, kl_warmup=kl_warmup, beta=beta, weight_decay=weight_decay, clip=clip, skip=skip,
         ema=ema, patience=patience, precision=precision, compile=compile, seed=seed, objective=objective,
     )  # fmt: skip
+    processes.check_same(
+        model=[(name, tuple(p.shape)) for name, p in model.state_dict().items()], data=getattr(data, "rows", data),
+        valid=valid, **arguments.as_json(settings),
+    )  # fmt: skip
     plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
-    average = _copy_for_average(model, shard)
+    average, frozen = _copy_for_average(model, shard), frozen_parts(model)
     device = next(model.parameters()).device
     valid = None if valid is None else valid.to(device)
     batches = Batches(data.to(device), batch_size, seed, transform)
@@ -183,7 +195,7 @@ def fit(
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)
         while not budget.over(now, clock.seconds):
             recovery.remember()
-            model.train()
+            train_mode(model, frozen)
             for rows, x in batches.epoch(now.epoch, now.batch):
                 step(rows, x, budget.done(now, clock.seconds))
                 clock.look()

@@ -3,12 +3,14 @@
 import copy
 import functools
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 
 import allegory as al
 from allegory.command import main
+from allegory.runtime import processes
 from allegory.runtime.checks import no_validation
 from allegory.training.arguments import _check_objective
 from allegory.training.state import State
@@ -43,13 +46,15 @@ def run(command, *tasks):
 @pytest.fixture(scope="session")
 def alone(once):
     """In one process."""
-    return once("alone", lambda out: run(ALONE, *([task, task, f"{out}/{task}"] for task in (*SAME, "seen", "lost"))))
+    return once(
+        "alone", lambda out: run(ALONE, *([task, task, f"{out}/{task}"] for task in (*SAME, "own", "seen", "lost")))
+    )
 
 
 @pytest.fixture(scope="session")
 def together(once):
     """In two, and each has the whole model."""
-    names = (*SAME, "seen", "lost", "various", "unfit", "ladder")
+    names = (*SAME, "own", "differing", "seen", "lost", "various", "unfit", "ladder")
     again = ["whole", "resumed", 6], ["parts", "resumed", 3]
 
     def make(out):
@@ -95,6 +100,40 @@ def flat(value):
 def test_two_processes_give_what_one_gives(task, alone, together):
     assert len(flat(alone[task])) > 50
     assert flat(together[task]) == pytest.approx(flat(alone[task]), rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_processes_with_rows_of_their_own_score_their_own_and_none_waits(alone, together):
+    assert len(flat(alone["own"])) > 50
+    assert flat(together["own"]) == pytest.approx(flat(alone["own"]), rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_what_differs_between_processes_is_said_in_all_of_them(together):
+    names = ["x", "samples", "model", "data", "valid", "seed"]
+    for name, (first, second) in zip(names, together["differing"], strict=True):
+        assert first == second
+        assert first.startswith(f"{name} is not the same in the 2 processes")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (torch.ones(3), torch.ones(3), True),
+        (torch.ones(3), torch.ones(1, 3), False),
+        (torch.ones(3), torch.ones(3).float(), False),
+        (torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]), False),
+        (torch.tensor([0.0, math.nan]), torch.tensor([0.0, math.nan]), True),
+        (torch.arange(6.0).view(2, 3).T, torch.arange(6.0).view(2, 3).T.contiguous(), True),
+        (torch.zeros(0, 3), torch.zeros(0, 3), True),
+        (3, 4, False),
+    ],
+)
+def test_what_processes_were_given_is_compared(one, other, same, monkeypatch):
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(processes, "all_gather", lambda found: [found, {"x": processes._fingerprint(other)}])
+    with nullcontext() if same else pytest.raises(ValueError, match=r"x is not the same in the 2 processes"):
+        processes.check_same(x=one)
 
 
 @pytest.mark.slow

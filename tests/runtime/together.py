@@ -6,6 +6,7 @@ TASKS are [[name, task, out, *arguments], ...], in JSON, and so is what the firs
 import functools
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -116,6 +117,69 @@ def score(out):
         [mean.tolist() for mean, _ in posterior_moments(vae, x, samples=10)],
         torch.rand(2).tolist(),  # and the generator is where it was
     ]
+
+
+def own(out):
+    """What each process finds of rows of its own, of which it has another number, and what one finds while the others
+    do nothing.
+    """
+    vae, x = al.architectures.mlp((6,), "bernoulli", latent=[3, 2], hidden=[8]).double(), bits()
+    torch.manual_seed(0)
+    for p in vae.parameters():
+        torch.nn.init.normal_(p)
+
+    def found(part):
+        x_own = x[part::2][: 5 + part]
+        torch.manual_seed(part)
+        trace = vae(x_own, samples=3)
+        return [
+            al.log_likelihood(vae, x_own, samples=7).tolist(), al.evaluate(vae, x_own, samples=7).as_dict(),
+            al.bound_curve(vae, x_own, samples=7), al.free_bits(trace, nats=2.0).tolist(),
+        ]  # fmt: skip
+
+    if processes.world_size() == 1:
+        return [found(0), found(1), found(0)]
+    part = processes.rank()
+    with apart():
+        mine = found(part)
+        once_more = found(0) if part == 0 else None
+    return [*processes.all_gather(mine), once_more]
+
+
+@contextmanager
+def apart():
+    """As where somebody else has initialised torch.distributed."""
+    before, processes.inside = processes.inside, 0
+    try:
+        yield
+    finally:
+        processes.inside = before
+
+
+def differing(out):
+    """What is said in each process where they were not given the same."""
+    x, vae = bits(), model()
+    mine, other = x[processes.rank() :], al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[7])
+    torch.manual_seed(processes.rank())
+    torch.nn.init.normal_(next(other.parameters()))
+    return [
+        processes.all_gather(said(act))
+        for act in (
+            lambda: al.evaluate(vae, mine, samples=2),
+            lambda: al.log_likelihood(vae, x, samples=2 + processes.rank()),
+            lambda: al.bound_curve(other.double(), x, samples=2),
+            lambda: al.fit(vae, mine, epochs=1),
+            lambda: al.fit(vae, x, valid=mine, epochs=1),
+            lambda: al.fit(vae, x, epochs=1, seed=processes.rank()),
+        )
+    ]
+
+
+def said(act):
+    try:
+        act()
+    except ValueError as error:
+        return str(error)
 
 
 def seen(out):
