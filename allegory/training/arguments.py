@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from allegory import objectives
 from allegory.data.stored import Stored
 from allegory.evaluation.bounds import bears_rounding
 from allegory.model import VAE
@@ -89,6 +90,7 @@ def plan(
         ValueError: an invalid setting, in one line.
     """
     objective, samples, asked = settings["objective"], settings["samples"], dict(settings)
+    _check_objective_kind(objective)
     _check_numbers(settings)
     lr = lr_schedule(settings["lr"], settings["lr_warmup"], settings["lr_final"])
     beta = beta_schedule(settings["beta"], settings["kl_warmup"], model.levels)
@@ -128,7 +130,22 @@ def plan(
     return Plan(lr, beta, held, bound, precision, compile, warmup, fuse, [note for note in (first, second) if note])
 
 
+def _check_objective_kind(objective: Any) -> None:
+    if not callable(objective):
+        known = isinstance(objective, str) and hasattr(objectives, objective)
+        name = objective if known else "elbo"
+        raise ValueError(f"objective={objective!r}: wanted a function, such as objective=al.{name}")
+
+
 def _check_numbers(settings: dict[str, Any]) -> None:
+    for name in ("epochs", "minutes", "lr", "clip", "skip", "patience", "lr_warmup", "kl_warmup", "lr_final", "ema"):
+        value = settings[name]
+        if value is not None and not callable(value) and (isinstance(value, str) or not hasattr(value, "__float__")):
+            raise ValueError(f"{name}={value!r}: wanted a number")
+    for name, least in {"batch_size": 1, "samples": 1, "seed": -(2**63)}.items():
+        value = settings[name]
+        if not hasattr(value, "__index__") or not least <= value < 2**63:
+            raise ValueError(f"{name}={value!r}: wanted a whole number{', 1 or more' if least == 1 else ''}")
     if settings["epochs"] is None and settings["minutes"] is None:
         raise ValueError("fit needs a budget: epochs, minutes, or both")
     for name in ("epochs", "minutes", "batch_size", "samples", "lr", "clip", "skip", "patience"):
