@@ -139,6 +139,7 @@ def mlp(
     >>> mlp((3,), al.families.normal_fixed(0.5), [2], activation=nn.PReLU).config["activation"]
     {'own': 'torch.nn.modules.activation.PReLU'}
     """
+    _check_widths(event_shape=event_shape, latent=latent, hidden=hidden)
     likelihood, categories = _canonical_likelihood(likelihood, categories)
     config = dict(
         architecture="mlp", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
@@ -146,7 +147,6 @@ def mlp(
         dropout=dropout, block=_to_config(block), top_down=top_down, residual=residual, markov=markov,
         prior=_to_config(prior), components=components,
     )  # fmt: skip
-    _check_widths(event_shape=event_shape, latent=latent, hidden=hidden)
     act = _activation(activation)
     event_dim, size, levels = len(event_shape), math.prod(event_shape), len(latent)
     family, read = _likelihood_and_input(likelihood, event_shape, categories, data)
@@ -257,6 +257,8 @@ def conv(
     _check_widths(event_shape=event_shape, latent=latent)
     if data is not None:
         _check_channels_first(event_shape)
+    if scales is not None:
+        _check_widths(scales=scales)
     levels = len(latent)
     scales = list(scales or _scales(event_shape, levels))
     stem = math.gcd(scales[0], 4) if stem is None else stem
@@ -435,6 +437,8 @@ def _likelihood_and_input(
         family: Any = _likelihood(likelihood, event_shape, categories)
     else:
         family = _check_custom_likelihood(likelihood, event_shape)
+    if data is not None and not isinstance(data, Tensor):
+        raise ValueError(f"data: got {type(data).__name__}, wanted a tensor, such as torch.as_tensor(data).float()")
     read: nn.Module = (LogStandardize if isinstance(family, families.StandardizedCounts) else Standardize)(*event_shape)
     if isinstance(family, families.CategoricalFamily):
         read = OneHot(family.size, len(event_shape))
@@ -491,7 +495,7 @@ def _prior(
         try:
             import zuko
         except ImportError:
-            raise ValueError("the prior 'flow' needs the package zuko: pip install 'allegory[flows]'") from None
+            raise ValueError("the prior 'flow' needs the package zuko: pip install zuko") from None
         flow = zuko.flows.MAF(math.prod(event_shape), transforms=2, hidden_features=(128, 128))
         return Shaped(flow, *event_shape) if len(event_shape) > 1 else flow
     raise ValueError(f"unknown prior {name!r}; wanted one of {', '.join(PRIORS)}, or a callable that makes a module")
@@ -665,7 +669,16 @@ def _activation(name: Activation) -> Callable[[], nn.Module]:
     return getattr(nn, name)
 
 
-def _check_widths(**named: Sequence[int]) -> None:
+def _check_widths(**named: Any) -> None:
+    """Checks shapes and widths: sequences of whole numbers, from 1 to what an int32 holds."""
     for name, widths in named.items():
-        if any(width < 1 for width in widths) or (name != "hidden" and not widths):
+        if isinstance(widths, int):
+            of = "one for each level" if name in ("latent", "scales") else "one for each dimension"
+            of = "one for each layer" if name == "hidden" else of
+            raise ValueError(f"{name}={widths}: wanted a sequence, {of}, such as {name}=({widths},)")
+        if not isinstance(widths, Sequence) or isinstance(widths, str):
+            raise ValueError(f"{name}={widths!r}: wanted a sequence of positive whole numbers")
+        if any(not isinstance(width, int) or not 1 <= width < 2**31 for width in widths) or (
+            name != "hidden" and not widths
+        ):
             raise ValueError(f"{name}={list(widths)}: wanted positive whole numbers, at least one")

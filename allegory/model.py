@@ -243,6 +243,7 @@ class VAE(nn.Module):
 
             _, p, state = self._generate_down(meet)
         law = self.decoders[0](state)
+        _check_law("p(x | z_1)", law)
         if law.event_shape != x.shape[1:]:
             raise ValueError(
                 f"x has examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
@@ -397,6 +398,8 @@ class VAE(nn.Module):
             name: of x in the message.
             rows: (N,) what the user calls the rows of x; by default their numbers, in the file for data on disk.
         """
+        if not hasattr(x, "is_floating_point"):
+            raise ValueError(f"{name}: got {type(x).__name__}, wanted a tensor, such as torch.as_tensor(x).float()")
         if x.dim() < 1 or not len(x):
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (N, *event) with at least one example")
         if not x.is_floating_point():
@@ -468,17 +471,25 @@ class VAE(nn.Module):
 
     @contextmanager
     def _name_failing_conditional(self) -> Iterator[None]:
-        """Turns a RuntimeError of a conditional into a ValueError that names it and its input."""
+        """Turns a RuntimeError of a conditional, or a result that is no distribution, into a ValueError that names it
+        and its input.
+        """
         encoders = self.encoders.posteriors if isinstance(self.encoders, TopDown) else self.encoders
         parts = {self._p_name(t): decoder for t, decoder in enumerate(self.decoders)}
         parts |= {self._q_name(t): encoder for t, encoder in enumerate(encoders, start=1)}
         called: list[str] = []
+        types: list[Any] = []
 
-        def note(name: str, contexts: Any) -> None:
+        def note(name: str, module: nn.Module, contexts: Any) -> None:
             called.append(f"{name} was given {' and '.join(str(tuple(c.shape)) for c in contexts)}")
+            types[:] = [contexts[0].dtype, next((p.dtype for p in module.parameters()), contexts[0].dtype)]
 
         hooks = [
-            part.register_forward_pre_hook(lambda module, contexts, name=name: note(name, contexts))
+            part.register_forward_pre_hook(lambda module, contexts, name=name: note(name, module, contexts))
+            for name, part in parts.items()
+        ]
+        hooks += [
+            part.register_forward_hook(lambda module, contexts, law, name=name: _check_law(name, law))
             for name, part in parts.items()
         ]
         try:
@@ -486,6 +497,13 @@ class VAE(nn.Module):
         except RuntimeError as error:
             if not called or "alloc" in str(error):
                 raise
+            given, own = types
+            if given != own:
+                short = str(own).removeprefix("torch.")
+                raise ValueError(
+                    f"{called[-1]} of {given}, but its weights are {own}: convert the data, x.to(torch.{short}), or "
+                    f"the model, model.to({given})"
+                ) from None
             raise ValueError(f"{called[-1]}, which it cannot read: {' '.join(str(error).split())}") from None
         finally:
             for hook in hooks:
@@ -608,7 +626,17 @@ def _close(x: Tensor, y: Tensor) -> bool:
     return torch.allclose(x, y, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
+def _check_law(name: str, law: Any) -> None:
+    """A plain network where a conditional is wanted is the commonest mistake."""
+    if isinstance(law, Tensor):
+        raise ValueError(
+            f"{name} returned a tensor of shape {tuple(law.shape)}, wanted a torch.distributions.Distribution: put the "
+            "network into a conditional, such as al.Conditional(network, al.families.normal)"
+        )
+
+
 def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:
+    _check_law(f"the encoder of level {level}", q)
     if q.has_rsample:
         return q.rsample(fan_out)
     if torch.is_grad_enabled():

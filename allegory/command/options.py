@@ -48,6 +48,18 @@ class Command(click.Command):
             error.ctx = error.ctx or click.Context(self, parent=parent, info_name=info_name)
             raise
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options, those of a training in groups."""
+        names = {name: title for title, group in GROUPS.items() for name in group} if self.name == "train" else {}
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in GROUPS if names}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(names.get(param.name or "", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
 
 class Number(click.ParamType):
     """A number that satisfies a condition, or several separated by commas."""
@@ -219,9 +231,24 @@ TRAINING = (
 )  # fmt: skip
 """The settings of a training, which are stored in its run."""
 
+GROUPS = {
+    "The run": ("out", "resume", "seed", "device", "shard", "tensorboard", "wandb", "checkpoint_seconds"),
+    "The model": (
+        "levels", "latent", "architecture", "hidden", "block", "top_down", "markov", "channels", "scales", "stem",
+        "blocks", "checkpointed", "prior", "components", "dropout", "activation",
+    ),
+    "The data and the objective": (
+        "likelihood", "dynamic", "objective", "beta", "free_bits", "alpha", "samples", "kl_warmup",
+    ),
+    "The training": (
+        "epochs", "minutes", "batch_size", "lr", "lr_warmup", "weight_decay", "ema", "patience", "precision", "compile",
+    ),
+}  # fmt: skip
+"""The groups of the options of a training in its help."""
+
 DEVICE = Option("device", Place("name"), "auto", "auto, cpu, cuda, cuda:1, ...", "NAME")
 DATA = Option("data", FILE, None, "the data of the run, if it does not record them or they have moved", "DATA")
-SPLIT = Option("split", Choice(SPLITS), "test", "which split")
+SPLIT = Option("split", Choice(SPLITS), "test", "examples of: train, valid (which chose the weights), test (unseen)")
 JSON = Option("json", None, False, "print JSON")
 SEED = Option("seed", WHOLE, 0, "seed of the selection and the noise", "N")
 

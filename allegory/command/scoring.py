@@ -21,7 +21,8 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Prints the likelihood of a split, with its standard error, and its parts.
 
-    RUN is a run directory, as allegory train and al.save write it.
+    RUN is a run directory, as allegory train (--out) and al.save write it. It records its data and how they were split:
+    the test split is what neither the training nor the choice of the weights has seen.
     """
     from allegory.runtime import processes
 

@@ -45,7 +45,14 @@ def train(
     """Trains a model on DATA and writes a run directory.
 
     DATA is a built-in name (see allegory datasets), a .npy or .npz file, or a folder of images.
-    """
+
+    \b
+    Examples:
+      allegory train digits --levels 2 --out runs/digits
+      allegory train mine.npz --minutes 10 --objective iwae --samples 5
+
+    From Python, fit has no warm-ups, no patience, float32 and no compilation unless it is told to.
+    """  # noqa: D301  click reads the backspace
     import torch
 
     from allegory import architectures, fit

@@ -497,7 +497,7 @@ def _stderr(x: Tensor) -> float:
 
 
 def _check(model: VAE, x: Tensor, samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"samples={samples}: wanted K >= 1 particles")
+    if not hasattr(samples, "__index__") or not 1 <= samples < 2**31:
+        raise ValueError(f"samples={samples}: wanted K >= 1 particles, a whole number below 2^31")
     processes.check_same(samples=samples, x=getattr(x, "rows", x), model=model)
     model.check(x)

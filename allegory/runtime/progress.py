@@ -7,6 +7,7 @@ from __future__ import annotations
 import html
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -48,21 +49,30 @@ class Progress:
             parts = [f"{now.epoch} epochs", f"{now.step:,} steps", _duration(self.seconds)] if now is not None else []
             self.view.close(None if kind else 1.0, parts + self.bound)
 
-    def step(self, position: Any, seconds: float) -> None:
-        """To be called after an update: moves the bar, or prints a line from time to time."""
+    def step(self, position: Any, seconds: float, running: Callable[[], float | None] = lambda: None) -> None:
+        """To be called after an update: moves the bar, or prints a line from time to time. The first update, which may
+        compile, is no measure of the others: the time left is estimated from the second on.
+
+        Args:
+            position: of the loop.
+            seconds: of the training so far.
+            running: the mean bound of this epoch so far, shown until an epoch has ended; it may wait for the device.
+        """
         if self.view is None:
             return
         self.position, self.seconds = position, seconds
-        if self.began_at is None:
-            self.began_at = position.step - 1
         now = time.monotonic()
+        if self.began_at is None:
+            self.began_at, self.began = position.step, now
+            return
         if now - self.refreshed < self.view.pause:
             return
         self.refreshed = now
         done, left = self._fraction(position, seconds, now)
         rate = (position.step - self.began_at) / max(1e-9, now - self.began)
         epochs = f"/{self.epochs}" if self.epochs is not None else ""
-        parts = [f"epoch {position.epoch + 1}{epochs}", f"{_duration(left)} left", *self.bound, f"{rate:.0f} steps/s"]
+        bound = self.bound or [f"training bound {value:.2f}" for value in [running()] if value is not None]
+        parts = [f"epoch {position.epoch + 1}{epochs}", f"{_duration(left)} left", *bound, f"{rate:.0f} steps/s"]
         self.view.show(done, parts)
 
     def epoch(self, line: dict[str, Any], position: Any) -> None:
@@ -138,7 +148,8 @@ class _TerminalBar:
         return not Console(stderr=True).is_dumb_terminal
 
     def show(self, done: float, parts: list[str]) -> None:
-        while len("  ".join(parts)) > self.bar.console.width - 6 and len(parts) > 1:
+        width = self.bar.console.width
+        while len("  ".join(parts)) > width - (11 if width > 40 else 6) and len(parts) > 1:
             parts = parts[:-1]
         self.bar.update(self.task, completed=done, description="  ".join(parts))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from allegory import objectives
 from allegory.data.stored import Stored
 from allegory.evaluation.bounds import bears_rounding
 from allegory.evaluation.marginals import baseline
@@ -148,6 +149,7 @@ def plan(
         ValueError: an invalid setting, in one line.
     """
     objective, samples, asked = settings["objective"], settings["samples"], dict(settings)
+    _check_objective_kind(objective)
     _check_numbers(settings)
     lr = lr_schedule(settings["lr"], settings["lr_warmup"], settings["lr_final"])
     beta = beta_schedule(settings["beta"], settings["kl_warmup"], model.levels)
@@ -203,7 +205,22 @@ def _training_copy(model: VAE) -> VAE:
     return trial
 
 
+def _check_objective_kind(objective: Any) -> None:
+    if not callable(objective):
+        known = isinstance(objective, str) and hasattr(objectives, objective)
+        name = objective if known else "elbo"
+        raise ValueError(f"objective={objective!r}: wanted a function, such as objective=al.{name}")
+
+
 def _check_numbers(settings: dict[str, Any]) -> None:
+    for name in ("epochs", "minutes", "lr", "clip", "skip", "patience", "lr_warmup", "kl_warmup", "lr_final", "ema"):
+        value = settings[name]
+        if value is not None and not callable(value) and (isinstance(value, str) or not hasattr(value, "__float__")):
+            raise ValueError(f"{name}={value!r}: wanted a number")
+    for name, least in {"batch_size": 1, "samples": 1, "seed": -(2**63)}.items():
+        value = settings[name]
+        if not hasattr(value, "__index__") or not least <= value < 2**63:
+            raise ValueError(f"{name}={value!r}: wanted a whole number{', 1 or more' if least == 1 else ''}")
     if settings["epochs"] is None and settings["minutes"] is None:
         raise ValueError("fit needs a budget: epochs, minutes, or both")
     for name in ("epochs", "minutes", "batch_size", "samples", "lr", "clip", "skip", "patience"):

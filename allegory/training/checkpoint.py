@@ -34,6 +34,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from allegory.architectures import build
+from allegory.data.builtin import BUILTIN
 from allegory.earlier import as_before, units_of_parameters
 from allegory.model import VAE
 from allegory.runtime import processes
@@ -196,6 +197,10 @@ def read_config(run: str | Path) -> dict[str, Any]:
         config = schema.parse(path.read_bytes(), str(path))
         version = config["format"]
     except (FileNotFoundError, NotADirectoryError):
+        if str(run) in {row.name for row in BUILTIN}:
+            raise ValueError(
+                f"{run} is a data set, wanted a run directory; its data: allegory.data.load({str(run)!r})"
+            ) from None
         raise ValueError(f"{run} is not a run directory: there is no {path}; `allegory train` writes one") from None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a run's configuration: {error!r}") from None

@@ -199,7 +199,7 @@ def fit(
             for rows, x in batches.epoch(now.epoch, now.batch):
                 step(rows, x, budget.done(now, clock.seconds))
                 clock.look()
-                bar.step(now, clock.seconds)
+                bar.step(now, clock.seconds, lambda: state.running_bound(batch_size))
                 out_of_time = budget.over(now, clock.seconds) == "minutes"
                 if (clock.save_due or clock.stop_asked or out_of_time) and recovery.lost():
                     break

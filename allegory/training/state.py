@@ -168,6 +168,11 @@ class State:
         processes.all_reduce(totals[:1])
         return totals
 
+    def running_bound(self, batch_size: int) -> float | None:
+        """The mean objective over this epoch so far, to be shown; None where other processes have parts of it."""
+        bound, _, count, *_ = self.totals.tolist() if processes.world_size() == 1 else [0.0] * 3
+        return bound / (count * batch_size) if count else None
+
     def weights(self) -> dict[str, Tensor]:
         """The weights to use: the best on the validation set, else the average."""
         return self.best or self.average.state_dict()

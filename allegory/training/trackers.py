@@ -73,7 +73,7 @@ class Trackers:
 
 
 def tensorboard(folder: str | Path) -> Tracker:
-    """Scalars for TensorBoard; needs `pip install allegory[tensorboard]`.
+    """Scalars for TensorBoard; needs `pip install tensorboard`.
 
     Args:
         folder: the directory of its event files, such as "runs/digits/tensorboard". It is created with the first line.
@@ -102,7 +102,7 @@ def tensorboard(folder: str | Path) -> Tracker:
 
 
 def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tracker:
-    """A run of Weights & Biases; needs `pip install allegory[wandb]`, and a login or WANDB_MODE=offline.
+    """A run of Weights & Biases; needs `pip install wandb`, and a login or WANDB_MODE=offline.
 
     It begins with the first line, and ends with the process, with `wandb.finish()`, or when another run begins.
 
@@ -168,4 +168,4 @@ def _scalars(line: dict[str, Any]) -> dict[str, float]:
 
 
 def _import_failure(package: str, error: ImportError) -> ValueError:
-    return ValueError(f"{package} cannot be imported ({error}); install it: pip install allegory[{package}]")
+    return ValueError(f"{package} cannot be imported ({error}); install it: pip install {package}")

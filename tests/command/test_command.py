@@ -387,7 +387,6 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         ("train",): "DATA is missing; see allegory train --help",
         ("train", "ok.npy", "--latent"): "allegory train: option '--latent' requires an argument",
         ("datasets", "mnist"): "unexpected extra argument (mnist)",
-        (): "wanted a command, one of train, evaluate",
         ("completion", "tcsh"): "wanted one of bash, zsh, fish",
         train("ok.npy", "--block", "gated", "--architecture", "conv"): "--block gated applies only to --architecture",
         train("ok.npy", "--top-down", "--architecture", "conv"): "--top-down applies only to --architecture mlp",

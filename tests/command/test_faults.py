@@ -15,6 +15,7 @@ import torch
 from test_command import fails
 
 from allegory.command import console, entry, main
+from allegory.command.options import GROUPS, TRAIN
 
 TINY = ["--hidden", "4", "--latent", "2", "--epochs", "1", "--no-compile", "--precision", "float32"]
 
@@ -182,3 +183,15 @@ def test_the_command_alone_prints_its_help(capsys):
     assert main([]) == 0
     assert "Usage: allegory" in capsys.readouterr().out
     assert entry.root.name == "root"
+
+
+def test_the_help_of_train_is_in_groups_with_two_examples_and_leaves_nothing_out(capsys):
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert [title for title in GROUPS if f"\n{title}:\n" in out] == list(GROUPS)
+    assert out.count("\n    allegory train ") == 2
+    assert all(f"  {option.flag}" in out for option in TRAIN)
+    assert main(["evaluate", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "RUN is a run directory" in out
+    assert "test (unseen)" in out

@@ -21,10 +21,12 @@ now = types.SimpleNamespace(epoch=2, step=7, best_bound=-83.1)
 with progress.Progress(True, 100, None, 3) as bar:
     bar.epoch({"bound": -83.25}, now)
     bar.step(now, 1.0)
+    now.step = 8
+    bar.step(now, 1.0)
     bar.say("all is well")
 """
 TERMINALS = {
-    **{columns: dict(TERM="xterm", COLUMNS=str(columns)) for columns in (30, 58, 100)},
+    **{columns: dict(TERM="xterm", COLUMNS=str(columns)) for columns in (30, 58, 80, 100)},
     "colours": dict(TERM="xterm-256color", COLUMNS="100"),
     "no colours": dict(TERM="xterm-256color", COLUMNS="100", NO_COLOR="1"),
     "dumb": dict(TERM="dumb"),
@@ -66,7 +68,8 @@ def test_a_notebook_shows_a_bar_by_default(model, bits, monkeypatch, capsys):
     cell = Cell(monkeypatch)
     monkeypatch.setattr(progress._NotebookView, "pause", 0.0)
     record = train(model, bits)
-    assert len(cell.shown) == 2 + record.step
+    assert len(cell.shown) == 1 + record.step  # the first step is no measure of the others
+    assert re.search(r"epoch 1/4 · \d:\d\d left · training bound -\d\.\d\d", cell.shown[1])
     done = [float(re.search(r'value="([\d.]+)"', html).group(1)) for html in cell.shown]
     assert done[0] == 0
     assert done == sorted(done)
@@ -93,6 +96,17 @@ def test_it_is_silent_elsewhere_and_where_it_is_told_so(model, bits, monkeypatch
     train(model, bits, progress=False if shell is None else None)
     assert cell.shown == []
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_first_step_that_compiles_is_no_estimate(monkeypatch):
+    cell = Cell(monkeypatch)
+    monkeypatch.setattr(progress._NotebookView, "pause", 0.0)
+    times = iter([0.0, 60.0, 60.5, 61.0])  # a minute for the first step, half a second for each later one
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    with progress.Progress(True, 10, None, 10) as bar:
+        for step in (1, 2, 3):
+            bar.step(types.SimpleNamespace(epoch=0, step=step, best_bound=None), 1.0)
+    assert [re.search(r"\S+ left", html).group() for html in cell.shown if "left" in html] == ["0:49 left", "0:48 left"]
 
 
 def on_a_terminal(code, **environment):
@@ -135,13 +149,15 @@ def on_terminals():
     return dict(zip(TERMINALS, sent[:-1], strict=True))
 
 
-@pytest.mark.parametrize(("columns", "cut"), [(30, "left"), (58, "-83.25"), (100, "steps/s")])
+@pytest.mark.parametrize(("columns", "cut"), [(30, "left"), (58, "-83.25"), (80, "-83.10"), (100, "steps/s")])
 def test_a_bar_is_never_wider_than_the_terminal_and_cuts_no_number(columns, cut, on_terminals):
     sent = on_terminals[columns]
     assert max(map(len, lines(sent))) <= columns
     (shown,) = {line.split("epoch", 1)[1] for line in lines(sent) if "epoch 3/100" in line}
     assert shown.rstrip().endswith(cut)
     assert "all is well" in lines(sent)
+    bar = next(line for line in lines(sent) if "epoch 3/100" in line).split("epoch")[0].strip()
+    assert len(bar) >= (10 if columns > 40 else 5)
 
 
 def test_without_colour_there_is_none_and_a_dumb_terminal_gets_plain_lines(on_terminals):

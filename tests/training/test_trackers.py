@@ -246,5 +246,5 @@ def test_a_missing_package_is_said_before_the_training(tmp_path, monkeypatch, ca
     lines = [line for line in err.splitlines() if line.startswith("allegory:")]
     assert out == ""
     assert len(lines) == 1
-    assert lines[0].endswith(f"install it: pip install allegory[{package}]")
+    assert lines[0].endswith(f"install it: pip install {package}")
     assert not (tmp_path / "run").exists()
