@@ -53,7 +53,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(x: torch.Tensor, batch: int, settings: dict[str, Any]) -> None:
+def train(model: al.VAE, x: torch.Tensor, batch: int, settings: dict[str, Any]) -> None:
     """`fit`, with all that it does: clipping, averaged weights, the watch for NaN. It waits before each epoch."""
     steps, done = math.ceil(len(x) / batch), 0
 
@@ -66,7 +66,7 @@ def train(x: torch.Tensor, batch: int, settings: dict[str, Any]) -> None:
             done += 1
         return rows
 
-    al.fit(network(), x, epochs=10**6, batch_size=batch, lr=1e-3, transform=pause, **settings)
+    al.fit(model, x, epochs=10**6, batch_size=batch, lr=1e-3, transform=pause, **settings)
 
 
 class Plain(nn.Module):
@@ -113,7 +113,7 @@ def side(task: str, name: str, count: int, batch: int) -> None:
     elif name == "plain loop":
         train_plainly(x, batch)
     else:
-        train(x, batch, SETTINGS[name])
+        train(network(), x, batch, SETTINGS[name])
 
 
 def setups(task: str, names: list[str], count: int, batch: int, python: str | None) -> dict[str, Setup]:

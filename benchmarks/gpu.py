@@ -9,19 +9,20 @@
 The plain loop has its data on the device, too, and a step that is compiled and waits for nothing. The limit is the
 floating-point operations of a step, counted by torch, over the rate at which this device multiplies large matrices.
 
-Not reached yet: this has run in small on a CPU only.
+Every side is a process of its own, and they take turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench import RESULTS, Plain, images, network
-from sides import Epochs, Setup, compare, machine, matrix_rate, say
+from bench import RESULTS, Plain, images, network, train
+from sides import Elsewhere, Setup, answer, compare, machine, matrix_rate, say
 from torch.utils.flop_counter import FlopCounterMode
 
 import allegory as al
@@ -44,64 +45,67 @@ def operations(model: torch.nn.Module, x: torch.Tensor) -> float:
     return counter.get_total_flops() / len(x)
 
 
-def ours(model: al.VAE, x: torch.Tensor, batch: int, **settings: Any) -> Setup:
-    def setup() -> Epochs:
-        def train(pause: Any) -> Any:
-            return al.fit(model, x, epochs=10**6, batch_size=batch, transform=pause, compile=True, **settings)
-
-        return Epochs(train, len(x), batch)
-
-    return setup
+MODELS = {"perceptron": network, "ladder": lambda: ladder(20, 120), "small ladder": lambda: ladder(2, 8)}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "allegory, bfloat16": dict(precision="bfloat16", compile=True),
+    "allegory, float32": dict(compile=True),
+}
 
 
-def plain(x: torch.Tensor, batch: int, precision: torch.dtype) -> Setup:
-    """The loop one would write, with everything on the device."""
+def examples(model: torch.nn.Module, count: int) -> torch.Tensor:
+    """(N, *event) as the model takes them."""
+    return images(count).view(count, *model.generate(1).event_shape)
 
-    def setup() -> Any:
-        torch.manual_seed(0)
-        model = Plain().to(x.device)
-        optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
-        on_cpu = x.device.type == "cpu"
 
-        @torch.compile
-        def loss(rows: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
-                return -model(rows).mean()
+def train_plainly(x: torch.Tensor, batch: int) -> None:
+    """The loop one would write, in bfloat16, with everything on the device."""
+    torch.manual_seed(0)
+    model = Plain().to(x.device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
-        def run() -> None:
-            for rows in torch.randperm(len(x), device=x.device).split(batch):
-                optimizer.zero_grad()
-                loss(x[rows]).backward()
-                optimizer.step()
-            if not on_cpu:
-                torch.cuda.synchronize()
+    @torch.compile
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return -model(rows).mean()
 
-        return run
+    answer("ready")
+    for _ in sys.stdin:
+        for rows in torch.randperm(len(x), device=x.device).split(batch):
+            optimizer.zero_grad()
+            value = loss(x[rows])
+            value.backward()
+            optimizer.step()
+        answer(value.item())  # waits for the device
 
-    return setup
+
+def side(title: str, name: str, batch: int, steps: int, device: str) -> None:
+    """What runs in a process of its own: an epoch for each line it reads."""
+    model = MODELS[title]()
+    x = examples(model, steps * batch).to(device)
+    if name in SETTINGS:
+        train(model.to(device), x, batch, SETTINGS[name])
+    else:
+        train_plainly(x, batch)
 
 
 def measure(
-    title: str, model: al.VAE, batches: list[int], steps: int, rounds: int, device: str, against: bool
+    title: str, batches: list[int], steps: int, rounds: int, device: str, against: bool
 ) -> list[dict[str, Any]]:
     """One result a batch size."""
-    results = []
-    model.to(device)
-    each = operations(model, images(16).view(16, *model.generate(1).event_shape).to(device))
+    model, results = MODELS[title](), []
+    each = operations(model, examples(model, 16))
     for batch in batches:
         say(f"{title}, batch {batch}")
-        x = images(steps * batch).view(steps * batch, *model.generate(1).event_shape).to(device)
-        sides = {
-            "allegory, bfloat16": ours(model, x, batch, precision="bfloat16"),
-            "allegory, float32": ours(model, x, batch),
-        }
-        if against:
-            sides["plain loop, bfloat16"] = plain(x, batch, torch.bfloat16)
-        found = compare(sides, rounds)
-        for side in found.values():
-            side["examples_per_second"] = len(x) / side["median"]
+        names = [*SETTINGS, *(["plain loop, bfloat16"] if against else [])]
+        found = compare({name: elsewhere(title, name, batch, steps, device) for name in names}, rounds)
+        for one in found.values():
+            one["examples_per_second"] = steps * batch / one["median"]
         results.append(dict(title=title, batch=batch, operations_per_example=each, sides=found))
     return results
+
+
+def elsewhere(*arguments: Any) -> Setup:
+    return lambda: Elsewhere(sys.executable, "gpu.py", "--side", *arguments)
 
 
 def table(results: list[dict[str, Any]], rate: float) -> str:
@@ -131,25 +135,26 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="a minute or two, to see whether it works; writes nothing")
+    parser.add_argument("--side", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.side:
+        title, name, batch, steps, device = options.side
+        return side(title, name, int(batch), int(steps), device)
     rate = matrix_rate(torch.bfloat16, device=options.device)
     say(f"bfloat16: {rate / 1e12:.1f} TFLOP/s")
     small = options.small
-    results = measure(
-        "perceptron", network(), [128] if small else [128, 512, 2048, 8192], 4 if small else 200,
-        1 if small else options.rounds, options.device, True,
-    )  # fmt: skip
-    deep = ladder(2, 8) if small else ladder(20, 120)
-    say(f"the ladder has {sum(p.numel() for p in deep.parameters()):,} parameters")
-    results += measure(
-        "ladder", deep, [16] if small else [64, 256], 2 if small else 50, 1 if small else options.rounds,
-        options.device, False,
-    )  # fmt: skip
+    rounds = 1 if small else options.rounds
+    results = measure("perceptron", [128] if small else [128, 512, 2048, 8192], 4 if small else 200, rounds,
+                      options.device, True)  # fmt: skip
+    deep = "small ladder" if small else "ladder"
+    say(f"the ladder has {sum(p.numel() for p in MODELS[deep]().parameters()):,} parameters")
+    results += measure(deep, [16] if small else [64, 256], 2 if small else 50, rounds, options.device, False)
     print(table(results, rate))
     if not small:
         name = torch.cuda.get_device_name()
         about = dict(machine=machine() | dict(device=name), bfloat16_rate=rate, results=results)
         Path(RESULTS / "gpu.json").write_text(json.dumps(about, indent=1) + "\n")
+    return None
 
 
 if __name__ == "__main__":

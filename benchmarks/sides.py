@@ -8,12 +8,10 @@ all of them. One side is set up twice: what the two differ by is noise.
 from __future__ import annotations
 
 import json
-import math
 import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,48 +45,6 @@ def compare(sides: dict[str, Setup], rounds: int) -> dict[str, dict[str, Any]]:
         result |= dict(median=statistics.median(times), least=min(times), most=max(times))
         say(f"  {name}: {result['median']:.3f} s ({result['least']:.3f} to {result['most']:.3f})")
     return found
-
-
-class Epochs:
-    """A training that waits before each epoch until it is asked for: `transform` for `fit`, which runs beside.
-
-    Args:
-        fit: starts the training with the given transform.
-        count: examples an epoch.
-        batch: examples a batch; what has more is `fit`'s look at the data before it begins.
-    """
-
-    def __init__(self, fit: Callable[[Callable[[Any], Any]], Any], count: int, batch: int) -> None:
-        self.steps, self.batch, self.done_steps, self.failure = math.ceil(count / batch), batch, 0, None
-        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
-
-        def train() -> None:
-            try:
-                fit(self.pause)
-            except BaseException as error:
-                self.failure = error
-                self.done.release()
-
-        threading.Thread(target=train, daemon=True).start()
-        self.wait()
-
-    def pause(self, x: torch.Tensor) -> torch.Tensor:
-        if len(x) <= self.batch:
-            if self.done_steps % self.steps == 0:
-                self.done.release()
-                self.go.acquire()
-            self.done_steps += 1
-        return x
-
-    def wait(self) -> None:
-        self.done.acquire()
-        if self.failure is not None:
-            raise self.failure
-
-    def __call__(self) -> None:
-        """One epoch."""
-        self.go.release()
-        self.wait()
 
 
 class Elsewhere:
