@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "conditional": set(),
     "ladder": set(),
     "networks": set(),
-    "model": {"distributions", "ladder"},
+    "model": {"conditional", "distributions", "ladder"},
     "objectives": {"model"},
     "priors": {"distributions", "families", "ladder"},
     "architectures": {"families", "conditional", "ladder", "model", "networks", "priors"},
