@@ -133,7 +133,7 @@ def _tensors(trace: Trace) -> tuple[Tensor, ...]:
 
     def collect(x: Tensor) -> Tensor:
         if x.requires_grad:
-            found.append(x)
+            found.append(x.view_as(x) if x.is_leaf else x)  # a parameter is no node of the graph, which is searched
         return x
 
     with_tensors((trace.p, trace.q), collect)
