@@ -38,7 +38,10 @@ class Conditional(nn.Module):
 
     def forward(self, *context: Tensor) -> Distribution:
         """The distribution of y given context: (*batch, *context); as many contexts as the network takes."""
-        return self.family(self.network(*context), self.event_dim)
+        phi = self.network(*context)
+        if phi.dtype in (torch.bfloat16, torch.float16):  # of three digits: a density needs more
+            phi = phi.float()
+        return self.family(phi, self.event_dim)
 
 
 class StandardNormal(nn.Module):

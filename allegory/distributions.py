@@ -30,15 +30,16 @@ Shapes: parameters and x broadcast against each other; everything here is elemen
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
+from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, Transform, constraints
 from torch.distributions import NegativeBinomial as TorchNegativeBinomial
 from torch.distributions import Poisson as TorchPoisson
 from torch.distributions.kl import register_kl
@@ -59,6 +60,7 @@ __all__ = [
     "bernoulli_log_mass",
     "check_support",
     "tempered",
+    "with_tensors",
 ]
 
 
@@ -85,6 +87,25 @@ def check_support(law: Distribution, x: Tensor, name: str = "x", rows: Sequence[
             f"{_law_name(law)}, {_support_name(support)}; the first is "
             f"{x[tuple(first)].flatten()[0].item():g} in {place(first, rows)}.{advice}"
         )
+
+
+def with_tensors(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A distribution, or a tuple of them, in which change(t) takes the place of every tensor t that it holds, be it in
+    a base distribution, a component or a transform; the given one stays as it is.
+
+    >>> law = with_tensors(Independent(Normal(torch.zeros(3), torch.ones(3)), 1), lambda t: t + 1)
+    >>> law.mean, law.stddev
+    (tensor([1., 1., 1.]), tensor([2., 2., 2.]))
+    """
+    if isinstance(law, Tensor):
+        return change(law)
+    if type(law) in (tuple, list):
+        return type(law)(with_tensors(part, change) for part in law)
+    if not isinstance(law, Distribution | Transform):
+        return law
+    changed = copy.copy(law)
+    vars(changed).update({name: with_tensors(part, change) for name, part in vars(law).items()})
+    return changed
 
 
 def tempered(law: Distribution, temperature: float) -> Distribution:

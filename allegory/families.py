@@ -10,10 +10,11 @@ nats. A number that has to be positive is parameterised as
 
     positive(s) = exp(b tanh(s / b)),      b = log(bound),
 
-which is exp(s) near s = 0, never leaves (1 / bound, bound), and always has a gradient. For sigma the bound is 1,000:
-data are standardised and priors have unit scale, so a sigma of 1/1000 already claims a precision of a thousandth of
-the spread and gains at most 6.9 nats per element. Below that a density does not describe the data but the grid on
-which they were stored, and its likelihood grows without bound; above, exp overflows.
+which is exp(s) near s = 0 and never leaves (1 / bound, bound). Beyond |s| = 6 b, where tanh would soon be 1 to the last
+digit, its place is taken by a function that goes to 1 as 1 / |s| does, so that there always is a gradient. For sigma
+the bound is 1,000: data are standardised and priors have unit scale, so a sigma of 1/1000 already claims a precision of
+a thousandth of the spread and gains at most 6.9 nats per element. Below that a density does not describe the data but
+the grid on which they were stored, and its likelihood grows without bound; above, exp overflows.
 
 Legend: *batch any leading dimensions, C channels or features, k categories, m mixture components.
 """
@@ -24,6 +25,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import (
     AffineTransform,
@@ -68,14 +70,20 @@ __all__ = [
 ]
 
 
+EDGE = 6.0  # in units of b, from where on tanh is continued with a gradient: with the same value and slope
+LEFT, SLOPE = 1 - math.tanh(EDGE), 1 - math.tanh(EDGE) ** 2
+
+
 def positive(s: Tensor, bound: float = 1e3) -> Tensor:
-    """exp(b tanh(s / b)) with b = log(bound): a positive number in (1 / bound, bound).
+    """exp(b tanh(s / b)) with b = log(bound): a positive number in (1 / bound, bound), with a gradient everywhere.
 
     >>> positive(torch.tensor([-1e9, 0.0, 1e9]))
     tensor([1.0000e-03, 1.0000e+00, 1.0000e+03])
     """
     b = math.log(bound)
-    return torch.exp(b * torch.tanh(s / b))
+    u = s / b
+    beyond = F.softshrink(u, EDGE)
+    return torch.exp(b * (torch.tanh(u.clamp(-EDGE, EDGE)) + SLOPE * beyond / (1 + SLOPE / LEFT * beyond.abs())))
 
 
 @torch.no_grad()

@@ -28,9 +28,9 @@ Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,12 +38,15 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import register_pytree_node
 
-from allegory.distributions import check_support, tempered
+from allegory.conditional import Conditional
+from allegory.distributions import check_support, tempered, with_tensors
 from allegory.ladder import TopDown
 from allegory.runtime.checks import no_validation, place
 from allegory.runtime.compilation import disable_compile
 from allegory.runtime.modes import eval_mode
+from allegory.runtime.precision import autocast_enabled, without_autocast
 from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["VAE", "Trace"]
@@ -62,6 +65,8 @@ class Trace:
         q: q(z_1 | x), ..., q(z_T | z_{T-1}), or top-down q(z_1 | z_2, x), ..., q(z_T | x): T distributions.
         top_down: whether q is top-down.
         held: whether q's parameters are held fixed in q, see `VAE.forward`.
+        tensors: what a gradient reaches the networks through, in p and q. Where a VAE itself is wrapped in
+            DistributedDataParallel, torch looks for them among these attributes.
     """
 
     x: Tensor
@@ -70,21 +75,25 @@ class Trace:
     q: tuple[Distribution, ...]
     top_down: bool = False
     held: bool = False
+    tensors: tuple[Tensor, ...] = field(init=False, default=property(lambda trace: _tensors(trace)))  # type: ignore
 
     @property
     def log_px(self) -> Tensor:
         """(S, B) log p(x | z_1), the reconstruction term, nats."""
-        return self.p[0].log_prob(self.x)
+        with without_autocast():
+            return self.p[0].log_prob(self.x)
 
     @property
     def log_pz(self) -> Tensor:
         """(T, S, B) log p(z_t | z_{t+1}), level 1 first, nats."""
-        return torch.stack([p.log_prob(z) for p, z in zip(self.p[1:], self.latents, strict=True)])
+        with without_autocast():
+            return torch.stack([p.log_prob(z) for p, z in zip(self.p[1:], self.latents, strict=True)])
 
     @property
     def log_qz(self) -> Tensor:
         """(T, S, B) log q(z_t | z_{t-1}), or q(z_t | z_{t+1}, x), level 1 first, nats."""
-        return torch.stack([q.log_prob(z) for q, z in zip(self.q, self.latents, strict=True)])
+        with without_autocast():
+            return torch.stack([q.log_prob(z) for q, z in zip(self.q, self.latents, strict=True)])
 
     @property
     def log_weight(self) -> Tensor:
@@ -96,7 +105,8 @@ class Trace:
         """(T, S, B) the rate of each level, in closed form where there is one, nats."""
         shape = self.latents[-1].shape[:2]
         levels = enumerate(zip(self.q, self.p[1:], self.latents, strict=True), start=1)
-        return torch.stack([self._rate(t)(q, p, z).expand(shape) for t, (q, p, z) in levels])
+        with without_autocast():
+            return torch.stack([self._rate(t)(q, p, z).expand(shape) for t, (q, p, z) in levels])
 
     @property
     def unit_kl(self) -> tuple[Tensor | None, ...]:
@@ -106,7 +116,8 @@ class Trace:
         rates: list[Tensor | None] = []
         for t, (q, p, z) in enumerate(zip(self.q, self.p[1:], self.latents, strict=True), start=1):
             parts = [_elementwise(law) for law in (q, p)]
-            rates.append(None if None in parts else self._rate(t)(*parts, z).expand(z.shape))
+            with without_autocast():
+                rates.append(None if None in parts else self._rate(t)(*parts, z).expand(z.shape))
         return tuple(rates)
 
     def _rate(self, level: int) -> Callable[..., Tensor]:
@@ -117,6 +128,28 @@ class Trace:
         samples, batch = self.latents[-1].shape[:2]
         latents = ", ".join(f"z_{t} {tuple(z.shape)}" for t, z in enumerate(self.latents, start=1))
         return f"Trace(S={samples}, B={batch}, T={len(self.latents)}: x {tuple(self.x.shape)}, {latents})"
+
+
+def _tensors(trace: Trace) -> tuple[Tensor, ...]:
+    found: list[Tensor] = []
+
+    def collect(x: Tensor) -> Tensor:
+        if x.requires_grad:
+            found.append(x.view_as(x) if x.is_leaf else x)  # a parameter is no node of the graph, which is searched
+        return x
+
+    with_tensors((trace.p, trace.q), collect)
+    return tuple(found)
+
+
+def _with_law_tensors(tensors: Iterable[Tensor], trace: Trace) -> Trace:
+    """The trace with other tensors in the place of `trace.tensors`."""
+    given = iter(tensors)
+    p, q = with_tensors((trace.p, trace.q), lambda x: next(given) if x.requires_grad else x)
+    return replace(trace, p=p, q=q)
+
+
+register_pytree_node(Trace, lambda trace: (list(trace.tensors), trace), _with_law_tensors)
 
 
 def _elementwise(law: Any) -> Distribution | None:
@@ -242,7 +275,7 @@ class VAE(nn.Module):
                 return latents[t - 1]
 
             _, p, state = self._generate_down(meet)
-        law = self.decoders[0](state)
+        law = _law(self.decoders[0], state)
         _check_law("p(x | z_1)", law)
         if law.event_shape != x.shape[1:]:
             raise ValueError(
@@ -261,7 +294,8 @@ class VAE(nn.Module):
             eps = None if noise is None else noise[t - 1]
             if eps is not None:
                 return _reparameterize(q, eps, samples, t)
-            return _draw(q, Size((samples,)) if t == first else Size(), t)
+            with without_autocast():
+                return _draw(q, Size((samples,)) if t == first else Size(), t)
 
         if noise is not None and len(noise) != self.levels:
             raise ValueError(f"noise: got {len(noise)} tensors, wanted one for each of {self.levels} levels")
@@ -279,7 +313,7 @@ class VAE(nn.Module):
         latents: list[Tensor] = []
         q: list[Distribution] = []
         for t, encoder in enumerate(self.encoders, start=1):
-            q.append(encoder(latents[-1] if latents else x))
+            q.append(_law(encoder, latents[-1] if latents else x))
             latents.append(draw(t, q[-1]))
         return tuple(latents), tuple(q)
 
@@ -288,7 +322,7 @@ class VAE(nn.Module):
         q: dict[int, Distribution] = {}
 
         def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
-            q[t] = self.encoders.posterior(t, features[t - 1], state, p)
+            q[t] = _law(self.encoders.posterior, t, features[t - 1], state, p)
             self._check_shapes(t, q[t], p, (samples, len(x)))
             return draw(t, q[t])
 
@@ -308,14 +342,14 @@ class VAE(nn.Module):
         """
         top = top or self.levels
         latents: list[Tensor] = []
-        laws: list[Any] = [(prior or self.prior()) if top == self.levels else None]
+        laws: list[Any] = [(prior or _law(self.prior)) if top == self.levels else None]
         state: Any = None
         for t in range(top, 0, -1):
             z = choose(t, laws[0], state)
             state = self._next_state(t, z, state)
             latents.insert(0, z)
             if t > 1:
-                laws.insert(0, self.decoders[t - 1](state))
+                laws.insert(0, _law(self.decoders[t - 1], state))
         return tuple(latents), tuple(laws), state
 
     def _next_state(self, level: int, z: Tensor, state: Tensor | None) -> Tensor:
@@ -352,7 +386,7 @@ class VAE(nn.Module):
             lambda t, p, state: given[t - level] if t >= level else tempered(p, temperature).sample(),
             level + len(given) - 1,
         )
-        return self.decoders[0](state)
+        return _law(self.decoders[0], state)
 
     def generate(self, n: int, temperature: float = 1.0) -> Distribution:
         """p(x | z_1) for n draws from the prior, with batch shape (n,).
@@ -366,7 +400,7 @@ class VAE(nn.Module):
         *_, state = self._generate_down(
             lambda t, p, state: tempered(p, temperature).sample((n,) if state is None else ())
         )
-        return self.decoders[0](state)
+        return _law(self.decoders[0], state)
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
@@ -633,6 +667,19 @@ def _check_law(name: str, law: Any) -> None:
             f"{name} returned a tensor of shape {tuple(law.shape)}, wanted a torch.distributions.Distribution: put the "
             "network into a conditional, such as al.Conditional(network, al.families.normal)"
         )
+
+
+def _law(conditional: Callable[..., Distribution], *context: Any) -> Distribution:
+    """Its distribution, in float32 whatever precision its networks ran in."""
+    law = conditional(*context)
+    if isinstance(conditional, Conditional) or not autocast_enabled() or isinstance(law, Tensor):
+        return law
+    return _to_float32(law)
+
+
+@disable_compile
+def _to_float32(law: Distribution) -> Distribution:
+    return with_tensors(law, lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
 
 
 def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:

@@ -168,6 +168,28 @@ def test_sigma_is_bounded_and_always_has_a_gradient():
     assert_close(families.positive(torch.tensor(0.01)), torch.tensor(math.exp(0.01)), rtol=1e-7, atol=0)
 
 
+@pytest.mark.parametrize("bound", [1e3, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_positive_number_has_a_gradient_however_far_it_is(bound, dtype):
+    b = math.log(bound)
+    for far in (50.0, 62.0, 70.0, 200.0, 1e3, 1e6):
+        s = torch.tensor([-far, far], dtype=dtype, requires_grad=True)
+        sigma = families.positive(s, bound)
+        (gradient,) = torch.autograd.grad(sigma.log().sum(), s)
+        assert bool((gradient > 0).all())
+        assert_close(sigma.log().detach(), b * torch.tanh(s.detach() / b), rtol=2e-5, atol=0)
+        assert_close(gradient[0], gradient[1], rtol=1e-4, atol=0)
+    s = torch.linspace(-6 * b, 6 * b, 1001, dtype=dtype, requires_grad=True)
+    found = [function(s) for function in (lambda s: families.positive(s, bound), lambda s: (b * (s / b).tanh()).exp())]
+    assert torch.equal(*found)
+    assert torch.equal(*(torch.autograd.grad(sigma.sum(), s)[0][1:-1] for sigma in found))
+    s = torch.linspace(5.99 * b, 6.01 * b, 2001, dtype=torch.float64)  # where one goes over into the other
+    log_sigma = families.positive(s, bound).log() / b
+    slope = log_sigma.diff() / s.diff() * b
+    assert_close(slope[999], slope[1001], rtol=1e-3, atol=0)
+    assert bool((slope > 0).all())
+
+
 def test_against_scipy():
     x = torch.arange(6.0)
     log_mean, log_r = torch.tensor(0.4), torch.tensor(-0.3)

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "networks": set(),
     "units": set(),
     "earlier": {"families", "networks", "priors"},
-    "model": {"distributions", "ladder"},
+    "model": {"conditional", "distributions", "ladder"},
     "objectives": {"model"},
     "priors": {"distributions", "families", "ladder", "networks", "units"},
     "architectures": {"families", "conditional", "ladder", "model", "networks", "priors", "units"},

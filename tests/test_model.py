@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
+from torch.nn.parallel.distributed import _find_tensors
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map
 
 import allegory as al
 from allegory.distributions import NormalMixture, tempered
@@ -472,3 +474,87 @@ def test_densities_that_are_far_away_are_not_taken_for_mixed_ones():
     """Rounding moves a density in units of its size."""
     model = al.VAE(al.StandardNormal(3), link(5, 3), al.Conditional(nn.Linear(3, 5), al.families.normal_fixed(1e-3)))
     model.float().check(1e4 * torch.randn(50, 5, dtype=torch.float32))
+
+
+class Own(nn.Module):
+    """A conditional that is none of this library's: its law has the precision of its network."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.network = nn.Linear(inputs, 2 * outputs)
+
+    def forward(self, x):
+        mu, s = self.network(x).chunk(2, -1)
+        return Independent(Normal(mu, s.exp()), 1)
+
+
+def test_a_law_is_not_rounded_whatever_made_it():
+    x, decoder = (torch.rand(5, 8) < 0.5).float(), [link(200, 8, al.families.bernoulli), Own(3, 200)]
+    model = al.VAE(al.StandardNormal(3), [Own(8, 200), Own(200, 3)], decoder).float()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        trace = model(x, samples=4)
+        found = {"log_qz": trace.log_qz, "log_pz": trace.log_pz}
+        laws = {"log_qz": trace.q, "log_pz": trace.p[1:]}
+        assert model.encode(x)[0].mean.dtype == model.generate(3).mean.dtype == model.sample(3).dtype == torch.float32
+    for name, densities in found.items():
+        for law, z, found in zip(laws[name], trace.latents, densities, strict=True):
+            wide = Normal(law.mean.double(), law.stddev.double())
+            exact = wide.log_prob(z.double()).sum(-1).float()
+            assert_close(found, exact, rtol=1e-5, atol=1e-4)
+    assert (trace.latents[0] != trace.latents[0].bfloat16()).double().mean() > 0.9
+
+
+def test_a_family_that_is_a_function_reads_no_rounded_numbers():
+    given = []
+    family = lambda phi, event_dim: given.append(phi.dtype) or al.families.bernoulli(phi, event_dim)  # noqa: E731
+    with torch.autocast("cpu", torch.bfloat16):
+        al.Conditional(nn.Linear(3, 5).float(), family)(torch.zeros(2, 3).float())
+    assert given == [torch.float32]
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_density_of_a_flow_is_not_rounded():
+    zuko = pytest.importorskip("zuko")
+    flow = zuko.flows.MAF(2, transforms=2, hidden_features=[16]).float()
+    model = al.VAE(flow, zuko.flows.MAF(2, 5, transforms=1).float(), link(2, 5, al.families.bernoulli).float())
+    x = torch.eye(5).float()
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            trace = model(x, samples=3)
+            log_pz, log_qz = trace.log_pz, trace.log_qz
+        z = trace.latents[0]
+        assert_close(log_pz[0], flow().log_prob(z), rtol=0, atol=0)
+        assert_close(log_qz[0], model.encoders[0](x).log_prob(z), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("objective", [al.elbo, al.iwae, al.stl, al.dreg])
+@pytest.mark.parametrize("top_down", [False, True])
+def test_engines_see_the_tensors_of_a_trace_and_may_exchange_them(objective, top_down):
+    """As DistributedDataParallel does, which has gradients pass through copies of its own."""
+    model = al.architectures.mlp((5,), "bernoulli", [3, 2], [4], top_down=top_down, prior="mixture").double()
+    x, held, found, passed = torch.eye(5), hasattr(objective, "held"), [], []
+
+    def copied(x):
+        x = x.clone()
+        x.register_hook(passed.append)
+        return x
+
+    for exchange in (lambda trace: trace, lambda trace: tree_map(copied, trace)):
+        torch.manual_seed(1)
+        bound = objective(exchange(model(x, samples=3, held=held)))
+        found.append(torch.autograd.grad(bound.sum(), list(model.parameters())))
+    assert_close(found[0], found[1])
+    assert len(passed) > 3
+    reached = {id(p) for tensor in _find_tensors(model(x)) for p in leaves(tensor.grad_fn)}
+    assert all(id(p) in reached for p in model.parameters())
+
+
+def leaves(node):
+    """The parameters that a gradient reaches from a node of its graph."""
+    seen, todo = set(), [node]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [above for above, _ in node.next_functions]
+    return [node.variable for node in seen if hasattr(node, "variable")]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 
-__all__ = ["autocast", "bfloat16_speedup", "choose_precision"]
+__all__ = ["autocast", "autocast_enabled", "bfloat16_speedup", "choose_precision", "without_autocast"]
 
 PAYS = 1.5  # the least speed-up at which bfloat16 is chosen
 
@@ -26,6 +28,24 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision={precision!r}: wanted 'float32' or 'bfloat16'")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def autocast_enabled() -> bool:
+    """Whether matrix products are rounded here."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+
+
+def without_autocast() -> AbstractContextManager[Any]:
+    """Nothing is rounded inside: draws and densities, for which flows run their networks, are of one and the same law.
+
+    >>> with autocast(torch.device("cpu"), "bfloat16"), without_autocast():
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.float32
+    """
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 @cache
