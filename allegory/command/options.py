@@ -8,8 +8,12 @@ from __future__ import annotations
 import difflib
 import math
 import shlex
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import click
@@ -17,8 +21,8 @@ from click.shell_completion import CompletionItem
 
 __all__ = [
     "DEFAULTS", "DEMO", "DIAGNOSE", "ENCODE", "EVALUATE", "FILE", "FOLDER", "RECONSTRUCT", "REPORT", "RUNS",
-    "SAMPLE", "TRAIN", "TRAINING", "Choice", "Command", "Number", "Option", "Place", "asks", "command_line", "nearest",
-    "settings", "takes", "written",
+    "SAMPLE", "TRAIN", "TRAINING", "Choice", "Command", "Number", "Option", "Place", "asks", "command_line",
+    "interrupts_end_the_process", "nearest", "settings", "takes", "written",
 ]  # fmt: skip
 
 EPOCHS = 100
@@ -45,6 +49,31 @@ class Command(click.Command):
         except click.UsageError as error:
             error.ctx = error.ctx or click.Context(self, parent=parent, info_name=info_name)
             raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command. Until what it needs is imported, Ctrl-C ends the process at once: C extensions lose a
+        KeyboardInterrupt that is raised while they are imported, or stay half imported.
+        """
+        if self.name != "completion":
+            with interrupts_end_the_process():
+                import_module("allegory.views.runs")
+        return super().invoke(ctx)
+
+
+@contextmanager
+def interrupts_end_the_process() -> Iterator[None]:
+    """SIGINT has the system's default action in here, and raises KeyboardInterrupt afterwards, where it did before or
+    is as `allegory.__main__` sets it. A shell tells the end by SIGINT as exit code 130.
+    """
+    ours = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL)
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Number(click.ParamType):

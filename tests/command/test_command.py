@@ -605,3 +605,76 @@ def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(policy, cou
     monkeypatch.setenv("GOMP_SPINCOUNT", "5")
     assert main(["--version"]) == 0
     assert os.environ["GOMP_SPINCOUNT"] == "5"
+
+
+def test_ctrl_c_while_it_imports_ends_the_process():
+    """A signal handler of Python's is not run amid the import of a C extension, or its exception is lost."""
+    code = (
+        "import signal, sys\n"
+        "sys.argv = ['allegory', 'train', 'digits']\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            try:\n"
+        "                signal.raise_signal(signal.SIGINT)\n"
+        "            except KeyboardInterrupt:\n"
+        "                pass  # lost, as C extensions lose it\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "import runpy; runpy.run_module('allegory', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
+
+
+def test_afterwards_ctrl_c_is_an_exception_again():
+    assert main(["datasets"]) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_seeds_share_a_split_and_the_baseline_stands_beside_every_bound(capsys):
+    np.save("small.npy", np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32))
+    flags = ("--hidden", "8", "--latent", "2", "--epochs", "1", "--lr", "1e-6", "--likelihood", "normal")
+    for seed in "01":
+        assert main(["train", "small.npy", "--out", f"runs/{seed}", "--seed", seed, *flags]) == 0
+    baseline = al.Run("runs/0").summary.baseline
+    out = capsys.readouterr().out
+    assert f"baseline of independent elements: {baseline:.2f}" in out
+    assert al.Run("runs/0").summary.checksum == al.Run("runs/1").summary.checksum
+    assert al.Run("runs/1").summary.baseline == baseline
+    assert main(["runs"]) == 0
+    out = capsys.readouterr().out
+    assert f"{baseline:.2f}" in out
+    assert "cannot be compared" not in out
+    assert main(["evaluate", "runs/0", "--importance-samples", "5"]) == 0
+    evaluated = capsys.readouterr().out
+    assert main(["evaluate", "runs/0", "--importance-samples", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    x, train = al.Run("runs/0").data.test, al.Run("runs/0").data.train
+    law = torch.distributions.Normal(train.mean(0), train.std(0, correction=0))
+    assert found["baseline_nll"] == pytest.approx(-law.log_prob(x).sum(1).mean().item(), abs=1e-4)
+    assert f"{found['baseline_nll']:.3f}" in evaluated
+    assert evaluated.startswith("worse than independent elements") == (found["nll"] > found["baseline_nll"])
+    assert main(["diagnose", "runs/0"]) == 0
+    assert "the baseline of independent elements" in capsys.readouterr().out
+    assert main(["report", "runs/0"]) == 0
+    assert "baseline, independent elements" in Path("runs/0/report.html").read_text()
+
+
+def test_a_run_that_was_split_by_its_seed_is_resumed_as_it_was_and_told_apart(capsys):
+    from allegory.data import load
+
+    np.save("small.npy", np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32))
+    flags = ("--hidden", "8", "--latent", "2", "--epochs", "1", "--likelihood", "normal")
+    assert main(["train", "small.npy", "--out", "runs/new", *flags]) == 0
+    older = functools.partial(load, seed=7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("allegory.data.splits.load", lambda source, dynamic=False, seed=0: older(source))
+        assert main(["train", "small.npy", "--out", "runs/older", *flags]) == 0
+    assert json.loads(Path("runs/older/config.json").read_text())["data"]["seed"] == 7
+    assert main(["train", "small.npy", "--out", "runs/older", "--resume", "--epochs", "2"]) == 0
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "small.npy: split or read in 2 ways, whose bounds cannot be compared" in out
