@@ -125,8 +125,9 @@ def diagnose(
     ([1, 2], 2)
     """
     result = _quiet_evaluate(model, x, samples)
-    reference = None if train is None else baseline(model, train, x)
-    baseline_nll = -reference if baseline_nll is None and reference is not None else baseline_nll
+    if baseline_nll is None and train is not None:
+        reference = baseline(model, train, x)
+        baseline_nll = None if reference is None else -reference
     result = replace(result, baseline_nll=baseline_nll)
     draws = max(1, samples // model.levels)
     with evaluating(model):

@@ -699,11 +699,13 @@ def test_runs_says_where_splits_differ(capsys):
     assert main([*words, "--out", "runs/b", "--seed", "2"]) == 0
     capsys.readouterr()
     assert main(["runs"]) == 0
-    assert "do not compare" not in capsys.readouterr().out
+    assert "cannot be compared" not in capsys.readouterr().out
     assert main([*words, "--out", "runs/c", "--split-seed", "2"]) == 0
     capsys.readouterr()
     assert main(["runs"]) == 0
-    assert "x.npy: its runs differ in the file or the split" in capsys.readouterr().out
+    assert "x.npy: split or read in 2 ways, whose bounds cannot be compared" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.parametrize("kept", [2**28, 100])
@@ -726,3 +728,53 @@ def test_the_same_answers_in_other_codes_have_the_same_likelihood(kept, capsys, 
         found.append((json.loads(capsys.readouterr().out), np.load("z.npz")["z1_mean"]))
     assert found[0][0] == found[1][0]
     assert np.array_equal(found[0][1], found[1][1])
+
+
+def test_ctrl_c_while_it_imports_ends_the_process():
+    """A signal handler of Python's is not run amid the import of a C extension, or its exception is lost."""
+    code = (
+        "import signal, sys\n"
+        "sys.argv = ['allegory', 'train', 'digits']\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            try:\n"
+        "                signal.raise_signal(signal.SIGINT)\n"
+        "            except KeyboardInterrupt:\n"
+        "                pass  # lost, as C extensions lose it\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "import runpy; runpy.run_module('allegory', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
+
+
+@pytest.mark.filterwarnings("ignore:L_. says little")
+def test_seeds_share_a_split_and_the_baseline_stands_beside_every_bound(capsys):
+    np.save("small.npy", np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32))
+    flags = ("--hidden", "8", "--latent", "2", "--epochs", "1", "--lr", "1e-6", "--likelihood", "normal")
+    for seed in "01":
+        assert main(["train", "small.npy", "--out", f"runs/{seed}", "--seed", seed, *flags]) == 0
+    baseline = al.Run("runs/0").summary.baseline
+    out = capsys.readouterr().out
+    assert f"baseline of independent elements: {baseline:.2f}" in out
+    assert al.Run("runs/0").summary.checksum == al.Run("runs/1").summary.checksum
+    assert al.Run("runs/1").summary.baseline == baseline
+    assert main(["runs"]) == 0
+    out = capsys.readouterr().out
+    assert f"{baseline:.2f}" in out
+    assert "cannot be compared" not in out
+    assert main(["evaluate", "runs/0", "--importance-samples", "5"]) == 0
+    evaluated = capsys.readouterr().out
+    assert main(["evaluate", "runs/0", "--importance-samples", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    x, train = al.Run("runs/0").data.test, al.Run("runs/0").data.train
+    law = torch.distributions.Normal(train.mean(0), train.std(0, correction=0))
+    assert found["baseline_nll"] == pytest.approx(-law.log_prob(x).sum(1).mean().item(), abs=1e-4)
+    assert f"{found['baseline_nll']:.3f}" in evaluated
+    assert evaluated.startswith("worse than independent elements") == (found["nll"] > found["baseline_nll"])
+    assert main(["diagnose", "runs/0"]) == 0
+    assert "the baseline of independent elements" in capsys.readouterr().out
+    assert main(["report", "runs/0"]) == 0
+    assert "baseline, independent elements" in Path("runs/0/report.html").read_text()

@@ -12,6 +12,7 @@ import allegory as al
 from allegory.data.stored import Mapped, Stored
 from allegory.training.checkpoint import write_tensors
 from allegory.training.identity import describe_inputs
+from allegory.training.state import State
 
 X, Y = ((torch.rand(60, 12, generator=torch.Generator().manual_seed(0)) < p).double() for p in (0.5, 0.05))
 
@@ -163,3 +164,23 @@ def test_the_first_checkpoint_is_there_before_its_weights(tmp_path, monkeypatch)
     )
     train(tmp_path / "run")
     assert written[:2] == ["last.safetensors", "weights.safetensors"]
+
+
+class OnCuda(torch.Tensor):
+    """Says that it is on a GPU."""
+
+    is_cuda = True
+
+
+def test_a_run_of_the_cpu_goes_on_on_a_gpu_and_back(tmp_path, monkeypatch):
+    run, restored = tmp_path / "run", []
+    train(run)
+    state = State(build(), build(), 1e-3, 0.0)
+    state.totals = state.totals.as_subclass(OnCuda)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.arange(16, dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda value, device: restored.append(value))
+    state.load(run, seed=0)
+    assert torch.equal(restored[0], torch.arange(16, dtype=torch.uint8))
+    assert state.position.step == 6
+    spoil(run, lambda tensors: tensors | {"random_cuda": torch.zeros(1, 16, dtype=torch.uint8)})
+    assert train(run, epochs=4, resume=True).epoch == 4
