@@ -18,6 +18,7 @@ from allegory.training.schema import LINE, check, parse
 __all__ = ["METRICS", "Metrics", "read"]
 
 METRICS = "metrics.jsonl"
+"""The name of the file."""
 
 
 class Metrics:

@@ -11,7 +11,9 @@ from allegory.training.checkpoint import CONFIG, LAST, METRICS, WEIGHTS
 
 __all__ = ["GENERATOR", "check_out"]
 
-GENERATOR = "allegory"  # what a page and a picture say that they were made by
+GENERATOR = "allegory"
+"""What a page and a picture say that they were made by."""
+
 ARRAYS = re.compile(r"(samples|means|originals|reconstructions|rows|z\d+_(mean|std))\.npy")
 
 
