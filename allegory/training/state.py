@@ -261,6 +261,8 @@ class State:
         except (RuntimeError, KeyError, IndexError, ValueError) as error:
             detail = " ".join(str(error).split())
             raise ValueError(f"{run / checkpoint.LAST} does not fit this model: {detail}") from None
+        if processes.rank() == 0:  # what was written beyond the checkpoint goes
+            self.metrics.write(run, self.position.history)
 
     def _select_local(self, tensors: dict[str, Tensor], seed: int) -> None:
         """Selects this process's random state from those of all; new noise if the number of processes has changed."""
