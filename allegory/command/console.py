@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -22,9 +23,10 @@ def imports_done() -> None:
 
 
 def say(text: str) -> None:
-    """Prints a line on standard error, in the first of several processes."""
+    """Prints a line on standard error, in the first of several processes; where that is full, nothing."""
     if os.environ.get("RANK", "0") == "0":  # this process's rank, as torchrun sets it
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def say_if_binarised(run: Run, split: str) -> None:

@@ -316,6 +316,8 @@ class State:
                 f"{run / checkpoint.LAST} does not fit this model: {detail}; restore the file, or train into a new "
                 "directory"
             ) from None
+        if processes.rank() == 0:  # what was written beyond the checkpoint goes
+            self.metrics.write(run, self.position.history)
 
     def _check_tensors(self, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
         """Checks every tensor's name, shape and type before one is used: fused AdamW reads as many numbers as it

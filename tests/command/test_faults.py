@@ -53,6 +53,14 @@ def test_a_full_disk_behind_standard_output_is_one_line(arguments):
     )  # fmt: skip
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk to write to")
+def test_a_full_disk_behind_standard_error_changes_no_exit_code():
+    done = subprocess.run(
+        f"{sys.executable} -m allegory train 2>/dev/full", shell=True, stdout=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
 def test_a_closed_standard_output_is_one_line():
     done = subprocess.run(
         f"exec {sys.executable} -m allegory --version >&-", shell=True, stderr=subprocess.PIPE, text=True, check=False
