@@ -192,9 +192,27 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "forget the change of variables": (
         "families",
-        "self.loc + self.scale * law.loc, self.scale * law.scale",
-        "self.loc + self.scale * law.loc, law.scale",
+        "else self.scale * law.scale",
+        "else law.scale",
         FAMILIES + "::test_standardized_counts_the_change_of_variables",
+    ),
+    "let a fill value set the unit": (
+        "units",
+        "kept = (x - middle).abs() <= WILD * r",
+        "kept = (x == x) | unknown",
+        "test_units.py::test_a_fill_value_moves_nothing_and_is_named_with_its_row[0.001--9999.0]",
+    ),
+    "move log sigma by the learning rate alone": (
+        "families",
+        "gain = 16.0",
+        "gain = 1.0",
+        "test_units.py::test_a_learned_sigma_reaches_the_residual_within_a_short_training[normal_shared]",
+    ),
+    "learn pseudo-inputs in units of x": (
+        "priors",
+        "_standardize_by(inputs) if read is None else copy.deepcopy(read)",
+        "Standardize(*inputs.shape[1:])",
+        "test_units.py::test_the_pseudo_inputs_of_a_vampprior_of_ones_own_are_in_units_of_their_spread[10000.0]",
     ),
     "sum no dimension": (
         "families",
