@@ -161,7 +161,7 @@ class Bernoulli(TorchBernoulli):
 
     >>> Bernoulli(logits=torch.zeros(2)).log_prob(torch.tensor([0.0, 0.5]))
     Traceback (most recent call last):
-    ValueError: x: 1 of 2 values are outside the support of Bernoulli, 0 or 1; the first is 0.5 at [1]. \
+    ValueError: x: 1 of 2 values are outside the support of Bernoulli, 0 or 1; the first is 0.5 in row 1. \
 A Bernoulli is not a density of grey values: use continuous_bernoulli for values in [0, 1], \
 discretized_logistic for 0..255, or binarise the data.
     """

@@ -63,7 +63,9 @@ def test_results_are_one_line_each():
     trace = model(x, samples=4)
     assert repr(trace) == "Trace(S=4, B=20, T=2: x (20, 6), z_1 (4, 20, 3), z_2 (4, 20, 2))"
     record = al.fit(model, x, valid=x, epochs=3)
-    best = f"best bound {record.best_bound:.2f} in epoch {record.best_epoch}"
+    best = (
+        f"best bound {record.best_bound:.2f} in epoch {record.best_epoch}, independent elements {record.baseline:.2f}"
+    )
     assert repr(record) == f"Record(3 epochs, 3 steps, {record.seconds:.0f} s, stopped by epochs, {best})"
     assert (
         repr(al.Record(epoch=2, step=1234, seconds=9.6, restarts=1)) == "Record(2 epochs, 1,234 steps, 10 s, 1 restart)"

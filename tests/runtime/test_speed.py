@@ -161,7 +161,7 @@ def test_a_training_is_compiled_if_its_budget_is_long(budget, asked, compiled, m
     model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8]).double()
     settings = dict(
         samples=1, epochs=None, minutes=None, batch_size=10, lr=0.01, lr_warmup=0, lr_final=0.0, kl_warmup=0, beta=1.0,
-        weight_decay=0.0, clip=2.0, skip=100.0, ema=0.9, patience=None,
+        weight_decay=0.0, clip=2.0, skip=100.0, ema=0.9, patience=None, seed=0,
         precision="float32", compile=asked, objective=al.elbo,
     )  # fmt: skip
     plan = arguments.plan(model, x, None, None, settings | budget, None, None, resume=False)
