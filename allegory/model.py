@@ -52,6 +52,19 @@ __all__ = ["VAE", "Trace"]
 NEIGHBOURS = 1000  # examples among which `VAE.check` looks for one that differs from the first
 
 
+def _tensors(trace: Trace) -> tuple[Tensor, ...]:
+    """The tensors that a gradient reaches the networks through, in p and q."""
+    found: list[Tensor] = []
+
+    def collect(x: Tensor) -> Tensor:
+        if x.requires_grad:
+            found.append(x.view_as(x) if x.is_leaf else x)  # a parameter is no node of the graph, which is searched
+        return x
+
+    with_tensors((trace.p, trace.q), collect)
+    return tuple(found)
+
+
 @dataclass(eq=False, repr=False)
 class Trace:
     """One draw z_1..T ~ q(. | x), with the distributions along the way; its densities are computed on access.
@@ -73,7 +86,7 @@ class Trace:
     q: tuple[Distribution, ...]
     top_down: bool = False
     held: bool = False
-    tensors: tuple[Tensor, ...] = field(init=False, default=property(lambda trace: _tensors(trace)))  # type: ignore
+    tensors: tuple[Tensor, ...] = field(init=False, default=property(_tensors))  # type: ignore
 
     @property
     def log_px(self) -> Tensor:
@@ -126,18 +139,6 @@ class Trace:
         samples, batch = self.latents[-1].shape[:2]
         latents = ", ".join(f"z_{t} {tuple(z.shape)}" for t, z in enumerate(self.latents, start=1))
         return f"Trace(S={samples}, B={batch}, T={len(self.latents)}: x {tuple(self.x.shape)}, {latents})"
-
-
-def _tensors(trace: Trace) -> tuple[Tensor, ...]:
-    found: list[Tensor] = []
-
-    def collect(x: Tensor) -> Tensor:
-        if x.requires_grad:
-            found.append(x.view_as(x) if x.is_leaf else x)  # a parameter is no node of the graph, which is searched
-        return x
-
-    with_tensors((trace.p, trace.q), collect)
-    return tuple(found)
 
 
 def _with_law_tensors(tensors: Iterable[Tensor], trace: Trace) -> Trace:
