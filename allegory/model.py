@@ -55,7 +55,7 @@ NEIGHBOURS = 1000  # examples among which `VAE.check` looks for one that differs
 
 
 def _tensors(trace: Trace) -> tuple[Tensor, ...]:
-    """What a gradient reaches the networks through, in p and q."""
+    """The tensors that a gradient reaches the networks through, in p and q."""
     found: list[Tensor] = []
 
     def collect(x: Tensor) -> Tensor:

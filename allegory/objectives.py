@@ -61,8 +61,8 @@ def free_bits(
         trace: of S particles.
         beta: as in `elbo`.
         nats: the free nats per level; a number, or one for each level, level 1 first.
-        average: whether they apply to the mean rate of the batch, over all processes, so that one example may spend
-            less than another. Otherwise they apply to every example.
+        average: whether they apply to the mean rate of the batch, over all processes that train together (`fit`,
+            `al.together()`), so that one example may spend less than another. Otherwise they apply to every example.
 
     Raises:
         ValueError: free nats below zero, or not one for each level.
