@@ -174,8 +174,6 @@ def test_moments_are_restored_to_where_the_parameter_is():
     tensors |= {f"optimizer/{i}/exp_avg": torch.ones(p.shape) for i, p in enumerate(learned)}
     state.restore((tensors, position))
     assert {moments["exp_avg"].device.type for moments in state.optimizer.state.values()} == {"meta"}
-    with pytest.raises(ValueError, match="moments of shape"):
-        state.restore((tensors | {"optimizer/0/exp_avg": torch.ones(5)}, position))
 
 
 @pytest.mark.slow
