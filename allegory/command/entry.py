@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -131,8 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         of_memory = any(word in str(error) for word in ("alloc", "out of memory", "overflow"))
         if not of_memory and not isinstance(error, MemoryError):
             raise
-        detail = " ".join(str(error).split()).removeprefix("[enforce fail at alloc_cpu.cpp:127] ")
-        print(f"allegory: not enough memory ({detail}); a smaller model, batch or K needs less", file=sys.stderr)
+        asked = re.search(r"allocate (\d+) bytes|allocate ([\d.]+ \w+)", str(error))
+        size = "" if asked is None else asked[2] or f"{int(asked[1]) / 2**30:,.1f} GiB"
+        detail = f" for another {size}" if size else ""
+        print(f"allegory: not enough memory{detail}; a smaller model, batch or K needs less", file=sys.stderr)
         return 2
 
 

@@ -143,10 +143,23 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
                 tensor.data = tensor.data.to(weights[name].dtype)
     try:
         built.load_state_dict(weights)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())
+    except RuntimeError:
+        detail = _misfit(built.state_dict(), weights)
         raise ValueError(f"{Path(run) / WEIGHTS}: the weights do not fit the model: {detail}") from None
     return built.eval()
+
+
+def _misfit(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+    """The first difference between the tensors of a model and those of a file, and how many there are."""
+    differences = [f"{key} is missing" for key in wanted if key not in found]
+    differences += [f"{key} is not of the model" for key in found if key not in wanted]
+    differences += [
+        f"{key} has shape {tuple(found[key].shape)}, wanted {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    more = f", and {len(differences) - 1} more differences" if len(differences) > 1 else ""
+    return f"{differences[0]}{more}" if differences else "its tensors cannot be set"
 
 
 def _build_from_config(run: str | Path, config: dict[str, Any], own: dict[str, Any]) -> VAE:

@@ -155,3 +155,18 @@ def test_a_training_that_fails_before_its_first_checkpoint_leaves_no_directory(t
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", 5, resume=True, tracker=fails)
     assert al.Run(tmp_path / "run").summary.epochs == 3
+
+
+def test_weights_that_do_not_fit_are_named_without_the_words_of_torch(run, tmp_path):
+    old = shutil.copytree(run, tmp_path / "run")
+    weights, _ = read_tensors(run / "weights.safetensors")
+    (first, value), *_ = ((name, value) for name, value in weights.items() if value.dim() == 2)
+    for changed, message in (
+        ({**weights, first: value[:1]}, rf"do not fit the model: {first} has shape \(1, .*\), wanted \("),
+        ({k: v for k, v in weights.items() if k != first}, f"do not fit the model: {first} is missing$"),
+        ({**weights, "mine": value, "more": value}, "mine is not of the model, and 1 more differences"),
+    ):
+        checkpoint.write_tensors(old / "weights.safetensors", changed, {})
+        with pytest.raises(ValueError, match=message) as error:
+            al.load(old)
+        assert "state_dict" not in str(error.value)

@@ -239,7 +239,7 @@ def test_a_missing_package_is_said_before_the_training(tmp_path, monkeypatch, ca
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=rf"pip install {package}"):
+    with pytest.raises(ValueError, match=f"pip install {package}"):
         getattr(al.trackers, package)(tmp_path)
     assert main(["train", "digits", "--out", str(tmp_path / "run"), *TINY, f"--{package}"]) == 2
     out, err = capsys.readouterr()
