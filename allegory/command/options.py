@@ -238,7 +238,8 @@ GROUPS = {
         "blocks", "checkpointed", "prior", "components", "dropout", "activation",
     ),
     "The data and the objective": (
-        "likelihood", "dynamic", "objective", "beta", "free_bits", "alpha", "samples", "kl_warmup",
+        "split", "split_seed", "array", "size", "likelihood", "dynamic", "objective", "beta", "free_bits", "alpha",
+        "samples", "kl_warmup",
     ),
     "The training": (
         "epochs", "minutes", "batch_size", "lr", "lr_warmup", "weight_decay", "ema", "patience", "precision", "compile",

@@ -148,6 +148,10 @@ def plan(
     Raises:
         ValueError: an invalid setting, in one line.
     """
+    processes.check_same(
+        model=[(name, tuple(p.shape)) for name, p in model.state_dict().items()], data=getattr(data, "rows", data),
+        valid=valid, **as_json(settings),
+    )  # fmt: skip
     objective, samples, asked = settings["objective"], settings["samples"], dict(settings)
     _check_objective_kind(objective)
     _check_numbers(settings)

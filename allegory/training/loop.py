@@ -164,19 +164,14 @@ def fit(
         lr_final=lr_final, kl_warmup=kl_warmup, beta=beta, weight_decay=weight_decay, clip=clip, skip=skip,
         ema=ema, patience=patience, precision=precision, compile=compile, seed=seed, objective=objective,
     )  # fmt: skip
-    processes.check_same(
-        model=[(name, tuple(p.shape)) for name, p in model.state_dict().items()], data=getattr(data, "rows", data),
-        valid=valid, **arguments.as_json(settings),
-    )  # fmt: skip
     plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
     average, frozen = _copy_for_average(model, shard), frozen_parts(model)
-    device = next(model.parameters()).device
-    valid = None if valid is None else valid.to(device)
-    batches = Batches(data.to(device), batch_size, seed, transform)
-    budget = Budget(epochs, minutes, patience, len(batches))
-    state = State(model, average, plan.lr(0, 0.0), weight_decay)
     inputs = functools.partial(describe_inputs, model, data, valid, transform)
+    data, valid = _to_device_of(model, data), _to_device_of(model, valid)
+    batches = Batches(data, batch_size, seed, transform)
+    budget = Budget(epochs, minutes, patience, len(batches))
+    state = State(model, average, plan.lr(0, 0.0), weight_decay, plan.baseline)
     run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about, inputs))
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
     of_model = model_score(model, objective, samples, precision=plan.precision)
@@ -185,13 +180,11 @@ def fit(
     recovery = Recovery(state, step, batches, budget, samples, plan.precision, row_names)
     trackers = Trackers(tracker)
     now = state.position
-    now.baseline = plan.baseline
 
     kept, shown = checkpoint.removed_if_unwritten(run), Progress(progress, epochs, minutes, len(batches))
     with kept, _training_context(state, run) as signals, shown as bar:
-        bar.note(*plan.notes)
         state.begin(seed, run if resume else None)
-        bar.note(*plan.note_on_schedules(now, budget))
+        bar.note(*plan.notes, *plan.note_on_schedules(now, budget))
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)
         while not budget.over(now, clock.seconds):
             recovery.remember()
@@ -226,6 +219,10 @@ def fit(
         average_buffers(average, model)
         state.save(run, clock)
     return Record(**{key: getattr(now, key) for key in Record.__dataclass_fields__})
+
+
+def _to_device_of(model: VAE, x: Any) -> Any:
+    return None if x is None else x.to(next(model.parameters()).device)
 
 
 def _copy_for_average(model: VAE, shard: str | None) -> VAE:

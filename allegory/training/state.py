@@ -135,6 +135,7 @@ class State:
         model: the model that is trained, in place.
         average: a copy of it, for the average of its weights; sharded as the model is.
         lr, weight_decay: of AdamW.
+        baseline: of the validation data, for the record.
 
     Attributes:
         learned: the model's parameters that have a gradient.
@@ -144,7 +145,7 @@ class State:
         totals, norms: (6,) sums over this epoch, and (3,) the state of `clip_scale`.
     """
 
-    def __init__(self, model: VAE, average: VAE, lr: float, weight_decay: float) -> None:
+    def __init__(self, model: VAE, average: VAE, lr: float, weight_decay: float, baseline: float | None = None) -> None:
         self.model, self.average = model, average
         self.learned = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -154,7 +155,7 @@ class State:
         self.averages = [sharding.to_local(mean) for mean, p in both if p.requires_grad]
         self.parameters = [sharding.to_local(p) for p in self.learned]
         self.best: dict[str, Tensor] = {}
-        self.position = Position()
+        self.position = Position(baseline=baseline)
         self.metrics = metrics.Metrics()
         device = next(model.parameters()).device
         # Over this epoch: sums of this process's bounds and of the gradient's norm; steps, clipped, skipped, bursts.
