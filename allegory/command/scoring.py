@@ -33,8 +33,6 @@ def evaluate(
     precision, compile, notes = opened.choose_speed(split, importance_samples, precision)
     for note in notes:
         console.say(note)
-    if split == "train" and opened.data.dynamic:
-        console.say("the training split is binarised each time it is drawn; one draw of it is scored")
     found = opened.evaluate(split, importance_samples, precision=precision, compile=compile)
     values: dict[str, Any] = {"split": split, "precision": precision, **found.as_dict()}
     if curve:
@@ -55,19 +53,10 @@ def evaluate(
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("standard error", justify="right")
-    k = importance_samples
     if found.worse_than_baseline:
         print(f"worse than independent elements, whose negative log-likelihood is {found.baseline_nll:.3f}")
-    table.add_row(f"negative log-likelihood, -L_{k}", f"{found.nll:.3f}", f"{found.nll_stderr:.3f}")
-    if found.baseline_nll is not None:
-        table.add_row("  baseline, independent elements", f"{found.baseline_nll:.3f}", "")
-    table.add_row("-ELBO", f"{-found.elbo:.3f}", f"{found.elbo_stderr:.3f}")
-    table.add_row("  -reconstruction", f"{-found.reconstruction:.3f}", "")
-    for t, (rate, active) in enumerate(zip(found.kl_per_level, found.active_units, strict=True), start=1):
-        table.add_row(f"  rate of level {t}", f"{rate:.3f}", "")
-        table.add_row(f"  active units of level {t}", str(active), "")
-    table.add_row("bits per dimension", f"{found.bits_per_dim:.4f}", "")
-    table.add_row(f"effective sample size of {k}", f"{found.effective_sample_size:.1f}", "")
+    for row in found.rows():
+        table.add_row(*row)
     for k, bound, error in values.get("curve", []):
         table.add_row(f"-L_{k}", f"{-bound:.3f}", f"{error:.3f}")
     if ais:
@@ -97,16 +86,14 @@ def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, 
     from rich.markup import escape
     from rich.table import Table
 
+    from allegory.evaluation.diagnosis import COLUMNS
     from allegory.views.terminal import show
 
     table = Table(title=f"{escape(run)}, {found.evaluation.examples:,} examples of {split}, nats per example")
-    for column in ("level", "rate", "active units", "information", "gain", "verdict"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "verdict" else "right")
-    for level in found.levels:
-        table.add_row(
-            str(level.level), f"{level.rate:.2f}", f"{level.active_units} of {level.units}",
-            f"{level.information:.2f}", f"{level.loss:.2f}", level.verdict,
-        )  # fmt: skip
+    for row in found.rows():
+        table.add_row(*row)
     show(table)
     for line in found.verdict:
         print(line)

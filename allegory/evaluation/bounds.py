@@ -46,6 +46,7 @@ from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.checks import no_validation
 from allegory.runtime.compilation import choose_compile, compile_or_warn, timed
+from allegory.runtime.html import html_table
 from allegory.runtime.memory import caching
 from allegory.runtime.modes import eval_mode
 from allegory.runtime.precision import autocast, choose_precision
@@ -108,6 +109,30 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON."""
         return asdict(self)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What was found, as the rows of a table: name, value, standard error."""
+        baseline = (
+            [] if self.baseline_nll is None else [("  baseline, independent elements", f"{self.baseline_nll:.3f}", "")]
+        )
+        levels = [
+            row
+            for t, (rate, active) in enumerate(zip(self.kl_per_level, self.active_units, strict=True), start=1)
+            for row in ((f"  rate of level {t}", f"{rate:.3f}", ""), (f"  active units of level {t}", str(active), ""))
+        ]
+        k = self.importance_samples
+        return [
+            (f"negative log-likelihood, -L_{k}", f"{self.nll:.3f}", f"{self.nll_stderr:.3f}"),
+            *baseline,
+            ("-ELBO", f"{-self.elbo:.3f}", f"{self.elbo_stderr:.3f}"),
+            ("  -reconstruction", f"{-self.reconstruction:.3f}", ""),
+            *levels,
+            ("bits per dimension", f"{self.bits_per_dim:.4f}", ""),
+            (f"effective sample size of {k}", f"{self.effective_sample_size:.1f}", ""),
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.examples:,} examples, nats per example", ["", "value", "standard error"], self.rows())
 
     def __repr__(self) -> str:
         rates = " ".join(f"{rate:.2f}" for rate in self.kl_per_level)

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import Any
 
 import torch
@@ -43,14 +44,17 @@ from allegory.evaluation.bounds import TRUSTED, Evaluation, evaluate, evaluating
 from allegory.evaluation.marginals import baseline
 from allegory.ladder import TopDown
 from allegory.model import VAE
+from allegory.runtime.html import html_table
 from allegory.runtime.threads import one_at_a_time
 
-__all__ = ["Diagnosis", "Level", "diagnose"]
+__all__ = ["COLUMNS", "Diagnosis", "Level", "diagnose"]
 
 COLLAPSED = 0.1
 WEAK = 1.0
 OVERFITTED, GAP = 1.0, 0.02
 CONTEXTS = 64
+COLUMNS = ("level", "rate", "active units", "information", "gain", "verdict")
+"""Of `Diagnosis.rows`."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,21 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and texts, for JSON."""
         return asdict(self)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row for each level, level 1 first; the columns are `COLUMNS`."""
+        return [
+            (
+                str(level.level), f"{level.rate:.2f}", f"{level.active_units} of {level.units}",
+                f"{level.information:.2f}", f"{level.loss:.2f}", level.verdict,
+            )
+            for level in self.levels
+        ]  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        title = f"{self.evaluation.examples:,} examples, nats per example"
+        lines = "".join(f"<p>{escape(line)}</p>" for line in self.verdict)
+        return html_table(title, COLUMNS, self.rows()) + lines
 
     def __str__(self) -> str:
         return "\n".join(self.verdict)
