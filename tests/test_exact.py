@@ -114,6 +114,19 @@ def test_the_noise_of_a_mean_over_particles_is_no_activity():
         assert al.evaluate(model, torch.randn(300, 5), samples=100).active_units == [0, 0]
 
 
+def test_the_noise_of_a_level_below_is_no_activity():
+    """Bottom-up, where z_1 does not depend on x, neither does z_2, however much it depends on z_1."""
+    flat, link = (al.Conditional(nn.Linear(i, 2 * o), al.families.normal).double() for i, o in ((5, 3), (3, 2)))
+    down = [al.Conditional(nn.Linear(i, 2 * o), al.families.normal).double() for i, o in ((3, 5), (2, 3))]
+    with torch.no_grad():
+        flat.network.weight.zero_()
+        link.network.weight.mul_(4)
+    model = al.VAE(al.StandardNormal(2), [flat, link], down)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert al.evaluate(model, torch.randn(300, 5), samples=100).active_units == [0, 0]
+
+
 class Above(nn.Module):
     """A posterior that is the prior."""
 

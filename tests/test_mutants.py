@@ -157,7 +157,7 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "evaluation/bounds",
         "mean.square() - error > ACTIVE",
         "mean.square() > ACTIVE",
-        EXACT + "::test_the_noise_of_a_mean_over_particles_is_no_activity",
+        EXACT + "::test_the_noise_of_a_level_below_is_no_activity",
     ),
     "lose a pass of particles": (
         "evaluation/bounds",

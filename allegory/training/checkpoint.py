@@ -272,15 +272,17 @@ def _state(path: Path, metadata: dict[str, str] | None) -> tuple[dict[str, Any],
     """The JSON of a safetensors file, and the SHA-256 of its tensors, which older files do not have."""
     kept = metadata or {}
     try:
-        state = schema.parse(kept["allegory"], str(path))
+        found = schema.parse(kept["allegory"], str(path))
     except (KeyError, ValueError):
         raise ValueError(f"{path} was not written by allegory") from None
-    of_state, _, of_tensors = kept.get("sha256", "").partition(" ")
-    if not isinstance(state, dict) or kept.keys() - {"allegory", "sha256"}:
+    if not isinstance(found, dict) or kept.keys() != {"allegory"}:
         raise ValueError(f"{path} was not written by allegory")
-    if of_state and of_state != hashlib.sha256(kept["allegory"].encode()).hexdigest():
+    if not found.keys() & {"state", "sha256"}:
+        return found, ""
+    of_state, _, of_tensors = str(found.get("sha256", "")).partition(" ")
+    if of_state != hashlib.sha256(json.dumps(found.get("state")).encode()).hexdigest():
         raise ValueError(f"{path} has changed since it was written: its header is damaged")
-    return state, of_tensors
+    return found["state"], of_tensors
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -296,9 +298,9 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Writes tensors and JSON into one safetensors file, whole or not at all."""
     data = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    text = json.dumps(state)
-    digest = f"{hashlib.sha256(text.encode()).hexdigest()} {_digest(data)}"
-    write_atomically(path, serialize(data, {"allegory": text, "sha256": digest}))
+    digest = f"{hashlib.sha256(json.dumps(state).encode()).hexdigest()} {_digest(data)}"
+    text = json.dumps({"state": state, "sha256": digest})  # one key: safetensors writes several in any order
+    write_atomically(path, serialize(data, {"allegory": text}))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -33,7 +33,7 @@ def describe_inputs(model: nn.Module, data: Any, valid: Any, transform: Callable
     >>> describe_inputs(model, x, None, torch.round)["data"]["shape"], describe_inputs(model, x, None, None)["valid"]
     ([7, 6], None)
     """
-    modules = _without_addresses(nn.Module.__repr__(model))
+    modules = _without_addresses(nn.Module.__repr__(model)).replace("FSDP", "")  # sharded or not
     return dict(
         data=_describe(data),
         valid=None if valid is None else _describe(valid),

@@ -453,6 +453,7 @@ def test_a_kill_in_the_first_write_leaves_a_directory_that_can_be_used(tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:L_. says little")
+@pytest.mark.filterwarnings("ignore:lr_warmup=100")  # of a training of a few steps
 def test_what_the_demo_says_next_works(monkeypatch, capsys):
     monkeypatch.setattr(demo, "fit", lambda *args, epochs, **more: allegory.fit(*args, epochs=1, **more))
     monkeypatch.setattr(demo, "K", 5)

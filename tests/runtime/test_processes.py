@@ -92,7 +92,9 @@ SAME = ("fit", "pooled", "score")
 def flat(value):
     if isinstance(value, dict):
         value = list(value.values())
-    return [v for part in value for v in flat(part)] if isinstance(value, list) else [value]
+    if isinstance(value, list):
+        return [v for part in value for v in flat(part)]
+    return [] if value is None else [value]
 
 
 @pytest.mark.slow

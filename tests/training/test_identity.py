@@ -97,7 +97,7 @@ def spoil(run, change):
     """Changes the tensors of the last checkpoint."""
     with safe_open(run / "last.safetensors", "pt") as file:
         tensors, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
-    write_tensors(run / "last.safetensors", change(tensors), json.loads(about["allegory"]))
+    write_tensors(run / "last.safetensors", change(tensors), json.loads(about["allegory"])["state"])
 
 
 def without(part):

@@ -599,6 +599,7 @@ def test_what_does_not_compile_is_trained_as_it_is(bits, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
+@pytest.mark.filterwarnings("ignore:kl_warmup=3")  # of a training of one step
 def test_every_training_is_compiled_however_many_there_were(bits, monkeypatch):
     graphs = []
     compile = torch.compile

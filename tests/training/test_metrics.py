@@ -72,7 +72,7 @@ def test_a_run_of_an_earlier_version_has_no_hashes_and_its_history_in_the_checkp
     assert al.Run(old).history == history
     assert torch.equal(al.load(old).encoders[0].network[1][0].weight, al.load(run).encoders[0].network[1][0].weight)
     assert train(old, 4, resume=True).history[:3] == history
-    assert "sha256" in safe_open(old / "weights.safetensors", "pt").metadata()
+    assert "sha256" in json.loads(safe_open(old / "weights.safetensors", "pt").metadata()["allegory"])
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "last.safetensors"])
