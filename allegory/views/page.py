@@ -132,9 +132,11 @@ def report(
             [f"Parts that need the model are left out: {_why_no_model(run)}."],
         )
     history, model = run.history, run.model
+    baseline_nll = None
     if x is None and not missing:
         x, train, missing = _draw_examples(run, split or "test", examples)
         split = split or "test"
+        baseline_nll = None if x is None else run.baseline_nll(x)  # of the same x as that of `evaluate`
     split = split or ""
     if x is not None:
         x = x.to(run.device)
@@ -149,7 +151,7 @@ def report(
             sections += [_training(summary, config, history), _samples(model, x, show)]
         else:
             torch.manual_seed(0)  # as before every bound, so that all of them have the same noise
-            found = _without_warnings(lambda: diagnose(model, x, train, samples))
+            found = _without_warnings(lambda: diagnose(model, x, train, samples, baseline_nll))
             verdict = found.verdict[:1]
             rates = _unit_rates(model, x)
             sections += [_likelihood(model, x, found.evaluation, split), _training(summary, config, history)]

@@ -223,7 +223,7 @@ class Run:
 
         def found() -> Evaluation:
             model, x = self._split_to_score(split)
-            return replace(evaluate(model, x, samples, None, precision, compile), baseline_nll=self._baseline_nll(x))
+            return replace(evaluate(model, x, samples, None, precision, compile), baseline_nll=self.baseline_nll(x))
 
         return self._with_seed(seed, found)
 
@@ -266,7 +266,7 @@ class Run:
 
         def found() -> Diagnosis:
             x, train = (self.data.subset(part, examples, seed)[1].to(self.device) for part in (split, "train"))
-            return diagnose(self.model, x, train, baseline_nll=self._baseline_nll(x))
+            return diagnose(self.model, x, train, baseline_nll=self.baseline_nll(x))
 
         return self._with_seed(seed, found)
 
@@ -414,7 +414,10 @@ class Run:
         """The baseline: independent elements, fitted to the training data."""
         return self._with_seed(0, lambda: independent_elements(*self._split_to_score("train")))
 
-    def _baseline_nll(self, x: Tensor) -> float | None:
+    def baseline_nll(self, x: Tensor) -> float | None:
+        """What independent elements reach on x, (N, *event), nats per example, fitted to all of the training data; None
+        where there is no such baseline, see `allegory.evaluation.marginals`.
+        """
         return None if self._independent_elements is None else -mean_log_prob(self._independent_elements, x)
 
     def _split_to_score(self, split: str) -> tuple[VAE, Tensor]:

@@ -293,3 +293,16 @@ def test_writing_a_report_is_all_that_waits_for_its_libraries():
     code = "import sys, allegory, allegory.views; print({'matplotlib', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_the_baseline_of_a_report_is_that_of_evaluate(tmp_path):
+    """It is fitted to all of the training data, not to the examples that are drawn for the gap."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.integers(0, 7, (200, 6)))
+    words = ["train", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run"), "--epochs", "1", "--hidden", "8"]
+    assert main([*words, "--latent", "2"]) == 0
+    run = al.Run(tmp_path / "run")
+    text = al.report(run, samples=5, examples=40).read_text()
+    _, drawn = run.data.subset("test", 40)
+    assert f"{run.baseline_nll(drawn):.2f}" in text
+    assert abs(run.baseline_nll(drawn) - al.diagnose(run.model, drawn, drawn, samples=2).evaluation.baseline_nll) > 0.01
