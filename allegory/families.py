@@ -83,7 +83,8 @@ def positive(s: Tensor, bound: float = 1e3) -> Tensor:
     b = math.log(bound)
     u = s / b
     beyond = F.softshrink(u, EDGE)
-    return torch.exp(b * (torch.tanh(u.clamp(-EDGE, EDGE)) + SLOPE * beyond / (1 + SLOPE / LEFT * beyond.abs())))
+    tail = LEFT * beyond.sign() * (1 - 1 / (1 + SLOPE / LEFT * beyond.abs()))  # a form whose gradient does not cancel
+    return torch.exp(b * (torch.tanh(u.clamp(-EDGE, EDGE)) + tail))
 
 
 @torch.no_grad()

@@ -264,10 +264,17 @@ class VAE(nn.Module):
         """
         return self._trace(x, len(latents[0]), _fixed_latents(tuple(latents)))
 
-    def _trace(self, x: Tensor, samples: int, draw: Draw, inferred: tuple[Latents, Laws] | None = None) -> Trace:
+    def _trace(
+        self,
+        x: Tensor,
+        samples: int,
+        draw: Draw,
+        inferred: tuple[Latents, Laws] | None = None,
+        prior: Distribution | None = None,
+    ) -> Trace:
         top_down = isinstance(self.encoders, TopDown)
         if top_down and inferred is None:
-            latents, q, p, state = self._infer_top_down(x, samples, draw)
+            latents, q, p, state = self._infer_top_down(x, samples, draw, prior)
         else:
             latents, q = inferred or self._infer_bottom_up(x, draw)
 
@@ -275,7 +282,7 @@ class VAE(nn.Module):
                 self._check_shapes(t, q[t - 1], p, (samples, len(x)))
                 return latents[t - 1]
 
-            _, p, state = self._generate_down(meet)
+            _, p, state = self._generate_down(meet, prior=prior)
         law = _law(self.decoders[0], state)
         _check_law("p(x | z_1)", law)
         if law.event_shape != x.shape[1:]:
@@ -318,7 +325,9 @@ class VAE(nn.Module):
             latents.append(draw(t, q[-1]))
         return tuple(latents), tuple(q)
 
-    def _infer_top_down(self, x: Tensor, samples: int, draw: Draw) -> tuple[Latents, Laws, Laws, Tensor]:
+    def _infer_top_down(
+        self, x: Tensor, samples: int, draw: Draw, prior: Distribution | None = None
+    ) -> tuple[Latents, Laws, Laws, Tensor]:
         features = self.encoders(x)
         q: dict[int, Distribution] = {}
 
@@ -327,7 +336,7 @@ class VAE(nn.Module):
             self._check_shapes(t, q[t], p, (samples, len(x)))
             return draw(t, q[t])
 
-        latents, p, state = self._generate_down(choose)
+        latents, p, state = self._generate_down(choose, prior=prior)
         return latents, tuple(q[t] for t in sorted(q)), p, state
 
     def _generate_down(
@@ -456,11 +465,12 @@ class VAE(nn.Module):
                         f"{place((~finite).nonzero()[0].tolist(), called)}; remove or replace them"
                     )
                 check_support(law, part, name, called)
-            _ = self(x[:1]).kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
+            trace = self(x[:1])
+            _ = trace.kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
             with no_validation():
-                self._check_neighbours(x)
+                self._check_neighbours(x, trace.p[-1])
 
-    def _check_neighbours(self, x: Tensor) -> None:
+    def _check_neighbours(self, x: Tensor, prior: Distribution) -> None:
         """Raises a ValueError if a density depends on other examples or particles: it is then of no model. Of two
         examples with two particles each, one is exchanged for another, and the densities of the others must not move.
         """
@@ -471,7 +481,7 @@ class VAE(nn.Module):
 
         def densities(x: Tensor, latents: Sequence[Tensor]) -> Tensor:
             torch.manual_seed(seed)  # of conditionals that draw
-            trace = self.score(x, latents)
+            trace = self._trace(x, 2, _fixed_latents(tuple(latents)), prior=prior)  # which may be costly
             return torch.cat([trace.log_px[None], trace.log_pz, trace.log_qz])
 
         before, again = densities(x, latents), densities(x, latents)

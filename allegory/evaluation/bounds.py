@@ -428,7 +428,7 @@ def _pass_statistics(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:
 
 def prior_variances(model: VAE, draws: int = 1000) -> list[Tensor]:
     """The variance of each unit of z_t under the prior, (*event_t), level 1 first: exact where the law of z_T tells it,
-    else by draws, with a seed of their own. Below the top of a ladder 1, since its means are in units of the prior.
+    else by draws, with a seed of their own. Below the top of a ladder 1, a scalar: its means are in units of the prior.
 
     Args:
         model: any VAE.
@@ -440,13 +440,16 @@ def prior_variances(model: VAE, draws: int = 1000) -> list[Tensor]:
     devices = list({p.device for p in model.parameters() if p.is_cuda})
     with torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(0)
-        latents, laws, _ = model._generate_down(lambda t, p, state: p.sample((draws,) if state is None else ()))
-    variances = [z.double().var(0) for z in latents]
+        if isinstance(model.encoders, TopDown):
+            top, below = model.prior(), [torch.ones(())] * (model.levels - 1)
+            drawn = top.sample((draws,)).double().var(0)
+        else:
+            latents, laws, _ = model._generate_down(lambda t, p, state: p.sample((draws,) if state is None else ()))
+            *below, drawn = (z.double().var(0) for z in latents)
+            top = laws[-1]
     with suppress(NotImplementedError):
-        variances[-1] = laws[-1].variance
-    if isinstance(model.encoders, TopDown):
-        variances[:-1] = [torch.ones_like(variance) for variance in variances[:-1]]
-    return variances
+        drawn = top.variance
+    return [*(variance.to(drawn.device) for variance in below), drawn]
 
 
 def _log_weights(model: VAE, x: Tensor, noise: Noise) -> Tensor:
