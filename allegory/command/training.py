@@ -91,14 +91,15 @@ def train(
         numbers = math.prod(source.train.shape)
         console.say(f"{data}: the {numbers:,} values of the training split stay on disk and are read as they are drawn")
     examples, about = source.scored_as(_likelihood(options["likelihood"], source))
-    for line in remarks(examples.head, about["likelihood"]):
+    for line in remarks(examples.with_offset(examples.head), about["likelihood"]):
         console.say(line)
     torch.manual_seed(options["seed"])
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
     parts = {key: options[key] for key in MODEL[options["architecture"]] if key in options}
     model = build(
-        examples.event_shape, about["likelihood"], **parts, categories=about["categories"], data=examples.head
-    )
+        examples.event_shape, about["likelihood"], **parts, categories=about["categories"], data=examples.head,
+        row_names=examples.row_names("train"),
+    )  # fmt: skip
     model = model if shard else model.to(where)
     sizes = len(examples.train), options["batch_size"], options["epochs"]
     if options["kl_warmup"] is None:

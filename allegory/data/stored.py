@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Size, Tensor
 
+from allegory.data.offsets import without_offset
 from allegory.runtime.memory import trim
 
 __all__ = ["Mapped", "Pictures", "Stored"]
@@ -138,11 +139,14 @@ class Stored:
                         given = 0
                         trim()
 
-    def pieces(self) -> Iterator[tuple[list[int], Tensor]]:
-        """All examples in the order of the file, a few million numbers at a time, with their rows in it."""
-        size = max(1, NUMBERS // max(1, self.shape[1:].numel()))
+    def pieces(self) -> Iterator[tuple[list[Any], Tensor]]:
+        """All examples in the order of the file, a few million numbers at a time, with what their rows are called in
+        it: by their numbers, or by the names of the images of a folder.
+        """
+        size, names = max(1, NUMBERS // max(1, self.shape[1:].numel())), getattr(self.source, "names", None)
         for which in self._in_file_order().split(size):
-            yield self.rows[which].tolist(), self[which]
+            rows = self.rows[which].tolist()
+            yield [names[row] for row in rows] if names else rows, self[which]
 
     def min(self) -> Tensor:
         """() the smallest number."""
@@ -203,18 +207,19 @@ class Mapped:
     Args:
         array: (M, *event) real numbers of any type, as `numpy.load` returns them with `mmap_mode="r"`: the whole
             array, since a slice does not record where in the file it begins.
+        offset: (*event) float64, what is taken off before the cast to float32; None for nothing.
 
     Raises:
         ValueError: a slice, or Fortran order; or, when it is read, a file that has become shorter.
     """
 
-    def __init__(self, array: np.memmap[Any, Any]) -> None:
+    def __init__(self, array: np.memmap[Any, Any], offset: Any = None) -> None:
         if isinstance(array.base, np.memmap) or not array.flags.c_contiguous:
             raise ValueError(
                 f"{array.filename}: wanted the whole array in C order, as numpy.load(..., mmap_mode='r') returns it, "
                 "not a slice of it; select examples with Stored(source, rows)"
             )
-        self.array, self.shape = array, Size(array.shape)
+        self.array, self.offset, self.shape = array, offset, Size(array.shape)
         self.dtype = torch.uint8 if array.dtype in (np.uint8, np.bool_) else torch.float32
         self.size = array.itemsize * self.shape[1:].numel()  # of a row, in bytes
         self.piece = max(1, PIECE // max(1, self.size))
@@ -234,29 +239,33 @@ class Mapped:
             raise ValueError(f"{self.array.filename} has become shorter while it was in use: row {last} is missing")
         whole = bool((np.diff(rows.numpy()) == 1).all())
         kept = numbers if whole else numbers[(rows - first).numpy()]
-        return torch.from_numpy(kept.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
+        moved = without_offset(kept, self.offset)
+        return torch.from_numpy(moved.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
 
 
 class Pictures:
     """The images of a folder as a source: (M, C, H, W) uint8, or float32 if deeper, each decoded on access.
 
     Args:
-        files: of the images, all of one size.
+        folder: of the images.
+        names: their paths in it; all are of one size.
         read: maps a file to its (H, W, 3) array.
         shape: of an image, (C, H, W); C = 1 if all are grey.
         bits: per channel, 8 or 16.
     """
 
-    def __init__(self, files: Sequence[Path], read: Callable[[Path], Any], shape: Sequence[int], bits: int = 8) -> None:
-        self.files, self.read, self.shape = files, read, Size((len(files), *shape))
+    def __init__(
+        self, folder: Path, names: Sequence[str], read: Callable[[Path], Any], shape: Sequence[int], bits: int = 8
+    ) -> None:
+        self.folder, self.names, self.read, self.shape = folder, names, read, Size((len(names), *shape))
         self.dtype, self.piece = torch.uint8 if bits == 8 else torch.float32, 1
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.names)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         if not len(rows):
             return torch.empty(0, *self.shape[1:], dtype=self.dtype)
-        images = np.stack([self.read(self.files[row]) for row in rows.tolist()]).transpose(0, 3, 1, 2)
+        images = np.stack([self.read(self.folder / self.names[row]) for row in rows.tolist()]).transpose(0, 3, 1, 2)
         kept = images[:, : self.shape[1]]
         return torch.from_numpy(kept if self.dtype == torch.uint8 else kept.astype(np.float32))

@@ -60,7 +60,7 @@ FIT = {
 DATA = {
     "source": TEXT, "dynamic": SWITCH, "seed": WHOLE, "event_shape": _list_of(WHOLE), "examples": _list_of(WHOLE, 3),
     "likelihood": TEXT, "categories": _either(COUNT, NOTHING), "two_values": _either(_list_of(NUMBER, 2), NOTHING),
-    "range": _list_of(NUMBER, 2), "checksum": TEXT,
+    "range": _list_of(NUMBER, 2), "checksum": TEXT, "offset": _either(NUMBERS, NOTHING),
 }  # fmt: skip
 """Of the description of the data, as `allegory.data.describe` writes it."""
 
