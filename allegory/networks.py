@@ -42,6 +42,7 @@ __all__ = [
     "bottleneck",
     "mlp",
     "scaled",
+    "zeroed",
 ]
 
 
@@ -128,6 +129,14 @@ def bottleneck(
 def scaled(layer: Any, depth: int) -> Any:
     """The layer, with its weights scaled by 1 / sqrt(depth) and its bias zeroed."""
     layer.weight.mul_(1 / math.sqrt(depth))
+    layer.bias.zero_()
+    return layer
+
+
+@torch.no_grad()
+def zeroed(layer: Any) -> Any:
+    """The layer, with its weights and its bias zeroed."""
+    layer.weight.zero_()
     layer.bias.zero_()
     return layer
 
@@ -253,7 +262,7 @@ class Carry(nn.Module):
 
 
 class Crop(nn.Module):
-    """The first rows and columns of images, (*batch, C, H', W') -> (*batch, C, H, W): what `nn.ZeroPad2d` has added goes.
+    """The first rows and columns of images, (*batch, C, H', W') -> (*batch, C, H, W), without what `nn.ZeroPad2d` added.
 
     Args:
         height, width: H and W.
@@ -394,4 +403,6 @@ class OneHot(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channel = -self.event_dim
-        return F.one_hot(x.long() - self.lowest, self.k).to(x.dtype).movedim(-1, channel - 1).flatten(channel - 1, channel)
+        return (
+            F.one_hot(x.long() - self.lowest, self.k).to(x.dtype).movedim(-1, channel - 1).flatten(channel - 1, channel)
+        )

@@ -31,9 +31,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from allegory.model import Trace
 from allegory.runtime import processes
 from allegory.runtime.compilation import disable_compile
+from allegory.trace import Trace
 
 __all__ = ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"]
 

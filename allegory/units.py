@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,11 +47,17 @@ class Wild(NamedTuple):
     far: int
     total: int
 
-    def __str__(self) -> str:
+    def told(self, row_names: Sequence[Any] | None = None) -> str:
+        """In words.
+
+        Args:
+            row_names: (N,) what the user calls the rows; by default their numbers in x.
+        """
         place = f"column {self.element[0]}" if len(self.element) == 1 else f"element {list(self.element)}"
         often = f", and is {self.alike / self.total:.1%} of all values" if self.alike >= 10 else ""
+        row = self.row if row_names is None else row_names[self.row]
         return (
-            f"row {self.row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads from the "
+            f"row {row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads from the "
             f"middle{often}; {self.far} of {self.total} values are more than {WILD:g} spreads away"
         )
 
@@ -112,21 +119,26 @@ def _units_of_columns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return loc, scale, torch.where(kept, 0.0, (x - middle).abs() / r)
 
 
-def warn_of(wild: Wild | None) -> None:
+def warn_of(wild: Wild | None, row_names: Sequence[Any] | None = None) -> None:
     """Warns of values that are far from all others.
+
+    Args:
+        wild: as `units_of` returns it.
+        row_names: (N,) what the user calls the rows.
 
     Raises:
         ValueError: one that is too far to be computed with.
     """
     if wild is None:
         return
+    told = wild.told(row_names)
     if wild.distance > LIMIT:
         raise ValueError(
-            f"{wild}: no density in float32 reaches so far; if it stands for what is missing, drop those rows or fill "
+            f"{told}: no density in float32 reaches so far; if it stands for what is missing, drop those rows or fill "
             "them in"
         )
     warnings.warn(
-        f"{wild}, and have no part in the units of x; if they are mistakes, or stand for what is missing, drop those "
+        f"{told}, and have no part in the units of x; if they are mistakes, or stand for what is missing, drop those "
         "rows or fill them in",
         stacklevel=2,
     )

@@ -1,8 +1,8 @@
 r"""Leakage: what nearly stands in two splits, so that what is held out measures the memory of a model.
 
-    nearly equal rows    closer to some rows of another split than to the next nearest by a factor of 20: copies that were
-                         compressed, scaled or rounded again. Of points without copies in m dimensions a share of about
-                         20^-m has such a gap, at most one in twenty
+    nearly equal rows    closer to some rows of another split than to the next nearest by a factor of 20: copies that
+                         were compressed, scaled or rounded again. Of points without copies in m dimensions a share of
+                         about 20^-m has such a gap, at most one in twenty
     windows              rows that overlap with the row that follows in the file, as those cut from one series
 
 Shapes: N examples, *event the shape of one; D its elements.

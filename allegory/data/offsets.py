@@ -53,7 +53,7 @@ def find_offset(array: Array) -> Array | None:
 
 
 def without_offset(part: Array, offset: Array | None) -> Array:
-    """x - o for rows of an array, (n, *event), with all their digits."""
+    """The rows of an array less the offset, (n, *event), with all their digits."""
     if offset is None:
         return part
     return part.astype(np.longdouble if part.dtype.itemsize >= 8 else np.float64) - offset

@@ -112,9 +112,7 @@ def read_image(path: Path, size: Sequence[int] | None = None) -> Array:
     return _fitted(pixels[..., :3], size) if size and pixels.shape[:2] != (size[1], size[0]) else pixels[..., :3]
 
 
-def _read_all(
-    folder: Path, files: Sequence[str], size: Sequence[int] | None, channels: int | None
-) -> tuple[Any, int]:
+def _read_all(folder: Path, files: Sequence[str], size: Sequence[int] | None, channels: int | None) -> tuple[Any, int]:
     """All images as one array (N, C, H, W), or as `Pictures` where they are too many; how many have several frames."""
     images: list[Array] = []
     damaged: dict[str, str] = {}

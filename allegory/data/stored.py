@@ -43,7 +43,6 @@ class Stored:
         rows: (N,) the indices of these examples in the source; by default all of them.
         values: two values to be read as 0 and 1.
         device: the device of the tensors.
-        lowest: the number that is read as 0, and all others from there.
 
     >>> np.save("x.npy", np.arange(12, dtype="u1").reshape(6, 2))
     >>> x = Stored(Mapped(np.load("x.npy", mmap_mode="r")), torch.tensor([4, 0, 2]))
@@ -60,9 +59,8 @@ class Stored:
         rows: Tensor | None = None,
         values: tuple[float, float] | None = None,
         device: torch.device | str = "cpu",
-        lowest: float = 0.0,
     ) -> None:
-        self.source, self.values, self.device, self.lowest = source, values, torch.device(device), lowest
+        self.source, self.values, self.device = source, values, torch.device(device)
         self.rows = torch.arange(len(source)) if rows is None else rows
         ends = [int(end) for end in self.rows.aminmax()] if len(self.rows) else []
         if self.rows.dtype != torch.int64 or any(not 0 <= end < len(source) for end in ends):
@@ -94,19 +92,15 @@ class Stored:
 
     def to(self, device: torch.device | str) -> Stored:
         """The same examples, read to another device."""
-        return Stored(self.source, self.rows, self.values, device, self.lowest)
+        return Stored(self.source, self.rows, self.values, device)
 
     def subset(self, rows: Tensor) -> Stored:
         """Some of these examples, (n,) rows, not read yet."""
-        return Stored(self.source, self.rows[rows], self.values, self.device, self.lowest)
+        return Stored(self.source, self.rows[rows], self.values, self.device)
 
     def taken_as_bits(self, values: tuple[float, float]) -> Stored:
         """The same examples, with two values read as 0 and 1."""
         return Stored(self.source, self.rows, values, self.device)
-
-    def counted_from(self, lowest: float) -> Stored:
-        """The same examples, with `lowest` read as 0."""
-        return Stored(self.source, self.rows, self.values, self.device, lowest)
 
     def shuffled(self, generator: torch.Generator, batch: int) -> Tensor:
         """(N,) the order of an epoch: random pieces of the file, shuffled within pools of batches."""
@@ -197,7 +191,7 @@ class Stored:
         x = x.to(self.device, non_blocking=True)
         if self.values is not None:
             return (x == self.values[1]).to(self.dtype)
-        return x.to(self.dtype) - self.lowest if self.lowest else x.to(self.dtype)
+        return x.to(self.dtype)
 
 
 class Mapped:

@@ -45,6 +45,7 @@ MODEL = {
     "hidden": _list_of(COUNT), "scales": _list_of(COUNT), "stem": COUNT, "channels": COUNT, "blocks": COUNT,
     "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,
     "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
+    "lowest": WHOLE, "padded": SWITCH,
 }  # fmt: skip
 """Of `model.config`."""
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from allegory.model import VAE, Trace
+from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.compilation import compile_or_warn
 from allegory.runtime.precision import autocast
+from allegory.trace import Trace
 from allegory.training import sharding
 from allegory.training.averaging import average_parameters, kept_fraction
 from allegory.training.clipping import clip_scale, gradient_norm

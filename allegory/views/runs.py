@@ -26,35 +26,24 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.data.splits import (
-    Data,
-    binarize,
-    counted_from,
-    is_described,
-    load_together,
-    read,
-    recorded_offset,
-    reload,
-    to_binary,
-    two_values,
-)
+from allegory.data.description import is_described, recorded_offset
+from allegory.data.recoding import binarize, to_binary, two_values
+from allegory.data.splits import Data, load_together, read, reload
 from allegory.evaluation.annealing import compare_with_ais
-from allegory.evaluation.bounds import (
-    Evaluation,
-    bound_curve,
-    choose_speed,
-    evaluate,
-    pairs_per_pass,
-    posterior_moments,
-)
+from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
 from allegory.evaluation.marginals import independent_elements, mean_log_prob
+from allegory.evaluation.moments import posterior_moments
+from allegory.evaluation.passes import pairs_per_pass
+from allegory.evaluation.speed import choose_speed
 from allegory.families import BernoulliFamily
 from allegory.model import VAE
 from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device
 from allegory.training import metrics, schema
-from allegory.training.checkpoint import CONFIG, LAST, load, read_config, read_state
+from allegory.training.checkpoint import load
+from allegory.training.directory import CONFIG, LAST, read_config
+from allegory.training.tensors import read_state
 from allegory.views.figures import expected, save_pictures
 
 __all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]
@@ -362,7 +351,6 @@ class Run:
                 f"{tuple(about['event_shape'])}"
             )
         x = to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
-        x = counted_from(x, about["lowest"]) if about.get("lowest") else x
         if told := self._unlike_training(x):
             warnings.warn(f"{source}: {told}; are they in the same units?", stacklevel=2)
         return x
@@ -383,8 +371,8 @@ class Run:
         return save_pictures(self.path, self.model, self.data.valid)
 
     def in_data_units(self, x: Tensor) -> Tensor:
-        """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them,
-        categories are counted from the smallest, and what was taken off is added again, in float64.
+        """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them, and
+        what was taken off is added again, in float64.
 
         Args:
             x: (*, *event) as the model takes them.
@@ -395,8 +383,6 @@ class Run:
         if values := about.get("two_values"):
             first, second = (torch.full_like(x, value) for value in values)
             x = torch.lerp(first, second, x)  # exact at both ends
-        elif lowest := about.get("lowest"):
-            x = x + lowest
         return x if self.offset is None else x.double() + torch.from_numpy(self.offset).to(x.device)
 
     @cached_property

@@ -75,7 +75,9 @@ def lines(path, **how):
 def test_load_says_what_a_random_split_does_to_windows(tmp_path):
     np.save(tmp_path / "x.npy", normal(300).cumsum(0).unfold(0, 24, 1).numpy())
     (line,) = lines(tmp_path / "x.npy")
-    assert re.search(r"each row repeats the one before it, 1 further on, as windows of one series do: .* --split order", line)
+    assert re.search(
+        r"each row repeats the one before it, 1 further on, as windows of one series do: .* --split order", line
+    )
     assert lines(tmp_path / "x.npy", split="ordered") == []
 
 
@@ -83,14 +85,18 @@ def test_load_counts_rows_that_nearly_equal(tmp_path):
     rows = normal(40, 6).repeat_interleave(10, 0)
     np.save(tmp_path / "x.npy", (rows + 1e-5 * normal(400, 6)).numpy())
     (line,) = lines(tmp_path / "x.npy")
-    assert re.search(r"about \d+% of valid rows and \d+% of test rows nearly equal a row of train; .* --split groups", line)
+    assert re.search(
+        r"about \d+% of valid rows and \d+% of test rows nearly equal a row of train; .* --split groups", line
+    )
 
 
 def test_load_asks_about_units(tmp_path):
     x = normal(300, 4)
     np.savez(tmp_path / "x.npz", train=x[:200], valid=x[200:250], test=x[250:] + 273)
     (line,) = lines(tmp_path / "x.npz")
-    assert re.search(r"x\.npz: test: column 0 is mostly 27\d.* to 27\d.*, in train -1.* to 1.*; are they in the same", line)
+    assert re.search(
+        r"x\.npz: test: column 0 is mostly 27\d.* to 27\d.*, in train -1.* to 1.*; are they in the same", line
+    )
     np.savez(tmp_path / "y.npz", train=x[:200], test=1000 * x[250:])
     (line,) = lines(tmp_path / "y.npz")
     assert "test: column 0 is mostly" in line

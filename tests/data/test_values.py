@@ -22,7 +22,10 @@ SAID = {
     "a total": (torch.cat([X, X[:, :2].sum(1, keepdim=True)], 1), r"^columns 0, 1, 3: each follows from the others"),
     "equal rows": (EQUAL, r"^1,499 of 3,000 rows repeat an earlier row$"),
     "whole numbers": ((100 * X).round(), r"^columns 0, 1, 2: whole numbers$"),
-    "a sensor's steps": ((30 * DRAW).round() / 7, r"^column 0 has only 31 different values, and 5 more columns have few$"),
+    "a sensor's steps": (
+        (30 * DRAW).round() / 7,
+        r"^column 0 has only 31 different values, and 5 more columns have few$",
+    ),
     "normalised grey levels": (((255 * DRAW.view(-1, 1, 2, 3)).round() / 255 - 0.456) / 0.224, r"take only 256 diff"),
     "a background": ((DRAW.view(-1, 1, 2, 3) - 0.5).clamp(min=0), r"^0 is 50% of all elements$"),
 }
@@ -57,7 +60,10 @@ WHOLE = {
     ),
     "one value": (torch.full((9, 3), 7.0), "^all values are 7: there is nothing to learn$"),
     "unit vectors": (torch.eye(7)[CODES[:, 0].long()].float(), r"^each row has a single 1: .* codes of 7 categories"),
-    "channels last": (torch.zeros(3, 16, 12, 3).bernoulli(0.5), r"^examples of shape \(16, 12, 3\) look like .* \(3, 16,"),
+    "channels last": (
+        torch.zeros(3, 16, 12, 3).bernoulli(0.5),
+        r"^examples of shape \(16, 12, 3\) look like .* \(3, 16,",
+    ),
 }
 
 
@@ -76,7 +82,11 @@ def test_of_other_whole_numbers_nothing_is_said(x):
 
 
 UNLIKE = {
-    "grey levels divided": ((255 * DRAW).round(), DRAW, r"^column 0 is mostly 0\.\d+ to 0\.9\d*, in train \d+ to 2\d\d"),
+    "grey levels divided": (
+        (255 * DRAW).round(),
+        DRAW,
+        r"^column 0 is mostly 0\.\d+ to 0\.9\d*, in train \d+ to 2\d\d",
+    ),
     "one column in thousandths": (X, X * torch.tensor([1.0, 1000.0, 1.0]), r"^column 1 is mostly -1\d\d\d.* to"),
     "another zero": (X, X + 273, r"^column 0 is mostly 27\d"),
     "pictures": (DRAW.view(-1, 1, 2, 3), 255 * DRAW.view(-1, 1, 2, 3), "^its values are mostly "),
