@@ -357,8 +357,8 @@ def normal_optimal() -> Family:
 
 
 def categorical(k: int, lowest: int = 0) -> Family:
-    """Categories 0, ..., k - 1, or from `lowest` on, in no order. phi: k logits per element. A mass. Also for a few grey
-    levels.
+    """Categories 0, ..., k - 1, or from `lowest` on, in no order. phi: k logits per element. A mass. Also for a few
+    grey levels.
 
     >>> categorical(4)(torch.zeros(1, 4 * 3)).log_prob(torch.tensor([[0, 3, 2]]))
     tensor([-4.1589])

@@ -262,7 +262,7 @@ class Carry(nn.Module):
 
 
 class Crop(nn.Module):
-    """The first rows and columns of images, (*batch, C, H', W') -> (*batch, C, H, W), without what `nn.ZeroPad2d` added.
+    """The first rows and columns of images, (*batch, C, H', W') -> (*batch, C, H, W), without what a padding added.
 
     Args:
         height, width: H and W.

@@ -234,7 +234,7 @@ def _largest(part: Array, start: int, array: Array, where: str) -> float:
             f"fill them in or drop their rows"
         )
     largest = max(abs(part.min().item()), abs(part.max().item()))
-    whole = array.dtype.kind in "iu"
+    whole = part.dtype.kind in "iu"  # without an offset: they may be counts
     limit = 2**24 if whole else torch.finfo(torch.float32).max
     if largest > limit:
         advice = "; rescale them, or save them as float64 to have them taken as rounded real numbers" if whole else ""

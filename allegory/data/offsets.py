@@ -65,7 +65,7 @@ def _is_lost(x: Array, middle: Array, offset: Any) -> Array:
         apart = np.abs(x - middle)
         width = DEVIATIONS * _median_above_zero(apart)
         moved = np.abs((x - offset) - (x - offset).astype(np.float32))
-        return np.where(apart <= width, moved, 0.0).max(0) > LOST * width
+        return (width > 0) & (np.where(apart <= width, moved, 0.0).max(0) > LOST * width)
 
 
 def _median_above_zero(apart: Array) -> Array:

@@ -269,7 +269,7 @@ def _offset_remarks(data: Data) -> list[str]:
     where = f"{'column' if data.offset.dim() == 1 else 'index'} {index}"
     more = f", and others off {len(columns) - 1} more" if len(columns) > 1 else ""
     return [
-        f"{first:.16g} is taken off {where}{more}, since float32 could not tell the values apart; densities do not "
+        f"{int(first) if first.is_integer() else first} is taken off {where}{more}, since float32 could not tell the values apart; densities do not "
         "depend on it, and what a run writes has it again"
     ]
 

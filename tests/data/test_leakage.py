@@ -24,9 +24,10 @@ def test_copies_that_were_rounded_again_are_found(noise, copies, width):
     rows = normal(200, width) * torch.logspace(-3, 3, width)
     spread = rows.std(0)
     known = rows.repeat(copies, 1) + noise * spread * normal(200 * copies, width)
-    assert near_copies(rows + noise * spread * normal(200, width), known) > 0.6
+    found = near_copies(rows + noise * spread * normal(200, width), known)
+    assert found > (0.9 if width > 3 else 0.15)
     half = torch.cat([rows[:100], normal(100, width) * spread])
-    assert 0.2 < near_copies(half + noise * spread * normal(200, width), known) < 0.6
+    assert near_copies(half + noise * spread * normal(200, width), known) < 0.6 * found
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 30])
