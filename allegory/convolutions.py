@@ -207,7 +207,7 @@ def choose_scales(event_shape: Sequence[int], levels: int) -> tuple[list[int], b
     grids, padded = _factors(sides, only_two=True), False
     if max(sides, default=1) > 16 * grids[-1]:
         grids = _factors(sides, only_two=False)
-    if grids == [1] and max(sides, default=1) > (64 if min(sides) == 1 else 16):
+    if grids == [1] and max(sides, default=1) > (64 if min(sides, default=1) == 1 else 16):
         longer = [side for side in sides if side > 1]
         largest = 2
         while -(-max(longer) // largest) > 9 and 2 * largest <= min(longer):

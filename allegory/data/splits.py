@@ -268,9 +268,10 @@ def _offset_remarks(data: Data) -> list[str]:
     index = ", ".join(map(str, data.offset.nonzero()[0].tolist()))
     where = f"{'column' if data.offset.dim() == 1 else 'index'} {index}"
     more = f", and others off {len(columns) - 1} more" if len(columns) > 1 else ""
+    taken = int(first) if first.is_integer() else first
     return [
-        f"{int(first) if first.is_integer() else first} is taken off {where}{more}, since float32 could not tell the values apart; densities do not "
-        "depend on it, and what a run writes has it again"
+        f"{taken} is taken off {where}{more}, since float32 could not tell the values apart; densities do not depend "
+        "on it, and what a run writes has it again"
     ]
 
 
