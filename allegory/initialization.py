@@ -26,6 +26,7 @@ from allegory.units import units_of, warn_of
 
 __all__ = ["init_output_bias", "init_units"]
 
+SPREAD = 1e15  # at most, or its inverse: sigma may be a thousand times larger, and is squared
 LEVELS = (families.DiscretizedLogisticFamily, families.DiscretizedLogisticMixtureFamily)
 
 
@@ -83,6 +84,12 @@ def _units(
         spread = x.std(correction=0)
         return x.mean(0), torch.where(spread > 0, spread, 1.0).expand(x.shape[1:])
     loc, scale, wild = units_of(x)
+    if density and bool(((scale < 1 / SPREAD) | (scale > SPREAD)).any()):
+        index = ((scale < 1 / SPREAD) | (scale > SPREAD)).nonzero()[0].tolist()
+        raise ValueError(
+            f"element {index} of x has a spread of {scale[tuple(index)].item():.3g}, whose square float32 cannot hold; "
+            f"rescale it, such that its spread is between {1 / SPREAD:g} and {SPREAD:g}"
+        )
     warn_of(wild if x is data else units_of(data).wild, row_names)
     return loc, torch.where(constant, 1.0, scale)
 
@@ -117,6 +124,11 @@ def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
     mean, spread, _ = units_of(data)
     mean = mean.clamp(min=1e-2)
     bound: float = family.family.bound  # type: ignore[assignment]
+    if (mean > bound).any():
+        raise ValueError(
+            f"data: an element has a mean of {mean.max().item():.3g}, and the rate of a count ends at {bound:g}; wanted "
+            "a likelihood of real values, such as normal"
+        )
     family.loc.copy_(inverse_positive(mean, bound))
     family.scale.copy_((torch.maximum(spread, mean.sqrt()) / mean).clamp(max=1))
     excess = spread.square() - mean

@@ -298,7 +298,7 @@ def _split_remarks(data: Data) -> list[str]:
         lines += [f"about {' and '.join(near)} nearly equal a row of train; {together}"] if near else []
     for split in (split for split in held if split not in data._of_one_array()):
         if told := unlike(getattr(data, split), data.train):
-            lines.append(f"{split}: {told}; are they in the same units?")
+            lines.append(f"{split}: {told}; are they in the same units, of the same kind?")
     return lines
 
 

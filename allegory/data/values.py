@@ -22,9 +22,10 @@ __all__ = ["remarks", "unlike"]
 DENSITIES = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
 ROWS, COLUMNS = 20_000, 500  # looked at
 NUMBERS = 2**22  # looked at
+LARGEST = 1e9  # float32 has whole numbers alone of that size
 OFTEN, EDGE, TIMES = 0.05, 0.01, 10  # a share of the rows; of the smallest or the largest value; and at least so often
 FEW, EACH = 100, 10  # values that are few, where each comes so often
-LEVELS = 1024  # at most so many, of all elements
+LEVELS, LEVELS_FEW = 1024, 31  # at most so many, of all elements; of categories
 APART = 20  # times the width
 
 
@@ -78,6 +79,10 @@ def unlike(x: Any, train: Any) -> str:
     whole, whole_0 = (bool((part == part.round()).all()) for part in (found, known))
     if whole != whole_0:
         return "its values are whole numbers, in train they are not" if whole else "whole numbers in train, not in it"
+    first, last = known.min(), known.max()
+    others = (found < first) | (found > last)
+    if whole and last - first <= LEVELS_FEW and others.any():
+        return f"{others.sum()} of {others.size} values are beyond those of train, {first:g}..{last:g}, {found[others][0]:g}"
     return ""
 
 
@@ -135,7 +140,7 @@ def _elements_remarks(x: NDArray[Any]) -> list[str]:
 
 def _columns_remarks(x: NDArray[Any]) -> list[str]:
     """What is said of a table, (N, D)."""
-    whole = (x == x.round()).all(0)
+    whole = (x == x.round()).all(0) & (np.abs(x).max(0) <= LARGEST)
     found = []
     if whole.any():
         beside = ", beside measured ones" if not whole.all() else ""

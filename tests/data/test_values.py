@@ -90,6 +90,11 @@ UNLIKE = {
     "one column in thousandths": (X, X * torch.tensor([1.0, 1000.0, 1.0]), r"^column 1 is mostly -1\d\d\d.* to"),
     "another zero": (X, X + 273, r"^column 0 is mostly 27\d"),
     "pictures": (DRAW.view(-1, 1, 2, 3), 255 * DRAW.view(-1, 1, 2, 3), "^its values are mostly "),
+    "a category of its own": (
+        CODES,
+        CODES.index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(7.0)),
+        r"^1 of 3000 values are beyond those of train, 0\.\.4, 7$",
+    ),
     "whole in train": ((9 * DRAW).round(), 9 * DRAW, "^whole numbers in train, not in it$"),
     "whole, not in train": (9 * DRAW, (9 * DRAW).round(), "^its values are whole numbers, in train they are not$"),
 }
