@@ -2,7 +2,7 @@ r"""The convolutional ladder: its grids, its blocks, and the columns that are bu
 
     up      x -> h_1 -> ... -> h_T       squeezed (space to depth) where the grid gets coarser, then residual blocks
     q       h_t, s_{t+1} -> q(z_t | z_{t+1}, x)
-    down    s_T -> ... -> s_1 -> x       residual blocks, unsqueezed where the grid gets finer; heads give p(z_t | s_{t+1})
+    down    s_T -> ... -> s_1 -> x       residual blocks, unsqueezed where the grid gets finer; heads, p(z_t | s_{t+1})
 
 A scale is a downsampling factor: at scale r the grid of an image (C, H, W) has H / r x W / r cells.
 
@@ -59,7 +59,7 @@ class ConvLadder:
 
     @property
     def levels(self) -> int:
-        """T."""
+        """T, the number of levels of latents."""
         return len(self.latent)
 
     @property

@@ -2,6 +2,8 @@ r"""What a run records of its data: where they are, how they were split and read
 
     describe(data, ...)         ->  JSON, for config.json
     is_described(data, about)   ->  whether these are still the same values, in the same splits
+
+A run that moved finds its data again, and data that changed are noticed before a number is compared.
 """
 
 from __future__ import annotations

@@ -316,8 +316,7 @@ class State:
         except (RuntimeError, KeyError, IndexError, ValueError) as error:
             detail = " ".join(str(error).split())
             raise ValueError(
-                f"{run / LAST} does not fit this model: {detail}; restore the file, or train into a new "
-                "directory"
+                f"{run / LAST} does not fit this model: {detail}; restore the file, or train into a new directory"
             ) from None
         if processes.rank() == 0:  # what was written beyond the checkpoint goes
             self.metrics.write(run, self.position.history)
