@@ -64,7 +64,7 @@ class ConvLadder:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """The shape of z_T."""
+        """The shape of z_T, (C_T, H_T, W_T)."""
         height, width = self.sides
         return self.latent[-1], height // self.scales[-1], width // self.scales[-1]
 
