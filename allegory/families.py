@@ -25,7 +25,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import (
     AffineTransform,
@@ -82,9 +81,10 @@ def positive(s: Tensor, bound: float = 1e3) -> Tensor:
     """
     b = math.log(bound)
     u = s / b
-    beyond = F.softshrink(u, EDGE)
+    inner = u.clamp(-EDGE, EDGE)
+    beyond = u - inner
     tail = LEFT * beyond.sign() * (1 - 1 / (1 + SLOPE / LEFT * beyond.abs()))  # a form whose gradient does not cancel
-    return torch.exp(b * (torch.tanh(u.clamp(-EDGE, EDGE)) + tail))
+    return torch.exp(b * (torch.tanh(inner) + tail))
 
 
 @torch.no_grad()
