@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["inverse_positive", "positive"]
@@ -28,9 +27,10 @@ def positive(s: Tensor, bound: float = 1e3) -> Tensor:
     """
     b = math.log(bound)
     u = s / b
-    beyond = F.softshrink(u, EDGE)
+    inner = u.clamp(-EDGE, EDGE)
+    beyond = u - inner
     tail = LEFT * beyond.sign() * (1 - 1 / (1 + SLOPE / LEFT * beyond.abs()))  # a form whose gradient does not cancel
-    return torch.exp(b * (torch.tanh(u.clamp(-EDGE, EDGE)) + tail))
+    return torch.exp(b * (torch.tanh(inner) + tail))
 
 
 @torch.no_grad()

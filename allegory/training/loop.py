@@ -190,8 +190,8 @@ def fit(
         while not budget.over(now, clock.seconds):
             recovery.remember()
             train_mode(model, frozen)
-            for rows, x in batches.epoch(now.epoch, now.batch):
-                step(rows, x, budget.done(now, clock.seconds))
+            for batch in batches.epoch(now.epoch, now.batch):
+                step(batch, budget.done(now, clock.seconds))
                 clock.look()
                 bar.step(now, clock.seconds, lambda: state.running_bound(batch_size))
                 out_of_time = budget.over(now, clock.seconds) == "minutes"
