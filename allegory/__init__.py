@@ -7,10 +7,10 @@ them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from allegory.runtime.openmp import sleep_soon
+from allegory.runtime.openmp import limit_spinning
 from allegory.version import __version__
 
-sleep_soon()
+limit_spinning()
 
 if TYPE_CHECKING:
     from allegory import architectures, families, networks

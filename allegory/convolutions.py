@@ -75,14 +75,14 @@ class ConvLadder:
             return 1, 1
         return 3 if height > scale else 1, 3 if width > scale else 1
 
-    def encoder(self, read: nn.Module, inputs: int) -> TopDown:
+    def encoder(self, input_layer: nn.Module, inputs: int) -> TopDown:
         """The pass up and the posterior.
 
         Args:
-            read: the input layer, x -> (inputs, H, W).
+            input_layer: the input layer, x -> (inputs, H, W).
             inputs: its channels.
         """
-        up = [read, *self._squeeze(inputs, self.stem)]
+        up = [input_layer, *self._squeeze(inputs, self.stem)]
         if self.scales[0] > self.stem:
             up += [self._body(self.stem), *self._squeeze(self.channels, self.scales[0] // self.stem)]
         steps: list[nn.Module] = [nn.Sequential(*up, self._body(self.scales[0]))]

@@ -34,9 +34,9 @@ from torch.distributions import Normal as NormalLaw
 
 from allegory.distributions import (
     Bernoulli,
-    Bernoullis,
     ContinuousBernoulli,
     DiscretizedLogistic,
+    IndependentBernoulli,
     NegativeBinomial,
     OptimalNormal,
     Poisson,
@@ -163,7 +163,7 @@ class BernoulliFamily(Family):
         """The distribution over events."""
         elements = super().forward(phi, event_dim)
         assert isinstance(elements, Independent)
-        return Bernoullis(elements.base_dist, event_dim)
+        return IndependentBernoulli(elements.base_dist, event_dim)
 
 
 class ContinuousBernoulliFamily(Family):

@@ -21,18 +21,18 @@ from torch import Tensor, nn
 from allegory import families
 from allegory.networks import LogStandardize, Standardize
 from allegory.positivity import inverse_positive
-from allegory.units import units_of, warn_of
+from allegory.units import units_of, warn_of_outliers
 
 __all__ = ["init_output_bias", "init_units"]
 
-LEVELS = (families.DiscretizedLogisticFamily, families.DiscretizedLogisticMixtureFamily)
+DISCRETIZED = (families.DiscretizedLogisticFamily, families.DiscretizedLogisticMixtureFamily)
 
 
-def init_units(read: nn.Module, family: Any, data: Tensor, custom: bool) -> None:
+def init_units(input_layer: nn.Module, family: Any, data: Tensor, custom: bool) -> None:
     """Sets how the encoder reads x, and the units of a location-scale likelihood.
 
     Args:
-        read: the input layer of the encoder.
+        input_layer: the input layer of the encoder.
         family: of p(x | z_1).
         data: (N, *event) training data.
         custom: whether the family is a user's own.
@@ -42,14 +42,14 @@ def init_units(read: nn.Module, family: Any, data: Tensor, custom: bool) -> None
     """
     if not isinstance(data, Tensor):
         raise ValueError(f"data: got {type(data).__name__}, wanted a tensor, such as torch.as_tensor(data).float()")
-    loc, scale = _units(read, family, data, custom)
-    for module in (read, family):
+    loc, scale = _units(input_layer, family, data, custom)
+    for module in (input_layer, family):
         if isinstance(module, Standardize | families.Standardized):
             module.loc.copy_(loc)
             module.scale.copy_(scale)
 
 
-def _units(read: nn.Module, family: Any, data: Tensor, custom: bool) -> tuple[Tensor, Tensor]:
+def _units(input_layer: nn.Module, family: Any, data: Tensor, custom: bool) -> tuple[Tensor, Tensor]:
     """The location and the spread of x. For densities the spread is each element's own. Otherwise columns have their
     own, and pixels one, so that a pixel that hardly varies is not amplified; elements of two values are pixels.
     """
@@ -63,13 +63,13 @@ def _units(read: nn.Module, family: Any, data: Tensor, custom: bool) -> tuple[Te
             f"at {constant.nonzero()[0].tolist()}: a continuous density has no upper bound there; remove them, or use "
             "a likelihood of discrete values"
         )
-    x = torch.log1p(data) if isinstance(read, LogStandardize) else data
-    columns = data.dim() == 2 and (custom or isinstance(family, (families.StandardizedCounts, *LEVELS)))
+    x = torch.log1p(data) if isinstance(input_layer, LogStandardize) else data
+    columns = data.dim() == 2 and (custom or isinstance(family, (families.StandardizedCounts, *DISCRETIZED)))
     if not density and not columns:
         spread = x.std(correction=0)
         return x.mean(0), torch.where(spread > 0, spread, 1.0).expand(x.shape[1:])
-    loc, scale, wild = units_of(x)
-    warn_of(wild)
+    loc, scale, outliers = units_of(x)
+    warn_of_outliers(outliers)
     return loc, torch.where(constant, 1.0, scale)
 
 
@@ -99,8 +99,8 @@ def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
     """Sets the units of the rate by the moments of the data; returns the output's bias, by which the rate begins at the
     mean, and the r of a negative binomial where it gives the variance, which is at least 1.01 times the mean.
     """
-    mean, spread, wild = units_of(data)
-    warn_of(wild)
+    mean, spread, outliers = units_of(data)
+    warn_of_outliers(outliers)
     mean = mean.clamp(min=1e-2)
     bound: float = family.family.bound  # type: ignore[assignment]
     family.loc.copy_(inverse_positive(mean, bound))

@@ -16,7 +16,7 @@ from torch import Tensor
 __all__ = ["inverse_positive", "positive"]
 
 EDGE = 6.0  # in units of b, from where on tanh is continued with a gradient: with the same value and slope
-LEFT, SLOPE = 1 - math.tanh(EDGE), 1 - math.tanh(EDGE) ** 2
+REMAINDER, SLOPE = 1 - math.tanh(EDGE), 1 - math.tanh(EDGE) ** 2
 
 
 def positive(s: Tensor, bound: float = 1e3) -> Tensor:
@@ -29,7 +29,8 @@ def positive(s: Tensor, bound: float = 1e3) -> Tensor:
     u = s / b
     inner = u.clamp(-EDGE, EDGE)
     beyond = u - inner
-    tail = LEFT * beyond.sign() * (1 - 1 / (1 + SLOPE / LEFT * beyond.abs()))  # a form whose gradient does not cancel
+    # A form whose gradient does not cancel.
+    tail = REMAINDER * beyond.sign() * (1 - 1 / (1 + SLOPE / REMAINDER * beyond.abs()))
     return torch.exp(b * (torch.tanh(inner) + tail))
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.utils._pytree import register_pytree_node
 
-from allegory.distributions import with_tensors
+from allegory.distributions import map_tensors
 from allegory.runtime.precision import without_autocast
 
 __all__ = ["Trace"]
@@ -43,7 +43,7 @@ def _tensors(trace: Trace) -> tuple[Tensor, ...]:
             found.append(x.view_as(x) if x.is_leaf else x)  # a parameter is no node of the graph, which is searched
         return x
 
-    with_tensors((trace.p, trace.q), collect)
+    map_tensors((trace.p, trace.q), collect)
     return tuple(found)
 
 
@@ -126,7 +126,7 @@ class Trace:
 def _with_law_tensors(tensors: Iterable[Tensor], trace: Trace) -> Trace:
     """The trace with other tensors in the place of `trace.tensors`."""
     given = iter(tensors)
-    p, q = with_tensors((trace.p, trace.q), lambda x: next(given) if x.requires_grad else x)
+    p, q = map_tensors((trace.p, trace.q), lambda x: next(given) if x.requires_grad else x)
     return replace(trace, p=p, q=q)
 
 

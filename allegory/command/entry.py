@@ -31,7 +31,7 @@ from allegory.version import __version__
 __all__ = ["main", "root"]
 
 COMMANDS = (train, evaluate, diagnose, report, sample, reconstruct, encode, runs, datasets, completion, demo)
-TOGETHER = ("train", "evaluate")  # what several processes do together
+PARALLEL_COMMANDS = ("train", "evaluate")  # what several processes do together
 
 
 class Root(click.Group):
@@ -160,8 +160,8 @@ def _drop_output() -> None:
 def _check_processes(words: Sequence[str]) -> None:
     """Several processes are for some commands only; the others must not even join them."""
     command = next((word for word in words if word in root.commands), None)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command is not None and command not in TOGETHER:
-        raise ValueError(f"{command} works in one process; torchrun is for {' and '.join(TOGETHER)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command is not None and command not in PARALLEL_COMMANDS:
+        raise ValueError(f"{command} works in one process; torchrun is for {' and '.join(PARALLEL_COMMANDS)}")
 
 
 def _line(error: click.UsageError) -> str:

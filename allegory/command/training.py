@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from allegory.command import console
-from allegory.command.options import FILE, TRAIN, Command, asks, check_stored, settings, takes, written
+from allegory.command.options import FILE, TRAIN, Command, check_stored, settings, with_argument, with_options, written
 
 __all__ = ["train"]
 
@@ -30,8 +30,8 @@ MODEL = {  # the settings that each architecture takes
 
 
 @click.command(cls=Command)
-@takes("data", FILE, "DATA")
-@asks(TRAIN, given=True)
+@with_argument("data", FILE, "DATA")
+@with_options(TRAIN, given=True)
 def train(
     data: str,
     out: str | None,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allegory.data.builtin import BUILTIN
-from allegory.data.cutting import pieces
+from allegory.data.cutting import chunks
 
 if TYPE_CHECKING:
     from allegory.data.splits import Data
@@ -68,7 +68,7 @@ def checksum(data: Data) -> str:
     """SHA-256 of the values of the three splits; of a split on disk, in the order of the file."""
     digest = hashlib.sha256()
     for split in (data.train, data.valid, data.test):
-        for part in pieces(split):
+        for part in chunks(split):
             digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
 

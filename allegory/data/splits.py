@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from allegory.data.builtin import BUILTIN, find, load_splits
-from allegory.data.cutting import cut, digests
+from allegory.data.cutting import cut, row_digests
 from allegory.data.description import describe, is_described
 from allegory.data.files import read_splits
 from allegory.data.likelihood import choose_likelihood
@@ -81,7 +81,7 @@ class Data:
         >>> load("digits").choose_likelihood()
         ('categorical', 'whole numbers 0..16, 17 levels')
         """
-        return choose_likelihood(self.valid if self.dynamic else self._everything())
+        return choose_likelihood(self.valid if self.dynamic else self._all_examples())
 
     def scored_as(self, likelihood: str = "auto") -> tuple[Data, dict[str, Any]]:
         """The data as a likelihood takes them, and their description for a run (see `describe`): for a Bernoulli the
@@ -140,14 +140,14 @@ class Data:
         >>> Data("ours", x[:4], x[4:], x[3:5]).equal_rows()
         {'valid': 0, 'test': 2}
         """
-        seen, counts = set(digests(self.train)), {}
+        seen, counts = set(row_digests(self.train)), {}
         for split in ("valid", "test"):
-            found = list(digests(getattr(self, split)))
+            found = list(row_digests(getattr(self, split)))
             counts[split] = sum(digest in seen for digest in found)
             seen.update(found)
         return counts
 
-    def _everything(self) -> Tensor:
+    def _all_examples(self) -> Tensor:
         """The rows of all splits, (N, *event)."""
         parts: Any = (self.train, self.valid, self.test)
         if isinstance(self.train, Stored):
@@ -226,10 +226,10 @@ def load(
     """
     data = _load(source, dynamic=dynamic, seed=seed, split=split, array=array, size=size)
     counts = {} if _is_builtin(source) else data.equal_rows()
-    told = [f"{count} of {len(getattr(data, part))} {part} rows" for part, count in counts.items() if count]
-    if told:
+    leaks = [f"{count} of {len(getattr(data, part))} {part} rows" for part, count in counts.items() if count]
+    if leaks:
         warnings.warn(
-            f"{source}: {' and '.join(told)} equal rows of another split, so that what is held out may flatter the "
+            f"{source}: {' and '.join(leaks)} equal rows of another split, so that what is held out may flatter the "
             "model; rows that belong together stay together with --split groups, or ordered (in Python split=...)",
             stacklevel=2,
         )

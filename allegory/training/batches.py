@@ -79,5 +79,5 @@ class Batches:
         shares = [mine if len(mine := processes.local_rows(rows)) else rows[:1] for rows in batches]
         if self.transform is None and not stored:
             return (Batch(rows, self.data, share) for rows, share in zip(batches, shares, strict=True))
-        examples = self.data.ahead(shares) if stored else (self.data.index_select(0, rows) for rows in shares)
+        examples = self.data.prefetch(shares) if stored else (self.data.index_select(0, rows) for rows in shares)
         return map(Batch, batches, examples if self.transform is None else map(self.transform, examples))

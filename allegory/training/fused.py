@@ -35,7 +35,7 @@ from allegory.training.state import State
 
 __all__ = ["FusedStep"]
 
-MOST = 64  # parameters: each has its own code, and a compiler that takes minutes is no gain
+MAX_PARAMETERS = 64  # parameters: each has its own code, and a compiler that takes minutes is no gain
 
 ModelScore = Callable[[nn.Module, Tensor, Any], Tensor]
 """(model, x, beta) -> (B,) the objective, nats."""
@@ -118,7 +118,7 @@ class FusedStep:
         self.learned = [ours[name] for name in used]
         self.parameters = [p.detach() for p in self.learned]
         self.averages = [averages[name].detach() for name in used]
-        self.usable = same and 0 < len(used) <= MOST and len({p.dtype for p in self.parameters}) == 1
+        self.usable = same and 0 < len(used) <= MAX_PARAMETERS and len({p.dtype for p in self.parameters}) == 1
         if self.usable:
             group = self.state.optimizer.param_groups[0]
             scored = _Scored(model, self.score)

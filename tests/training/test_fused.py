@@ -9,8 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.runtime.checks import no_validation
 from allegory.runtime.compilation import has_compiler
+from allegory.runtime.modes import no_validation
 from allegory.training import fused
 from allegory.training.batches import Batch
 from allegory.training.fused import FusedStep
@@ -97,7 +97,7 @@ def test_what_it_cannot_do_it_leaves_to_the_step_in_parts(reason, monkeypatch):
     if reason == "buffers":
         model.encoders[0].network[1].append(nn.BatchNorm1d(6).double())
     elif reason == "many":
-        monkeypatch.setattr(fused, "MOST", 3)
+        monkeypatch.setattr(fused, "MAX_PARAMETERS", 3)
     else:
 
         def broken(graph, inputs, options):

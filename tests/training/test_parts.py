@@ -14,7 +14,7 @@ from allegory.training.averaging import average_buffers, average_parameters
 from allegory.training.batches import Batch, Batches
 from allegory.training.budget import Budget
 from allegory.training.clock import Clock, caught_signals
-from allegory.training.recovery import RESTARTS, Recovery
+from allegory.training.recovery import MAX_RESTARTS, Recovery
 from allegory.training.schedule import Cosine, Warmup
 from allegory.training.state import Position, State
 from allegory.training.step import Step, score_function
@@ -51,14 +51,14 @@ def test_a_budget_ends_by_what_comes_first():
 def test_a_clock_goes_on_from_earlier_parts_and_says_when_a_checkpoint_is_due():
     clock = Clock(100.0, 0.0, signals := [])
     assert 100 <= clock.seconds < 110
-    clock.look()
+    clock.update()
     assert clock.save_due
-    assert not clock.stop_asked
+    assert not clock.stop_requested
     signals.append(signal.SIGINT)
-    clock.look()
-    assert clock.stop_asked
+    clock.update()
+    assert clock.stop_requested
     never = Clock(0.0, None, [])
-    never.look()
+    never.update()
     assert not never.save_due
 
 
@@ -191,18 +191,18 @@ def test_an_epoch_that_is_lost_goes_back_to_its_beginning_at_half_the_rate(x):
     state, step = parts(x, objective=objective)
     batches = Batches(x, 5, seed=0)
     recovery = Recovery(state, step, batches, Budget(epochs=1, steps=2), samples=1, precision="float32")
-    recovery.remember()
+    recovery.take_snapshot()
     start = [p.detach().clone() for p in state.learned]
     for batch in batches.epoch(0):
         step(batch, 0.0)
-    assert recovery.lost()
-    assert "the failure did not occur again" in recovery.go_back(0.0)
+    assert recovery.failed()
+    assert "the failure did not occur again" in recovery.restart(0.0)
     assert (state.position.step, state.position.restarts, state.position.lr_scale) == (0, 1, 0.5)
     assert all(torch.equal(p, before) for p, before in zip(state.learned, start, strict=True))
-    assert not recovery.lost()
-    state.position.failures = RESTARTS
+    assert not recovery.failed()
+    state.position.failures = MAX_RESTARTS
     calls.clear()
     for batch in batches.epoch(0):
         step(batch, 0.0)
-    with pytest.raises(FloatingPointError, match=f"{RESTARTS} restarts from the last good weights"):
-        recovery.go_back(0.0)
+    with pytest.raises(FloatingPointError, match=f"{MAX_RESTARTS} restarts from the last good weights"):
+        recovery.restart(0.0)
