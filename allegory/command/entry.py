@@ -71,7 +71,7 @@ class Root(click.Group):
     invoke_without_command=True,
     context_settings={"max_content_width": 120},
 )
-@click.option("--version", is_flag=True, help="print the version and exit; with --json, of all that it stands on")
+@click.option("--version", is_flag=True, help="print the version and exit; with --json, also of torch, and the machine")
 @click.option("--json", is_flag=True, help="with --version: print one JSON object")
 @click.help_option("-h", "--help", help="show this message and exit")
 @click.pass_context
@@ -84,7 +84,7 @@ def root(context: click.Context, version: bool, json: bool) -> None:
             print(__version__)
         context.exit()
     if json:
-        raise click.UsageError("--json is of --version, and of some commands, after their names", context)
+        raise click.UsageError("--json goes with --version, or after the name of a command", context)
     if context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -64,7 +64,7 @@ def runs(folder: str, json: bool) -> None:
         except ValueError as error:
             console.say(f"allegory: skipped: {error}")
     if not found:
-        raise ValueError(f"{folder}: none of the runs in it can be read; why is said above")
+        raise ValueError(f"{folder}: none of the runs in it can be read; the reasons are above")
     found.sort(key=lambda run: (run.data, math.inf if run.bound is None else -run.bound))
     if json:
         console.print_json([run.as_dict() for run in found])

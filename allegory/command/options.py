@@ -231,10 +231,9 @@ TRAINING = (
     Option("minutes", ABOVE_ZERO, None, "wall-clock budget, instead of or besides --epochs", "M"),
     Option("batch_size", NATURAL, 128, "examples per step", "B"),
     Option("seed", WHOLE, 0, "seed of the weights and the noise", "N"),
-    Option("split", Choice(SPLIT_WAYS), "random",
-           "how a path without splits is split: at random, by order, or by group"),
+    Option("split", Choice(SPLIT_WAYS), "random", "how to split data without splits: at random, by order, or by group"),
     Option("split_seed", WHOLE, 0, "seed of the split", "N"),
-    Option("array", PathOrName("name"), None, "the array of a .npz file that is taken", "NAME"),
+    Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     Option("size", WIDTHS, None, "scale and crop the images of a folder to this width and height", "W,H"),
     Option("dynamic", None, False, "binarise each time an image is drawn (mnist, fashion-mnist, omniglot)"),
     Option("lr", ABOVE_ZERO, 1e-3, "learning rate, annealed to 0 by a cosine", "RATE"),
@@ -272,7 +271,7 @@ GROUPS = {
 
 DEVICE = Option("device", PathOrName("name"), "auto", "auto, cpu, cuda, cuda:1, ...", "NAME")
 DATA = Option("data", FILE, None, "the data of the run, if it does not record them or they have moved", "DATA")
-SPLIT = Option("split", Choice(SPLITS), "test", "examples of: train, valid (which chose the weights), test (unseen)")
+SPLIT = Option("split", Choice(SPLITS), "test", "train, valid (which the weights were chosen on) or test (unseen)")
 JSON = Option("json", None, False, "print JSON")
 SEED = Option("seed", WHOLE, 0, "seed of the selection and the noise", "N")
 
@@ -317,7 +316,7 @@ RECONSTRUCT = (
 ENCODE = (
     Option("out", FILE, None, "z1_mean, z1_std, ... of every level; names of a folder's files", "FILE.npz",
            required=True),
-    Option("array", PathOrName("name"), None, "the array of a .npz file that is taken", "NAME"),
+    Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     SEED, DEVICE,
 )  # fmt: skip
 RUNS = (JSON,)

@@ -22,7 +22,7 @@ def evaluate(
     """Prints the likelihood of a split, with its standard error, and its parts.
 
     RUN is a run directory, as allegory train (--out) and al.save write it. It records its data and how they were split:
-    the test split is what neither the training nor the choice of the weights has seen.
+    the test split was used neither in training nor in choosing the weights.
     """
     from allegory.runtime import processes
 

@@ -51,7 +51,7 @@ def train(
       allegory train digits --levels 2 --out runs/digits
       allegory train mine.npz --minutes 10 --objective iwae --samples 5
 
-    From Python, fit has no warm-ups, no patience, float32 and no compilation unless it is told to.
+    In Python, fit has other defaults: no warm-ups, no early stopping, float32, and no compilation.
     """  # noqa: D301  click reads the backspace
     import torch
 

@@ -41,7 +41,7 @@ def cut(parts: dict[str, Part], seed: int, how: str, name: str) -> tuple[dict[st
     if how not in SPLITS:
         raise ValueError(f"split={how!r}: wanted one of {', '.join(SPLITS)}")
     if how != "random" and "valid" in parts:
-        raise ValueError(f"{name} holds its own splits, so that split={how!r} cannot be asked for")
+        raise ValueError(f"{name} has its own splits, so that split={how!r} does not apply")
     if how == "groups" and ("" not in parts or parts[""].groups is None):
         raise ValueError(
             f"{name}: to split by groups, wanted an array `groups` beside one array in a .npz file, with a value for "

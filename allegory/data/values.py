@@ -44,7 +44,7 @@ def remarks(x: Any, likelihood: str) -> list[str]:
         found.append(f"{repeated:,} of {len(rows):,} rows repeat an earlier row")
     if found:
         found.append(
-            "a density has no upper bound there: its nats are those of the file's grid, and compare with nothing; "
+            "a density has no upper bound there: its nats are those of the file's grid, and cannot be compared; "
             "leave such columns or rows out, or use a likelihood of discrete values"
         )
     return found

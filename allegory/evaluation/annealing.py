@@ -1,7 +1,7 @@
 r"""Annealed importance sampling: an estimate of log p(x) that does not involve the encoder.
 
-    pi_b(z) ~ p(z_1..T) p(x | z_1)^b,   0 = b_0 < b_1 < ... < b_K = 1          from the prior to the posterior
-    z^0 ~ p(z),  z^k ~ an HMC step that leaves pi_{b_k} invariant
+    pi_b(z) = p(z_1..T) p(x | z_1)^b / C_b,   0 = b_0 < b_1 < ... < b_K = 1     from the prior to the posterior
+    z^0 ~ p(z),  z^k: an HMC step from z^{k-1} that leaves pi_{b_k} invariant
     log w = sum_k (b_k - b_{k-1}) log p(x | z^{k-1}),       E[w] = p(x)         (Neal 2001; Wu et al. 2017)
 
 so that log mean_s w_s over S chains is, in expectation, a lower bound on log p(x) that becomes tight with many

@@ -391,7 +391,7 @@ def _warn_of_warmup(lr: Schedule, beta: Schedule, steps: int) -> None:
 def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any) -> None:
     """Checks the settings of a sharded training."""
     if shard not in ("cpu", "cuda"):
-        raise ValueError(f"shard={shard!r}: wanted 'cpu' or 'cuda', where the parts of the model are to be")
+        raise ValueError(f"shard={shard!r}: wanted 'cpu' or 'cuda', the device for the parts of the model")
     if out is None:
         raise ValueError("shard: wanted out, a run directory, since the model itself stays sharded")
     if compile:

@@ -104,7 +104,7 @@ def test_the_version_and_all_that_it_stands_on(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "allegory.runtime.environment", told)
     assert main(["--version", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"allegory": "1", "nothing": None}
-    assert "--json is of --version" in fails(capsys, "--json")
+    assert "--json goes with --version" in fails(capsys, "--json")
 
 
 def test_the_table_of_options_says_the_defaults_that_hold():
@@ -690,7 +690,7 @@ def test_the_training_split_of_dynamic_data_is_drawn_once_and_that_is_said(capsy
     for command in (("evaluate", "--importance-samples", "2"), ("diagnose",), ("reconstruct", "--out", "r.npz")):
         capsys.readouterr()
         assert main([command[0], "run", "--split", "train", *command[1:]]) == 0
-        assert "bits drawn once" in capsys.readouterr().err
+        assert "binarised once" in capsys.readouterr().err
     assert set(np.unique(np.load("r.npz")["originals"])) == {0, 1}
 
 
