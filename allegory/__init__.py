@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from allegory import moved
-from allegory.runtime.openmp import sleep_soon
+from allegory.runtime.openmp import limit_spinning
 from allegory.version import __version__
 
-sleep_soon()
+limit_spinning()
 sys.meta_path.append(moved)
 
 if TYPE_CHECKING:

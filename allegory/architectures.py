@@ -118,9 +118,9 @@ def mlp(
     )  # fmt: skip
     act = make_activation(activation)
     event_dim, size, levels = len(event_shape), math.prod(event_shape), len(latent)
-    family, read = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names)
-    first = nn.Sequential(read, nn.Flatten(-event_dim))
-    inputs = size * (family.size if isinstance(read, OneHot) else 1)
+    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names)
+    first = nn.Sequential(input_layer, nn.Flatten(-event_dim))
+    inputs = size * (family.size if isinstance(input_layer, OneHot) else 1)
 
     def net(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
         return perceptron(inputs, hidden, outputs, act, dropout, block)
@@ -135,8 +135,8 @@ def mlp(
         up: list[nn.Module] = [nn.Sequential(first, net(inputs, hidden[:-1], width))]
         for _ in range(levels - 1):  # residual: with plain layers no signal from x would reach the tenth level
             last = scaled(nn.Linear(width, width), levels)
-            silent = [nn.Dropout(dropout)] if dropout else []
-            up.append(Residual(act(), nn.Linear(width, width), act(), *silent, last))
+            drop = [nn.Dropout(dropout)] if dropout else []
+            up.append(Residual(act(), nn.Linear(width, width), act(), *drop, last))
         seen = [sum(latent[t + 1 : t + 2 if markov else levels]) for t in range(levels)]  # the state's width
         posteriors = [
             Conditional(Concat(link(width + above, hidden[-1:], 2 * z)), families.normal)
@@ -160,8 +160,8 @@ def mlp(
         if top_down:
             zeroed(down[-1])
         decoder.append(Conditional(down, families.normal))
-    read_by_top = event_shape if top_down or levels == 1 else latent[-2:-1]
-    p_top = make_prior(prior, (latent[-1],), encoder, components, read_by_top, data)
+    top_input_shape = event_shape if top_down or levels == 1 else latent[-2:-1]
+    p_top = make_prior(prior, (latent[-1],), encoder, components, top_input_shape, data)
     model = VAE(p_top, encoder, decoder, None if markov else [Concat() for _ in latent])
     model.config = config
     return model
@@ -253,9 +253,9 @@ def conv(
     )
     if any(ladder.kernel(scale) in ((1, 3), (3, 1)) for scale in (stem, *scales)):
         config["lines"] = True
-    family, read = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names)
+    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names)
     outputs = family.size * event_shape[0]
-    encoder = ladder.encoder(read, outputs if isinstance(read, OneHot) else event_shape[0])
+    encoder = ladder.encoder(input_layer, outputs if isinstance(input_layer, OneHot) else event_shape[0])
     offset = Offset(outputs, height, width)
     if data is not None:
         init_output_bias(offset, family, data)
@@ -346,10 +346,10 @@ def _likelihood_and_input(
 ) -> tuple[Any, nn.Module]:
     """The family of p(x | z_1), and the input layer of the encoder, in the units of the data."""
     family = make_family(likelihood, event_shape, categories, lowest)
-    read = make_input(family, event_shape)
+    input_layer = make_input(family, event_shape)
     if data is not None:
-        init_units(read, family, data, event_shape, not isinstance(likelihood, str), row_names)
-    return family, read
+        init_units(input_layer, family, data, event_shape, not isinstance(likelihood, str), row_names)
+    return family, input_layer
 
 
 def _check_widths(**named: Any) -> None:

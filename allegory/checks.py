@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from allegory.runtime.checks import place
+from allegory.runtime.messages import describe_index
 from allegory.support import check_support
 
 __all__ = [
@@ -27,12 +27,12 @@ __all__ = [
     "check_independence",
     "check_tensor",
     "check_values",
-    "close",
     "name_failing_conditional",
+    "nearly_equal",
     "two_examples",
 ]
 
-NEIGHBOURS = 1000  # examples among which one is looked for that differs from the first
+SEARCHED = 1000  # examples among which one is looked for that differs from the first
 
 
 def check_distribution(name: str, law: Any) -> None:
@@ -76,19 +76,19 @@ def check_values(law: Distribution, x: Any, name: str, rows: Sequence[Any] | Non
         raise ValueError(
             f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
         )
-    for called, part in [(rows, x)] if isinstance(x, Tensor) else x.pieces():
+    for called, part in [(rows, x)] if isinstance(x, Tensor) else x.chunks():
         finite = torch.isfinite(part)
         if not bool(finite.all()):
             raise ValueError(
                 f"{name}: {int((~finite).sum())} values are NaN or infinite, the first in "
-                f"{place((~finite).nonzero()[0].tolist(), called)}; remove or replace them"
+                f"{describe_index((~finite).nonzero()[0].tolist(), called)}; remove or replace them"
             )
         check_support(law, part, name, called)
 
 
 def two_examples(x: Any) -> Tensor:
     """(2, *event) the first of x: (N, *event), and the first among a thousand that differs from it, if there is one."""
-    x = x[:NEIGHBOURS]
+    x = x[:SEARCHED]
     other = int((x != x[:1]).flatten(1).any(1).to(torch.int8).argmax())
     return x[torch.tensor([0, other])]
 
@@ -110,7 +110,8 @@ def check_independence(
     def compare(what: str, after: Tensor, unchanged: Tensor) -> None:
         for i, name in enumerate(names):
             old, new = before[i][unchanged], after[i][unchanged]
-            if close(before[i], again[i]) and not close(old, new):  # some conditionals change with every call
+            steady = nearly_equal(before[i], again[i])  # some conditionals change with every call
+            if steady and not nearly_equal(old, new):
                 apart = (old - new).abs().max()
                 raise ValueError(
                     f"{name} of one example and particle depends on the other {what}: it moves by {apart:.3g} "
@@ -133,7 +134,7 @@ def check_independence(
         compare("particles", after, particles)
 
 
-def close(x: Tensor, y: Tensor) -> bool:
+def nearly_equal(x: Tensor, y: Tensor) -> bool:
     """Whether log-densities are equal but for rounding."""
     return torch.allclose(x, y, rtol=1e-4, atol=1e-4, equal_nan=True)
 

@@ -74,7 +74,7 @@ class ConvLadder:
 
     @property
     def levels(self) -> int:
-        """T."""
+        """T, the number of levels of latents."""
         return len(self.latent)
 
     @property
@@ -96,14 +96,14 @@ class ConvLadder:
             return 1, 1
         return 3 if height > scale else 1, 3 if width > scale else 1
 
-    def encoder(self, read: nn.Module, inputs: int) -> TopDown:
+    def encoder(self, input_layer: nn.Module, inputs: int) -> TopDown:
         """The pass up and the posterior.
 
         Args:
-            read: the input layer, x -> (inputs, H, W).
+            input_layer: the input layer, x -> (inputs, H, W).
             inputs: its channels.
         """
-        up = [read, *self._squeeze(inputs, self.stem)]
+        up = [input_layer, *self._squeeze(inputs, self.stem)]
         if self.sides != self.size:
             (height, width), (high, wide) = self.size, self.sides
             up.insert(1, nn.ZeroPad2d((0, wide - width, 0, high - height)))

@@ -50,36 +50,36 @@ from allegory.support import check_support
 
 __all__ = [
     "Bernoulli",
-    "Bernoullis",
     "Codes",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "IndependentBernoulli",
     "NegativeBinomial",
     "NormalMixture",
     "OptimalNormal",
     "Poisson",
     "bernoulli_log_mass",
+    "map_tensors",
     "tempered",
-    "with_tensors",
 ]
 
 
-def with_tensors(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A distribution, or a tuple of them, in which change(t) takes the place of every tensor t that it holds, be it in
     a base distribution, a component or a transform; the given one stays as it is.
 
-    >>> law = with_tensors(Independent(Normal(torch.zeros(3), torch.ones(3)), 1), lambda t: t + 1)
+    >>> law = map_tensors(Independent(Normal(torch.zeros(3), torch.ones(3)), 1), lambda t: t + 1)
     >>> law.mean, law.stddev
     (tensor([1., 1., 1.]), tensor([2., 2., 2.]))
     """
     if isinstance(law, Tensor):
         return change(law)
     if type(law) in (tuple, list):
-        return type(law)(with_tensors(part, change) for part in law)
+        return type(law)(map_tensors(part, change) for part in law)
     if not isinstance(law, Distribution | Transform):
         return law
     changed = copy.copy(law)
-    vars(changed).update({name: with_tensors(part, change) for name, part in vars(law).items()})
+    vars(changed).update({name: map_tensors(part, change) for name, part in vars(law).items()})
     return changed
 
 
@@ -136,14 +136,14 @@ discretized_logistic for 0..255, or binarise the data.
         super()._validate_sample(value)
 
 
-class Bernoullis(Independent):
+class IndependentBernoulli(Independent):
     """An event of independent Bernoulli elements. Compiled, without gradients, its log_prob computes few logarithms.
 
     Args:
         base_distribution: a Bernoulli of batch shape (*batch, *event).
         reinterpreted_batch_ndims: how many dimensions an event has.
 
-    >>> law = Bernoullis(Bernoulli(logits=torch.zeros(3, 2)), 1)
+    >>> law = IndependentBernoulli(Bernoulli(logits=torch.zeros(3, 2)), 1)
     >>> law.log_prob(torch.ones(2))
     tensor([-1.3863, -1.3863, -1.3863])
     """

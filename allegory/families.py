@@ -34,10 +34,10 @@ from torch.distributions import Normal as NormalLaw
 
 from allegory.distributions import (
     Bernoulli,
-    Bernoullis,
     Codes,
     ContinuousBernoulli,
     DiscretizedLogistic,
+    IndependentBernoulli,
     NegativeBinomial,
     OptimalNormal,
     Poisson,
@@ -164,7 +164,7 @@ class BernoulliFamily(Family):
         """The distribution over events."""
         elements = super().forward(phi, event_dim)
         assert isinstance(elements, Independent)
-        return Bernoullis(elements.base_dist, event_dim)
+        return IndependentBernoulli(elements.base_dist, event_dim)
 
 
 class ContinuousBernoulliFamily(Family):

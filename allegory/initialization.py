@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from allegory import families
 from allegory.networks import LogStandardize, Standardize
 from allegory.positivity import inverse_positive
-from allegory.units import units_of, warn_of
+from allegory.units import units_of, warn_of_outliers
 
 __all__ = ["init_output_bias", "init_units"]
 
 SPREAD = 1e15  # at most, or its inverse: sigma may be a thousand times larger, and is squared
-LEVELS = (families.DiscretizedLogisticFamily, families.DiscretizedLogisticMixtureFamily)
+DISCRETIZED = (families.DiscretizedLogisticFamily, families.DiscretizedLogisticMixtureFamily)
 
 
 def init_units(
-    read: nn.Module,
+    input_layer: nn.Module,
     family: Any,
     data: Tensor,
     event_shape: Sequence[int],
@@ -41,7 +41,7 @@ def init_units(
     """Sets how the encoder reads x, and the units of a location-scale likelihood.
 
     Args:
-        read: the input layer of the encoder.
+        input_layer: the input layer of the encoder.
         family: of p(x | z_1).
         data: (N, *event) training data.
         event_shape: of x.
@@ -55,15 +55,15 @@ def init_units(
         raise ValueError(f"data: got {type(data).__name__}, wanted a tensor, such as torch.as_tensor(data).float()")
     if data.shape[1:] != tuple(event_shape):
         raise ValueError(f"data: examples of shape {tuple(data.shape[1:])}, but event_shape is {tuple(event_shape)}")
-    loc, scale = _units(read, family, data, custom, row_names)
-    for module in (read, family):
+    loc, scale = _units(input_layer, family, data, custom, row_names)
+    for module in (input_layer, family):
         if isinstance(module, Standardize | families.Standardized):
             module.loc.copy_(loc)
             module.scale.copy_(scale)
 
 
 def _units(
-    read: nn.Module, family: Any, data: Tensor, custom: bool, row_names: Sequence[Any] | None
+    input_layer: nn.Module, family: Any, data: Tensor, custom: bool, row_names: Sequence[Any] | None
 ) -> tuple[Tensor, Tensor]:
     """The location and the spread of x. For densities the spread is each element's own. Otherwise columns have their
     own, and pixels one, so that a pixel that hardly varies is not amplified; elements of two values are pixels.
@@ -78,19 +78,19 @@ def _units(
             f"at {constant.nonzero()[0].tolist()}: a continuous density has no upper bound there; remove them, or use "
             "a likelihood of discrete values"
         )
-    x = torch.log1p(data) if isinstance(read, LogStandardize) else data
-    columns = data.dim() == 2 and (custom or isinstance(family, (families.StandardizedCounts, *LEVELS)))
+    x = torch.log1p(data) if isinstance(input_layer, LogStandardize) else data
+    columns = data.dim() == 2 and (custom or isinstance(family, (families.StandardizedCounts, *DISCRETIZED)))
     if not density and not columns:
         spread = x.std(correction=0)
         return x.mean(0), torch.where(spread > 0, spread, 1.0).expand(x.shape[1:])
-    loc, scale, wild = units_of(x)
+    loc, scale, outliers = units_of(x)
     if density and bool(((scale < 1 / SPREAD) | (scale > SPREAD)).any()):
         index = ((scale < 1 / SPREAD) | (scale > SPREAD)).nonzero()[0].tolist()
         raise ValueError(
             f"element {index} of x has a spread of {scale[tuple(index)].item():.3g}, whose square float32 cannot hold; "
             f"rescale it, such that its spread is between {1 / SPREAD:g} and {SPREAD:g}"
         )
-    warn_of(wild if x is data else units_of(data).wild, row_names)
+    warn_of_outliers(outliers if x is data else units_of(data).outliers, row_names)
     return loc, torch.where(constant, 1.0, scale)
 
 
@@ -126,8 +126,8 @@ def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
     bound: float = family.family.bound  # type: ignore[assignment]
     if (mean > bound).any():
         raise ValueError(
-            f"data: an element has a mean of {mean.max().item():.3g}, and the rate of a count ends at {bound:g}; wanted "
-            "a likelihood of real values, such as normal"
+            f"data: an element has a mean of {mean.max().item():.3g}, and the rate of a count ends at {bound:g}; "
+            "wanted a likelihood of real values, such as normal"
         )
     family.loc.copy_(inverse_positive(mean, bound))
     family.scale.copy_((torch.maximum(spread, mean.sqrt()) / mean).clamp(max=1))

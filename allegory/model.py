@@ -33,17 +33,16 @@ from allegory.checks import (
     check_independence,
     check_tensor,
     check_values,
-    close,
     name_failing_conditional,
+    nearly_equal,
     two_examples,
 )
 from allegory.conditional import Conditional
-from allegory.distributions import tempered, with_tensors
+from allegory.distributions import map_tensors, tempered
 from allegory.ladder import TopDown
 from allegory.notation import generative, inference, p_name, q_name
-from allegory.runtime.checks import no_validation
 from allegory.runtime.compilation import disable_compile
-from allegory.runtime.modes import eval_mode
+from allegory.runtime.modes import eval_mode, no_validation
 from allegory.runtime.precision import autocast_enabled, without_autocast
 from allegory.runtime.threads import one_at_a_time
 from allegory.trace import Trace
@@ -51,7 +50,7 @@ from allegory.trace import Trace
 __all__ = ["VAE"]
 
 Latents = tuple[Tensor, ...]
-Laws = tuple[Distribution, ...]
+Distributions = tuple[Distribution, ...]
 Draw = Callable[[int, Distribution], Tensor]  # (t, q(z_t | ...)) -> z_t
 Choose = Callable[[int, Distribution, Tensor | None], Tensor]
 
@@ -143,7 +142,7 @@ class VAE(nn.Module):
         x: Tensor,
         samples: int,
         draw: Draw,
-        inferred: tuple[Latents, Laws] | None = None,
+        inferred: tuple[Latents, Distributions] | None = None,
         prior: Distribution | None = None,
     ) -> Trace:
         if self._top_down and inferred is None:
@@ -151,12 +150,12 @@ class VAE(nn.Module):
         else:
             latents, q = inferred or self._infer_bottom_up(x, draw)
 
-            def meet(t: int, p: Distribution, state: Tensor | None) -> Tensor:
+            def take_given(t: int, p: Distribution, state: Tensor | None) -> Tensor:
                 self._check_shapes(t, q[t - 1], p, (samples, len(x)))
                 return latents[t - 1]
 
-            _, p, state = self._generate_down(meet, prior=prior)
-        law = _law(self.decoders[0], state)
+            _, p, state = self._generate_down(take_given, prior=prior)
+        law = _distribution(self.decoders[0], state)
         check_distribution("p(x | z_1)", law)
         if law.event_shape != x.shape[1:]:
             raise ValueError(
@@ -182,7 +181,7 @@ class VAE(nn.Module):
             raise ValueError(f"noise: got {len(noise)} tensors, wanted one for each of {self.levels} levels")
         return draw
 
-    def _infer(self, x: Tensor, samples: int, draw: Draw | None = None) -> tuple[Latents, Laws]:
+    def _infer(self, x: Tensor, samples: int, draw: Draw | None = None) -> tuple[Latents, Distributions]:
         """z_1..T ~ q(. | x), and q, without p(x | s_1)."""
         draw = draw or self._sampler(samples)
         if not self._top_down:
@@ -190,22 +189,22 @@ class VAE(nn.Module):
         latents, q, *_ = self._infer_top_down(x, samples, draw)
         return latents, q
 
-    def _infer_bottom_up(self, x: Tensor, draw: Draw) -> tuple[Latents, Laws]:
+    def _infer_bottom_up(self, x: Tensor, draw: Draw) -> tuple[Latents, Distributions]:
         latents: list[Tensor] = []
         q: list[Distribution] = []
         for t, encoder in enumerate(self.encoders, start=1):
-            q.append(_law(encoder, latents[-1] if latents else x))
+            q.append(_distribution(encoder, latents[-1] if latents else x))
             latents.append(draw(t, q[-1]))
         return tuple(latents), tuple(q)
 
     def _infer_top_down(
         self, x: Tensor, samples: int, draw: Draw, prior: Distribution | None = None
-    ) -> tuple[Latents, Laws, Laws, Tensor]:
+    ) -> tuple[Latents, Distributions, Distributions, Tensor]:
         features = self.encoders(x)
         q: dict[int, Distribution] = {}
 
         def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
-            q[t] = _law(self.encoders.posterior, t, features[t - 1], state, p)
+            q[t] = _distribution(self.encoders.posterior, t, features[t - 1], state, p)
             self._check_shapes(t, q[t], p, (samples, len(x)))
             return draw(t, q[t])
 
@@ -214,7 +213,7 @@ class VAE(nn.Module):
 
     def _generate_down(
         self, choose: Choose, top: int | None = None, prior: Distribution | None = None
-    ) -> tuple[Latents, Laws, Tensor]:
+    ) -> tuple[Latents, Distributions, Tensor]:
         """The generative loop, for every chain and both ways to infer: z_1..top, p(z_1 | s_2), ..., p(z_top), s_1.
 
         Args:
@@ -225,14 +224,14 @@ class VAE(nn.Module):
         """
         top = top or self.levels
         latents: list[Tensor] = []
-        laws: list[Any] = [(prior or _law(self.prior)) if top == self.levels else None]
+        laws: list[Any] = [(prior or _distribution(self.prior)) if top == self.levels else None]
         state: Any = None
         for t in range(top, 0, -1):
             z = choose(t, laws[0], state)
             state = self._next_state(t, z, state)
             latents.insert(0, z)
             if t > 1:
-                laws.insert(0, _law(self.decoders[t - 1], state))
+                laws.insert(0, _distribution(self.decoders[t - 1], state))
         return tuple(latents), tuple(laws), state
 
     def _next_state(self, level: int, z: Tensor, state: Tensor | None) -> Tensor:
@@ -269,7 +268,7 @@ class VAE(nn.Module):
             lambda t, p, state: given[t - level] if t >= level else tempered(p, temperature).sample(),
             level + len(given) - 1,
         )
-        return _law(self.decoders[0], state)
+        return _distribution(self.decoders[0], state)
 
     def generate(self, n: int, temperature: float = 1.0) -> Distribution:
         """p(x | z_1) for n draws from the prior, with batch shape (n,).
@@ -283,7 +282,7 @@ class VAE(nn.Module):
         *_, state = self._generate_down(
             lambda t, p, state: tempered(p, temperature).sample((n,) if state is None else ())
         )
-        return _law(self.decoders[0], state)
+        return _distribution(self.decoders[0], state)
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
@@ -404,25 +403,27 @@ class _Posterior(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, latents: Latents) -> tuple[Latents, Laws]:
+    def forward(self, x: Tensor, latents: Latents) -> tuple[Latents, Distributions]:
         return self.model._infer(x, len(latents[0]), _fixed_latents(latents))
 
 
 @disable_compile  # functional_call does not compile
-def _posterior_without_gradient(model: VAE, x: Tensor, latents: Latents, q: Laws) -> tuple[Latents, Laws]:
+def _posterior_without_gradient(
+    model: VAE, x: Tensor, latents: Latents, q: Distributions
+) -> tuple[Latents, Distributions]:
     """q(z | x) at given latents, as a function of the latents alone: no gradient reaches its parameters. The same laws
     as those that drew them, which is checked the first time.
     """
     posterior = _Posterior(model)
-    still = {name: parameter.detach() for name, parameter in posterior.named_parameters()}
+    detached = {name: parameter.detach() for name, parameter in posterior.named_parameters()}
     if model._compared:
-        return functional_call(posterior, still, (x, latents))
+        return functional_call(posterior, detached, (x, latents))
     before = _random_states(x.device)
-    latents, again = functional_call(posterior, still, (x, latents))
-    drew = not all(map(torch.equal, before, _random_states(x.device)))
+    latents, again = functional_call(posterior, detached, (x, latents))
+    used_randomness = not all(map(torch.equal, before, _random_states(x.device)))
     with torch.no_grad():
         laws = zip(q, again, latents, strict=True)
-        if drew or not all(close(one.log_prob(z), other.log_prob(z)) for one, other, z in laws):
+        if used_randomness or not all(nearly_equal(one.log_prob(z), other.log_prob(z)) for one, other, z in laws):
             raise ValueError(
                 "held=True (which stl and dreg need) runs the posterior twice, and dropout would make it two different "
                 "ones, as would other noise in it, or spectral norm, which changes with each run; train without them "
@@ -436,7 +437,7 @@ def _random_states(device: torch.device) -> list[Tensor]:
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-def _law(conditional: Callable[..., Distribution], *context: Any) -> Distribution:
+def _distribution(conditional: Callable[..., Distribution], *context: Any) -> Distribution:
     """Its distribution, in float32 whatever precision its networks ran in."""
     law = conditional(*context)
     if isinstance(conditional, Conditional) or not autocast_enabled() or isinstance(law, Tensor):
@@ -446,7 +447,7 @@ def _law(conditional: Callable[..., Distribution], *context: Any) -> Distributio
 
 @disable_compile
 def _to_float32(law: Distribution) -> Distribution:
-    return with_tensors(law, lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
+    return map_tensors(law, lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
 
 
 def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:

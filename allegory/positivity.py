@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["inverse_positive", "positive"]
 
 EDGE = 6.0  # in units of b, from where on tanh is continued with a gradient: with the same value and slope
-LEFT, SLOPE = 1 - math.tanh(EDGE), 1 - math.tanh(EDGE) ** 2
+REMAINDER, SLOPE = 1 - math.tanh(EDGE), 1 - math.tanh(EDGE) ** 2
 
 
 def positive(s: Tensor, bound: float = 1e3) -> Tensor:
@@ -28,9 +27,11 @@ def positive(s: Tensor, bound: float = 1e3) -> Tensor:
     """
     b = math.log(bound)
     u = s / b
-    beyond = F.softshrink(u, EDGE)
-    tail = LEFT * beyond.sign() * (1 - 1 / (1 + SLOPE / LEFT * beyond.abs()))  # a form whose gradient does not cancel
-    return torch.exp(b * (torch.tanh(u.clamp(-EDGE, EDGE)) + tail))
+    inner = u.clamp(-EDGE, EDGE)
+    beyond = u - inner
+    # A form whose gradient does not cancel.
+    tail = REMAINDER * beyond.sign() * (1 - 1 / (1 + SLOPE / REMAINDER * beyond.abs()))
+    return torch.exp(b * (torch.tanh(inner) + tail))
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ def make_prior(
     event_shape: Sequence[int],
     encoder: Any,
     components: int = 500,
-    read: Sequence[int] = (),
+    input_shape: Sequence[int] = (),
     data: Tensor | None = None,
 ) -> nn.Module:
     """p(z_T), by name or a custom one.
@@ -55,7 +55,7 @@ def make_prior(
         event_shape: of z_T.
         encoder: the VAE's `TopDown`, or its encoders, of which a VampPrior mixes the last.
         components: K of a mixture or a VampPrior.
-        read: the shape of what q(z_T | .) reads.
+        input_shape: of what q(z_T | .) reads.
         data: (N, *event) training data, by which the pseudo-inputs of a VampPrior begin where it reads x.
 
     Raises:
@@ -79,13 +79,13 @@ def make_prior(
     if prior == "mixture":
         return MixtureOfNormals(components, *event_shape)
     if prior == "vamp":
-        return _make_vampprior(encoder, components, read, data)
+        return _make_vampprior(encoder, components, input_shape, data)
     if prior == "flow":
         return _make_flow(event_shape)
     raise ValueError(f"unknown prior {prior!r}; wanted one of {', '.join(NAMES)}, or a callable that makes a module")
 
 
-def _make_vampprior(encoder: Any, components: int, read: Sequence[int], data: Tensor | None) -> VampPrior:
+def _make_vampprior(encoder: Any, components: int, input_shape: Sequence[int], data: Tensor | None) -> VampPrior:
     """A VampPrior whose pseudo-inputs begin at rows of the data; at noise where there are none, or q reads latents."""
     top_down = isinstance(encoder, TopDown)
     first = encoder.network[0] if top_down else encoder[0].network
@@ -96,7 +96,7 @@ def _make_vampprior(encoder: Any, components: int, read: Sequence[int], data: Te
         inputs = data[torch.arange(components) % len(data)]
         unit = next(part for part in first.modules() if isinstance(part, Standardize))
     else:
-        inputs, unit = torch.randn(components, *read), Standardize(*read)
+        inputs, unit = torch.randn(components, *input_shape), Standardize(*input_shape)
     return VampPrior(encoder if top_down else encoder[-1], inputs, unit)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
 
-from allegory.runtime.checks import place
+from allegory.runtime.messages import describe_index
 
 __all__ = ["check_support"]
 
@@ -27,14 +27,14 @@ def check_support(law: Distribution, x: Tensor, name: str = "x", rows: Sequence[
     support: Any = law.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    inside = support.check(x)
-    if not bool(inside.all()):
-        first = (~inside).nonzero()[0].tolist()
+    supported = support.check(x)
+    if not bool(supported.all()):
+        first = (~supported).nonzero()[0].tolist()
         advice = f" {law.advice}" if hasattr(law, "advice") else ""
         raise ValueError(
-            f"{name}: {int((~inside).sum())} of {inside.numel()} values are outside the support of "
+            f"{name}: {int((~supported).sum())} of {supported.numel()} values are outside the support of "
             f"{_law_name(law)}, {_support_name(support)}; the first is "
-            f"{x[tuple(first)].flatten()[0].item():g} in {place(first, rows)}.{advice}"
+            f"{x[tuple(first)].flatten()[0].item():g} in {describe_index(first, rows)}.{advice}"
         )
 
 

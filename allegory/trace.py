@@ -6,13 +6,14 @@ Every bound is a function of the log-densities of one draw z_1..T ~ q(. | x),
             = log p(x | s_1) + sum_t [log p(z_t | s_{t+1}) - log q(z_t | ...)],      p(z_T | s_{T+1}) = p(z_T)
     E log w = log p(x) - KL(q(z | x) || p(z | x)).
 
-The rate of level t is E_q[log q(z_t | ...) - log p(z_t | s_{t+1})]. Top-down, both distributions are conditioned on
-the draws above them, and the rate is KL(q(z_t | ...) || p(z_t | s_{t+1})), in closed form. Bottom-up, that holds only
-for z_T. Below the top z_{t+1} was drawn from z_t, and KL(q(z_t | z_{t-1}) || p(z_t | s_{t+1})) for that z_{t+1} has
-another mean. Adding up these divergences gives a lower bound, too, but one that charges for what the levels share: for
-T = 2 it is the ELBO of q(z_1 | x) q(z_2 | x) less the information I(z_1; z_2 | x). So below the top the entropy of q is
-in closed form, log p is estimated from the one sample, and a rate may be negative; their sum is not, on average.
-Families without a closed form are sampled.
+The rate of level t is E_q[log q(z_t | ...) - log p(z_t | s_{t+1})]. Top-down, both distributions are conditioned on the
+draws above them, and the rate is the mean of KL(q(z_t | ...) || p(z_t | s_{t+1})), in closed form for every draw.
+Bottom-up, that holds only for z_T. Below the top z_{t+1} was drawn from z_t, and the mean of KL(q(z_t | z_{t-1}) ||
+p(z_t | s_{t+1})) over the chain is not the rate. Adding up these divergences gives a lower bound, too, but one that
+charges for what the levels share: for T = 2 it is the ELBO of q(z_1 | x) q(z_2 | x) less the information I(z_1; z_2 |
+x). So below the top the entropy of q is in closed form, log p is estimated from the draw, and a rate may be negative,
+for a draw and on average; the sum of the rates is KL(q(z_1..T | x) || p(z_1..T)), on average over the draws, and not
+negative. Families without a closed form, such as a mixture as prior, are sampled.
 
 Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 """
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.utils._pytree import register_pytree_node
 
-from allegory.distributions import with_tensors
+from allegory.distributions import map_tensors
 from allegory.runtime.precision import without_autocast
 
 __all__ = ["Trace"]
@@ -43,7 +44,7 @@ def _tensors(trace: Trace) -> tuple[Tensor, ...]:
             found.append(x.view_as(x) if x.is_leaf else x)  # a parameter is no node of the graph, which is searched
         return x
 
-    with_tensors((trace.p, trace.q), collect)
+    map_tensors((trace.p, trace.q), collect)
     return tuple(found)
 
 
@@ -126,7 +127,7 @@ class Trace:
 def _with_law_tensors(tensors: Iterable[Tensor], trace: Trace) -> Trace:
     """The trace with other tensors in the place of `trace.tensors`."""
     given = iter(tensors)
-    p, q = with_tensors((trace.p, trace.q), lambda x: next(given) if x.requires_grad else x)
+    p, q = map_tensors((trace.p, trace.q), lambda x: next(given) if x.requires_grad else x)
     return replace(trace, p=p, q=q)
 
 

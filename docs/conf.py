@@ -25,7 +25,7 @@ LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).parent
 PACKAGE = Path(allegory.__file__).parent
 INTERNAL = (
-    "__init__", "__main__", "version", "earlier", "activations", "checks", "convolutions", "initialization",
+    "__init__", "__main__", "version", "legacy", "activations", "checks", "convolutions", "initialization",
     "likelihoods", "notation", "positivity", "runtime.", "command.", "data.cutting", "data.files", "data.parts",
     "data.pictures", "evaluation.passes", "views.terminal",
 )  # fmt: skip

@@ -17,7 +17,7 @@ PACKAGE = Path(allegory.__file__).parent
 RUNTIME, CORE = {"runtime", "version"}, {
     "support", "distributions", "positivity", "families", "conditional", "ladder", "trace", "checks", "notation",
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
-    "convolutions", "architectures", "earlier",
+    "convolutions", "architectures", "legacy",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -54,7 +54,7 @@ MAY_IMPORT = {
         "activations", "conditional", "convolutions", "families", "initialization", "ladder", "likelihoods", "model",
         "networks", "priors",
     },
-    "earlier": {"families", "networks", "priors"},
+    "legacy": {"families", "networks", "priors"},
 }  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 WINGS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))

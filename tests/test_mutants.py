@@ -155,8 +155,8 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "noise counts as activity": (
         "evaluation/bounds",
-        "mean.square() - error > ACTIVE",
-        "mean.square() > ACTIVE",
+        "mean.square() - error > ACTIVE_VARIANCE",
+        "mean.square() > ACTIVE_VARIANCE",
         EXACT + "::test_the_noise_of_a_level_below_is_no_activity",
     ),
     "lose a pass of particles": (
@@ -198,8 +198,8 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "let a fill value set the unit": (
         "units",
-        "kept = (x - middle).abs() <= WILD * r",
-        "kept = (x == x) | unknown",
+        "inlier = (x - middle).abs() <= OUTLIER_DISTANCE * r",
+        "inlier = (x == x) | unknown",
         "test_units.py::test_a_fill_value_moves_nothing_and_is_named_with_its_row[0.001--9999.0]",
     ),
     "move log sigma by the learning rate alone": (

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from allegory.command import console
-from allegory.command.options import FILE, TRAIN, Command, asks, check_stored, settings, takes, written
+from allegory.command.options import FILE, TRAIN, Command, check_stored, settings, with_argument, with_options, written
 
 __all__ = ["train"]
 
@@ -30,8 +30,8 @@ MODEL = {  # the settings that each architecture takes
 
 
 @click.command(cls=Command)
-@takes("data", FILE, "DATA")
-@asks(TRAIN, given=True)
+@with_argument("data", FILE, "DATA")
+@with_options(TRAIN, given=True)
 def train(
     data: str,
     out: str | None,
@@ -51,7 +51,7 @@ def train(
       allegory train digits --levels 2 --out runs/digits
       allegory train mine.npz --minutes 10 --objective iwae --samples 5
 
-    From Python, fit has no warm-ups, no patience, float32 and no compilation unless it is told to.
+    In Python, fit has other defaults: no warm-ups, no early stopping, float32, and no compilation.
     """  # noqa: D301  click reads the backspace
     import torch
 

@@ -1,7 +1,9 @@
 r"""What a run records of its data: where they are, how they were split and read, and a checksum of their values.
 
-describe(data, ...)         ->  JSON, for config.json
-is_described(data, about)   ->  whether these are still the same values, in the same splits
+    describe(data, ...)         ->  JSON, for config.json
+    is_described(data, about)   ->  whether these are still the same values, in the same splits
+
+A run that moved finds its data again, and data that changed are noticed before a number is compared.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allegory.data.builtin import BUILTIN
-from allegory.data.cutting import pieces
+from allegory.data.cutting import chunks
 
 if TYPE_CHECKING:
     from allegory.data.splits import Data
@@ -70,7 +72,7 @@ def checksum(data: Data) -> str:
     """SHA-256 of the values of the three splits; of a split on disk, in the order of the file."""
     digest = hashlib.sha256()
     for split in (data.train, data.valid, data.test):
-        for part in pieces(split):
+        for part in chunks(split):
             digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
 

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from allegory.data import parts
 from allegory.data.offsets import find_offset, without_offset
-from allegory.data.parts import WANTED, Part, reading, split_names
+from allegory.data.parts import WANTED, Part, naming_errors, split_names
 from allegory.data.pictures import find_images, read_folder, rows_by_split
 from allegory.data.stored import Mapped, Stored
-from allegory.runtime.checks import place
+from allegory.runtime.messages import describe_index
 from allegory.runtime.storage import check_regular
 
 __all__ = ["file_names", "read_arrays", "read_splits"]
@@ -66,7 +66,7 @@ def read_splits(
     Raises:
         ValueError: nothing to read, damage, or values that cannot be taken.
     """
-    with reading(path):
+    with naming_errors(path):
         path.stat()
     if path.is_dir():
         if array is not None:
@@ -159,21 +159,21 @@ def _opened(path: Path, advice: str = WANTED) -> Iterator[Any]:
     """The array of a .npy file, mapped if it is large, or an open .npz file."""
     check_regular(path)
     with ExitStack() as stack:
-        with reading(path, advice):
+        with naming_errors(path, advice):
             stream = stack.enter_context(path.open("rb"))
             magic = stream.read(6)
             if magic != b"\x93NUMPY" and magic[:2] != b"PK":
                 raise ValueError("not a numpy file")
-            large = magic == b"\x93NUMPY" and path.stat().st_size > parts.KEPT  # of at least one byte each
+            large = magic == b"\x93NUMPY" and path.stat().st_size > parts.MAX_IN_MEMORY  # of at least one byte each
             loaded = np.load(path, mmap_mode="r", allow_pickle=False) if large else None
-            if loaded is None or loaded.size <= parts.KEPT:
+            if loaded is None or loaded.size <= parts.MAX_IN_MEMORY:
                 stream.seek(0)
                 loaded = np.load(stream, allow_pickle=False)
         yield loaded
 
 
 def _array(path: Path, loaded: Any, name: str, advice: str = WANTED) -> Array:
-    with reading(path, advice):
+    with naming_errors(path, advice):
         array = loaded[name]
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{name} in it is not an array")
@@ -230,7 +230,7 @@ def _largest(part: Array, start: int, array: Array, where: str) -> float:
         count = sum(int((~np.isfinite(rows)).sum()) for rows in array)
         raise ValueError(
             f"{where}: NaN or infinity in {count} of {array.size} values, "
-            f"the first in {place([start + row, *index])}; "
+            f"the first in {describe_index([start + row, *index])}; "
             f"fill them in or drop their rows"
         )
     largest = max(abs(part.min().item()), abs(part.max().item()))

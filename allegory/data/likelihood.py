@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from allegory.data.cutting import pieces
+from allegory.data.cutting import chunks
 from allegory.data.recoding import two_values
 
 __all__ = ["choose_likelihood"]
@@ -38,7 +38,7 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
     if two is not None:
         return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
     low, high = x.min().item(), x.max().item()
-    if max(-low, high) <= LARGEST and all(bool((part == part.round()).all()) for part in pieces(x)):
+    if max(-low, high) <= LARGEST and all(bool((part == part.round()).all()) for part in chunks(x)):
         return _choose_for_whole_numbers(x, low, high)
     why = f"real values, {low:g} to {high:g}"
     # A density of discrete levels has no bound, and these are the most common ways in which they are hidden.
@@ -46,7 +46,7 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
         (0.0, 255.0, "/ 255", "multiply by 255"),
         (-1.0, 127.5, "/ 127.5 - 1", "add 1 and multiply by 127.5"),
     ):
-        steps = ((part - first) * half for part in pieces(x))
+        steps = ((part - first) * half for part in chunks(x))
         if low >= first and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
             return "normal", f"{why}; they look like grey levels {name}, so {back} to score them as levels"
     unit = "; continuous_bernoulli is a density on [0, 1] alone" if low >= 0 and high <= 1 else ""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.data.cutting import pieces
+from allegory.data.cutting import chunks
 from allegory.data.stored import Stored
-from allegory.runtime.checks import place
+from allegory.runtime.messages import describe_index
 
 __all__ = ["binarize", "to_binary", "two_values"]
 
@@ -49,13 +49,13 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None, rows: Sequen
         low, high = x.min().item(), x.max().item()
         values = (0.0, 1.0) if {low, high} <= {0.0, 1.0} else (low, high)
     first, second = values
-    for called, part in x.pieces() if isinstance(x, Stored) else [(rows, x)]:
+    for called, part in x.chunks() if isinstance(x, Stored) else [(rows, x)]:
         others = ((part != first) & (part != second)).nonzero()
         if len(others):
             first_other = others[0].tolist()
-            value, where = part[tuple(first_other)].item(), place(first_other, called)
+            value, where = part[tuple(first_other)].item(), describe_index(first_other, called)
             raise ValueError(f"a value {value:g} in {where}; wanted only {first:g} and {second:g}")
-    return x.taken_as_bits(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
+    return x.as_binary(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
 
 
 def two_values(x: Tensor) -> tuple[float, float] | None:
@@ -67,5 +67,5 @@ def two_values(x: Tensor) -> tuple[float, float] | None:
     low, high = x.min().item(), x.max().item()
     if {low, high} <= {0.0, 1.0}:
         low, high = 0.0, 1.0
-    two = low < high and all(bool(((part == low) | (part == high)).all()) for part in pieces(x))
+    two = low < high and all(bool(((part == low) | (part == high)).all()) for part in chunks(x))
     return (low, high) if two else None

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from allegory.data.builtin import BUILTIN, find, load_splits
-from allegory.data.cutting import cut, digests
+from allegory.data.cutting import cut, row_digests
 from allegory.data.description import describe, is_described, recorded_offset
 from allegory.data.files import read_splits
 from allegory.data.leakage import near_copies, overlap
@@ -90,7 +90,7 @@ class Data:
         >>> load("digits").choose_likelihood()
         ('categorical', 'whole numbers 0..16, 17 levels')
         """
-        name, why = choose_likelihood(self.valid if self.dynamic else self._everything())
+        name, why = choose_likelihood(self.valid if self.dynamic else self._all_examples())
         if self.offset is None:
             return name, why
         return name if name in WITH_OFFSET else "normal", f"{why}, once their offset is taken off"
@@ -160,9 +160,9 @@ class Data:
         >>> Data("ours", x[:4], x[4:], x[3:5]).equal_rows()
         {'valid': 0, 'test': 2}
         """
-        seen, counts = set(digests(self.train)), {}
+        seen, counts = set(row_digests(self.train)), {}
         for split in ("valid", "test"):
-            found = list(digests(getattr(self, split)))
+            found = list(row_digests(getattr(self, split)))
             counts[split] = sum(digest in seen for digest in found)
             seen.update(found)
         return counts
@@ -184,7 +184,7 @@ class Data:
         places = [(bisect.bisect(ends, i) - 1, i) for i in chosen]
         return torch.cat([getattr(self, splits[k])[torch.tensor([i - int(ends[k])])] for k, i in places])
 
-    def _everything(self) -> Tensor:
+    def _all_examples(self) -> Tensor:
         """The rows of all splits, (N, *event)."""
         parts: Any = (self.train, self.valid, self.test)
         if isinstance(self.train, Stored):
@@ -268,7 +268,7 @@ def _offset_remarks(data: Data) -> list[str]:
     index = ", ".join(map(str, data.offset.nonzero()[0].tolist()))
     where = f"{'column' if data.offset.dim() == 1 else 'index'} {index}"
     more = f", and others off {len(columns) - 1} more" if len(columns) > 1 else ""
-    taken = int(first) if first.is_integer() else first
+    taken = int(first) if first == round(first) else first
     return [
         f"{taken} is taken off {where}{more}, since float32 could not tell the values apart; densities do not depend "
         "on it, and what a run writes has it again"

@@ -29,9 +29,9 @@ from allegory.runtime.memory import trim
 
 __all__ = ["Mapped", "Pictures", "Stored"]
 
-NUMBERS = 2**22  # per part in a pass over the file
-PIECE, POOL = 2**18, 2**26  # bytes
-READERS = 8
+CHUNK_NUMBERS = 2**22  # per part in a pass over the file
+PIECE_BYTES, POOL_BYTES = 2**18, 2**26  # bytes
+READ_THREADS = 8
 
 
 class Stored:
@@ -98,7 +98,7 @@ class Stored:
         """Some of these examples, (n,) rows, not read yet."""
         return Stored(self.source, self.rows[rows], self.values, self.device)
 
-    def taken_as_bits(self, values: tuple[float, float]) -> Stored:
+    def as_binary(self, values: tuple[float, float]) -> Stored:
         """The same examples, with two values read as 0 and 1."""
         return Stored(self.source, self.rows, values, self.device)
 
@@ -113,7 +113,7 @@ class Stored:
             part.copy_(part[torch.randperm(len(part), generator=generator)])
         return order
 
-    def ahead(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def prefetch(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The examples of batches, each given by its rows, (n,): a pool of batches is read while the previous one is in
         use.
         """
@@ -129,15 +129,15 @@ class Stored:
                     examples = self._to_examples(x.index_select(0, where))
                     yield examples
                     given += examples.nbytes
-                    if given > POOL:
+                    if given > POOL_BYTES:
                         given = 0
                         trim()
 
-    def pieces(self) -> Iterator[tuple[list[Any], Tensor]]:
+    def chunks(self) -> Iterator[tuple[list[Any], Tensor]]:
         """All examples in the order of the file, a few million numbers at a time, with what their rows are called in
         it: by their numbers, or by the names of the images of a folder.
         """
-        size, names = max(1, NUMBERS // max(1, self.shape[1:].numel())), getattr(self.source, "names", None)
+        size, names = max(1, CHUNK_NUMBERS // max(1, self.shape[1:].numel())), getattr(self.source, "names", None)
         for which in self._in_file_order().split(size):
             rows = self.rows[which].tolist()
             yield [names[row] for row in rows] if names else rows, self[which]
@@ -153,7 +153,7 @@ class Stored:
     def _range(self) -> tuple[Tensor, Tensor]:
         """Computed once: it reads the whole file."""
         if self.range is None:
-            both = [(part.min(), part.max()) for _, part in self.pieces()]
+            both = [(part.min(), part.max()) for _, part in self.chunks()]
             self.range = torch.stack([low for low, _ in both]).min(), torch.stack([high for _, high in both]).max()
         return self.range
 
@@ -164,7 +164,7 @@ class Stored:
 
     def _pool_batches(self, batch: int) -> int:
         """The number of batches of that size in a pool."""
-        return max(1, POOL // max(1, batch * self.shape[1:].numel() * self.source.dtype.itemsize))
+        return max(1, POOL_BYTES // max(1, batch * self.shape[1:].numel() * self.source.dtype.itemsize))
 
     def _read(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
         """(n, *event) the source's rows, in its order, read from several pieces in parallel; (n,) the position of each.
@@ -182,7 +182,7 @@ class Stored:
         def fill(start: int, stop: int) -> None:
             numbers[start:stop] = self.source[torch.from_numpy(rows[start:stop])].numpy()
 
-        with ThreadPoolExecutor(READERS) as readers:
+        with ThreadPoolExecutor(READ_THREADS) as readers:
             list(readers.map(fill, starts, [*starts[1:], len(rows)]))
         return x, torch.from_numpy(places)
 
@@ -216,7 +216,7 @@ class Mapped:
         self.array, self.offset, self.shape = array, offset, Size(array.shape)
         self.dtype = torch.uint8 if array.dtype in (np.uint8, np.bool_) else torch.float32
         self.size = array.itemsize * self.shape[1:].numel()  # of a row, in bytes
-        self.piece = max(1, PIECE // max(1, self.size))
+        self.piece = max(1, PIECE_BYTES // max(1, self.size))
 
     def __len__(self) -> int:
         return len(self.array)

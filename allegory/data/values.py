@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 __all__ = ["remarks", "unlike"]
 
 DENSITIES = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
-ROWS, COLUMNS = 20_000, 500  # looked at
-NUMBERS = 2**22  # looked at
-LARGEST = 1e9  # float32 has whole numbers alone of that size
-OFTEN, EDGE, TIMES = 0.05, 0.01, 10  # a share of the rows; of the smallest or the largest value; and at least so often
-FEW, EACH = 100, 10  # values that are few, where each comes so often
-LEVELS, LEVELS_FEW = 1024, 31  # at most so many, of all elements; of categories
-APART = 20  # times the width
+MAX_ROWS, MAX_COLUMNS, MAX_NUMBERS = 20_000, 500, 2**22  # looked at
+LARGEST_WHOLE = 1e9  # float32 has whole numbers alone of that size
+REPEATED_SHARE, EDGE_SHARE = 0.05, 0.01  # of the rows: for a value, and for the smallest or the largest
+MIN_REPEATS = 10
+MAX_FEW, MAX_LEVELS, MAX_CATEGORIES = 100, 1024, 31  # different values of a column, of all elements, of categories
+UNLIKE = 20  # times the width of the usual values
 
 
 def remarks(x: Any, likelihood: str) -> list[str]:
@@ -41,17 +40,17 @@ def remarks(x: Any, likelihood: str) -> list[str]:
     >>> remarks(torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 99.0]] * 20), "discretized_logistic")[0]
     '99 is 17% of all values, and far from the others, 0..2: if it stands for what is missing, drop or fill in those...'
     """
-    rows, table = _some_rows(x, ROWS), x.dim() == 2
+    rows, table = _some_rows(x, MAX_ROWS), x.dim() == 2
     found = _channels_remarks(x.shape[1:])
     if likelihood not in DENSITIES:
         return found + _discrete_remarks(rows, table)
-    told = _columns_remarks(rows[:, :COLUMNS]) if table else _elements_remarks(rows.reshape(-1, 1))
+    told = _columns_remarks(rows[:, :MAX_COLUMNS]) if table else _elements_remarks(rows.reshape(-1, 1))
     repeated = len(rows) - len(np.unique(rows, axis=0))
-    if repeated >= EDGE * len(rows):
+    if repeated >= EDGE_SHARE * len(rows):
         told.append(f"{repeated:,} of {len(rows):,} rows repeat an earlier row")
     if told:
         told.append(
-            "a density has no upper bound there: its nats are those of the file's grid, and compare with nothing; "
+            "a density has no upper bound there: its nats are those of the file's grid, and cannot be compared; "
             "leave such columns or rows out, or use a likelihood of discrete values"
         )
     return found + told
@@ -66,14 +65,14 @@ def unlike(x: Any, train: Any) -> str:
     >>> unlike(torch.rand(50, 2), 255 * torch.rand(50, 2))
     'column 0 is mostly 0.0... to 0.8..., in train ... to ...'
     """
-    found, known = (_some_rows(part, ROWS) for part in (x, train))
+    found, known = (_some_rows(part, MAX_ROWS) for part in (x, train))
     if x.dim() > 2:
         found, known = found.reshape(-1, 1), known.reshape(-1, 1)
-    (low, middle, high), (low_0, middle_0, high_0) = (_range(part[:, :COLUMNS]) for part in (found, known))
+    (low, middle, high), (low_0, middle_0, high_0) = (_range(part[:, :MAX_COLUMNS]) for part in (found, known))
     width, width_0 = high - low, high_0 - low_0
-    scaled = (np.maximum(width, width_0) > APART * np.minimum(width, width_0)) & (np.minimum(width, width_0) > 0)
-    moved = (np.abs(middle - middle_0) > APART * np.maximum(width, width_0)) & (width_0 > 0)
-    for i in np.flatnonzero(moved | (scaled & (len(found) >= 2 * TIMES))):
+    scaled = (np.maximum(width, width_0) > UNLIKE * np.minimum(width, width_0)) & (np.minimum(width, width_0) > 0)
+    moved = (np.abs(middle - middle_0) > UNLIKE * np.maximum(width, width_0)) & (width_0 > 0)
+    for i in np.flatnonzero(moved | (scaled & (len(found) >= 2 * MIN_REPEATS))):
         what = f"column {i} is" if x.dim() == 2 else "its values are"
         return f"{what} mostly {low[i]:g} to {high[i]:g}, in train {low_0[i]:g} to {high_0[i]:g}"
     whole, whole_0 = (bool((part == part.round()).all()) for part in (found, known))
@@ -81,14 +80,15 @@ def unlike(x: Any, train: Any) -> str:
         return "its values are whole numbers, in train they are not" if whole else "whole numbers in train, not in it"
     first, last = known.min(), known.max()
     others = (found < first) | (found > last)
-    if whole and last - first <= LEVELS_FEW and others.any():
-        return f"{others.sum()} of {others.size} values are beyond those of train, {first:g}..{last:g}, {found[others][0]:g}"
+    if whole and last - first <= MAX_CATEGORIES and others.any():
+        beyond = f"{others.sum()} of {others.size} values, such as {found[others][0]:g},"
+        return f"{beyond} are beyond those of train, {first:g}..{last:g}"
     return ""
 
 
 def _some_rows(x: Any, most: int) -> NDArray[Any]:
     """(n, D) the first rows, as many as have 2^22 numbers, in float64."""
-    count = max(TIMES, min(most, NUMBERS // max(1, math.prod(x.shape[1:]))))
+    count = max(MIN_REPEATS, min(most, MAX_NUMBERS // max(1, math.prod(x.shape[1:]))))
     return x[:count].flatten(1).double().numpy(force=True)
 
 
@@ -123,7 +123,7 @@ def _discrete_remarks(x: NDArray[Any], table: bool) -> list[str]:
         ]
     for i, others in (0, values[1:]), (-1, values[:-1]):
         gap, width = np.abs(values[i] - others).min(), others[-1] - others[0]
-        if gap >= max(5, 2 * width) and width and counts[i] >= TIMES:
+        if gap >= max(5, 2 * width) and width and counts[i] >= MIN_REPEATS:
             return [
                 f"{values[i]:g} is {counts[i] / x.size:.0%} of all values, and far from the others, {others[0]:g}.."
                 f"{others[-1]:g}: if it stands for what is missing, drop or fill in those rows"
@@ -134,13 +134,17 @@ def _discrete_remarks(x: NDArray[Any], table: bool) -> list[str]:
 def _elements_remarks(x: NDArray[Any]) -> list[str]:
     """What is said of the values of all elements, (N, 1)."""
     levels = len(np.unique(x))
-    few = [f"all elements take only {levels:,} different values"] if 1 < levels <= min(LEVELS, len(x) / EACH) else []
-    return _atoms(x, "all elements") or few
+    few = (
+        [f"all elements take only {levels:,} different values"]
+        if 1 < levels <= min(MAX_LEVELS, len(x) / MIN_REPEATS)
+        else []
+    )
+    return _repeated_values(x, "all elements") or few
 
 
 def _columns_remarks(x: NDArray[Any]) -> list[str]:
     """What is said of a table, (N, D)."""
-    whole = (x == x.round()).all(0) & (np.abs(x).max(0) <= LARGEST)
+    whole = (x == x.round()).all(0) & (np.abs(x).max(0) <= LARGEST_WHOLE)
     found = []
     if whole.any():
         beside = ", beside measured ones" if not whole.all() else ""
@@ -150,26 +154,26 @@ def _columns_remarks(x: NDArray[Any]) -> list[str]:
     found += [f"column {i} repeats column {j}" for i, j in copies if i != j][:3]
     kept = np.array([i for i, j in copies if i == j])
     measured = np.flatnonzero(~whole)
-    again = _atoms(x[:, measured], "", measured) or _few_values(x[:, measured], measured)
+    again = _repeated_values(x[:, measured], "", measured) or _few_values(x[:, measured], measured)
     return again + found + _dependence(x[:, kept], kept)
 
 
 def _few_values(x: NDArray[Any], names: NDArray[Any]) -> list[str]:
     """The first column that has few different values, and how many more have."""
     levels = [len(np.unique(column)) for column in x.T]
-    few = [i for i, count in enumerate(levels) if 1 < count <= min(FEW, len(x) / EACH)]
+    few = [i for i, count in enumerate(levels) if 1 < count <= min(MAX_FEW, len(x) / MIN_REPEATS)]
     more = f", and {len(few) - 1} more columns have few" if len(few) > 1 else ""
     return [f"column {names[few[0]]} has only {levels[few[0]]} different values{more}"] if few else []
 
 
-def _atoms(x: NDArray[Any], where: str, names: Sequence[int] | NDArray[Any] = ()) -> list[str]:
+def _repeated_values(x: NDArray[Any], where: str, names: Sequence[int] | NDArray[Any] = ()) -> list[str]:
     """The number that comes again and again in the first column that has one, and how many more have."""
     lines = []
     for i in range(x.shape[1]):
         values, counts = np.unique(x[:, i], return_counts=True)
         k = int(counts.argmax())
-        enough = EDGE if k in (0, len(values) - 1) else OFTEN
-        if counts[k] >= max(TIMES, enough * len(x)) and len(values) > 1:
+        enough = EDGE_SHARE if k in (0, len(values) - 1) else REPEATED_SHARE
+        if counts[k] >= max(MIN_REPEATS, enough * len(x)) and len(values) > 1:
             lines.append(f"{values[k]:g} is {counts[k] / len(x):.0%} of {where or f'the values of column {names[i]}'}")
     more = f", and {len(lines) - 1} more columns have such a number" if len(lines) > 1 else ""
     return [lines[0] + more] if lines else []

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from allegory.evaluation.moments import conditional_means, prior_variances
-from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, gather
+from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, run_passes
 from allegory.evaluation.speed import choose_speed
 from allegory.model import VAE
 from allegory.runtime.compilation import compile_or_warn
@@ -42,8 +42,8 @@ from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["Evaluation", "bound_curve", "evaluate", "log_likelihood"]
 
-ACTIVE = 0.01
-TRUSTED = 2.0
+ACTIVE_VARIANCE = 0.01
+MIN_EFFECTIVE_SAMPLES = 2.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,7 +150,7 @@ def log_likelihood(
         return (torch.stack([weigh(model, rows, noise).logsumexp(0) for noise in noises]).logsumexp(0),)
 
     with evaluating(model, precision):
-        (log_w,) = gather(x, Particles(model, x, samples, pairs, compile), score)
+        (log_w,) = run_passes(x, Particles(model, x, samples, pairs, compile), score)
     return (log_w - math.log(samples)).to(x.dtype)
 
 
@@ -188,7 +188,7 @@ def evaluate(
         return log_w, log_w2, terms / samples, *sums
 
     with evaluating(model, precision):
-        log_w, log_w2, terms, *sums = gather(
+        log_w, log_w2, terms, *sums = run_passes(
             x, Particles(model, x, samples, pairs, compile), score, summed=model.levels
         )
         scales = prior_variances(model)
@@ -196,7 +196,7 @@ def evaluate(
     ess = torch.exp(2 * log_w - log_w2)
     elbo = terms[:, 0] - terms[:, 1:].sum(1)
     active = [
-        int((square - mean.square() - error > ACTIVE * scale).sum())
+        int((square - mean.square() - error > ACTIVE_VARIANCE * scale).sum())
         for (mean, square, error), scale in zip((s / len(x) for s in sums), scales, strict=True)
     ]
     result = Evaluation(
@@ -211,12 +211,12 @@ def evaluate(
         active_units=active,
         bits_per_dim=-bound.mean().item() / (math.prod(x.shape[1:]) * math.log(2)),
         effective_sample_size=ess.mean().item(),
-        unreliable=(~(ess >= TRUSTED)).double().mean().item(),
+        unreliable=(~(ess >= MIN_EFFECTIVE_SAMPLES)).double().mean().item(),
     )
-    if samples > TRUSTED and result.unreliable > 0.5:
+    if samples > MIN_EFFECTIVE_SAMPLES and result.unreliable > 0.5:
         warnings.warn(
             f"L_{samples} says little: for {result.unreliable:.0%} of the examples the effective sample size is below "
-            f"{TRUSTED:g}, so the bound may be far below log p(x); use more samples, or train longer",
+            f"{MIN_EFFECTIVE_SAMPLES:g}, so the bound may be far below log p(x); use more samples, or train longer",
             stacklevel=2,
         )
     return result
@@ -247,17 +247,17 @@ def bound_curve(
     """
     check_scored(model, x, samples)
     precision, compile, _ = choose_speed(model, x, samples, precision, compile)
-    ladder = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
+    counts = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
 
     def averages(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
         log_w = torch.cat([weigh(model, rows, noise) for noise in noises])
-        groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in ladder]
+        groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in counts]
         return (torch.stack([group.mean(0) for group in groups], 1),)
 
     with evaluating(model, precision):
-        (bounds,) = gather(x, Particles(model, x, samples, pairs, compile), averages)
-    return [(k, bound.mean().item(), _stderr(bound)) for k, bound in zip(ladder, bounds.unbind(1), strict=True)]
+        (bounds,) = run_passes(x, Particles(model, x, samples, pairs, compile), averages)
+    return [(k, bound.mean().item(), _stderr(bound)) for k, bound in zip(counts, bounds.unbind(1), strict=True)]
 
 
 def _log_weights(model: VAE, x: Tensor, noise: Noise) -> Tensor:

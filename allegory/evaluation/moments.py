@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, gather
+from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, run_passes
 from allegory.ladder import TopDown
 from allegory.model import VAE
 from allegory.runtime.threads import one_at_a_time
@@ -40,7 +40,7 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
         return tuple(part for q, z in zip(laws, latents, strict=True) for part in _conditional_moments(q, z))
 
     with evaluating(model):
-        found = gather(x, Particles(model, x, samples, None), moments)
+        found = run_passes(x, Particles(model, x, samples, None), moments)
     return [(mean, variance.sqrt()) for mean, variance in zip(found[::2], found[1::2], strict=True)]
 
 

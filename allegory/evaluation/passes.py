@@ -22,13 +22,12 @@ from torch.distributions import Distribution, Independent, Normal
 
 from allegory.model import VAE
 from allegory.runtime import processes
-from allegory.runtime.checks import no_validation
 from allegory.runtime.memory import caching
-from allegory.runtime.modes import eval_mode
+from allegory.runtime.modes import eval_mode, no_validation
 from allegory.runtime.precision import autocast
 from allegory.runtime.threads import one_at_a_time
 
-__all__ = ["Noise", "Particles", "check_scored", "evaluating", "gather", "pairs_per_pass"]
+__all__ = ["Noise", "Particles", "check_scored", "evaluating", "pairs_per_pass", "run_passes"]
 
 Noise = tuple[int, Sequence[Tensor | None]]  # S, and the noise of S particles for `VAE.forward`
 
@@ -68,14 +67,14 @@ class Particles:
         compile: whether a pass is compiled.
     """
 
-    SHARED = 64  # pairs that share a generator: seeding one takes as long as drawing a thousand numbers
+    PAIRS_PER_GENERATOR = 64  # pairs that share a generator: seeding one takes as long as drawing a thousand numbers
 
     def __init__(self, model: VAE, x: Tensor, samples: int, pairs: int | None, compile: bool = False) -> None:
         limit = pairs_per_pass(model, x)
         pairs = pairs or limit * (4 if compile else 1)
         self.size = math.ceil(samples / math.ceil(samples / limit))
         self.passes = [min(self.size, samples - start) for start in range(0, samples, self.size)]
-        self.block = max(1, self.SHARED // self.size)
+        self.block = max(1, self.PAIRS_PER_GENERATOR // self.size)
         self.rows = max(1, pairs // (self.size * self.block)) * self.block
         self.chunk = max(1, pairs // self.rows)  # particles at a time, for the rows of a pass
         seed = int(torch.randint(2**62, ()))
@@ -105,7 +104,7 @@ def _is_normal(q: Distribution) -> bool:
     return issubclass(law, Normal) and law.rsample is Normal.rsample
 
 
-def gather(
+def run_passes(
     x: Tensor, particles: Particles, score: Callable[[Tensor, Iterator[Noise]], tuple[Tensor, ...]], summed: int = 0
 ) -> tuple[Tensor, ...]:
     """Calls `score` on some rows of x at a time and gathers the results, (B, *) each, as (N, *); the last `summed` of

@@ -15,13 +15,13 @@ from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.families import BernoulliFamily, CategoricalFamily
 from allegory.model import VAE
 from allegory.runtime import processes
-from allegory.runtime.compilation import choose_compile, timed
+from allegory.runtime.compilation import choose_compile, time_call
 from allegory.runtime.precision import choose_precision
 from allegory.runtime.threads import one_at_a_time
 
-__all__ = ["bears_rounding", "choose_speed"]
+__all__ = ["choose_speed", "tolerates_bfloat16"]
 
-PAYS = 60.0  # seconds of evaluation from which on compiling it does
+WORTHWHILE_SECONDS = 60.0  # seconds of evaluation from which on compiling it does
 
 
 @one_at_a_time()
@@ -46,7 +46,7 @@ def choose_speed(
             f"precision={precision!r}, compile={compile!r}: wanted 'float32', 'bfloat16' or 'auto', and True, False or "
             "'auto'"
         )
-    precision, first = processes.broadcast(lambda: choose_precision(precision, x.device, bears_rounding(model)))
+    precision, first = processes.broadcast(lambda: choose_precision(precision, x.device, tolerates_bfloat16(model)))
 
     rows, particles = max(1, pairs_per_pass(model, x) // samples), min(samples, pairs_per_pass(model, x))
     passes = len(x) * samples / (min(rows, len(x)) * particles)
@@ -54,17 +54,19 @@ def choose_speed(
     def expected_seconds() -> float:
         with evaluating(model, precision), torch.random.fork_rng():
             once = lambda: model(x[:rows], samples=particles).log_weight  # noqa: E731
-            return passes * timed(once, x.device, enough=PAYS / passes)
+            return passes * time_call(once, x.device, stop_below=WORTHWHILE_SECONDS / passes)
 
-    pays, second = processes.broadcast(lambda: choose_compile(compile, x.device, expected_seconds, PAYS))
-    return precision, pays, [note for note in (first, second) if note]
+    compiled, second = processes.broadcast(
+        lambda: choose_compile(compile, x.device, expected_seconds, WORTHWHILE_SECONDS)
+    )
+    return precision, compiled, [note for note in (first, second) if note]
 
 
-def bears_rounding(model: VAE) -> bool:
+def tolerates_bfloat16(model: VAE) -> bool:
     """Whether a model's networks can run in bfloat16 at little cost in likelihood: if x is discrete. A density may be
     narrower than what bfloat16 resolves.
 
-    >>> bears_rounding(model)
+    >>> tolerates_bfloat16(model)
     True
     """
     return isinstance(getattr(model.decoders[0], "family", None), BernoulliFamily | CategoricalFamily)

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from allegory.architectures import build
-from allegory.earlier import as_before, units_of_parameters
+from allegory.legacy import convert_legacy, parameter_units
 from allegory.model import VAE
-from allegory.runtime.storage import part_of, write_atomically
+from allegory.runtime.storage import temporary_path, write_atomically
 from allegory.training.directory import CONFIG, FORMAT, WEIGHTS, read_config, versions
 from allegory.training.tensors import read_tensors, write_tensors
 
@@ -53,7 +53,7 @@ def save(
     """
     if any(hasattr(p, "to_local") for p in model.parameters()):
         raise ValueError("this model is sharded over processes; its run, fit's out, has the whole model: al.load(out)")
-    config: dict[str, Any] = dict(format=FORMAT, **versions(), **units_of_parameters(model), model=model.config, fit={})
+    config: dict[str, Any] = dict(format=FORMAT, **versions(), **parameter_units(model), model=model.config, fit={})
     if model.config is None or arguments is not None:
         config |= {"class": f"{type(model).__module__}.{type(model).__qualname__}", "arguments": arguments or {}}
     taken = config.keys() & (about or {}).keys()
@@ -64,7 +64,7 @@ def save(
     except (TypeError, ValueError) as error:
         raise ValueError(f"arguments and about: wanted what JSON can store, numbers, strings, lists: {error}") from None
     run = Path(os.path.abspath(path))
-    part = part_of(run)
+    part = temporary_path(run)
     try:
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise ValueError(f"{path} exists and is not empty; choose another directory")
@@ -113,7 +113,7 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     else:
         built = _build_custom(run, config, model, own) if model is not None else _build_from_config(run, config, own)
     if "units" not in config:
-        weights = as_before(built, weights)
+        weights = convert_legacy(built, weights)
     if built is not model:
         saved = [weights[name].dtype for name, _ in built.named_parameters() if name in weights]
         built.to(next(iter(saved), torch.get_default_dtype()))

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from allegory.data.builtin import BUILTIN
-from allegory.earlier import units_of_parameters
+from allegory.legacy import parameter_units
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.storage import check_regular, write_atomically
@@ -87,7 +87,7 @@ def new_run(run: str | Path) -> Path:
     path = Path(run)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        sweep(path)
+        remove_partial_files(path)
     except OSError as error:
         raise ValueError(f"cannot make the run directory {path}: {error.strerror}") from None
     check_unoccupied(path)
@@ -101,7 +101,7 @@ def check_unoccupied(run: str | Path) -> None:
         ValueError: it is not empty, or no directory.
     """
     path = Path(run)
-    if path.exists() and (not path.is_dir() or any(not _is_part(entry) for entry in path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(not _is_partial(entry) for entry in path.iterdir())):
         raise ValueError(f"{path} exists and is not empty; choose another directory, or resume the run in it")
 
 
@@ -116,7 +116,7 @@ def removed_if_unwritten(run: Path | None) -> Iterator[None]:
         yield
     except BaseException:
         if run is not None and is_new and processes.rank() == 0 and not (run / LAST).exists():
-            sweep(run)
+            remove_partial_files(run)
             for name in (CONFIG, WEIGHTS, METRICS):
                 (run / name).unlink(missing_ok=True)
             with suppress(OSError):  # a tracker may have written there, too
@@ -124,13 +124,13 @@ def removed_if_unwritten(run: Path | None) -> Iterator[None]:
         raise
 
 
-def sweep(run: Path) -> None:
+def remove_partial_files(run: Path) -> None:
     """Removes the partial files that a kill during a write has left in a run."""
-    for entry in filter(_is_part, run.iterdir()):
+    for entry in filter(_is_partial, run.iterdir()):
         entry.unlink()
 
 
-def _is_part(entry: Path) -> bool:
+def _is_partial(entry: Path) -> bool:
     """Whether a file is what a killed write has left of a file of a run."""
     names = "|".join(map(re.escape, (CONFIG, WEIGHTS, LAST, METRICS)))
     return re.fullmatch(rf"\.({names})\.\d+", entry.name) is not None
@@ -168,7 +168,7 @@ def open_run(
     config: dict[str, Any] = dict(
         format=FORMAT,
         **versions(),
-        **units_of_parameters(model),
+        **parameter_units(model),
         model=getattr(model, "config", None),
         fit=settings,
         inputs=inputs(),
@@ -183,7 +183,7 @@ def open_run(
         same_versions = all(before.get(name) == version for name, version in versions().items())
         check_same_inputs(run, before.get("inputs") or {}, config["inputs"], same_versions)
         _check_not_lost(run)
-        sweep(run)
+        remove_partial_files(run)
     else:
         new_run(run)
     write_json(run / CONFIG, config)

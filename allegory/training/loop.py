@@ -43,9 +43,8 @@ from torch import Tensor
 from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
-from allegory.runtime.checks import no_validation
 from allegory.runtime.memory import caching
-from allegory.runtime.modes import frozen_parts, train_mode
+from allegory.runtime.modes import frozen_parts, no_validation, train_mode
 from allegory.runtime.progress import Progress
 from allegory.runtime.threads import one_at_a_time
 from allegory.trace import Trace
@@ -182,29 +181,29 @@ def fit(
     trackers = Trackers(tracker)
     now = state.position
 
-    kept, shown = directory.removed_if_unwritten(run), Progress(progress, epochs, minutes, len(batches))
-    with kept, _training_context(state, run) as signals, shown as bar:
+    cleanup, view = directory.removed_if_unwritten(run), Progress(progress, epochs, minutes, len(batches))
+    with cleanup, _training_context(state, run) as signals, view as bar:
         state.begin(seed, run if resume else None)
         bar.note(*plan.notes, *plan.note_on_schedules(now, budget))
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)
         while not budget.over(now, clock.seconds):
-            recovery.remember()
+            recovery.take_snapshot()
             train_mode(model, frozen)
-            for rows, x in batches.epoch(now.epoch, now.batch):
-                step(rows, x, budget.done(now, clock.seconds))
-                clock.look()
+            for batch in batches.epoch(now.epoch, now.batch):
+                step(batch, budget.done(now, clock.seconds))
+                clock.update()
                 bar.step(now, clock.seconds, lambda: state.running_bound(batch_size))
                 out_of_time = budget.over(now, clock.seconds) == "minutes"
-                if (clock.save_due or clock.stop_asked or out_of_time) and recovery.lost():
+                if (clock.save_due or clock.stop_requested or out_of_time) and recovery.failed():
                     break
-                if clock.save_due or clock.stop_asked:
+                if clock.save_due or clock.stop_requested:
                     state.save(run, clock)
-                if clock.stop_asked:
+                if clock.stop_requested:
                     raise KeyboardInterrupt
                 if out_of_time:
                     break
-            if recovery.lost():
-                bar.say(recovery.go_back(clock.seconds))
+            if recovery.failed():
+                bar.say(recovery.restart(clock.seconds))
             else:
                 done = budget.done(now, clock.seconds)
                 line = state.end_epoch(len(data), batch_size, None if callable(beta) else plan.warmed(now.step, done))
@@ -215,7 +214,7 @@ def fit(
                 now.history.append(line)
                 bar.epoch(line, now)
                 trackers(line)
-            clock.look()
+            clock.update()
         now.stopped = budget.over(now, clock.seconds)
         average_buffers(average, model)
         state.save(run, clock)
@@ -248,6 +247,6 @@ def _training_context(state: State, run: Path | None) -> Iterator[list[int]]:
             with caught_signals(run is not None) as signals:
                 yield signals
         except KeyboardInterrupt:
-            state.leave()
+            state.load_best()
             raise
-        state.leave()
+        state.load_best()

@@ -19,7 +19,7 @@ from torch import Tensor
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.training import metrics, schema, sharding
-from allegory.training.clipping import no_norms
+from allegory.training.clipping import initial_norms
 from allegory.training.clock import Clock
 from allegory.training.curves import draw_history
 from allegory.training.directory import LAST, WEIGHTS
@@ -163,7 +163,7 @@ class State:
         # Over this epoch: sums of this process's bounds and of the gradient's norm; steps, clipped, skipped, bursts.
         # A NaN stays a NaN.
         self.totals = torch.zeros(6, dtype=torch.float64, device=device)
-        self.norms = no_norms(device)
+        self.norms = initial_norms(device)
 
     def all_totals(self) -> Tensor:
         """The totals, with the bounds summed over all processes."""
@@ -180,7 +180,7 @@ class State:
         """The weights to use: the best on the validation set, else the average."""
         return self.best or self.average.state_dict()
 
-    def leave(self) -> None:
+    def load_best(self) -> None:
         """Leaves the model in eval mode, with the weights to use."""
         self.model.load_state_dict(self.weights())
         self.model.eval()

@@ -63,12 +63,12 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _state(path: Path, metadata: dict[str, str] | None) -> tuple[dict[str, Any], str]:
     """The JSON of a safetensors file, and the SHA-256 of its tensors, which older files do not have."""
-    kept = metadata or {}
+    stored = metadata or {}
     try:
-        found = schema.parse(kept["allegory"], str(path))
+        found = schema.parse(stored["allegory"], str(path))
     except (KeyError, ValueError):
         raise ValueError(f"{path} was not written by allegory") from None
-    if not isinstance(found, dict) or kept.keys() != {"allegory"}:
+    if not isinstance(found, dict) or stored.keys() != {"allegory"}:
         raise ValueError(f"{path} was not written by allegory")
     if not found.keys() & {"state", "sha256"}:
         return found, ""

@@ -1,4 +1,4 @@
-r"""What may be written over: an earlier result of the same kind, and nothing else; never the data that are read."""
+r"""What may be overwritten: an earlier result of the same kind, and nothing else; never the data that are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_out(out: str | Path, *sources: str | Path | None) -> None:
     >>> np.savez("mine.npz", x=np.ones(3))
     >>> check_out("mine.npz")
     Traceback (most recent call last):
-    ValueError: mine.npz exists, and is no result of allegory; choose another name, or remove it
+    ValueError: mine.npz exists, and was not written by allegory; choose another name, or remove it
     """
     path = Path(out)
     for source in (Path(source).resolve() for source in sources if source is not None and Path(source).exists()):
@@ -40,7 +40,7 @@ def check_out(out: str | Path, *sources: str | Path | None) -> None:
         raise ValueError(f"{out} has the name of a file of a run; choose another name")
     check_regular(path)
     if path.exists() and not _is_result(path):
-        raise ValueError(f"{out} exists, and is no result of allegory; choose another name, or remove it")
+        raise ValueError(f"{out} exists, and was not written by allegory; choose another name, or remove it")
 
 
 def _is_result(path: Path) -> bool:

@@ -93,7 +93,7 @@ UNLIKE = {
     "a category of its own": (
         CODES,
         CODES.index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(7.0)),
-        r"^1 of 3000 values are beyond those of train, 0\.\.4, 7$",
+        r"^1 of 3000 values, such as 7, are beyond those of train, 0\.\.4$",
     ),
     "whole in train": ((9 * DRAW).round(), 9 * DRAW, "^whole numbers in train, not in it$"),
     "whole, not in train": (9 * DRAW, (9 * DRAW).round(), "^its values are whole numbers, in train they are not$"),

@@ -26,9 +26,7 @@ def bits(n):
 @pytest.mark.parametrize("build", [chain, ladder])
 @pytest.mark.parametrize("samples", [1, 3, 70, 500])
 def test_what_a_pass_takes_changes_nothing(build, samples, monkeypatch):
-    monkeypatch.setattr(
-        "allegory.evaluation.passes.pairs_per_pass", lambda model, x: 120
-    )  # 500 particles are five passes
+    monkeypatch.setattr("allegory.evaluation.passes.pairs_per_pass", lambda model, x: 120)  # 500 particles: five
     model, x = build(), bits(40)
     found = []
     for pairs in (40, 100, 1000, None, 10**6):

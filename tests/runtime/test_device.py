@@ -63,7 +63,7 @@ def test_a_step_of_training_waits_for_nothing(meta, name, objective, stored, tmp
             transform=lambda rows: seen.append(rows.device) or rows,
         )  # fmt: skip
     assert seen == [meta] * 3
-    assert [entry.name for entry in error.traceback if entry.path.parent.name == "training"] == ["fit", "lost"]
+    assert [entry.name for entry in error.traceback if entry.path.parent.name == "training"] == ["fit", "failed"]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -74,4 +74,4 @@ def test_scoring_waits_for_nothing(meta, name):
         al.evaluate(model, x, samples=50, pairs=100)
     names = [entry.name for entry in error.traceback if entry.path.parent.name == "evaluation"]
     assert names[0] == "evaluate"
-    assert not {"gather", "_pass_statistics", "noise"} & {*names}
+    assert not {"run_passes", "_pass_statistics", "noise"} & {*names}

@@ -149,11 +149,11 @@ def own(out):
 @contextmanager
 def apart():
     """As where somebody else has initialised torch.distributed."""
-    before, processes.inside = processes.inside, 0
+    before, processes.nesting = processes.nesting, 0
     try:
         yield
     finally:
-        processes.inside = before
+        processes.nesting = before
 
 
 def differing(out):
