@@ -103,6 +103,12 @@ class Place(click.ParamType):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name; an empty one, as of a variable of the shell that is not set, would mean the current folder."""
+        if value == "":
+            self.fail("got '', wanted a name", param, ctx)
+        return value
+
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Leaves the files or folders to the shell."""
         return [CompletionItem(incomplete, type=self.name)]
@@ -378,7 +384,8 @@ def check_stored(stored: Any, where: str) -> dict[str, Any]:
     for option in TRAINING:
         value = stored.get(option.name)
         wanted, holds = _stored_kind(option.kind)
-        if value is not None and not holds(value):
+        may_lack = option.default in (None, DEPENDS) or option.name not in stored
+        if not (value is None and may_lack) and not holds(value):
             raise ValueError(f"{where}, command: {option.name} is {reprlib.repr(value)}, wanted {wanted}")
     return stored
 

@@ -200,7 +200,7 @@ def load(
     seed: int = 0,
     split: str = "random",
     array: str | None = None,
-    size: Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
 ) -> Data:
     """The three splits of a built-in set, or of a path.
 
@@ -268,13 +268,23 @@ def _load_path(
     seed: int = 0,
     split: str = "random",
     array: str | None = None,
-    size: Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
 ) -> Data:
-    wanted = (size[0], size[-1]) if size else None
+    wanted = _both(size)
     parts = read_splits(path, array, wanted)
     examples, rows = cut(parts, seed, split, name)
     names = [file for part in parts.values() for file in part.names]
     return Data(name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names)
+
+
+def _both(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Width and height, of which one number means both."""
+    if size is None:
+        return None
+    numbers = [size] if isinstance(size, int) else list(size)
+    if len(numbers) not in (1, 2) or any(not hasattr(n, "__index__") or n < 1 for n in numbers):
+        raise ValueError(f"size={size}: wanted width and height in pixels, or one number for both")
+    return int(numbers[0]), int(numbers[-1])
 
 
 def load_together(source: str | Path, **choices: Any) -> Data:
@@ -327,7 +337,7 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
 
 
 def read(
-    source: str | Path, *, dynamic: bool = False, array: str | None = None, size: Sequence[int] | None = None
+    source: str | Path, *, dynamic: bool = False, array: str | None = None, size: int | Sequence[int] | None = None
 ) -> Tensor:
     """All examples of a path, (N, *event), in their own order; for a built-in set its test split. `array` and `size` as
     in `load`.
@@ -339,7 +349,7 @@ def read(
     """
     if dynamic or _is_builtin(source):
         return load(source, dynamic=dynamic).test
-    parts = [part.x for part in read_splits(Path(source), array, size and (size[0], size[-1])).values()]
+    parts = [part.x for part in read_splits(Path(source), array, _both(size)).values()]
     if isinstance(parts[0], Stored) and len(parts) > 1:
         return cast(Tensor, Stored(parts[0].source))
     return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -213,7 +213,7 @@ class State:
         """
         now, objective = self.position, line.get("objective")
         value, best = (line["bound"], now.best_bound) if objective is None else (objective, now.best_objective)
-        if warm and (best is None or value > best):
+        if warm and not math.isnan(value) and (best is None or value > best):
             now.best_bound, now.best_objective, now.best_epoch = line["bound"], objective, line["epoch"]
             self.best = _clone(self.average.state_dict())
 
@@ -289,11 +289,13 @@ class State:
         tensors["totals"] = self.all_totals()
         tensors = sharding.full_tensors(tensors)
         if processes.rank() == 0:
+            of_run = {"config": checkpoint.config_digest(checkpoint.read_config(run))}
+            position |= of_run
             if not (run / checkpoint.LAST).exists():  # the first time, so that weights without it have lost it
                 checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
-            checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
+            checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, of_run)
             position |= self.metrics.write(run, position.pop("history"))
             checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written

@@ -51,7 +51,7 @@ from allegory.families import BernoulliFamily
 from allegory.model import VAE
 from allegory.runtime.devices import choose_device
 from allegory.training import metrics, schema
-from allegory.training.checkpoint import CONFIG, LAST, load, read_config, read_state
+from allegory.training.checkpoint import CONFIG, LAST, check_same_run, load, read_config, read_state
 from allegory.views.figures import expected, save_pictures
 
 __all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]
@@ -504,6 +504,7 @@ def summary(run: str | Path) -> Summary:
         ValueError: not a run, or its checkpoint is damaged.
     """
     config, position = read_config(run), _read_position(Path(run) / LAST)
+    check_same_run(Path(run), config, position, LAST)
     history = _read_history(Path(run), position) if position else []
     kept = [line for line in history if line["epoch"] == position.get("best_epoch")] or history[-1:]
     scored: dict[str, Any] = kept[0] if kept and "elbo" in kept[0] else {}
