@@ -23,6 +23,8 @@ __all__ = [
 ]  # fmt: skip
 
 EPOCHS = 100
+SHORTENED = reprlib.Repr()
+SHORTENED.maxstring = 60
 ARCHITECTURES = ("mlp", "conv")
 LIKELIHOODS = (  # those of allegory.architectures, which waits for torch
     "auto", "normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t", "bernoulli",
@@ -82,7 +84,7 @@ class Number(click.ParamType):
         except ValueError:
             number = None
         if number is None or not self.holds(number):
-            self.fail(f"got {text!r}, wanted {self.wanted}", param, ctx)
+            self.fail(f"got {SHORTENED.repr(text)}, wanted {self.wanted}", param, ctx)
         return number
 
 
@@ -93,7 +95,9 @@ class Choice(click.Choice):
         """The name, if it is one of them."""
         if value not in self.choices:
             names = [str(choice) for choice in self.choices]
-            self.fail(f"got {value!r}{nearest(str(value), names)}; wanted one of {', '.join(names)}", param, ctx)
+            self.fail(
+                f"got {SHORTENED.repr(value)}{nearest(str(value), names)}; wanted one of {', '.join(names)}", param, ctx
+            )
         return value
 
 

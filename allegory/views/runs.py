@@ -15,6 +15,7 @@ Shapes: N examples x, (N, *event); n draws; T levels; K particles of a reported 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -543,6 +544,6 @@ def _read_history(run: Path, position: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _read_position(path: Path) -> dict[str, Any]:
     """The position in the last checkpoint, without its tensors; empty before the first one."""
-    if not path.exists():
+    if not os.path.lexists(path):  # a link that leads nowhere is damage
         return {}
     return schema.check(read_state(path), schema.POSITION, f"{path}, position", ("epoch", "step"))

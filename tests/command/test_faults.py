@@ -260,6 +260,7 @@ def test_nothing_is_written_among_the_images_that_are_the_data(capsys, monkeypat
     assert "whose images are the data" in fails(capsys, "train", ".")
     monkeypatch.chdir("..")
     assert main(["train", "images", "--out", "run", *TINY]) == 0
+    capsys.readouterr()
     for out in ("images/new.png", "images/deep/new.png"):
         assert "is in the data that are read" in fails(capsys, "sample", "run", "--out", out)
     for _ in range(2):  # its own result, with the names of the files, is written over
