@@ -32,21 +32,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, Transform, constraints
+from torch.distributions import Distribution, Independent, Normal, Transform, constraints
 from torch.distributions import NegativeBinomial as TorchNegativeBinomial
 from torch.distributions import Poisson as TorchPoisson
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import broadcast_all
 
 from allegory.runtime import processes
-from allegory.runtime.checks import place
+from allegory.support import check_support
 
 __all__ = [
     "Bernoulli",
@@ -58,35 +58,9 @@ __all__ = [
     "OptimalNormal",
     "Poisson",
     "bernoulli_log_mass",
-    "check_support",
     "tempered",
     "with_tensors",
 ]
-
-
-def check_support(law: Distribution, x: Tensor, name: str = "x", rows: Sequence[Any] | None = None) -> None:
-    """Raises a ValueError, in one line, where `law` gives values of `x` no probability.
-
-    Args:
-        law: any distribution whose event shape `x` ends with.
-        x: (N, *event) values.
-        name: of `x` in the message.
-        rows: (N,) what the user calls the rows of `x`; by default their numbers.
-    """
-    while isinstance(law, Independent):
-        law = law.base_dist
-    support: Any = law.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    inside = support.check(x)
-    if not bool(inside.all()):
-        first = (~inside).nonzero()[0].tolist()
-        advice = f" {law.advice}" if isinstance(law, Bernoulli) else ""
-        raise ValueError(
-            f"{name}: {int((~inside).sum())} of {inside.numel()} values are outside the support of "
-            f"{_law_name(law)}, {_support_name(support)}; the first is "
-            f"{x[tuple(first)].flatten()[0].item():g} in {place(first, rows)}.{advice}"
-        )
 
 
 def with_tensors(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -133,24 +107,6 @@ def tempered(law: Distribution, temperature: float) -> Distribution:
     if not isinstance(law, Normal):
         raise ValueError(f"temperature={temperature}: wanted 1, since {type(law).__name__} is not normal")
     return Normal(law.loc, law.scale * temperature, validate_args=False)
-
-
-def _law_name(law: Distribution) -> str:
-    if isinstance(law, MixtureSameFamily):
-        return f"a mixture of {type(law.component_distribution).__name__}"
-    return type(law).__name__
-
-
-def _support_name(support: Any) -> str:
-    if isinstance(support, type(constraints.boolean)):
-        return "0 or 1"
-    if isinstance(support, constraints.integer_interval):
-        return f"the integers {int(support.lower_bound)} to {int(support.upper_bound)}"
-    if isinstance(support, type(constraints.nonnegative_integer)):
-        return "the whole numbers 0, 1, 2, ..."
-    if isinstance(support, constraints.interval):
-        return f"the numbers from {support.lower_bound:g} to {support.upper_bound:g}"
-    return str(support)
 
 
 class Bernoulli(TorchBernoulli):

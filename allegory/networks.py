@@ -39,6 +39,7 @@ __all__ = [
     "bottleneck",
     "mlp",
     "scaled",
+    "zeroed",
 ]
 
 
@@ -125,6 +126,14 @@ def bottleneck(
 def scaled(layer: Any, depth: int) -> Any:
     """The layer, with its weights scaled by 1 / sqrt(depth) and its bias zeroed."""
     layer.weight.mul_(1 / math.sqrt(depth))
+    layer.bias.zero_()
+    return layer
+
+
+@torch.no_grad()
+def zeroed(layer: Any) -> Any:
+    """The layer, with its weights and its bias zeroed."""
+    layer.weight.zero_()
     layer.bias.zero_()
     return layer
 

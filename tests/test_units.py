@@ -10,7 +10,7 @@ from scipy import stats
 from torch.testing import assert_close
 
 import allegory as al
-from allegory import architectures, families, networks
+from allegory import architectures, families, likelihoods, networks
 from allegory.priors import VampPrior
 from allegory.units import units_of
 
@@ -69,7 +69,7 @@ def test_one_wild_row_does_not_change_the_model_of_the_others():
 
 
 U = [("mlp", [2], {}), ("mlp", [3, 2], {}), ("mlp", [3, 2], {"top_down": True}), ("conv", [1, 2], {})]
-UNITED = [*architectures.CONTINUOUS, "normal_fixed"]
+UNITED = [*likelihoods.CONTINUOUS, "normal_fixed"]
 EVERY = [(name, "standard", *rest) for name in UNITED for rest in U] + [
     ("normal", prior, *rest) for prior in architectures.PRIORS[1:] for rest in U
 ]

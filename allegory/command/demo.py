@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from allegory import architectures
-from allegory.data.splits import describe, load
+from allegory.data.description import describe
+from allegory.data.splits import load
 from allegory.evaluation.bounds import evaluate
 from allegory.model import VAE
-from allegory.training.checkpoint import new_run, write_json
+from allegory.training.directory import new_run, write_json
 from allegory.training.loop import fit
 from allegory.views.figures import expected, save_sheet
 from allegory.views.page import report

@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import evaluating, log_likelihood, pairs_per_pass
+from allegory.evaluation.bounds import log_likelihood
+from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.model import VAE, Choose, Latents, Laws
 from allegory.runtime.threads import one_at_a_time
 

@@ -40,8 +40,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.evaluation.bounds import TRUSTED, Evaluation, evaluate, evaluating, pairs_per_pass
+from allegory.evaluation.bounds import TRUSTED, Evaluation, evaluate
 from allegory.evaluation.marginals import baseline
+from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.ladder import TopDown
 from allegory.model import VAE
 from allegory.runtime.html import html_table

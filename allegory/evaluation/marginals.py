@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, StudentT, constraints
 
 from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
-from allegory.evaluation.bounds import evaluating
+from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
 
 __all__ = ["baseline", "independent_elements", "mean_log_prob"]

@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from allegory import objectives
 from allegory.data.stored import Stored
-from allegory.evaluation.bounds import bears_rounding
 from allegory.evaluation.marginals import baseline
+from allegory.evaluation.speed import bears_rounding
 from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
@@ -25,7 +25,7 @@ from allegory.runtime.compilation import PAYS, choose_compile, has_compiler, tim
 from allegory.runtime.modes import frozen_parts, train_mode
 from allegory.runtime.precision import choose_precision
 from allegory.training.budget import Budget
-from allegory.training.checkpoint import stored_settings
+from allegory.training.directory import stored_settings
 from allegory.training.schedule import (
     WITHIN,
     Cosine,

@@ -40,7 +40,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.model import VAE, Trace
+from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
 from allegory.runtime.checks import no_validation
@@ -48,7 +48,8 @@ from allegory.runtime.memory import caching
 from allegory.runtime.modes import frozen_parts, train_mode
 from allegory.runtime.progress import Progress
 from allegory.runtime.threads import one_at_a_time
-from allegory.training import arguments, checkpoint, sharding
+from allegory.trace import Trace
+from allegory.training import arguments, directory, sharding
 from allegory.training.averaging import average_buffers
 from allegory.training.batches import Batches
 from allegory.training.budget import Budget
@@ -137,7 +138,7 @@ def fit(
         shard: "cpu" or "cuda": each of several processes keeps only its part of the model, on that device, for models
             too large for one. The model stays sharded, so out is required: load the whole model from the run. Not
             compiled.
-        out: a run directory to write; see `allegory.training.checkpoint`. The first of several processes writes it.
+        out: a run directory to write; see `allegory.training.directory`. The first of several processes writes it.
         resume: continue from out's last checkpoint, if there is one, as if the run had not been interrupted.
         about: JSON to store in out's config.json.
         checkpoint_seconds: how often to write a checkpoint.
@@ -172,7 +173,7 @@ def fit(
     batches = Batches(data, batch_size, seed, transform)
     budget = Budget(epochs, minutes, patience, len(batches))
     state = State(model, average, plan.lr(0, 0.0), weight_decay, plan.baseline)
-    run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about, inputs))
+    run = processes.broadcast(lambda: directory.open_run(out, resume, model, settings, about, inputs))
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
     of_model = model_score(model, objective, samples, precision=plan.precision)
     fused = FusedStep(state, of_model, min(batch_size, len(data)), clip, skip, plan.fuse)
@@ -181,7 +182,7 @@ def fit(
     trackers = Trackers(tracker)
     now = state.position
 
-    kept, shown = checkpoint.removed_if_unwritten(run), Progress(progress, epochs, minutes, len(batches))
+    kept, shown = directory.removed_if_unwritten(run), Progress(progress, epochs, minutes, len(batches))
     with kept, _training_context(state, run) as signals, shown as bar:
         state.begin(seed, run if resume else None)
         bar.note(*plan.notes, *plan.note_on_schedules(now, budget))
@@ -189,8 +190,8 @@ def fit(
         while not budget.over(now, clock.seconds):
             recovery.remember()
             train_mode(model, frozen)
-            for rows, x in batches.epoch(now.epoch, now.batch):
-                step(rows, x, budget.done(now, clock.seconds))
+            for batch in batches.epoch(now.epoch, now.batch):
+                step(batch, budget.done(now, clock.seconds))
                 clock.look()
                 bar.step(now, clock.seconds, lambda: state.running_bound(batch_size))
                 out_of_time = budget.over(now, clock.seconds) == "minutes"

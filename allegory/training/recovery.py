@@ -95,10 +95,11 @@ class Recovery:
         """Runs the epoch again, checks every step, and names the first failure."""
         state, now, device = self.state, self.state.position, self.state.totals.device
         large = f"the gradient was above {self.step.skip:g} times its usual size, {SKIPS + 1} times in a row"
-        for rows, x in self.batches.epoch(now.epoch, now.batch):
+        for batch in self.batches.epoch(now.epoch, now.batch):
+            rows = batch.rows
             mine = processes.local_rows(rows)
             with torch.random.fork_rng(), torch.no_grad(), autocast(device, self.precision):
-                trace = state.model(x, samples=self.samples)
+                trace = state.model(batch.x, samples=self.samples)
                 terms = {"log p(x | z_1)": trace.log_px}
                 terms |= {f"the rate of level {t}": rate for t, rate in enumerate(trace.kl, start=1)}
             for name, term in terms.items():
@@ -107,7 +108,7 @@ class Recovery:
                 if bad:
                     where = f"{len(bad)} of {len(rows)} rows, {self._list(bad)}"
                     return f"step {now.step + 1}: {name} is not finite in {where}"
-            self.step(rows, x, self.budget.done(now, seconds))
+            self.step(batch, self.budget.done(now, seconds))
             if not bool(torch.isfinite(state.all_totals()).all()):
                 return f"step {now.step}: the bound was finite, but its gradient was not"
             if self.lost():

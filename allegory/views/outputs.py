@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from allegory.runtime.storage import check_regular
-from allegory.training.checkpoint import CONFIG, LAST, METRICS, WEIGHTS
+from allegory.training.directory import CONFIG, LAST, METRICS, WEIGHTS
 
 __all__ = ["GENERATOR", "check_out"]
 

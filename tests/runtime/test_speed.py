@@ -115,7 +115,7 @@ def test_measuring_draws_no_numbers():
 
 
 def test_evaluation_measures_what_is_left_open(speedup, monkeypatch):
-    from allegory.evaluation import bounds
+    from allegory.evaluation import speed
 
     monkeypatch.setattr(compilation, "has_compiler", lambda device: True)
     model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8]).double().eval()
@@ -123,18 +123,18 @@ def test_evaluation_measures_what_is_left_open(speedup, monkeypatch):
     x = (torch.rand(30, 6) < 0.5).double()
     state = torch.get_rng_state()
     speedup(3.0)
-    assert bounds.choose_speed(model, x, 10)[:2] == ("bfloat16", False)
-    assert bounds.choose_speed(continuous, x, 10)[:2] == ("float32", False)
-    monkeypatch.setattr(bounds, "timed", lambda function, device, enough: function() is None or 1e6)
-    _, compile, notes = bounds.choose_speed(model, x, 10)
+    assert speed.choose_speed(model, x, 10)[:2] == ("bfloat16", False)
+    assert speed.choose_speed(continuous, x, 10)[:2] == ("float32", False)
+    monkeypatch.setattr(speed, "timed", lambda function, device, enough: function() is None or 1e6)
+    _, compile, notes = speed.choose_speed(model, x, 10)
     assert compile
     assert len(notes) == 2
     assert torch.equal(state, torch.get_rng_state())
     speedup(0.1)
     torch.set_rng_state(state)
-    measured = bounds.log_likelihood(model, x, 4, precision="auto", compile=False)
+    measured = al.log_likelihood(model, x, 4, precision="auto", compile=False)
     torch.set_rng_state(state)
-    assert torch.equal(bounds.log_likelihood(model, x, 4), measured)
+    assert torch.equal(al.log_likelihood(model, x, 4), measured)
     with pytest.raises(ValueError, match="wanted 'float32', 'bfloat16' or 'auto'"):
         al.evaluate(model, x, precision="half")
 
