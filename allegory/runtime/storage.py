@@ -29,7 +29,7 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "GENERATOR", "append", "as_json", "atomic_path", "check_regular", "locked", "nulls_as_nan", "part_of",
+    "GENERATOR", "append", "as_json", "atomic_path", "check_regular", "locked", "nulls_as_nan", "temporary_path",
     "write_arrays", "write_arrays_in_parts", "write_atomically",
 ]  # fmt: skip
 
@@ -40,7 +40,7 @@ GENERATOR = "allegory"
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file next to `path`, to write to: it is synced and renamed to `path` on success, else removed."""
-    part = part_of(path)
+    part = temporary_path(path)
     try:
         yield part
         with part.open("rb+") as stream:
@@ -50,7 +50,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def part_of(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """The temporary name next to `path` of what this process writes; what killed processes have left there is removed.
 
     >>> Path(".page.html.999999999").write_text("<html>")        # of a process that is no more

@@ -24,18 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import (
-    Evaluation,
-    bound_curve,
-    evaluating,
-    log_likelihood,
-    pairs_per_pass,
-    posterior_moments,
-)
+from allegory.evaluation.bounds import Evaluation, bound_curve, log_likelihood
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
+from allegory.evaluation.moments import posterior_moments
+from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
-from allegory.training.checkpoint import METRICS, WEIGHTS
+from allegory.training.directory import METRICS, WEIGHTS
 from allegory.views import plots
 from allegory.views.figures import are_images, expected, sheet
 from allegory.views.outputs import check_out

@@ -14,7 +14,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.training import checkpoint
+from allegory.training import checkpoint, tensors
 
 
 class Small(al.VAE):
@@ -269,7 +269,7 @@ def test_a_model_that_is_given_needs_no_description(tmp_path):
 
 def earlier(run, **dtypes):
     """Rewrites the weights as an earlier version did, without hashes."""
-    weights, _ = checkpoint.read_tensors(run / "weights.safetensors")
+    weights, _ = tensors.read_tensors(run / "weights.safetensors")
     weights = {name: value.to(dtypes.get(name.replace(".", "_"), value.dtype)) for name, value in weights.items()}
     save_file(weights, run / "weights.safetensors", {"allegory": "{}"})
 
@@ -292,7 +292,7 @@ def test_a_run_without_hashes_that_asks_for_a_huge_model_takes_no_memory(tmp_pat
 
 def test_weights_of_another_type_are_refused(tmp_path):
     run = trained(tmp_path / "run")
-    name = next(name for name in checkpoint.read_tensors(run / "weights.safetensors")[0] if name.endswith("bias"))
+    name = next(name for name in tensors.read_tensors(run / "weights.safetensors")[0] if name.endswith("bias"))
     for dtype in (torch.int64, torch.float16):
         earlier(run, **{name.replace(".", "_"): dtype})
         with pytest.raises(
@@ -363,9 +363,8 @@ def test_no_clipping_is_strict_json_and_can_be_resumed(tmp_path):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"fit": config["fit"] | {"clip": math.inf}}))  # as before
     for name in ("weights", "last"):  # which had no hashes either
-        state = checkpoint.read_state(run / f"{name}.safetensors")
-        tensors, _ = checkpoint.read_tensors(run / f"{name}.safetensors")
+        values, state = tensors.read_tensors(run / f"{name}.safetensors")
         state.pop("config")
-        checkpoint.write_tensors(run / f"{name}.safetensors", tensors, state)
+        tensors.write_tensors(run / f"{name}.safetensors", values, state)
     trained(run, clip=math.inf, epochs=4, resume=True)
     assert al.Run(run).summary.epochs == 4
