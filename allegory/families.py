@@ -34,6 +34,7 @@ from torch.distributions import Normal as NormalLaw
 
 from allegory.distributions import (
     Bernoulli,
+    Codes,
     ContinuousBernoulli,
     DiscretizedLogistic,
     IndependentBernoulli,
@@ -174,18 +175,19 @@ class ContinuousBernoulliFamily(Family):
 
 
 class CategoricalFamily(Family):
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, lowest: int = 0) -> None:
         super().__init__()
         if k < 2:
             raise ValueError(f"categorical({k}): wanted at least 2 categories")
-        self.size = k
+        self.size, self.lowest = k, lowest
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
         logits = _to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
-        return Independent(Categorical(logits=logits), event_dim)
+        law = Codes(logits, self.lowest) if self.lowest else Categorical(logits=logits)
+        return Independent(law, event_dim)
 
     def extra_repr(self) -> str:
-        return str(self.size)
+        return f"{self.size}, lowest={self.lowest}" if self.lowest else str(self.size)
 
 
 class DiscretizedLogisticFamily(Family):
@@ -354,13 +356,14 @@ def normal_optimal() -> Family:
     return NormalOptimal()
 
 
-def categorical(k: int) -> Family:
-    """Categories 0, ..., k - 1, in no order. phi: k logits per element. A mass. Also for a few grey levels.
+def categorical(k: int, lowest: int = 0) -> Family:
+    """Categories 0, ..., k - 1, or from `lowest` on, in no order. phi: k logits per element. A mass. Also for a few
+    grey levels.
 
     >>> categorical(4)(torch.zeros(1, 4 * 3)).log_prob(torch.tensor([[0, 3, 2]]))
     tensor([-4.1589])
     """
-    return CategoricalFamily(k)
+    return CategoricalFamily(k, lowest)
 
 
 def discretized_logistic(bins: int = 256) -> Family:

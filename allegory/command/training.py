@@ -97,14 +97,15 @@ def train(
         numbers = math.prod(source.train.shape)
         console.say(f"{data}: the {numbers:,} values of the training split stay on disk and are read as they are drawn")
     examples, about = source.scored_as(_likelihood(options["likelihood"], source))
-    for line in remarks(examples.head, about["likelihood"]):
+    for line in remarks(examples.with_offset(examples.head), about["likelihood"]):
         console.say(line)
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
     parts = {key: options[key] for key in MODEL[options["architecture"]] if key in options}
-    parts |= {"event_shape": examples.event_shape, "likelihood": about["likelihood"], "categories": about["categories"]}
+    parts |= {"event_shape": examples.event_shape, "likelihood": about["likelihood"]}
+    parts |= {"categories": about["categories"], "lowest": about.get("lowest")}
     _check_memory(build, parts)
     torch.manual_seed(options["seed"])
-    model = build(**parts, data=examples.head)
+    model = build(**parts, data=examples.head, row_names=examples.row_names("train"))
     model = model if shard else model.to(where)
     sizes = len(examples.train), options["batch_size"], options["epochs"]
     if options["kl_warmup"] is None:
@@ -112,6 +113,9 @@ def train(
     if options["lr_warmup"] is None:
         options["lr_warmup"] = lr_warmup_steps(*sizes)
     console.say(f"{model!r}, on {where}")
+    if model.config.get("padded"):
+        size = " x ".join(map(str, examples.event_shape[1:]))
+        console.say(f"{size} are padded for the convolutions; the likelihood is of the {size} alone")
     _check(model, examples, where, fits=None if options["likelihood"] == "auto" else source.choose_likelihood())
     try:
         record = fit(

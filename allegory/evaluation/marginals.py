@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, StudentT, constraints
 
-from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
+from allegory.distributions import Codes, ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
 from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
 
@@ -90,8 +90,11 @@ def _fit(law: Any, support: Any, x: Tensor) -> Distribution | None:
     found: Distribution | None = None
     if isinstance(support, type(constraints.boolean)):
         found = _histogram(x, 2)
-    elif isinstance(support, constraints.integer_interval) and support.lower_bound == 0:
-        found = _histogram(x, int(support.upper_bound) + 1)
+    elif isinstance(support, constraints.integer_interval):
+        lowest = int(support.lower_bound)
+        found = _histogram(x - lowest, int(support.upper_bound) - lowest + 1)
+        if lowest:
+            found = Codes(found.logits, lowest, validate_args=False)
     elif isinstance(support, type(constraints.nonnegative_integer)):
         found = _negative_binomial(_subsample(x, MAX_FIT_NUMBERS), x)
     elif isinstance(law, ContinuousBernoulli):
@@ -108,7 +111,7 @@ def _subsample(x: Any, numbers: int) -> Tensor:
     return x[torch.arange(0, len(x), step)]
 
 
-def _histogram(x: Tensor, k: int) -> Distribution:
+def _histogram(x: Tensor, k: int) -> Categorical:
     flat = x.reshape(len(x), -1).long()
     size, n = flat.shape[1], len(x)
     cells = (flat + k * torch.arange(size)).flatten()

@@ -164,7 +164,7 @@ def fit(
         lr_final=lr_final, kl_warmup=kl_warmup, beta=beta, weight_decay=weight_decay, clip=clip, skip=skip,
         ema=ema, patience=patience, precision=precision, compile=compile, seed=seed, objective=objective,
     )  # fmt: skip
-    plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume)
+    plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume, row_names)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
     average, frozen = _copy_for_average(model, shard), frozen_parts(model)
     inputs = functools.partial(describe_inputs, model, data, valid, transform)

@@ -52,6 +52,7 @@ MODEL = {
     "hidden": _list_of(COUNT), "scales": _list_of(COUNT), "stem": COUNT, "channels": COUNT, "blocks": COUNT,
     "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,
     "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
+    "lowest": WHOLE, "padded": SWITCH,
 }  # fmt: skip
 """Of `model.config`."""
 
@@ -69,7 +70,7 @@ DATA = {
     "source": TEXT, "dynamic": SWITCH, "seed": INDEX, "event_shape": _list_of(INDEX), "examples": _list_of(INDEX, 3),
     "likelihood": TEXT, "categories": _either(COUNT, NOTHING), "two_values": _either(_list_of(FINITE, 2), NOTHING),
     "range": _list_of(NUMBER, 2), "checksum": TEXT, "split": TEXT, "array": TEXT, "size": _list_of(COUNT, 2),
-    "lowest": FINITE,
+    "lowest": FINITE, "offset": _either(_list_of(FINITE), NOTHING),
 }  # fmt: skip
 """Of the description of the data, as `allegory.data.describe` writes it."""
 
