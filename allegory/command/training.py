@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ FIT = (
     "epochs", "minutes", "samples", "batch_size", "lr", "lr_warmup", "kl_warmup", "beta", "weight_decay", "ema",
     "patience", "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
+COPIES = 10  # of the weights: the best, the average, gradients, moments, and what they were when the epoch began
 READING = ("dynamic", "split", "array", "size")
 MODEL = {  # the settings that each architecture takes
     "mlp": ("latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down"),
@@ -65,13 +67,15 @@ def train(
     from allegory.training.directory import CONFIG, LAST, check_unoccupied, read_config
     from allegory.views.figures import save_pictures
 
-    console.imports_done()
+    console.imports_done(data)
     where = console.device(device or "auto")
     named = out is not None
     if out is None:
         if resume:
             raise ValueError("--resume continues a run; name it: --out RUN")
-        out = processes.broadcast(lambda: f"runs/{Path(data).stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}")
+        out = processes.broadcast(lambda: _unused_name(f"runs/{Path(data).stem or 'data'}"))
+    if not resume and os.path.isdir(data) and Path(os.path.realpath(data)) in Path(os.path.realpath(out)).parents:
+        raise ValueError(f"--out {out} is in {data}, whose images are the data: those of the run would be among them")
     stored: Any = {}
     if resume and (Path(out) / CONFIG).exists():
         config = read_config(out)
@@ -95,13 +99,13 @@ def train(
     examples, about = source.scored_as(_likelihood(options["likelihood"], source))
     for line in remarks(examples.with_offset(examples.head), about["likelihood"]):
         console.say(line)
-    torch.manual_seed(options["seed"])
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
     parts = {key: options[key] for key in MODEL[options["architecture"]] if key in options}
-    model = build(
-        examples.event_shape, about["likelihood"], **parts, categories=about["categories"],
-        lowest=about.get("lowest"), data=examples.head, row_names=examples.row_names("train"),
-    )  # fmt: skip
+    parts |= {"event_shape": examples.event_shape, "likelihood": about["likelihood"]}
+    parts |= {"categories": about["categories"], "lowest": about.get("lowest")}
+    _check_memory(build, parts)
+    torch.manual_seed(options["seed"])
+    model = build(**parts, data=examples.head, row_names=examples.row_names("train"))
     model = model if shard else model.to(where)
     sizes = len(examples.train), options["batch_size"], options["epochs"]
     if options["kl_warmup"] is None:
@@ -157,6 +161,32 @@ def train(
         less = f"the bound, {bound:.2f}, is worse than " if bound < record.baseline else ""
         print(f"{less}the baseline of independent elements: {record.baseline:.2f}")
     print(f"next: allegory evaluate {out}")
+
+
+def _check_memory(build: Any, parts: dict[str, Any]) -> None:
+    """Counts the parameters, before there are any: a system that gives out more memory than it has would kill this."""
+    import torch
+
+    from allegory.runtime.memory import available
+
+    try:
+        with torch.device("meta"):
+            numbers = sum(p.numel() for p in build(**parts).parameters())
+    except (NotImplementedError, ValueError):  # a part that looks at numbers, or what is refused when it is built
+        return
+    needed = COPIES * numbers * torch.get_default_dtype().itemsize
+    if needed > available():
+        raise ValueError(
+            f"the model has {numbers:,} parameters, which take about {needed / 2**30:,.0f} GiB to train, of "
+            f"{available() / 2**30:,.1f} GiB of memory; wanted fewer or smaller levels or layers"
+        )
+
+
+def _unused_name(name: str) -> str:
+    """The name with the date and the time; with a number, too, where another training has begun in this second."""
+    name += time.strftime("-%Y%m%d-%H%M%S")
+    names = (name, *(f"{name}-{i}" for i in range(2, 10_000)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _check(model: Any, examples: Any, where: Any, fits: tuple[str, str] | None) -> None:

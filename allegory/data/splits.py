@@ -218,7 +218,7 @@ def load(
     seed: int = 0,
     split: str = "random",
     array: str | None = None,
-    size: Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
 ) -> Data:
     """The three splits of a built-in set, or of a path.
 
@@ -322,10 +322,10 @@ def _load_path(
     seed: int = 0,
     split: str = "random",
     array: str | None = None,
-    size: Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
     offset: Any = "find",
 ) -> Data:
-    wanted = (size[0], size[-1]) if size else None
+    wanted = _both(size)
     parts = read_splits(path, array, wanted, offset)
     examples, rows = cut(parts, seed, split, name)
     names = [file for part in parts.values() for file in part.names]
@@ -334,6 +334,16 @@ def _load_path(
         name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names,
         offset=None if taken is None else torch.from_numpy(taken),
     )  # fmt: skip
+
+
+def _both(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Width and height, of which one number means both."""
+    if size is None:
+        return None
+    numbers = [size] if isinstance(size, int) else list(size)
+    if len(numbers) not in (1, 2) or any(not hasattr(n, "__index__") or n < 1 for n in numbers):
+        raise ValueError(f"size={size}: wanted width and height in pixels, or one number for both")
+    return int(numbers[0]), int(numbers[-1])
 
 
 def load_together(source: str | Path, **choices: Any) -> Data:
@@ -391,7 +401,7 @@ def read(
     *,
     dynamic: bool = False,
     array: str | None = None,
-    size: Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
     offset: Any = None,
     channels: int | None = None,
 ) -> Tensor:
@@ -408,7 +418,7 @@ def read(
     if dynamic or _is_builtin(source):
         return load(source, dynamic=dynamic).test
     wanted = "find" if offset is None else np.asarray(offset, np.float64) if np.any(offset) else None
-    found = [*read_splits(Path(source), array, size and (size[0], size[-1]), wanted, channels).values()]
+    found = [*read_splits(Path(source), array, _both(size), wanted, channels).values()]
     if offset is None and found[0].offset is not None:
         first = np.argwhere(found[0].offset)[0].tolist()
         raise ValueError(

@@ -22,7 +22,7 @@ from allegory.training import metrics, schema, sharding
 from allegory.training.clipping import initial_norms
 from allegory.training.clock import Clock
 from allegory.training.curves import draw_history
-from allegory.training.directory import LAST, WEIGHTS
+from allegory.training.directory import LAST, WEIGHTS, config_digest, read_config
 from allegory.training.tensors import read_tensors, write_tensors
 
 __all__ = ["Position", "Record", "Snapshot", "State", "rank_seed"]
@@ -215,7 +215,7 @@ class State:
         """
         now, objective = self.position, line.get("objective")
         value, best = (line["bound"], now.best_bound) if objective is None else (objective, now.best_objective)
-        if warm and (best is None or value > best):
+        if warm and not math.isnan(value) and (best is None or value > best):
             now.best_bound, now.best_objective, now.best_epoch = line["bound"], objective, line["epoch"]
             self.best = _clone(self.average.state_dict())
 
@@ -291,11 +291,13 @@ class State:
         tensors["totals"] = self.all_totals()
         tensors = sharding.full_tensors(tensors)
         if processes.rank() == 0:
+            of_run = {"config": config_digest(read_config(run))}
+            position |= of_run
             if not (run / LAST).exists():  # the first time, so that weights without it have lost it
                 write_tensors(run / LAST, tensors, position)
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
-            write_tensors(run / WEIGHTS, weights, {})
+            write_tensors(run / WEIGHTS, weights, of_run)
             position |= self.metrics.write(run, position.pop("history"))
             write_tensors(run / LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written

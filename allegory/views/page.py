@@ -170,7 +170,7 @@ def _write(run: Run, path: Path, sections: list[Section], notes: list[str]) -> P
         loader=PackageLoader("allegory", "views"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html")
     text = page.render(run=run.path.resolve().name, summary=summary, notes=notes, sections=sections)
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode(errors="backslashreplace"))  # a name that is no text
     return path
 
 

@@ -15,6 +15,7 @@ Shapes: N examples x, (N, *event); n draws; T levels; K particles of a reported 
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -42,7 +43,7 @@ from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device
 from allegory.training import metrics, schema
 from allegory.training.checkpoint import load
-from allegory.training.directory import CONFIG, LAST, read_config
+from allegory.training.directory import CONFIG, LAST, check_same_run, read_config
 from allegory.training.tensors import read_state
 from allegory.views.figures import expected, save_pictures
 
@@ -525,6 +526,7 @@ def summary(run: str | Path) -> Summary:
         ValueError: not a run, or its checkpoint is damaged.
     """
     config, position = read_config(run), _read_position(Path(run) / LAST)
+    check_same_run(Path(run), config, position, LAST)
     history = _read_history(Path(run), position) if position else []
     kept = [line for line in history if line["epoch"] == position.get("best_epoch")] or history[-1:]
     scored: dict[str, Any] = kept[0] if kept and "elbo" in kept[0] else {}
@@ -563,6 +565,6 @@ def _read_history(run: Path, position: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _read_position(path: Path) -> dict[str, Any]:
     """The position in the last checkpoint, without its tensors; empty before the first one."""
-    if not path.exists():
+    if not os.path.lexists(path):  # a link that leads nowhere is damage
         return {}
     return schema.check(read_state(path), schema.POSITION, f"{path}, position", ("epoch", "step"))
