@@ -180,11 +180,11 @@ def test_what_is_far_from_all_others_is_named_as_its_user_calls_it():
     x[17, 1] = -9999.0
     names = [f"patient {i}" for i in range(300)]
     for build in (architectures.mlp, lambda *a, **more: architectures.mlp(*a, top_down=True, **more)):
-        with pytest.warns(UserWarning, match=r"^row patient 17 of the training data, column 1: -9999 is "):
+        with pytest.warns(UserWarning, match=r"; row patient 17 of the training data, column 1: -9999 is "):
             build((3,), "normal", [2], [4], data=x, row_names=names)
     counts = torch.poisson(torch.full((300, 3), 9.0))
     counts[17, 1] = 1e6
-    with pytest.warns(UserWarning, match=r"^row patient 17 of the training data, column 1: 1e\+06 is ") as told:
+    with pytest.warns(UserWarning, match=r"; row patient 17 of the training data, column 1: 1e\+06 is ") as told:
         architectures.mlp((3,), "poisson", [2], [4], data=counts, row_names=names)
     assert len(told) == 1  # in the units of the counts, once
     counts[17, 1] = -9999
