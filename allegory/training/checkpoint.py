@@ -38,6 +38,7 @@ from allegory.data.builtin import BUILTIN
 from allegory.earlier import as_before, units_of_parameters
 from allegory.model import VAE
 from allegory.runtime import processes
+from allegory.runtime.environment import machine
 from allegory.runtime.storage import check_regular, part_of, write_atomically
 from allegory.training import schema
 from allegory.training.identity import check_same_inputs
@@ -74,7 +75,14 @@ def save(
     """
     if any(hasattr(p, "to_local") for p in model.parameters()):
         raise ValueError("this model is sharded over processes; its run, fit's out, has the whole model: al.load(out)")
-    config: dict[str, Any] = dict(format=FORMAT, **versions(), **units_of_parameters(model), model=model.config, fit={})
+    config: dict[str, Any] = dict(
+        format=FORMAT,
+        **versions(),
+        machines=_machines(model, {}),
+        **units_of_parameters(model),
+        model=model.config,
+        fit={},
+    )
     if model.config is None or arguments is not None:
         config |= {"class": f"{type(model).__module__}.{type(model).__qualname__}", "arguments": arguments or {}}
     taken = config.keys() & (about or {}).keys()
@@ -227,6 +235,11 @@ def read_config(run: str | Path) -> dict[str, Any]:
             raise ValueError(f"{path} was not written by allegory: it has no valid {key!r}")
     schema.check(config["model"] or {}, schema.MODEL, f"{path}, model")
     schema.check(config["fit"] or {}, schema.FIT, f"{path}, fit")
+    machines = config.get("machines", [])
+    if not isinstance(machines, list):
+        raise ValueError(f"{path}: machines is {machines!r}, wanted a list")
+    for found in machines:
+        schema.check(found, schema.MACHINE, f"{path}, machines", tuple(schema.MACHINE))
     if isinstance(config.get("data"), dict) and "checksum" in config["data"]:  # else it is a user's own
         schema.check(config["data"], schema.DATA, f"{path}, data")
     return config
@@ -371,6 +384,13 @@ def versions() -> dict[str, str]:
     return {"allegory": __version__, "torch": torch.__version__}
 
 
+def _machines(model: VAE, before: dict[str, Any]) -> list[dict[str, Any]]:
+    """The machines of a run, with the date on which each was first used: those of before, and this one if it is new."""
+    known: list[dict[str, Any]] = before.get("machines", [])
+    here = machine(next(model.parameters(), torch.empty(0)).device)
+    return known if here in [{**other, "date": here["date"]} for other in known] else [*known, here]
+
+
 def open_run(
     out: str | Path | None,
     resume: bool,
@@ -398,6 +418,7 @@ def open_run(
     config: dict[str, Any] = dict(
         format=FORMAT,
         **versions(),
+        machines=_machines(model, {}),
         **units_of_parameters(model),
         model=getattr(model, "config", None),
         fit=settings,
@@ -409,6 +430,7 @@ def open_run(
     config |= about or {}
     if resume and (run / CONFIG).exists():
         before = read_config(run)
+        config["machines"] = _machines(model, before)
         _check_same_settings(run, before, config)
         same_versions = all(before.get(name) == version for name, version in versions().items())
         check_same_inputs(run, before.get("inputs") or {}, config["inputs"], same_versions)
@@ -445,7 +467,9 @@ def _check_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any])
             "and evaluated, but not resumed: train into a new directory"
         )
     pairs = [
-        (key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit", "inputs", "command")
+        (key, before.get(key), now[key])
+        for key in now
+        if key not in ("allegory", "torch", "machines", "fit", "inputs", "command")
     ]
     pairs += [(key, before["fit"].get(key), value) for key, value in now["fit"].items() if key not in budget]
     for key, old, new in pairs:

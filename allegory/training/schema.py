@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["DATA", "FIT", "LINE", "MODEL", "POSITION", "Kind", "check", "parse"]
+__all__ = ["DATA", "FIT", "LINE", "MACHINE", "MODEL", "POSITION", "Kind", "check", "parse"]
 
 
 class Kind(NamedTuple):
@@ -63,6 +63,12 @@ DATA = {
     "range": _list_of(NUMBER, 2), "checksum": TEXT,
 }  # fmt: skip
 """Of the description of the data, as `allegory.data.describe` writes it."""
+
+MACHINE = {
+    "date": TEXT, "device": TEXT, "processor": TEXT, "instructions": TEXT, "threads": WHOLE, "processes": WHOLE,
+    "system": TEXT, "python": TEXT,
+}  # fmt: skip
+"""Of a machine that a run was computed on, as `allegory.runtime.environment.machine` describes it."""
 
 LINE = {
     "epoch": NUMBER, "step": WHOLE, "lr": NUMBER, "beta": _either(NUMBER, NUMBERS), "train": NUMBER,
