@@ -6,6 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
+from allegory.data.builtin import BUILTIN
 from allegory.runtime.storage import check_regular
 from allegory.training.checkpoint import CONFIG, LAST, METRICS, WEIGHTS
 
@@ -14,6 +15,7 @@ __all__ = ["GENERATOR", "check_out"]
 GENERATOR = "allegory"
 """What a page and a picture say that they were made by."""
 
+NAMES = {row.name for row in BUILTIN}  # a data set, also where a folder is called so
 ARRAYS = re.compile(r"(samples|means|originals|reconstructions|rows|z\d+_(mean|std))\.npy")
 
 
@@ -33,7 +35,8 @@ def check_out(out: str | Path, *sources: str | Path | None) -> None:
     ValueError: mine.npz exists, and is no result of allegory; choose another name, or remove it
     """
     path = Path(out)
-    for source in (Path(source).resolve() for source in sources if source is not None and Path(source).exists()):
+    paths = [Path(source) for source in sources if source is not None and source not in NAMES]
+    for source in (source.resolve() for source in paths if source.exists()):
         if source in (path.resolve(), path.resolve().parent):
             raise ValueError(f"{out} is in the data that are read, {source}; choose another place for what is written")
     if path.name in (CONFIG, WEIGHTS, LAST, METRICS):

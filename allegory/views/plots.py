@@ -23,7 +23,7 @@ from allegory.training.curves import draw_history
 
 __all__ = [
     "WIDTH", "aggregate", "bounds", "correlations", "curve", "gradients", "level_rates", "likelihoods", "marginal",
-    "parts", "path", "profile", "projection", "schedule", "unit_rates",
+    "parts", "path", "profile", "projection", "schedule", "stack_limits", "unit_rates",
 ]  # fmt: skip
 
 WIDTH = 328
@@ -43,8 +43,6 @@ STYLE: Any = {
 }  # fmt: skip
 MARKED, DOTS = 30, 800  # the most points of a line with markers, and of a scatter plot
 NAMED = 6  # levels in a legend
-
-
 numbers = count()  # of plots, so that no two on a page share an id
 
 
@@ -111,6 +109,13 @@ def _epochs(axis: Any, history: Sequence[dict[str, Any]], best: float | None) ->
     return [line["epoch"] for line in history]
 
 
+def _legend_above(axis: Any, columns: int = 2) -> None:
+    """A legend above the axes, where it covers nothing."""
+    if axis.get_legend():
+        axis.get_legend().remove()
+    axis.figure.legend(loc="outside upper left", ncols=columns)
+
+
 @_as_svg
 def bounds(
     axis: Any,
@@ -136,7 +141,7 @@ def bounds(
         room = high - low
         axis.set_ylim(low if baseline < low - 2 * room else min(low, baseline - 0.05 * room), high)
     _epochs(axis, history, best)
-    axis.legend(loc="lower right")
+    _legend_above(axis)
 
 
 @_as_svg
@@ -144,7 +149,7 @@ def parts(
     axis: Any, history: Sequence[dict[str, Any]], best: float | None = None, baseline: float | None = None
 ) -> None:
     """-ELBO in validation, in its parts, against epochs: -reconstruction, and on it the rate of each level, level 1
-    first. What is negative, such as a -reconstruction of densities, begins below zero.
+    first.
 
     Args:
         history: a line per epoch, with `reconstruction` and `kl_per_level`.
@@ -153,34 +158,46 @@ def parts(
     """
     history = [line for line in history if "kl_per_level" in line]
     epoch = _epochs(axis, history, best)
-    rates = np.array([line["kl_per_level"] for line in history], float).T
-    distortion = -np.array([line["reconstruction"] for line in history], float)
-    edges = distortion + np.concatenate([np.zeros((1, len(epoch))), rates.cumsum(0)])  # (T + 1, epochs)
-    low, high = _stack_limits(edges)
-    axis.fill_between(epoch, np.full_like(distortion, low), distortion, color="0.5", alpha=0.35, linewidth=0,
-                      label="-reconstruction")  # fmt: skip
-    for t, (colour, name) in enumerate(zip(_level_colours(len(rates)), _level_names(len(rates), "rate"), strict=True)):
+    edges = _stack(history)
+    levels = len(edges) - 1
+    low, high = stack_limits(history)
+    if low >= 0:
+        axis.fill_between(epoch, low, edges[0], color="0.5", alpha=0.35, linewidth=0, label="-reconstruction")
+    else:  # of densities it may be negative, and an area would mean nothing
+        axis.plot(epoch, edges[0], color="0.5", label="-reconstruction")
+    for t, (colour, name) in enumerate(zip(_level_colours(levels), _level_names(levels, "rate"), strict=True)):
         axis.fill_between(epoch, edges[t], edges[t + 1], color=colour, alpha=0.75, linewidth=0, label=name)
     axis.plot(epoch, edges[-1], color=INK, label="-ELBO")
     if baseline is not None:
         axis.axhline(-baseline, color=COLOURS[3], linestyle="--", linewidth=1, label="independent")
         high = max(high, -baseline + 0.05 * (high - low)) if -baseline < high + 2 * (high - low) else high
-    axis.set(ylabel="nats per example", ylim=(low, high + 0.45 * (high - low)))  # with room for the legend
-    axis.legend(loc="upper right", ncols=2)
+    axis.set(ylabel="nats per example", ylim=(low, high + 0.05 * (high - low)))
+    _legend_above(axis)
 
 
-def _stack_limits(edges: np.ndarray) -> tuple[float, float]:
-    """What is shown of a stack: from zero where that leaves its parts visible; without the first epochs, which are far
-    above and would hide the others.
+def stack_limits(history: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """What `parts` shows: from zero, where that leaves its parts visible; without the first epochs, which are far above
+    and would hide the others.
+
+    Args:
+        history: a line per epoch, with `reconstruction` and `kl_per_level`.
     """
+    edges = _stack([line for line in history if "kl_per_level" in line])
     seen = edges[:, np.isfinite(edges).all(0)]
     if not seen.size:
         return 0.0, 1.0
-    low, high = seen.min(), np.quantile(seen.max(0), 0.9)
+    low, high = float(seen.min()), float(np.quantile(seen.max(0), 0.9))
     high = high if high > low else low + 1.0
     if 0 < low < 8 * (high - low):
         return 0.0, high
     return low - 0.1 * (high - low), high
+
+
+def _stack(history: Sequence[dict[str, Any]]) -> np.ndarray:
+    """(T + 1, epochs) -reconstruction, and on it the sums of the rates, level 1 first."""
+    rates = np.array([line["kl_per_level"] for line in history], float).T
+    distortion = -np.array([line["reconstruction"] for line in history], float)
+    return distortion + np.concatenate([np.zeros((1, len(history))), rates.cumsum(0)])
 
 
 @_as_svg
@@ -195,8 +212,8 @@ def schedule(axis: Any, history: Sequence[dict[str, Any]], beta: str) -> None:
     epoch = _epochs(axis, history, None)
     axis.plot(epoch, rate / max(rate.max(), 1e-30), label=f"learning rate / {rate.max():.3g}")
     axis.plot(epoch, [np.mean(line["beta"]) for line in history], label=f"KL weight / {beta}")
-    axis.set(ylabel="fraction of the maximum", ylim=(0, 1.4), yticks=[0, 0.25, 0.5, 0.75, 1])
-    axis.legend(loc="upper right")
+    axis.set(ylabel="fraction of the maximum", ylim=(0, 1.05))
+    _legend_above(axis, columns=1)
 
 
 @_as_svg
@@ -206,9 +223,14 @@ def gradients(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     Args:
         history: a line per epoch, with `gradient_norm`.
     """
-    axis.plot(_epochs(axis, history, None), [line["gradient_norm"] for line in history])
-    axis.set(yscale="log", ylabel="norm of the gradient")
-    _plain(axis.yaxis)
+    norms = [line["gradient_norm"] for line in history]
+    axis.plot(_epochs(axis, history, None), norms)
+    axis.set(ylabel="norm of the gradient")
+    if max(norms) > 30 * min(norms):
+        axis.set_yscale("log")
+        _plain(axis.yaxis)
+    else:
+        axis.set_ylim(0)
 
 
 @_as_svg
@@ -246,8 +268,8 @@ def likelihoods(axis: Any, edges: Sequence[float], shares: dict[str, Sequence[fl
     if gap:
         axis.axvspan(*sorted(means.values()), color=COLOURS[3], alpha=0.35, linewidth=0, label="overfitting")
     top = max(max(values, default=0) for values in shares.values())
-    axis.set(xlabel=f"{name} of an example, nats", ylabel="share of the examples", ylim=(0, 1.3 * top or 1))
-    axis.legend(loc="upper left", ncols=1 + gap)
+    axis.set(xlabel=f"{name} of an example, nats", ylabel="share of the examples", ylim=(0, 1.05 * top or 1))
+    _legend_above(axis, columns=3)
 
 
 @_as_svg
@@ -281,9 +303,7 @@ def unit_rates(axis: Any, rates: Sequence[Tensor | None]) -> None:
             marker = "." if len(ordered) <= MARKED else ""
             axis.plot(range(1, len(ordered) + 1), ordered, marker=marker, markersize=5, label=name, color=colour)
     axis.set(xlabel="unit, the one of the highest rate first", ylabel="rate, nats per example")
-    axis.set_yscale("symlog", linthresh=0.1)
     _whole(axis.xaxis)
-    _plain(axis.yaxis)
     axis.legend(ncols=2)
 
 
@@ -381,7 +401,9 @@ def projection(axis: Any, data: Tensor, drawn: Tensor, title: str) -> None:
         for x, label, colour in ((data, "data", COLOURS[0]), (drawn, "model", COLOURS[1])):
             place = ((x[:DOTS] - centre) / spread) @ axes[:2].T
             axis.scatter(*place.T, s=12, linewidth=0, alpha=0.5, label=label, color=colour)
-        axis.set(xlabel="first principal component", ylabel="second")
+            if label == "data":  # the same limits at every temperature
+                limits = axis.get_xlim(), axis.get_ylim()
+        axis.set(xlabel="first component", ylabel="second component", xlim=limits[0], ylim=limits[1])
     _room_above(axis)
     axis.legend(loc="upper right", markerscale=2, ncols=2)
 

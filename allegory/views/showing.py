@@ -107,7 +107,7 @@ class Show:
         values = self._scaled(x)[:, at]
         limits = _limits([values])
         return [
-            plots.profile(at, [("x", line)], text, self.elements, limits, legend=False, height=2.2)
+            plots.profile(at, [("x", line)], text, self.elements, limits, legend=False, height=2.4)
             for line, text in zip(values, words, strict=True)
         ]
 

@@ -43,3 +43,12 @@ def test_the_data_are_never_written_over(tmp_path):
     for out, source in ((data, data), (tmp_path / "pictures/../samples.npz", data), (folder / "new.png", folder)):
         with pytest.raises(ValueError, match="is in the data that are read"):
             check_out(out, source)
+
+
+def test_a_run_may_be_called_as_its_data_are(tmp_path, monkeypatch):
+    """`allegory train cave --out cave`: nothing could be written into that run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cave").mkdir()
+    check_out("cave/report.html", "cave")
+    with pytest.raises(ValueError, match="is in the data that are read"):
+        check_out("cave/report.html", "./cave")

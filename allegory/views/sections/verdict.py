@@ -2,7 +2,9 @@ r"""The verdict: whether a model is good for something, and why; the first thing
 
     bad       the bound is not a number; or it is not above that of independent elements by more than two standard
               errors of the difference, example by example
-    mixed     it is above, but a level does not work, the model overfits, L_K cannot be trusted, or there was more to do
+    mixed     it is above, but by less than half of the standard deviation of log p_0 over the examples, a measure
+              without a unit; or a level does not work, the model overfits, L_K cannot be trusted, or the training has
+              not finished
     good      it is above, and nothing was found
     unknown   there is nothing to compare with
 
@@ -22,6 +24,7 @@ from allegory.views.runs import Summary
 
 __all__ = ["verdict", "verdict_from_training"]
 
+SLIGHT = 0.5
 SHOWN = 8  # levels with a line of their own
 UNIT = "nats per example"
 COLUMNS = ("quantity", "value", "standard error", "unit", "what it is")
@@ -53,7 +56,7 @@ def verdict(found: Measured, summary: Summary) -> Section:
     caption = (
         f"On {where}{drawn}, K = {k}. Lower is better, except for the gain. The standard error is over the examples."
     )
-    words = [headline, *_findings(found.diagnosis), *_unfinished(summary)]
+    words = [headline, *_slight(found), *_findings(found.diagnosis), *_unfinished(summary)]
     return Section("Verdict", words, [Table(COLUMNS, rows, caption)], grade=grade)
 
 
@@ -102,11 +105,26 @@ def _judge(found: Measured, summary: Summary) -> tuple[str, str]:
         return "bad", f"bad: {size} worse than independent elements"
     if gain < 2 * error:
         return "bad", f"bad: no better than independent elements; what it gains, {size}, is within the error"
-    better = f"{size} better than independent elements"
+    better = f"{'only ' if _slight(found) else ''}{size} better than independent elements"
+    if _slight(found) and not wrong:
+        return "mixed", f"mixed: {better}"
     if wrong:
         return "mixed", f"mixed: {better}, but {_and(wrong)}"
     working = "its level works" if len(found.diagnosis.levels) == 1 else "all levels work"
     return "good", f"good: {better}, and {working}"
+
+
+def _slight(found: Measured) -> list[str]:
+    """That the gain is small, if so."""
+    if found.gain is None or len(found.bounds) < 2 or not found.bounds.isfinite().all():
+        return []
+    gain, spread = found.gain.mean().item(), (found.bounds - found.gain).std().item()
+    if not 0 < gain < SLIGHT * spread:
+        return []
+    return [
+        f"the gain is small beside the spread of the baseline over the examples, {spread:.2f} nats: little has been "
+        "learned; train longer, or with a larger learning rate"
+    ]
 
 
 def _faults(diagnosis: Diagnosis, summary: Summary) -> list[str]:

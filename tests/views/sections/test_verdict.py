@@ -61,6 +61,19 @@ def test_what_is_bad_is_called_bad(found, change, grade, words):
     assert re.match(words, said.words[0])
 
 
+def test_a_small_gain_is_called_small(found):
+    """A model that has hardly begun is better than its baseline, too."""
+    spread = (found.bounds - found.gain).std().item()
+    for share, grade, words in ((0.4, "mixed", "mixed: only "), (0.6, "good", "good: ")):
+        for scale in (1.0, 30.0):  # it does not depend on how far apart the examples are
+            baseline = scale * (found.bounds - found.gain)
+            gain = torch.full((100,), share * scale * spread, dtype=torch.float64)
+            said = verdict(replace(found, bounds=baseline + gain, gain=gain), SUMMARY)
+            assert said.grade == grade
+            assert said.words[0].startswith(words)
+            assert ("the gain is small beside the spread" in said.words[1]) == (grade == "mixed")
+
+
 def test_a_gain_within_its_error_is_none(found):
     gain = found.gain - found.gain.mean() + mean_and_error(found.gain)[1]
     said = verdict(replace(found, gain=gain), SUMMARY)
