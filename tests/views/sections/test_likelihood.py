@@ -13,7 +13,7 @@ from allegory.views.measured import Examples, measure
 from allegory.views.sections.likelihood import likelihood
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def found():
     torch.manual_seed(0)
     x = (torch.rand(50, 6) < 0.5).double()

@@ -18,14 +18,14 @@ SUMMARY = Summary(
 )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def found():
     """What was measured of a small model whose bits depend on each other."""
     torch.manual_seed(0)
     once = (torch.rand(300, 1) < 0.5).float()
     x = torch.where(torch.rand(300, 8) < 0.1, 1 - once, once).double()
     model = al.architectures.mlp((8,), "bernoulli", latent=[2], hidden=[16]).double()
-    al.fit(model, x[:200], epochs=60, batch_size=50, lr=1e-2)
+    al.fit(model, x[:200], epochs=30, batch_size=100, lr=2e-2)
     return measure(model, Examples(x[200:], x[:200], "test"), samples=20)
 
 
