@@ -212,8 +212,9 @@ def _level_lines(levels: list[Level], ladder: bool) -> list[str]:
             )
         elif level.verdict == "idle":
             lines.append(
-                f"level {t} is idle: it costs {rate:.2f} nats, but drawing it from its prior instead costs only "
-                f"{level.loss:.2f}; the levels below ignore it: train longer, or with a longer KL warm-up"
+                f"level {t} is idle: it costs {rate:.2f} nats, but drawing it from its prior instead "
+                f"{'costs only' if level.loss >= 0 else 'gains'} {abs(level.loss):.2f}; the levels below ignore it: "
+                "train longer, or with a longer KL warm-up"
             )
         elif level.verdict == "weak":
             lines.append(

@@ -303,6 +303,8 @@ def unit_rates(axis: Any, rates: Sequence[Tensor | None]) -> None:
             marker = "." if len(ordered) <= MARKED else ""
             axis.plot(range(1, len(ordered) + 1), ordered, marker=marker, markersize=5, label=name, color=colour)
     axis.set(xlabel="unit, the one of the highest rate first", ylabel="rate, nats per example")
+    lowest = [values.min().item() for values in rates if values is not None and values.isfinite().all()]
+    axis.set_ylim(min([0.0, *lowest]))
     _whole(axis.xaxis)
     axis.legend(ncols=2)
 
