@@ -39,6 +39,7 @@ __all__ = [
     "bottleneck",
     "mlp",
     "scaled",
+    "zeroed",
 ]
 
 
@@ -70,20 +71,20 @@ def mlp(
     if not callable(block) and block not in ("plain", "gated", "residual"):
         raise ValueError(f"block={block!r}: wanted 'plain', 'gated' or 'residual', or a callable (inputs, outputs)")
     layers: list[nn.Module] = []
-    silent = [nn.Dropout(dropout)] if dropout else []
+    drop = [nn.Dropout(dropout)] if dropout else []
     for width in hidden:
         if callable(block):
             layer = block(inputs, width)
             if not isinstance(layer, nn.Module):
                 raise ValueError(f"block({inputs}, {width}) made {type(layer).__name__}, wanted a torch.nn.Module")
-            layers += [layer, *silent]
+            layers += [layer, *drop]
         elif block == "gated":
-            layers += [nn.Linear(inputs, 2 * width), nn.GLU(-1), *silent]
+            layers += [nn.Linear(inputs, 2 * width), nn.GLU(-1), *drop]
         elif block == "residual" and layers and width == inputs:
             last = scaled(nn.Linear(width, width), len(hidden))
-            layers.append(Residual(nn.Linear(width, width), activation(), *silent, last))
+            layers.append(Residual(nn.Linear(width, width), activation(), *drop, last))
         else:
-            layers += [nn.Linear(inputs, width), activation(), *silent]
+            layers += [nn.Linear(inputs, width), activation(), *drop]
         inputs = width
     return Vectors(*layers, nn.Linear(inputs, outputs))
 
@@ -110,12 +111,12 @@ def bottleneck(
     def convolve(inputs: int, outputs: int, sides: tuple[int, int] = (1, 1)) -> list[nn.Module]:
         return [activation(), nn.Conv2d(inputs, outputs, sides, padding=(sides[0] // 2, sides[1] // 2))]
 
-    silent = [nn.Dropout(dropout)] if dropout else []
+    drop = [nn.Dropout(dropout)] if dropout else []
     return Residual(
         *convolve(channels, inner),
         *convolve(inner, inner, kernel),
         *convolve(inner, inner, kernel),
-        *silent,
+        *drop,
         activation(),
         scaled(nn.Conv2d(inner, channels, 1), depth),
     )
@@ -125,6 +126,14 @@ def bottleneck(
 def scaled(layer: Any, depth: int) -> Any:
     """The layer, with its weights scaled by 1 / sqrt(depth) and its bias zeroed."""
     layer.weight.mul_(1 / math.sqrt(depth))
+    layer.bias.zero_()
+    return layer
+
+
+@torch.no_grad()
+def zeroed(layer: Any) -> Any:
+    """The layer, with its weights and its bias zeroed."""
+    layer.weight.zero_()
     layer.bias.zero_()
     return layer
 

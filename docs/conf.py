@@ -25,8 +25,10 @@ LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).parent
 PACKAGE = Path(allegory.__file__).parent
 INTERNAL = (
-    "__init__", "__main__", "version", "earlier", "runtime.", "command.", "data.cutting", "data.files", "data.parts",
-    "data.pictures", "views.terminal", "views.layout", "views.measured", "views.sections", "views.showing",
+    "__init__", "__main__", "version", "legacy", "activations", "checks", "convolutions", "initialization",
+    "likelihoods", "notation", "positivity", "runtime.", "command.", "data.cutting", "data.files", "data.parts",
+    "data.pictures", "evaluation.passes", "views.terminal",
+    "views.layout", "views.measured", "views.sections", "views.showing",
 )  # fmt: skip
 ROOMS = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
 MODULES = [room for room in ROOMS if not room.startswith(INTERNAL) and not room.endswith("__init__")]

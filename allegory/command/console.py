@@ -32,9 +32,7 @@ def say(text: str) -> None:
 def say_if_binarised(run: Run, split: str) -> None:
     """Says that grey training data are scored as one draw of bits."""
     if split == "train" and run.data.dynamic:
-        say(
-            "train holds grey levels, binarised each time they are drawn in training; here are bits drawn once, by seed"
-        )
+        say("train holds grey levels, which training binarises each time they are drawn; here they are binarised once")
 
 
 def print_json(value: Any) -> None:

@@ -31,7 +31,7 @@ from allegory.version import __version__
 __all__ = ["main", "root"]
 
 COMMANDS = (train, evaluate, diagnose, report, sample, reconstruct, encode, runs, datasets, completion, demo)
-TOGETHER = ("train", "evaluate")  # what several processes do together
+PARALLEL_COMMANDS = ("train", "evaluate")  # what several processes do together
 
 
 class Root(click.Group):
@@ -71,7 +71,7 @@ class Root(click.Group):
     invoke_without_command=True,
     context_settings={"max_content_width": 120},
 )
-@click.option("--version", is_flag=True, help="print the version and exit; with --json, of all that it stands on")
+@click.option("--version", is_flag=True, help="print the version and exit; with --json, also of torch, and the machine")
 @click.option("--json", is_flag=True, help="with --version: print one JSON object")
 @click.help_option("-h", "--help", help="show this message and exit")
 @click.pass_context
@@ -84,7 +84,7 @@ def root(context: click.Context, version: bool, json: bool) -> None:
             print(__version__)
         context.exit()
     if json:
-        raise click.UsageError("--json is of --version, and of some commands, after their names", context)
+        raise click.UsageError("--json goes with --version, or after the name of a command", context)
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -160,8 +160,8 @@ def _drop_output() -> None:
 def _check_processes(words: Sequence[str]) -> None:
     """Several processes are for some commands only; the others must not even join them."""
     command = next((word for word in words if word in root.commands), None)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command is not None and command not in TOGETHER:
-        raise ValueError(f"{command} works in one process; torchrun is for {' and '.join(TOGETHER)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command is not None and command not in PARALLEL_COMMANDS:
+        raise ValueError(f"{command} works in one process; torchrun is for {' and '.join(PARALLEL_COMMANDS)}")
 
 
 def _line(error: click.UsageError) -> str:

@@ -9,14 +9,24 @@ from pathlib import Path
 import click
 
 from allegory.command import console
-from allegory.command.options import DEMO, FOLDER, REPORT, RUNS, Choice, Command, asks, command_line, takes
+from allegory.command.options import (
+    DEMO,
+    FOLDER,
+    REPORT,
+    RUNS,
+    Choice,
+    Command,
+    command_line,
+    with_argument,
+    with_options,
+)
 
 __all__ = ["completion", "datasets", "demo", "report", "runs"]
 
 
 @click.command(cls=Command)
-@takes("run", FOLDER, "RUN")
-@asks(REPORT)
+@with_argument("run", FOLDER, "RUN")
+@with_options(REPORT)
 def report(
     run: str, out: str | None, split: str, examples: int, importance_samples: int, data: str | None, device: str
 ) -> None:
@@ -38,8 +48,8 @@ def report(
 
 
 @click.command(cls=Command)
-@takes("folder", FOLDER, "[DIR]", default="runs")
-@asks(RUNS)
+@with_argument("folder", FOLDER, "[DIR]", default="runs")
+@with_options(RUNS)
 def runs(folder: str, json: bool) -> None:
     """Lists and compares the runs in a folder: data, model, and the bound each reached.
 
@@ -54,7 +64,7 @@ def runs(folder: str, json: bool) -> None:
         except ValueError as error:
             console.say(f"allegory: skipped: {error}")
     if not found:
-        raise ValueError(f"{folder}: none of the runs in it can be read; why is said above")
+        raise ValueError(f"{folder}: none of the runs in it can be read; the reasons are above")
     found.sort(key=lambda run: (run.data, math.inf if run.bound is None else -run.bound))
     if json:
         console.print_json([run.as_dict() for run in found])
@@ -95,7 +105,7 @@ def runs(folder: str, json: bool) -> None:
 
 
 @click.command(cls=Command)
-@asks(())
+@with_options(())
 def datasets() -> None:
     """Lists the built-in data sets."""
     from rich.table import Table
@@ -116,8 +126,8 @@ def datasets() -> None:
 
 
 @click.command(cls=Command)
-@takes("shell", Choice(("bash", "zsh", "fish")), "bash|zsh|fish")
-@asks(())
+@with_argument("shell", Choice(("bash", "zsh", "fish")), "bash|zsh|fish")
+@with_options(())
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Prints the completion script of a shell: eval "$(allegory completion bash)", or zsh, fish."""
@@ -129,7 +139,7 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 @click.command(cls=Command)
-@asks(DEMO)
+@with_options(DEMO)
 def demo(out: str | None) -> None:
     """Trains a hierarchical VAE on embedded data and reports its likelihood."""
     from allegory.command.demo import run

@@ -17,9 +17,31 @@ import click
 from click.shell_completion import CompletionItem
 
 __all__ = [
-    "DEFAULTS", "DEMO", "DIAGNOSE", "ENCODE", "EVALUATE", "FILE", "FOLDER", "RECONSTRUCT", "REPORT", "RUNS",
-    "SAMPLE", "TRAIN", "TRAINING", "Choice", "Command", "Number", "Option", "Place", "asks", "check_stored",
-    "command_line", "nearest", "settings", "takes", "written",
+    "DEFAULTS",
+    "DEMO",
+    "DIAGNOSE",
+    "ENCODE",
+    "EVALUATE",
+    "FILE",
+    "FOLDER",
+    "RECONSTRUCT",
+    "REPORT",
+    "RUNS",
+    "SAMPLE",
+    "TRAIN",
+    "TRAINING",
+    "Choice",
+    "Command",
+    "Number",
+    "Option",
+    "PathOrName",
+    "check_stored",
+    "command_line",
+    "nearest",
+    "settings",
+    "with_argument",
+    "with_options",
+    "written",
 ]  # fmt: skip
 
 EPOCHS = 100
@@ -29,7 +51,7 @@ LIKELIHOODS = (  # those of allegory.architectures, which waits for torch
     "categorical", "discretized_logistic", "discretized_logistic_mixture", "continuous_bernoulli", "poisson",
     "negative_binomial",
 )  # fmt: skip
-WAYS = ("random", "ordered", "groups")  # as allegory.data.cutting.SPLITS
+SPLIT_WAYS = ("random", "ordered", "groups")  # as allegory.data.cutting.SPLITS
 OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "renyi")
 PRIORS = ("standard", "mixture", "vamp", "flow")
 SPLITS = ("train", "valid", "test")
@@ -97,7 +119,7 @@ class Choice(click.Choice):
         return value
 
 
-class Place(click.ParamType):
+class PathOrName(click.ParamType):
     """A path, or a name; a shell completes it with existing files or folders ("file" or "dir")."""
 
     def __init__(self, name: str) -> None:
@@ -119,7 +141,7 @@ FINITE = Number(float, math.isfinite, "a number")
 FRACTION = Number(float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
 WIDTHS = Number(int, NATURAL.holds, NATURAL.wanted, several=True)
 WEIGHTS = Number(float, POSITIVE.holds, POSITIVE.wanted, several=True)
-FILE, FOLDER = Place("file"), Place("dir")
+FILE, FOLDER = PathOrName("file"), PathOrName("dir")
 DEPENDS = object()  # stands for a default that depends on other options
 
 
@@ -209,9 +231,9 @@ TRAINING = (
     Option("minutes", ABOVE_ZERO, None, "wall-clock budget, instead of or besides --epochs", "M"),
     Option("batch_size", NATURAL, 128, "examples per step", "B"),
     Option("seed", WHOLE, 0, "seed of the weights and the noise", "N"),
-    Option("split", Choice(WAYS), "random", "how a path without splits is split: at random, by order, or by group"),
+    Option("split", Choice(SPLIT_WAYS), "random", "how to split data without splits: at random, by order, or by group"),
     Option("split_seed", WHOLE, 0, "seed of the split", "N"),
-    Option("array", Place("name"), None, "the array of a .npz file that is taken", "NAME"),
+    Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     Option("size", WIDTHS, None, "scale and crop the images of a folder to this width and height", "W,H"),
     Option("dynamic", None, False, "binarise each time an image is drawn (mnist, fashion-mnist, omniglot)"),
     Option("lr", ABOVE_ZERO, 1e-3, "learning rate, annealed to 0 by a cosine", "RATE"),
@@ -221,7 +243,7 @@ TRAINING = (
            shown="0; with several levels a tenth of the training, at most 2000; with --minutes at most a quarter"),
     Option("weight_decay", FINITE, 0.0, "weight decay of AdamW", "W", shown="0"),
     Option("dropout", FRACTION, 0.0, "dropout in every hidden layer", "P", shown="0"),
-    Option("activation", Place("name"), DEPENDS, "a class of torch.nn", "NAME", shown="SiLU; conv: GELU"),
+    Option("activation", PathOrName("name"), DEPENDS, "a class of torch.nn", "NAME", shown="SiLU; conv: GELU"),
     Option("ema", FRACTION, 0.999, "decay of the averaged weights", "E"),
     Option("patience", NATURAL, 50, "epochs without improvement before stopping", "N"),
     Option("precision", Choice(("auto", "float32", "bfloat16")), "auto", "precision of the networks in training",
@@ -247,9 +269,9 @@ GROUPS = {
 }  # fmt: skip
 """The groups of the options of a training in its help."""
 
-DEVICE = Option("device", Place("name"), "auto", "auto, cpu, cuda, cuda:1, ...", "NAME")
+DEVICE = Option("device", PathOrName("name"), "auto", "auto, cpu, cuda, cuda:1, ...", "NAME")
 DATA = Option("data", FILE, None, "the data of the run, if it does not record them or they have moved", "DATA")
-SPLIT = Option("split", Choice(SPLITS), "test", "examples of: train, valid (which chose the weights), test (unseen)")
+SPLIT = Option("split", Choice(SPLITS), "test", "train, valid (which the weights were chosen on) or test (unseen)")
 JSON = Option("json", None, False, "print JSON")
 SEED = Option("seed", WHOLE, 0, "seed of the selection and the noise", "N")
 
@@ -294,7 +316,7 @@ RECONSTRUCT = (
 ENCODE = (
     Option("out", FILE, None, "z1_mean, z1_std, ... of every level; names of a folder's files", "FILE.npz",
            required=True),
-    Option("array", Place("name"), None, "the array of a .npz file that is taken", "NAME"),
+    Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     SEED, DEVICE,
 )  # fmt: skip
 RUNS = (JSON,)
@@ -309,13 +331,13 @@ DEFAULTS: dict[str, Any] = {
 """The settings of a training where none are given."""
 
 
-def takes(name: str, kind: click.ParamType, metavar: str, default: Any = None) -> Callable[[Any], Any]:
+def with_argument(name: str, kind: click.ParamType, metavar: str, default: Any = None) -> Callable[[Any], Any]:
     """A positional argument; required, unless it has a default."""
     more: dict[str, Any] = {} if default is None else {"default": default, "required": False}
     return click.argument(name, type=kind, metavar=metavar, **more)
 
 
-def asks(options: Sequence[Option], given: bool = False) -> Callable[[Any], Any]:
+def with_options(options: Sequence[Option], given: bool = False) -> Callable[[Any], Any]:
     """The options of a command.
 
     Args:

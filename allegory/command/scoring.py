@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from allegory.command import console
-from allegory.command.options import DIAGNOSE, EVALUATE, FOLDER, Command, asks, takes
+from allegory.command.options import DIAGNOSE, EVALUATE, FOLDER, Command, with_argument, with_options
 
 __all__ = ["diagnose", "evaluate"]
 
 
 @click.command(cls=Command)
-@takes("run", FOLDER, "RUN")
-@asks(EVALUATE)
+@with_argument("run", FOLDER, "RUN")
+@with_options(EVALUATE)
 def evaluate(
     run: str, split: str, importance_samples: int, precision: str, curve: bool, ais: bool, ais_examples: int | None,
     data: str | None, json: bool, device: str,
@@ -22,7 +22,7 @@ def evaluate(
     """Prints the likelihood of a split, with its standard error, and its parts.
 
     RUN is a run directory, as allegory train (--out) and al.save write it. It records its data and how they were split:
-    the test split is what neither the training nor the choice of the weights has seen.
+    the test split was used neither in training nor in choosing the weights.
     """
     from allegory.runtime import processes
 
@@ -70,8 +70,8 @@ def evaluate(
 
 
 @click.command(cls=Command)
-@takes("run", FOLDER, "RUN")
-@asks(DIAGNOSE)
+@with_argument("run", FOLDER, "RUN")
+@with_options(DIAGNOSE)
 def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, device: str) -> None:
     """Reports which levels of a model work, which have collapsed, and what to try.
 

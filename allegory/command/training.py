@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from allegory.command import console
-from allegory.command.options import FILE, TRAIN, Command, asks, check_stored, settings, takes, written
+from allegory.command.options import FILE, TRAIN, Command, check_stored, settings, with_argument, with_options, written
 
 __all__ = ["train"]
 
@@ -30,8 +30,8 @@ MODEL = {  # the settings that each architecture takes
 
 
 @click.command(cls=Command)
-@takes("data", FILE, "DATA")
-@asks(TRAIN, given=True)
+@with_argument("data", FILE, "DATA")
+@with_options(TRAIN, given=True)
 def train(
     data: str,
     out: str | None,
@@ -51,16 +51,18 @@ def train(
       allegory train digits --levels 2 --out runs/digits
       allegory train mine.npz --minutes 10 --objective iwae --samples 5
 
-    From Python, fit has no warm-ups, no patience, float32 and no compilation unless it is told to.
+    In Python, fit has other defaults: no warm-ups, no early stopping, float32, and no compilation.
     """  # noqa: D301  click reads the backspace
     import torch
 
     from allegory import architectures, fit
     from allegory.data import remarks
-    from allegory.data.splits import binarize, load_together
+    from allegory.data.recoding import binarize
+    from allegory.data.splits import load_together
     from allegory.runtime import processes
-    from allegory.training import checkpoint
+    from allegory.training.checkpoint import load
     from allegory.training.defaults import kl_warmup_steps, lr_warmup_steps
+    from allegory.training.directory import CONFIG, LAST, check_unoccupied, read_config
     from allegory.views.figures import save_pictures
 
     console.imports_done()
@@ -71,16 +73,16 @@ def train(
             raise ValueError("--resume continues a run; name it: --out RUN")
         out = processes.broadcast(lambda: f"runs/{Path(data).stem or 'data'}-{time.strftime('%Y%m%d-%H%M%S')}")
     stored: Any = {}
-    if resume and (Path(out) / checkpoint.CONFIG).exists():
-        config = checkpoint.read_config(out)
+    if resume and (Path(out) / CONFIG).exists():
+        config = read_config(out)
         stored, recorded = config.get("command"), config.get("data")
         if not isinstance(stored, dict):
             raise ValueError(f"{out} was not trained by `allegory train`; resume it with the code that trained it")
         recorded_seed = recorded.get("seed", 0) if isinstance(recorded, dict) else 0
         stored.setdefault("split_seed", recorded_seed)  # up to 0.2 the seed of the training was that of the split, too
-        check_stored(stored, f"{Path(out) / checkpoint.CONFIG}")
+        check_stored(stored, f"{Path(out) / CONFIG}")
     elif not resume:
-        processes.broadcast(lambda: checkpoint.check_unoccupied(out))  # before anything is read or built
+        processes.broadcast(lambda: check_unoccupied(out))  # before anything is read or built
     options = settings(stored, {key: value for key, value in flags.items() if value is not None})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
@@ -125,7 +127,7 @@ def train(
             **{key: options[key] for key in FIT},
         )
     except KeyboardInterrupt:
-        if (Path(out) / checkpoint.LAST).exists():
+        if (Path(out) / LAST).exists():
             console.say(f"stopped; a checkpoint is in {out}; resume with: allegory train {data} --out {out} --resume")
         raise
     except RuntimeError as error:
@@ -138,7 +140,7 @@ def train(
         ) from None
     if processes.rank() > 0:
         return
-    save_pictures(out, checkpoint.load(out) if shard else model, examples.valid)
+    save_pictures(out, load(out) if shard else model, examples.valid)
     print(f"{out}: {record.passes:g} epochs, {record.seconds:.0f} s, stopped by {record.stopped}")
     if record.best_epoch is None:
         print("the warm-up had not ended, so these are the last weights; train longer")

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allegory.data import parts
-from allegory.data.parts import WANTED, Part, reading, split_names
+from allegory.data.parts import WANTED, Part, naming_errors, split_names
 from allegory.data.pictures import find_images, read_folder, rows_by_split
 from allegory.data.stored import Mapped, Stored
-from allegory.runtime.checks import place
+from allegory.runtime.messages import describe_index
 from allegory.runtime.storage import check_regular
 
 __all__ = ["file_names", "read_arrays", "read_splits"]
@@ -47,7 +47,7 @@ def read_splits(path: Path, array: str | None = None, size: Sequence[int] | None
     Raises:
         ValueError: nothing to read, damage, or values that cannot be taken.
     """
-    with reading(path):
+    with naming_errors(path):
         path.stat()
     if path.is_dir():
         if array is not None:
@@ -139,21 +139,21 @@ def _opened(path: Path, advice: str = WANTED) -> Iterator[Any]:
     """The array of a .npy file, mapped if it is large, or an open .npz file."""
     check_regular(path)
     with ExitStack() as stack:
-        with reading(path, advice):
+        with naming_errors(path, advice):
             stream = stack.enter_context(path.open("rb"))
             magic = stream.read(6)
             if magic != b"\x93NUMPY" and magic[:2] != b"PK":
                 raise ValueError("not a numpy file")
-            large = magic == b"\x93NUMPY" and path.stat().st_size > parts.KEPT  # of at least one byte each
+            large = magic == b"\x93NUMPY" and path.stat().st_size > parts.MAX_IN_MEMORY  # of at least one byte each
             loaded = np.load(path, mmap_mode="r", allow_pickle=False) if large else None
-            if loaded is None or loaded.size <= parts.KEPT:
+            if loaded is None or loaded.size <= parts.MAX_IN_MEMORY:
                 stream.seek(0)
                 loaded = np.load(stream, allow_pickle=False)
         yield loaded
 
 
 def _array(path: Path, loaded: Any, name: str, advice: str = WANTED) -> Array:
-    with reading(path, advice):
+    with naming_errors(path, advice):
         array = loaded[name]
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{name} in it is not an array")
@@ -205,11 +205,11 @@ def _check_digits(array: Array, where: str) -> None:
             return
         low, high = np.quantile(x, [0.05, 0.95], axis=0)
     for i in np.flatnonzero(np.isfinite(error) & (error > 0.01 * (high - low))):
-        kept, values = len(np.unique(x[:, i].astype(np.float32))), len(np.unique(x[:, i]))
-        if kept < 0.9 * values:
+        distinct, values = len(np.unique(x[:, i].astype(np.float32))), len(np.unique(x[:, i]))
+        if distinct < 0.9 * values:
             index = ", ".join(map(str, np.unravel_index(i, array.shape[1:])))
             raise ValueError(
-                f"{where}: float32 keeps {kept:,} of {values:,} values of index {index}, {x[:, i].min():.16g} to "
+                f"{where}: float32 keeps {distinct:,} of {values:,} values of index {index}, {x[:, i].min():.16g} to "
                 f"{x[:, i].max():.16g}; subtract an offset, such as {x[:, i].min():.16g}, which changes no density"
             )
 
@@ -222,7 +222,7 @@ def _check_values(part: Array, start: int, array: Array, where: str) -> None:
         count = sum(int((~np.isfinite(rows)).sum()) for rows in array)
         raise ValueError(
             f"{where}: NaN or infinity in {count} of {array.size} values, "
-            f"the first in {place([start + row, *index])}; "
+            f"the first in {describe_index([start + row, *index])}; "
             f"fill them in or drop their rows"
         )
     largest = max(abs(part.min().item()), abs(part.max().item()))

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from allegory.data import parts
-from allegory.data.parts import Part, reading, reason, split_names
+from allegory.data.parts import Part, describe_error, naming_errors, split_names
 from allegory.data.stored import Pictures, Stored
 from allegory.runtime.storage import check_regular
 
@@ -71,7 +71,7 @@ def find_images(folder: Path) -> tuple[list[str], Counter[str]]:
     there are, without hidden ones.
     """
     images, others, seen = list[str](), Counter[str](), set[str]()
-    with reading(folder):
+    with naming_errors(folder):
         for place, below, names in os.walk(folder, onerror=_raise, followlinks=True):
             here = os.path.realpath(place)
             below[:] = [] if here in seen else [name for name in below if not name.startswith(".")]
@@ -115,11 +115,11 @@ def _read_all(folder: Path, files: Sequence[str], size: Sequence[int] | None) ->
             image = read_image(folder / name, size)
             several += _has_frames(folder / name)
         except Exception as error:  # a damaged file may raise anything in Pillow
-            damaged[name] = reason(error)
+            damaged[name] = describe_error(error)
             continue
         kinds.setdefault((*image.shape[:2], 8 * image.itemsize), []).append(name)
         grey = grey and bool((image == image[..., :1]).all())
-        images += [image] if len(files) * image.size <= parts.KEPT else []
+        images += [image] if len(files) * image.size <= parts.MAX_IN_MEMORY else []
     if damaged:
         raise ValueError(_damaged_message(folder, damaged, len(files)))
     if len(kinds) > 1:
@@ -236,17 +236,17 @@ def _damaged_message(folder: Path, damaged: dict[str, str], count: int) -> str:
 def _unlike_message(folder: Path, kinds: dict[tuple[int, ...], list[str]]) -> str:
     common = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
     depths = {bits for _, _, bits in kinds}
-    told = [
+    described = [
         f"{len(names)} of {width} x {height}{f', {bits} bits' if len(depths) > 1 else ''} ({names[0]}"
         f"{', ...' if len(names) > 1 else ''})"
         for (height, width, bits), names in common[:5]
     ]
-    more = f" and {len(common) - 5} more" if len(common) > 5 else ""
+    listed = ", ".join(described) + (f" and {len(common) - 5} more" if len(common) > 5 else "")
     if len(depths) > 1:
-        return f"{folder}: images of different depth: {', '.join(told)}{more}; wanted 8 bits in all, or 16 in all"
+        return f"{folder}: images of different depth: {listed}; wanted 8 bits in all, or 16 in all"
     (height, width, _), _ = common[0]
     return (
-        f"{folder}: images of different sizes: {', '.join(told)}{more}; wanted one size: --size {width},{height}, in "
+        f"{folder}: images of different sizes: {listed}; wanted one size: --size {width},{height}, in "
         f"Python size=({width}, {height}), scales and crops them"
     )
 

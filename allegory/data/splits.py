@@ -14,7 +14,6 @@ Shapes: N = examples, *event = the shape of one example; C, H, W = channels, hei
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import warnings
@@ -27,26 +26,15 @@ import torch
 from torch import Tensor
 
 from allegory.data.builtin import BUILTIN, find, load_splits
-from allegory.data.cutting import cut, digests, pieces
+from allegory.data.cutting import cut, row_digests
+from allegory.data.description import describe, is_described
 from allegory.data.files import read_splits
+from allegory.data.likelihood import choose_likelihood
+from allegory.data.recoding import binarize, counted_from, to_binary, two_values
 from allegory.data.stored import Stored
 from allegory.runtime import processes
-from allegory.runtime.checks import place
 
-__all__ = [
-    "Data",
-    "binarize",
-    "checksum",
-    "choose_likelihood",
-    "describe",
-    "is_described",
-    "load",
-    "load_together",
-    "read",
-    "reload",
-    "to_binary",
-    "two_values",
-]
+__all__ = ["Data", "load", "load_together", "read", "reload"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,7 +81,7 @@ class Data:
         >>> load("digits").choose_likelihood()
         ('categorical', 'whole numbers 0..16, 17 levels')
         """
-        return choose_likelihood(self.valid if self.dynamic else self._everything())
+        return choose_likelihood(self.valid if self.dynamic else self._all_examples())
 
     def scored_as(self, likelihood: str = "auto") -> tuple[Data, dict[str, Any]]:
         """The data as a likelihood takes them, and their description for a run (see `describe`): for a Bernoulli the
@@ -152,14 +140,14 @@ class Data:
         >>> Data("ours", x[:4], x[4:], x[3:5]).equal_rows()
         {'valid': 0, 'test': 2}
         """
-        seen, counts = set(digests(self.train)), {}
+        seen, counts = set(row_digests(self.train)), {}
         for split in ("valid", "test"):
-            found = list(digests(getattr(self, split)))
+            found = list(row_digests(getattr(self, split)))
             counts[split] = sum(digest in seen for digest in found)
             seen.update(found)
         return counts
 
-    def _everything(self) -> Tensor:
+    def _all_examples(self) -> Tensor:
         """The rows of all splits, (N, *event)."""
         parts: Any = (self.train, self.valid, self.test)
         if isinstance(self.train, Stored):
@@ -238,10 +226,10 @@ def load(
     """
     data = _load(source, dynamic=dynamic, seed=seed, split=split, array=array, size=size)
     counts = {} if _is_builtin(source) else data.equal_rows()
-    told = [f"{count} of {len(getattr(data, part))} {part} rows" for part, count in counts.items() if count]
-    if told:
+    leaks = [f"{count} of {len(getattr(data, part))} {part} rows" for part, count in counts.items() if count]
+    if leaks:
         warnings.warn(
-            f"{source}: {' and '.join(told)} equal rows of another split, so that what is held out may flatter the "
+            f"{source}: {' and '.join(leaks)} equal rows of another split, so that what is held out may flatter the "
             "model; rows that belong together stay together with --split groups, or ordered (in Python split=...)",
             stacklevel=2,
         )
@@ -343,180 +331,6 @@ def read(
     if isinstance(parts[0], Stored) and len(parts) > 1:
         return cast(Tensor, Stored(parts[0].source))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def binarize(grey: Tensor) -> Tensor:
-    """Draw x ~ Bernoulli(grey), pixel by pixel, at each call, with torch's global generator.
-
-    `grey` holds probabilities in [0, 1], of any shape; the result has its shape and dtype, and the
-    values 0 and 1. Applied to each batch, this is the dynamic binarisation of Burda et al. 2016.
-    Raises RuntimeError outside [0, 1].
-
-    >>> binarize(torch.tensor([0.0, 1.0]))
-    tensor([0., 1.])
-    """
-    return torch.bernoulli(grey)
-
-
-def to_binary(x: Tensor, values: tuple[float, float] | None = None, rows: Sequence[Any] | None = None) -> Tensor:
-    """The first of two values as 0, the second as 1; the shape and dtype of `x`.
-
-    `values` are by default 0 and 1 if nothing else occurs in `x`, else its smallest and its largest
-    value. Pass those of the training split to treat other examples alike. A probability does not
-    depend on what the two values are: nats stay nats. Raises ValueError for a third value; `rows` are what the user
-    calls the rows, for the message.
-
-    >>> to_binary(torch.tensor([0.0, 255.0, 0.0]))
-    tensor([0., 1., 0.])
-    """
-    if values is None:
-        low, high = x.min().item(), x.max().item()
-        values = (0.0, 1.0) if {low, high} <= {0.0, 1.0} else (low, high)
-    first, second = values
-    for called, part in x.pieces() if isinstance(x, Stored) else [(rows, x)]:
-        others = ((part != first) & (part != second)).nonzero()
-        if len(others):
-            first_other = others[0].tolist()
-            value, where = part[tuple(first_other)].item(), place(first_other, called)
-            raise ValueError(f"a value {value:g} in {where}; wanted only {first:g} and {second:g}")
-    return x.taken_as_bits(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
-
-
-def counted_from(x: Tensor, lowest: float) -> Tensor:
-    """Whole numbers (N, *event) with `lowest` as 0."""
-    return x.counted_from(lowest) if isinstance(x, Stored) else x - lowest
-
-
-def two_values(x: Tensor) -> tuple[float, float] | None:
-    """The two values of `x`, (N, *event), the smaller first; 0 and 1 if only one of those occurs; else None.
-
-    >>> two_values(torch.tensor([0.0, 255.0, 0.0]))
-    (0.0, 255.0)
-    """
-    low, high = x.min().item(), x.max().item()
-    if {low, high} <= {0.0, 1.0}:
-        low, high = 0.0, 1.0
-    two = low < high and all(bool(((part == low) | (part == high)).all()) for part in pieces(x))
-    return (low, high) if two else None
-
-
-def choose_likelihood(x: Tensor) -> tuple[str, str]:
-    """The likelihood that fits the values of `x`, (N, *event), and the reason, in one line.
-
-    Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31, or from a negative one
-    up at most 31: "categorical". Whole numbers in 0..255: "discretized_logistic". Whole numbers from 0 on, up to more
-    than 255, of variance above their mean: "negative_binomial". Otherwise: "normal". For dynamic data pass the `valid`
-    split, since `train` holds probabilities.
-
-    >>> choose_likelihood(torch.tensor([[1.0], [3.0], [16.0]]))
-    ('categorical', 'whole numbers 1..16, 17 levels')
-    """
-    two = two_values(x)
-    if two is not None:
-        return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
-    low, high = x.min().item(), x.max().item()
-    if all(bool((part == part.round()).all()) for part in pieces(x)):
-        return _choose_for_whole_numbers(x, low, high)
-    why = f"real values, {low:g} to {high:g}"
-    # A density of discrete levels has no bound, and these are the most common ways in which they are hidden.
-    for first, half, name, back in (
-        (0.0, 255.0, "/ 255", "multiply by 255"),
-        (-1.0, 127.5, "/ 127.5 - 1", "add 1 and multiply by 127.5"),
-    ):
-        steps = ((part - first) * half for part in pieces(x))
-        if low >= first and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
-            return "normal", f"{why}; they look like grey levels {name}, so {back} to score them as levels"
-    return "normal", why
-
-
-def _choose_for_whole_numbers(x: Any, low: float, high: float) -> tuple[str, str]:
-    """The likelihood of whole numbers from `low` to `high`, and the reason."""
-    if low < 0 and high - low <= 31:
-        return "categorical", f"whole numbers {low:g}..{high:g}, {high - low + 1:g} levels, taken as 0..{high - low:g}"
-    counts = "; for counts ask for poisson or negative_binomial" if low == 0 and x.dim() == 2 else ""
-    if low >= 0 and high <= 31:
-        return "categorical", f"whole numbers {low:g}..{high:g}, {high + 1:g} levels{counts}"
-    if low >= 0 and high <= 255:
-        return "discretized_logistic", f"whole numbers {low:g}..{high:g}, within 0..255{counts}"
-    why = f"whole numbers {low:,.0f}..{high:,.0f}"
-    if low < 0:
-        shift = f"; add {-low:g} to score them as levels" if high - low <= 255 else ""
-        return "normal", f"{why}{shift}"
-    some = x[:10_000].double().flatten(1)
-    varied = some.var(0, correction=0) >= some.mean(0)
-    if varied.double().mean() >= 0.5:
-        return "negative_binomial", f"{why} that vary as counts do"
-    return "normal", f"{why}, which vary less than counts do"
-
-
-def describe(
-    data: Data,
-    likelihood: str,
-    categories: int | None = None,
-    two_values: Sequence[float] | None = None,
-    seed: int | None = None,
-    lowest: float = 0.0,
-) -> dict[str, Any]:
-    """The description of its data that a run stores, as JSON: where they are, how they were split and read, a checksum.
-
-    Args:
-        data: as `load` returned them, two values already as 0 and 1.
-        likelihood, categories: of the model.
-        two_values: the values of 0 and 1 in the source, for Bernoulli data.
-        seed: of the split; by default that of the data.
-        lowest: the number that was taken as 0, for categories.
-
-    >>> describe(load("digits"), "categorical", 17)["source"]
-    'digits'
-    """
-    parts = (data.train, data.valid, data.test)
-    choices = {
-        "split": data.split,
-        "array": data.array,
-        "size": data.size and list(data.size),
-        "lowest": lowest or None,
-    }
-    return dict(
-        source=data.name if data.name in {row.name for row in BUILTIN} else str(Path(data.name).resolve()),
-        dynamic=data.dynamic,
-        seed=data.seed if seed is None else seed,
-        event_shape=list(data.event_shape),
-        examples=[len(part) for part in parts],
-        likelihood=likelihood,
-        categories=categories,
-        two_values=None if two_values is None else list(two_values),
-        range=[data.train.min().item(), data.train.max().item()],
-        checksum=checksum(data),
-        **{name: value for name, value in choices.items() if value is not None and value != "random"},
-    )
-
-
-def checksum(data: Data) -> str:
-    """SHA-256 of the values of the three splits; of a split on disk, in the order of the file."""
-    digest = hashlib.sha256()
-    for split in (data.train, data.valid, data.test):
-        for part in pieces(split):
-            digest.update(part.contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def is_described(data: Data, about: dict[str, Any]) -> bool:
-    """Whether these are the data of a description: the same values, in the same splits.
-
-    Args:
-        data: two values already as 0 and 1.
-        about: as `describe` returns it.
-
-    >>> data = load("digits")
-    >>> moved = replace(data, train=data.train[:-1], valid=torch.cat([data.train[-1:], data.valid]))
-    >>> about = describe(data, "poisson")
-    >>> is_described(data, about), is_described(moved, about)
-    (True, False)
-    """
-    sizes = [len(part) for part in (data.train, data.valid, data.test)]  # the checksum runs over all of them
-    if list(data.event_shape) != about["event_shape"] or sizes != about.get("examples", sizes):
-        return False
-    return checksum(data) == about["checksum"]
 
 
 def _is_builtin(source: str | Path) -> bool:

@@ -28,9 +28,9 @@ from allegory.runtime.memory import trim
 
 __all__ = ["Mapped", "Pictures", "Stored"]
 
-NUMBERS = 2**22  # per part in a pass over the file
-PIECE, POOL = 2**18, 2**26  # bytes
-READERS = 8
+CHUNK_NUMBERS = 2**22  # per part in a pass over the file
+PIECE_BYTES, POOL_BYTES = 2**18, 2**26  # bytes
+READ_THREADS = 8
 
 
 class Stored:
@@ -99,7 +99,7 @@ class Stored:
         """Some of these examples, (n,) rows, not read yet."""
         return Stored(self.source, self.rows[rows], self.values, self.device, self.lowest)
 
-    def taken_as_bits(self, values: tuple[float, float]) -> Stored:
+    def as_binary(self, values: tuple[float, float]) -> Stored:
         """The same examples, with two values read as 0 and 1."""
         return Stored(self.source, self.rows, values, self.device)
 
@@ -118,7 +118,7 @@ class Stored:
             part.copy_(part[torch.randperm(len(part), generator=generator)])
         return order
 
-    def ahead(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def prefetch(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The examples of batches, each given by its rows, (n,): a pool of batches is read while the previous one is in
         use.
         """
@@ -134,13 +134,13 @@ class Stored:
                     examples = self._to_examples(x.index_select(0, where))
                     yield examples
                     given += examples.nbytes
-                    if given > POOL:
+                    if given > POOL_BYTES:
                         given = 0
                         trim()
 
-    def pieces(self) -> Iterator[tuple[list[int], Tensor]]:
+    def chunks(self) -> Iterator[tuple[list[int], Tensor]]:
         """All examples in the order of the file, a few million numbers at a time, with their rows in it."""
-        size = max(1, NUMBERS // max(1, self.shape[1:].numel()))
+        size = max(1, CHUNK_NUMBERS // max(1, self.shape[1:].numel()))
         for which in self._in_file_order().split(size):
             yield self.rows[which].tolist(), self[which]
 
@@ -155,7 +155,7 @@ class Stored:
     def _range(self) -> tuple[Tensor, Tensor]:
         """Computed once: it reads the whole file."""
         if self.range is None:
-            both = [(part.min(), part.max()) for _, part in self.pieces()]
+            both = [(part.min(), part.max()) for _, part in self.chunks()]
             self.range = torch.stack([low for low, _ in both]).min(), torch.stack([high for _, high in both]).max()
         return self.range
 
@@ -166,7 +166,7 @@ class Stored:
 
     def _pool_batches(self, batch: int) -> int:
         """The number of batches of that size in a pool."""
-        return max(1, POOL // max(1, batch * self.shape[1:].numel() * self.source.dtype.itemsize))
+        return max(1, POOL_BYTES // max(1, batch * self.shape[1:].numel() * self.source.dtype.itemsize))
 
     def _read(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
         """(n, *event) the source's rows, in its order, read from several pieces in parallel; (n,) the position of each.
@@ -184,7 +184,7 @@ class Stored:
         def fill(start: int, stop: int) -> None:
             numbers[start:stop] = self.source[torch.from_numpy(rows[start:stop])].numpy()
 
-        with ThreadPoolExecutor(READERS) as readers:
+        with ThreadPoolExecutor(READ_THREADS) as readers:
             list(readers.map(fill, starts, [*starts[1:], len(rows)]))
         return x, torch.from_numpy(places)
 
@@ -217,7 +217,7 @@ class Mapped:
         self.array, self.shape = array, Size(array.shape)
         self.dtype = torch.uint8 if array.dtype in (np.uint8, np.bool_) else torch.float32
         self.size = array.itemsize * self.shape[1:].numel()  # of a row, in bytes
-        self.piece = max(1, PIECE // max(1, self.size))
+        self.piece = max(1, PIECE_BYTES // max(1, self.size))
 
     def __len__(self) -> int:
         return len(self.array)
@@ -233,8 +233,8 @@ class Mapped:
         if found < numbers.nbytes:
             raise ValueError(f"{self.array.filename} has become shorter while it was in use: row {last} is missing")
         whole = bool((np.diff(rows.numpy()) == 1).all())
-        kept = numbers if whole else numbers[(rows - first).numpy()]
-        return torch.from_numpy(kept.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
+        chosen = numbers if whole else numbers[(rows - first).numpy()]
+        return torch.from_numpy(chosen.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
 
 
 class Pictures:
@@ -258,5 +258,5 @@ class Pictures:
         if not len(rows):
             return torch.empty(0, *self.shape[1:], dtype=self.dtype)
         images = np.stack([self.read(self.files[row]) for row in rows.tolist()]).transpose(0, 3, 1, 2)
-        kept = images[:, : self.shape[1]]
-        return torch.from_numpy(kept if self.dtype == torch.uint8 else kept.astype(np.float32))
+        images = images[:, : self.shape[1]]
+        return torch.from_numpy(images if self.dtype == torch.uint8 else images.astype(np.float32))

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 __all__ = ["remarks"]
 
 DENSITIES = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
-ROWS, COLUMNS = 20_000, 500  # looked at
-OFTEN, EDGE, TIMES = 0.05, 0.01, 10  # a share of the rows; of the smallest or the largest value; and at least so often
+MAX_ROWS, MAX_COLUMNS = 20_000, 500  # looked at
+REPEATED_SHARE, EDGE_SHARE = 0.05, 0.01  # of the rows: for a value, and for the smallest or the largest
+MIN_REPEATS = 10
 
 
 def remarks(x: Any, likelihood: str) -> list[str]:
@@ -33,14 +34,17 @@ def remarks(x: Any, likelihood: str) -> list[str]:
     """
     if likelihood not in DENSITIES:
         return []
-    rows = x[:ROWS].flatten(1).double().numpy(force=True)
-    found = _columns_remarks(rows[:, :COLUMNS]) if x.dim() == 2 else _atoms(rows.reshape(-1, 1), "all elements")
+    rows = x[:MAX_ROWS].flatten(1).double().numpy(force=True)
+    if x.dim() == 2:
+        found = _columns_remarks(rows[:, :MAX_COLUMNS])
+    else:
+        found = _repeated_values(rows.reshape(-1, 1), "all elements")
     repeated = len(rows) - len(np.unique(rows, axis=0))
-    if repeated >= EDGE * len(rows):
+    if repeated >= EDGE_SHARE * len(rows):
         found.append(f"{repeated:,} of {len(rows):,} rows repeat an earlier row")
     if found:
         found.append(
-            "a density has no upper bound there: its nats are those of the file's grid, and compare with nothing; "
+            "a density has no upper bound there: its nats are those of the file's grid, and cannot be compared; "
             "leave such columns or rows out, or use a likelihood of discrete values"
         )
     return found
@@ -56,18 +60,18 @@ def _columns_remarks(x: NDArray[Any]) -> list[str]:
     first: dict[bytes, int] = {}
     copies = [(i, first.setdefault(x[:, i].tobytes(), i)) for i in range(x.shape[1])]
     found += [f"column {i} repeats column {j}" for i, j in copies if i != j][:3]
-    kept = np.array([i for i, j in copies if i == j])
-    return _atoms(x[:, ~whole], "", np.flatnonzero(~whole)) + found + _dependence(x[:, kept], kept)
+    distinct = np.array([i for i, j in copies if i == j])
+    return _repeated_values(x[:, ~whole], "", np.flatnonzero(~whole)) + found + _dependence(x[:, distinct], distinct)
 
 
-def _atoms(x: NDArray[Any], where: str, names: Sequence[int] | NDArray[Any] = ()) -> list[str]:
+def _repeated_values(x: NDArray[Any], where: str, names: Sequence[int] | NDArray[Any] = ()) -> list[str]:
     """The number that comes again and again in the first column that has one, and how many more have."""
     lines = []
     for i in range(x.shape[1]):
         values, counts = np.unique(x[:, i], return_counts=True)
         k = int(counts.argmax())
-        enough = EDGE if k in (0, len(values) - 1) else OFTEN
-        if counts[k] >= max(TIMES, enough * len(x)) and len(values) > 1:
+        enough = EDGE_SHARE if k in (0, len(values) - 1) else REPEATED_SHARE
+        if counts[k] >= max(MIN_REPEATS, enough * len(x)) and len(values) > 1:
             lines.append(f"{values[k]:g} is {counts[k] / len(x):.0%} of {where or f'the values of column {names[i]}'}")
     more = f", and {len(lines) - 1} more columns have such a number" if len(lines) > 1 else ""
     return [lines[0] + more] if lines else []

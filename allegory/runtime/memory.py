@@ -18,9 +18,9 @@ from typing import Any
 
 __all__ = ["caching", "trim"]
 
-TRIM, MAP = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
-KEPT, LARGE = 2**30, 2**25  # bytes: the most free memory to keep; the size from which a block is mapped on its own
-inside = 0
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
+TRIM_BYTES, MMAP_BYTES = 2**30, 2**25  # the most free memory to keep; from which size on a block is mapped on its own
+nesting = 0  # of these contexts
 
 
 @cache
@@ -39,20 +39,20 @@ def caching() -> Iterator[None]:
     >>> with caching():
     ...     record = al.fit(model, x, epochs=1)
     """
-    global inside
+    global nesting
     library = _glibc()
     if library is None:
         yield
         return
-    inside += 1
-    library.mallopt(MAP, LARGE)
-    library.mallopt(TRIM, KEPT)
+    nesting += 1
+    library.mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
+    library.mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
     try:
         yield
     finally:
-        inside -= 1
-        if not inside:
-            library.mallopt(TRIM, 2 * LARGE)  # the value that glibc itself adapts to after large tensors
+        nesting -= 1
+        if not nesting:
+            library.mallopt(M_TRIM_THRESHOLD, 2 * MMAP_BYTES)  # what glibc itself adapts to after large tensors
             trim()
 
 

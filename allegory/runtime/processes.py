@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 
-BROADCAST = "broadcast to all processes"
-inside = 0
+BROADCAST_NOTE = "broadcast to all processes"
+nesting = 0  # of `together`
 
 
 @contextmanager
@@ -53,22 +53,22 @@ def together() -> Iterator[None]:
     >>> with al.together():
     ...     bounds = al.log_likelihood(model, x, samples=10)
     """
-    global inside
-    inside += 1
+    global nesting
+    nesting += 1
     try:
         yield
     finally:
-        inside -= 1
+        nesting -= 1
 
 
 def world_size() -> int:
     """The number of processes that work together."""
-    return dist.get_world_size() if inside and _initialized() else 1
+    return dist.get_world_size() if nesting and _initialized() else 1
 
 
 def rank() -> int:
     """The index of this process; 0 writes files and prints."""
-    return dist.get_rank() if inside and _initialized() else 0
+    return dist.get_rank() if nesting and _initialized() else 0
 
 
 def check_same(**given: Any) -> None:
@@ -89,7 +89,7 @@ def check_same(**given: Any) -> None:
                 f"{name} is not the same in the {world_size()} processes, which share out one and the same work: give "
                 "all of them the same; to let each score what it has, leave out al.together()"
             )
-            failure.add_note(BROADCAST)
+            failure.add_note(BROADCAST_NOTE)
             raise failure
 
 
@@ -150,7 +150,7 @@ def broadcast(function: Callable[[], Any]) -> Any:
     dist.broadcast_object_list(outcome)
     if outcome[1] is not None:
         failure = ValueError(outcome[1])
-        failure.add_note(BROADCAST)
+        failure.add_note(BROADCAST_NOTE)
         raise failure
     return outcome[0]
 

@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 __all__ = [
-    "append", "as_json", "atomic_path", "check_regular", "nulls_as_nan", "part_of", "write_arrays",
+    "append", "as_json", "atomic_path", "check_regular", "nulls_as_nan", "temporary_path", "write_arrays",
     "write_arrays_in_parts", "write_atomically",
 ]  # fmt: skip
 
@@ -32,7 +32,7 @@ __all__ = [
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file next to `path`, to write to: it is synced and renamed to `path` on success, else removed."""
-    part = part_of(path)
+    part = temporary_path(path)
     try:
         yield part
         with part.open("rb+") as stream:
@@ -42,7 +42,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def part_of(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """The temporary name next to `path` of what this process writes; what killed processes have left there is removed.
 
     >>> Path(".page.html.999999999").write_text("<html>")        # of a process that is no more

@@ -20,7 +20,7 @@ from allegory.data.stored import Stored
 
 __all__ = ["check_same_inputs", "describe_inputs"]
 
-ENDS = 100  # examples at either end of what stays on disk
+END_EXAMPLES = 100  # examples at either end of what stays on disk
 
 
 def describe_inputs(model: nn.Module, data: Any, valid: Any, transform: Callable[..., Any] | None) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def check_same_inputs(run: Any, before: dict[str, Any], now: dict[str, Any], sam
 def _describe(x: Any) -> dict[str, Any]:
     digest = hashlib.sha256()
     if isinstance(x, Stored):
-        parts: Any = (x.rows, x[:ENDS], x[max(0, len(x) - ENDS) :])
+        parts: Any = (x.rows, x[:END_EXAMPLES], x[max(0, len(x) - END_EXAMPLES) :])
     else:
         parts = x.detach().split(max(1, 2**24 // max(1, x[:1].numel())))
     for part in parts:

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import evaluating, pairs_per_pass
-from allegory.model import VAE, Trace
+from allegory.evaluation.passes import evaluating, pairs_per_pass
+from allegory.model import VAE
 from allegory.runtime import processes
+from allegory.trace import Trace
 
 __all__ = ["validate"]
 

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.evaluation.bounds import Evaluation, bound_curve, log_likelihood, pairs_per_pass
+from allegory.evaluation.bounds import Evaluation, bound_curve, log_likelihood
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
 from allegory.evaluation.marginals import independent_elements, log_probs
+from allegory.evaluation.passes import pairs_per_pass
 from allegory.model import VAE
 from allegory.views.layout import file_name
 from allegory.views.runs import Run

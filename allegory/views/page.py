@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import evaluating
+from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
-from allegory.training.checkpoint import METRICS, WEIGHTS
+from allegory.training.directory import METRICS, WEIGHTS
 from allegory.views import plots
 from allegory.views.layout import Section, file_name, without_folders
 from allegory.views.measured import Examples, draw_examples, measure

@@ -25,33 +25,23 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.data.splits import (
-    Data,
-    binarize,
-    counted_from,
-    is_described,
-    load_together,
-    read,
-    reload,
-    to_binary,
-    two_values,
-)
+from allegory.data.description import is_described
+from allegory.data.recoding import binarize, counted_from, to_binary, two_values
+from allegory.data.splits import Data, load_together, read, reload
 from allegory.evaluation.annealing import compare_with_ais
-from allegory.evaluation.bounds import (
-    Evaluation,
-    bound_curve,
-    choose_speed,
-    evaluate,
-    pairs_per_pass,
-    posterior_moments,
-)
+from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
 from allegory.evaluation.marginals import independent_elements, mean_log_prob
+from allegory.evaluation.moments import posterior_moments
+from allegory.evaluation.passes import pairs_per_pass
+from allegory.evaluation.speed import choose_speed
 from allegory.families import BernoulliFamily
 from allegory.model import VAE
 from allegory.runtime.devices import choose_device
 from allegory.training import metrics, schema
-from allegory.training.checkpoint import CONFIG, LAST, load, read_config, read_state
+from allegory.training.checkpoint import load
+from allegory.training.directory import CONFIG, LAST, read_config
+from allegory.training.tensors import read_state
 from allegory.views.figures import expected, save_pictures
 
 __all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]

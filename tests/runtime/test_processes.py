@@ -20,7 +20,7 @@ import torch
 import allegory as al
 from allegory.command import main
 from allegory.runtime import processes
-from allegory.runtime.checks import no_validation
+from allegory.runtime.modes import no_validation
 from allegory.training.arguments import _check_objective
 from allegory.training.state import State
 

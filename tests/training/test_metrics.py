@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import allegory as al
 from allegory.training import checkpoint, metrics, schema
-from allegory.training.checkpoint import read_config, read_state, read_tensors
+from allegory.training.directory import read_config
+from allegory.training.tensors import read_state, read_tensors, write_tensors
 
 
 def small():
@@ -166,7 +167,7 @@ def test_weights_that_do_not_fit_are_named_without_the_words_of_torch(run, tmp_p
         ({k: v for k, v in weights.items() if k != first}, f"do not fit the model: {first} is missing$"),
         ({**weights, "mine": value, "more": value}, "mine is not of the model, and 1 more differences"),
     ):
-        checkpoint.write_tensors(old / "weights.safetensors", changed, {})
+        write_tensors(old / "weights.safetensors", changed, {})
         with pytest.raises(ValueError, match=message) as error:
             al.load(old)
         assert "state_dict" not in str(error.value)

@@ -24,7 +24,7 @@ def test_an_earlier_result_is_written_over_and_nothing_else(tmp_path):
     save_sheet(tmp_path / "mine.png", torch.rand(2, 4, 4), 2, 0, 1)
     (tmp_path / "mine.png").write_bytes((tmp_path / "mine.png").read_bytes().replace(b"Software", b"Hardware"))
     for name in ("mine.npz", "mine.npy", "mine.html", "mine.txt", "mine.png"):
-        with pytest.raises(ValueError, match=f"{name} exists, and is no result of allegory"):
+        with pytest.raises(ValueError, match=f"{name} exists, and was not written by allegory"):
             check_out(tmp_path / name)
     for name in ("config.json", "metrics.jsonl"):
         with pytest.raises(ValueError, match="the name of a file of a run"):

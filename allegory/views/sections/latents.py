@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import posterior_moments
+from allegory.evaluation.moments import posterior_moments
 from allegory.model import VAE
 from allegory.views import plots
 from allegory.views.figures import expected

@@ -10,7 +10,7 @@ from typing import Any
 
 from allegory.model import VAE
 from allegory.runtime.environment import machine
-from allegory.training.checkpoint import versions
+from allegory.training.directory import versions
 from allegory.views.layout import Section, Table, file_name, without_folders
 from allegory.views.runs import Run, Summary
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from allegory.evaluation.bounds import TRUSTED
+from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES
 from allegory.evaluation.diagnosis import Diagnosis
 from allegory.views.layout import Section, Table
 from allegory.views.measured import Measured, mean_and_error
@@ -142,7 +142,7 @@ def _faults(diagnosis: Diagnosis, summary: Summary) -> list[str]:
             faults.append(f"level{'s' * many} {_and(levels)} {several if many else one}")
     faults += ["the model overfits"] if diagnosis.overfits else []
     result = diagnosis.evaluation
-    if result.importance_samples > TRUSTED and result.unreliable > 0.5:
+    if result.importance_samples > MIN_EFFECTIVE_SAMPLES and result.unreliable > 0.5:
         faults.append(f"L_{result.importance_samples} cannot be trusted")
     return faults + (["the training has not finished"] if not summary.stopped else [])
 
