@@ -27,7 +27,7 @@ from allegory.distributions import Codes, ContinuousBernoulli, DiscretizedLogist
 from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
 
-__all__ = ["baseline", "independent_elements", "mean_log_prob"]
+__all__ = ["baseline", "independent_elements", "log_probs", "mean_log_prob"]
 
 MAX_NUMBERS = 2**24  # of the training data, at most
 MAX_FIT_NUMBERS = 2**20  # where a fit goes over them many times
@@ -60,9 +60,17 @@ def mean_log_prob(law: Distribution, x: Any) -> float:
         law: over one event, on the CPU.
         x: (N, *event) data.
     """
+    return log_probs(law, x).mean().item()
+
+
+def log_probs(law: Distribution, x: Any) -> Tensor:
+    """(N,) log p(x) of each example, nats, float64, on the CPU.
+
+    Args:
+        law, x: as of `mean_log_prob`.
+    """
     rows = max(1, CHUNK_NUMBERS // math.prod(x.shape[1:]))
-    parts = [law.log_prob(x[i : i + rows].cpu().double()).sum() for i in range(0, len(x), rows)]
-    return (torch.stack(parts).sum() / len(x)).item()
+    return torch.cat([law.log_prob(x[i : i + rows].cpu().double()) for i in range(0, len(x), rows)])
 
 
 def independent_elements(model: VAE, train: Any) -> Distribution | None:

@@ -365,3 +365,30 @@ def test_no_clipping_is_strict_json_and_can_be_resumed(tmp_path):
         tensors.write_tensors(run / f"{name}.safetensors", values, state)
     trained(run, clip=math.inf, epochs=4, resume=True)
     assert al.Run(run).summary.epochs == 4
+
+
+def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):
+    """Each machine once, with the date on which it was first used: however often a training is resumed there."""
+
+    def machines():
+        return checkpoint.read_config(tmp_path / "run").get("machines")
+
+    x = torch.rand(20, 3).round().double()
+    again = dict(valid=x, batch_size=10, out=tmp_path / "run", resume=True)
+    model = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4]).double()
+    al.fit(model, x, epochs=1, **again)
+    (first,) = machines()
+    assert first["device"] == "cpu"
+    here = checkpoint.machine
+    later = {"date": "2031-01-01T00:00:00+00:00"}
+    monkeypatch.setattr(checkpoint, "machine", lambda device: {**here(device), **later})
+    al.fit(model, x, epochs=2, **again)
+    assert machines() == [first]
+    monkeypatch.setattr(checkpoint, "machine", lambda device: {**here(device), **later, "processor": "another"})
+    al.fit(model, x, epochs=3, **again)
+    assert machines() == [first, {**first, **later, "processor": "another"}]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for wrong in (3, [3], [{**first, "threads": "two"}], [{"date": "today"}]):
+        (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "machines": wrong}))
+        with pytest.raises(ValueError, match="machines"):
+            checkpoint.read_config(tmp_path / "run")
