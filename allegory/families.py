@@ -42,6 +42,7 @@ from allegory.distributions import (
     Poisson,
 )
 from allegory.positivity import inverse_positive, positive
+from allegory.runtime.precision import to_float32
 
 __all__ = [
     "Family",
@@ -63,11 +64,6 @@ __all__ = [
     "standardized",
     "student_t",
 ]
-
-
-def _to_float32(phi: Tensor) -> Tensor:
-    """Networks may run in bfloat16; densities would have three digits there, so they are computed in float32."""
-    return phi.float() if phi.dtype in (torch.bfloat16, torch.float16) else phi
 
 
 class Family(nn.Module):
@@ -93,7 +89,7 @@ class Family(nn.Module):
                 f"{type(self).__name__} reads {self.size} numbers per element, stacked along dimension {channels} "
                 f"of the network's output, but that output has shape {tuple(phi.shape)}"
             )
-        parameters = _to_float32(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
+        parameters = to_float32(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
         return Independent(self.law(*parameters), event_dim)
 
     def extra_repr(self) -> str:
@@ -181,7 +177,7 @@ class CategoricalFamily(Family):
         self.size = k
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        logits = _to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
+        logits = to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
         return Independent(Categorical(logits=logits), event_dim)
 
     def extra_repr(self) -> str:
