@@ -26,6 +26,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal, 
 from allegory.distributions import Codes, ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
 from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
+from allegory.runtime.modes import forked_rng
 
 __all__ = ["baseline", "independent_elements", "log_probs", "mean_log_prob"]
 
@@ -79,8 +80,7 @@ def independent_elements(model: VAE, train: Any) -> Distribution | None:
     Args:
         model, train: as of `baseline`.
     """
-    devices = list({p.device for p in model.parameters() if p.is_cuda})
-    with evaluating(model), torch.random.fork_rng(devices):
+    with evaluating(model), forked_rng(model):
         law: Any = model.generate(1)
     while isinstance(law, Independent):
         law = law.base_dist
