@@ -308,6 +308,7 @@ class Codes(Categorical):
         return super().sample(torch.Size(sample_shape)) + self.lowest
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
+        """(k, *batch) its values, the lowest first; as of torch."""
         return super().enumerate_support(expand) + self.lowest
 
 
