@@ -50,7 +50,6 @@ from allegory.support import check_support
 
 __all__ = [
     "Bernoulli",
-    "ShiftedCategorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "IndependentBernoulli",
@@ -58,6 +57,7 @@ __all__ = [
     "NormalMixture",
     "OptimalNormal",
     "Poisson",
+    "ShiftedCategorical",
     "bernoulli_log_mass",
     "map_tensors",
     "tempered",

@@ -34,13 +34,13 @@ from torch.distributions import Normal as NormalLaw
 
 from allegory.distributions import (
     Bernoulli,
-    ShiftedCategorical,
     ContinuousBernoulli,
     DiscretizedLogistic,
     IndependentBernoulli,
     NegativeBinomial,
     OptimalNormal,
     Poisson,
+    ShiftedCategorical,
 )
 from allegory.positivity import inverse_positive, positive
 from allegory.runtime.precision import to_float32

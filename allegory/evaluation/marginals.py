@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, StudentT, constraints
 
-from allegory.distributions import ShiftedCategorical, ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
+from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial, ShiftedCategorical
 from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
 from allegory.runtime.modes import forked_rng
