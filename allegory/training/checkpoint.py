@@ -29,6 +29,7 @@ from allegory.training.directory import (
     WEIGHTS,
     check_same_run,
     config_digest,
+    machines,
     read_config,
     versions,
 )
@@ -61,7 +62,9 @@ def save(
     """
     if any(hasattr(p, "to_local") for p in model.parameters()):
         raise ValueError("this model is sharded over processes; its run, fit's out, has the whole model: al.load(out)")
-    config: dict[str, Any] = dict(format=FORMAT, **versions(), **parameter_units(model), model=model.config, fit={})
+    config: dict[str, Any] = dict(
+        format=FORMAT, **versions(), machines=machines(model), **parameter_units(model), model=model.config, fit={}
+    )
     if model.config is None or arguments is not None:
         config |= {"class": f"{type(model).__module__}.{type(model).__qualname__}", "arguments": arguments or {}}
     taken = config.keys() & (about or {}).keys()
