@@ -43,7 +43,7 @@ from torch.utils._pytree import register_pytree_node
 from allegory.conditional import Conditional
 from allegory.distributions import check_support, tempered, with_tensors
 from allegory.ladder import TopDown
-from allegory.runtime.checks import no_validation, place
+from allegory.runtime.checks import no_tensor, no_validation, place, reshaping
 from allegory.runtime.compilation import disable_compile
 from allegory.runtime.modes import eval_mode
 from allegory.runtime.precision import autocast_enabled, without_autocast
@@ -443,7 +443,7 @@ class VAE(nn.Module):
             rows: (N,) what the user calls the rows of x; by default their numbers, in the file for data on disk.
         """
         if not hasattr(x, "is_floating_point"):
-            raise ValueError(f"{name}: got {type(x).__name__}, wanted a tensor, such as torch.as_tensor(x).float()")
+            raise ValueError(no_tensor(name, x))
         if x.dim() < 1 or not len(x):
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (N, *event) with at least one example")
         if not x.is_floating_point():
@@ -456,6 +456,7 @@ class VAE(nn.Module):
             if law.event_shape != x.shape[1:]:
                 raise ValueError(
                     f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
+                    f"{reshaping(x.shape, law.event_shape)}"
                 )
             for called, part in pieces:
                 finite = torch.isfinite(part)
@@ -617,6 +618,15 @@ class VAE(nn.Module):
                 return [law.event_shape for law in (self.decoders[0](state), *p)]
         except Exception:  # whatever is wrong is reported where the model is used
             return None
+
+
+def check_is_vae(model: Any) -> None:
+    """Raises a ValueError for anything but a VAE, or one that torch.compile has wrapped."""
+    if isinstance(getattr(model, "_orig_mod", model), VAE):
+        return
+    inner = getattr(model, "module", None)  # of DistributedDataParallel and DataParallel
+    wanted = "the VAE inside of it, model.module" if isinstance(inner, VAE) else "a VAE, and the data after it"
+    raise ValueError(f"model: got {type(model).__name__}, wanted {wanted}")
 
 
 def _elide(parts: list[str]) -> str:

@@ -9,6 +9,7 @@ from allegory.evaluation.bounds import (
     log_likelihood,
     posterior_moments,
 )
+from allegory.evaluation.bounds import evaluating as scoring
 from allegory.evaluation.diagnosis import Diagnosis, Level, diagnose
 from allegory.evaluation.marginals import baseline
 
@@ -26,4 +27,5 @@ __all__ = [
     "evaluate",
     "log_likelihood",
     "posterior_moments",
+    "scoring",
 ]

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from allegory.evaluation.bounds import evaluating, log_likelihood, pairs_per_pass
-from allegory.model import VAE, Choose, Latents, Laws
+from allegory.model import VAE, Choose, Latents, Laws, check_is_vae
 from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["Annealed", "ais", "compare_with_ais"]
@@ -85,6 +85,7 @@ def ais(
     for name, value in dict(chains=chains, temperatures=temperatures, leapfrog=leapfrog).items():
         if value < 1:
             raise ValueError(f"{name}={value}: wanted at least 1")
+    check_is_vae(model)
     model.check(x)
     if posterior is not None and [len(z) for z in posterior] != [len(x)] * model.levels:
         raise ValueError(

@@ -42,7 +42,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from allegory.families import BernoulliFamily, CategoricalFamily
 from allegory.ladder import TopDown
-from allegory.model import VAE
+from allegory.model import VAE, check_is_vae
 from allegory.runtime import processes
 from allegory.runtime.checks import no_validation
 from allegory.runtime.compilation import choose_compile, compile_or_warn, timed
@@ -525,7 +525,8 @@ def _stderr(x: Tensor) -> float:
 
 
 def _check(model: VAE, x: Tensor, samples: int) -> None:
+    check_is_vae(model)
     if not hasattr(samples, "__index__") or not 1 <= samples < 2**31:
         raise ValueError(f"samples={samples}: wanted K >= 1 particles, a whole number below 2^31")
-    processes.check_same(samples=samples, x=getattr(x, "rows", x), model=model)
+    processes.check_same("an evaluation", samples=samples, x=getattr(x, "rows", x), model=model)
     model.check(x)

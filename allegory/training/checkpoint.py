@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from allegory.architectures import build
 from allegory.data.builtin import BUILTIN
 from allegory.earlier import as_before, units_of_parameters
-from allegory.model import VAE
+from allegory.model import VAE, check_is_vae
 from allegory.runtime import processes
 from allegory.runtime.storage import check_regular, part_of, write_atomically
 from allegory.training import schema
@@ -66,14 +66,21 @@ def save(
         The directory.
 
     Raises:
-        ValueError: a directory that is not empty or cannot be written; arguments that are not JSON; a sharded model.
+        ValueError: a directory that is not empty or cannot be written; arguments that are not JSON; a sharded model;
+            weights that are NaN.
 
     >>> model = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4])
     >>> al.load(al.save(model, "saved")).sample(5).shape
     torch.Size([5, 3])
     """
+    check_is_vae(model)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
     if any(hasattr(p, "to_local") for p in model.parameters()):
         raise ValueError("this model is sharded over processes; its run, fit's out, has the whole model: al.load(out)")
+    broken = [name for name, x in model.state_dict().items() if x.is_floating_point() and bool(torch.isnan(x).any())]
+    if broken:
+        more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise ValueError(f"{broken[0]}{more} of the model are NaN, so that nothing it scores or draws is a number")
     config: dict[str, Any] = dict(format=FORMAT, **versions(), **units_of_parameters(model), model=model.config, fit={})
     if model.config is None or arguments is not None:
         config |= {"class": f"{type(model).__module__}.{type(model).__qualname__}", "arguments": arguments or {}}
@@ -90,7 +97,7 @@ def save(
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise ValueError(f"{path} exists and is not empty; choose another directory")
         part.mkdir(parents=True)
-        write_tensors(part / WEIGHTS, model.state_dict(), {})
+        write_tensors(part / WEIGHTS, uncompiled(model.state_dict()), {})
         write_atomically(part / CONFIG, text.encode())
         part.replace(run)
     except OSError as error:
@@ -133,6 +140,8 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
         built: Any = model
     else:
         built = _build_custom(run, config, model, own) if model is not None else _build_from_config(run, config, own)
+    own_names = {_uncompiled(name): name for name in built.state_dict()}
+    weights = {own_names.get(_uncompiled(name), name): value for name, value in weights.items()}
     if "units" not in config:
         weights = as_before(built, weights)
     if built is not model:
@@ -147,6 +156,15 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
         detail = _misfit(built.state_dict(), weights)
         raise ValueError(f"{Path(run) / WEIGHTS}: the weights do not fit the model: {detail}") from None
     return built.eval()
+
+
+def uncompiled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by the names that they have without torch.compile, so that a run does not depend on it."""
+    return {_uncompiled(name): value for name, value in weights.items()}
+
+
+def _uncompiled(name: str) -> str:
+    return name.replace("_orig_mod.", "")
 
 
 def _misfit(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:

@@ -167,7 +167,8 @@ def fit(
     plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
     average, frozen = _copy_for_average(model, shard), frozen_parts(model)
-    inputs = functools.partial(describe_inputs, model, data, valid, transform)
+    schedules = {name: value for name, value in (("lr", lr), ("beta", beta)) if callable(value)}
+    inputs = functools.partial(describe_inputs, model, data, valid, transform, objective, samples, schedules)
     data, valid = _to_device_of(model, data), _to_device_of(model, valid)
     batches = Batches(data, batch_size, seed, transform)
     budget = Budget(epochs, minutes, patience, len(batches))

@@ -169,6 +169,16 @@ class State:
         processes.all_reduce(totals[:1])
         return totals
 
+    def has_finite_weights(self) -> bool:
+        """Whether all weights are finite, and no buffer is NaN, in every process: the last step may be too large though
+        its gradient was finite, and no pass through the model follows it.
+        """
+        weights = [p for p in self.parameters if p.numel()]
+        finite = torch.isfinite(torch.stack(torch._foreach_norm(weights, math.inf))).all()
+        numbers = [sharding.to_local(b) for b in self.model.buffers() if b.is_floating_point()]
+        whole = all(not bool(torch.isnan(b).any()) for b in numbers)
+        return processes.all_reduce_max(float(not (bool(finite) and whole)))[0] == 0
+
     def running_bound(self, batch_size: int) -> float | None:
         """The mean objective over this epoch so far, to be shown; None where other processes have parts of it."""
         bound, _, count, *_ = self.totals.tolist() if processes.world_size() == 1 else [0.0] * 3
@@ -293,7 +303,7 @@ class State:
                 checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
-            checkpoint.write_tensors(run / checkpoint.WEIGHTS, weights, {})
+            checkpoint.write_tensors(run / checkpoint.WEIGHTS, checkpoint.uncompiled(weights), {})
             position |= self.metrics.write(run, position.pop("history"))
             checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written
