@@ -51,6 +51,7 @@ from allegory.networks import (
 )
 from allegory.networks import mlp as perceptron
 from allegory.priors import MixtureOfNormals, Shaped, VampPrior
+from allegory.runtime.checks import no_tensor, reshaping
 from allegory.units import units_of, warn_of
 
 __all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent", "mlp"]
@@ -74,6 +75,11 @@ LIKELIHOODS = (
     "negative_binomial",
 )
 """Names of families of p(x | z_1), see `allegory.families`."""
+
+MEANT = {
+    "gaussian": "normal", "gauss": "normal", "mse": "normal_shared", "bce": "bernoulli", "binary": "bernoulli",
+    "softmax": "categorical", "cross_entropy": "categorical",
+}  # fmt: skip
 
 LOCATION_SCALE = (
     families.Normal, families.NormalFixed, families.NormalLearned, families.NormalOptimal, families.StudentTFamily,
@@ -438,7 +444,12 @@ def _likelihood_and_input(
     else:
         family = _check_custom_likelihood(likelihood, event_shape)
     if data is not None and not isinstance(data, Tensor):
-        raise ValueError(f"data: got {type(data).__name__}, wanted a tensor, such as torch.as_tensor(data).float()")
+        raise ValueError(no_tensor("data", data))
+    if data is not None and data.shape[1:] != torch.Size(event_shape):
+        raise ValueError(
+            f"data: examples of shape {tuple(data.shape[1:])}, but event_shape={tuple(event_shape)}"
+            f"{reshaping(data.shape, event_shape)}"
+        )
     read: nn.Module = (LogStandardize if isinstance(family, families.StandardizedCounts) else Standardize)(*event_shape)
     if isinstance(family, families.CategoricalFamily):
         read = OneHot(family.size, len(event_shape))
@@ -599,7 +610,10 @@ def _check_scales(event_shape: Sequence[int], latent: Sequence[int], stem: int, 
 
 def _likelihood(name: str, event_shape: Sequence[int], categories: int | None) -> families.Family:
     if name not in LIKELIHOODS:
-        raise ValueError(f"unknown likelihood {name!r}; wanted one of {', '.join(LIKELIHOODS)}")
+        lower = name.lower()
+        nearest = [MEANT[lower]] if lower in MEANT else difflib.get_close_matches(lower, LIKELIHOODS, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"unknown likelihood {name!r}; {hint}wanted one of {', '.join(LIKELIHOODS)}")
     if name == "categorical":
         if categories is None:
             raise ValueError("the categorical likelihood needs its number of categories")
@@ -672,6 +686,9 @@ def _activation(name: Activation) -> Callable[[], nn.Module]:
 def _check_widths(**named: Any) -> None:
     """Checks shapes and widths: sequences of whole numbers, from 1 to what an int32 holds."""
     for name, widths in named.items():
+        if isinstance(widths, Tensor):
+            shape = tuple(widths.shape)
+            raise ValueError(f"{name}: got a tensor of shape {shape}, wanted numbers, such as {shape[1:]}")
         if isinstance(widths, int):
             of = "one for each level" if name in ("latent", "scales") else "one for each dimension"
             of = "one for each layer" if name == "hidden" else of

@@ -28,6 +28,7 @@ Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import register_pytree_node
 
-from allegory.conditional import Conditional
+from allegory.conditional import Conditional, StandardNormal
 from allegory.distributions import check_support, tempered, with_tensors
 from allegory.ladder import TopDown
 from allegory.runtime.checks import no_tensor, no_validation, place, reshaping
@@ -216,6 +217,9 @@ class VAE(nn.Module):
         state: nn.Module | Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(prior, type) or not callable(prior):
+            got = f"the class {prior.__name__}" if isinstance(prior, type) else type(prior).__name__
+            raise ValueError(f"prior: got {got}, wanted a module whose call gives p(z_T), such as al.StandardNormal(2)")
         self.prior = prior
         self.encoders: Any = encoder if isinstance(encoder, TopDown) else _module_list(encoder)
         self.decoders = _module_list(decoder)
@@ -294,8 +298,8 @@ class VAE(nn.Module):
 
     def _sampler(self, samples: int, noise: Sequence[Tensor | None] | None = None) -> Draw:
         """The function that draws z_1..T ~ q(. | x): S times where q depends on x alone, once from each later law."""
-        if samples < 1:
-            raise ValueError(f"samples={samples}: wanted at least one particle")
+        if not hasattr(samples, "__index__") or samples < 1:
+            raise ValueError(f"samples={samples!r}: wanted at least one particle, a whole number")
         first = self.levels if isinstance(self.encoders, TopDown) else 1
 
         def draw(t: int, q: Distribution) -> Tensor:
@@ -405,8 +409,8 @@ class VAE(nn.Module):
             n: number of draws.
             temperature: the standard deviations of all latents are multiplied by it; see `distributions.tempered`.
         """
-        if n < 1:
-            raise ValueError(f"n={n}: wanted at least one")
+        if not hasattr(n, "__index__") or n < 1:
+            raise ValueError(f"n={n}: wanted at least one, a whole number")
         *_, state = self._generate_down(
             lambda t, p, state: tempered(p, temperature).sample((n,) if state is None else ())
         )
@@ -447,16 +451,26 @@ class VAE(nn.Module):
         if x.dim() < 1 or not len(x):
             raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (N, *event) with at least one example")
         if not x.is_floating_point():
-            raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use x.float()")
+            how = "x.float()" if not x.is_complex() else "torch.view_as_real(x).flatten(1), say"
+            raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use {how}")
+        if isinstance(x, Tensor) and x.layout != torch.strided:
+            raise ValueError(f"{name}: got a sparse tensor, {x.layout}, wanted a dense one; use x.to_dense()")
         if any(hasattr(p, "to_local") for p in self.parameters()):
             raise ValueError("this model is sharded over processes; load the whole model from its run, al.load(out)")
+        device = next((p.device for p in self.parameters()), x.device)
+        if x.device.type != device.type:
+            raise ValueError(f"{name} is on {x.device}, the model on {device}: move one of them, x.to({device.type!r})")
+        self._check_prior()
         pieces = [(rows, x)] if isinstance(x, Tensor) else x.pieces()
         with eval_mode(self), torch.random.fork_rng(), self._name_failing_conditional():
             law = self.generate(1)
             if law.event_shape != x.shape[1:]:
+                hint = reshaping(x.shape, law.event_shape)
+                if law.batch_shape[1:] + law.event_shape == x.shape[1:]:
+                    hint = f", in a batch of {tuple(law.batch_shape)}: wanted Conditional(..., event_dim={x.dim() - 1})"
                 raise ValueError(
                     f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
-                    f"{reshaping(x.shape, law.event_shape)}"
+                    f"{hint}"
                 )
             for called, part in pieces:
                 finite = torch.isfinite(part)
@@ -470,6 +484,18 @@ class VAE(nn.Module):
             _ = trace.kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
             with no_validation():
                 self._check_neighbours(x, trace.p[-1])
+
+    def _check_prior(self) -> None:
+        call = getattr(self.prior, "forward", self.prior)
+        try:
+            inspect.signature(call).bind()
+        except TypeError as error:
+            raise ValueError(
+                f"the prior, {type(self.prior).__name__}, cannot be called without arguments: {error}; wanted p(z_T), "
+                f"such as al.StandardNormal, first: VAE(prior, encoder, decoder)"
+            ) from None
+        except ValueError:  # what is not written in Python tells no signature
+            pass
 
     def _check_neighbours(self, x: Tensor, prior: Distribution) -> None:
         """Raises a ValueError if a density depends on other examples or particles: it is then of no model. Of two
@@ -544,13 +570,20 @@ class VAE(nn.Module):
             if not called or "alloc" in str(error):
                 raise
             given, own = types
+            if own in (torch.float16, torch.bfloat16):
+                raise ValueError(
+                    f"{called[-1]} of {given}, but its weights are {own}: draws and densities are in float32; keep the "
+                    "model in it, model.float(), and give precision='bfloat16' to what trains or scores"
+                ) from None
             if given != own:
                 short = str(own).removeprefix("torch.")
                 raise ValueError(
                     f"{called[-1]} of {given}, but its weights are {own}: convert the data, x.to(torch.{short}), or "
                     f"the model, model.to({given})"
                 ) from None
-            raise ValueError(f"{called[-1]}, which it cannot read: {' '.join(str(error).split())}") from None
+            folded = "; al.networks.Images and Vectors make one of its two leading dimensions, particles and examples"
+            hint = folded if "(unbatched)" in str(error) else ""
+            raise ValueError(f"{called[-1]}, which it cannot read: {' '.join(str(error).split())}{hint}") from None
         finally:
             for hook in hooks:
                 hook.remove()
@@ -738,4 +771,8 @@ def _module_list(modules: nn.Module | Sequence[nn.Module]) -> nn.ModuleList:
     single = isinstance(modules, nn.Module) and not isinstance(modules, nn.ModuleList | nn.Sequential)
     if isinstance(modules, nn.Sequential):
         raise ValueError("got an nn.Sequential, which composes modules; wanted a conditional or a list")
-    return nn.ModuleList([modules] if single else list(modules))  # type: ignore[arg-type, list-item]
+    found = [modules] if single or not isinstance(modules, Iterable) else list(modules)
+    for module in found:
+        if not isinstance(module, nn.Module) or isinstance(module, StandardNormal):
+            raise ValueError(f"got {type(module).__name__}, wanted conditionals: VAE(prior, encoder, decoder)")
+    return nn.ModuleList(found)  # type: ignore[arg-type]

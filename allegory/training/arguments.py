@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,7 +234,8 @@ def _check_objective_kind(objective: Any) -> None:
     if not callable(objective):
         known = isinstance(objective, str) and hasattr(objectives, objective)
         name = objective if known else "elbo"
-        raise ValueError(f"objective={objective!r}: wanted a function, such as objective=al.{name}")
+        given = repr(objective) if isinstance(objective, str) else type(objective).__name__
+        raise ValueError(f"objective={given}: wanted a function, such as objective=al.{name}")
     try:
         inspect.signature(objective).bind(None, 1.0)
     except TypeError as error:
@@ -247,10 +248,15 @@ def _check_objective_kind(objective: Any) -> None:
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
-    for name in ("epochs", "minutes", "lr", "clip", "skip", "patience", "lr_warmup", "kl_warmup", "lr_final", "ema"):
+    optional, others = ("epochs", "minutes", "patience"), ("lr_warmup", "kl_warmup", "lr_final", "ema", "weight_decay")
+    for name in (*optional, "lr", "clip", "skip", *others):
         value = settings[name]
-        if value is not None and not callable(value) and (isinstance(value, str) or not hasattr(value, "__float__")):
+        if value is None and name in optional:
+            continue
+        if not callable(value) and (isinstance(value, str) or not hasattr(value, "__float__")):
             raise ValueError(f"{name}={value!r}: wanted a number")
+    if settings["epochs"] is not None and settings["epochs"] % 1:
+        raise ValueError(f"epochs={settings['epochs']}: wanted a whole number")
     for name, least in {"batch_size": 1, "samples": 1, "seed": -(2**63)}.items():
         value = settings[name]
         if not hasattr(value, "__index__") or not least <= value < 2**63:
@@ -324,7 +330,7 @@ def _check_objective(
         held: whether the objective needs the posterior held.
         beta: a value of it.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         x = data[:2] if transform is None else transform(data[:2].clone())
         trial, device = _training_copy(model), next(model.parameters()).device
@@ -335,6 +341,8 @@ def _check_objective(
             f"objective {name_of(objective)}: got {tuple(bound.shape) if isinstance(bound, Tensor) else bound!r} for "
             f"{len(x)} examples, wanted (B,), nats per example; average over the particles, not over the examples"
         )
+    if not bound.requires_grad:
+        raise ValueError(f"objective {name_of(objective)}: its result has no gradient to learn from")
 
 
 def lr_schedule(lr: Any, warmup: int, final: float) -> Schedule:
@@ -364,6 +372,9 @@ def beta_schedule(beta: Any, warmup: int, levels: int) -> Schedule:
             raise ValueError(f"kl_warmup={warmup}: wanted none where beta is a schedule")
         return _Checked("beta", beta, levels)
     beta = beta.tolist() if hasattr(beta, "tolist") else beta
+    several = isinstance(beta, Sequence) and all(isinstance(value, int | float) for value in beta)
+    if not isinstance(beta, int | float) and not several:
+        raise ValueError(f"beta={beta!r}: wanted a number, or one for each of {levels} levels")
     values = [beta] if isinstance(beta, int | float) else list(beta)
     if any(not 0 <= value < math.inf for value in values) or (
         not isinstance(beta, int | float) and len(values) != levels
@@ -464,6 +475,8 @@ def _check_data(model: VAE, data: Any, valid: Any, transform: Callable[[Tensor],
 
 def _transformed(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """A transform's result, which has to be as many examples: a bound is averaged over those that were drawn."""
+    if not callable(transform):
+        raise ValueError(f"transform={transform!r}: wanted a function, such as allegory.data.binarize")
     changed = transform(x)
     if not isinstance(changed, Tensor):
         raise ValueError(f"transform: got {type(changed).__name__} for a batch of examples, wanted a tensor")

@@ -3,9 +3,9 @@ r"""What a training is made of besides its settings: its data, its networks, its
 A resumed training has to be of the same: bounds on other validation data cannot be compared, and the moments of the
 optimizer belong to the loss that they were measured on. Tensors are told by a checksum of all their values; examples
 that stay on disk by their rows and by the values of the first and of the last of them; networks by what torch prints of
-their modules; functions by their names. All of these are told by what they compute, too, since a lambda is called as
-any other, and torch does not print what a module of one's own does: the objective of a few examples, where each weight
-is a given number, and schedules at some steps.
+their modules; functions by their names. They are told by what they compute, too, since a lambda is called as any other,
+and torch does not print what a module of one's own does: the densities of a few examples, where each weight is a given
+number, and schedules at some steps. An objective may count its calls, so that its code is compared.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import copy
 import hashlib
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,14 +37,13 @@ def describe_inputs(
     valid: Any,
     transform: Callable[..., Any] | None,
     objective: Callable[..., Any] | None = None,
-    samples: int = 1,
     schedules: Mapping[str, Callable[[int, float], Any]] | None = None,
 ) -> dict[str, Any]:
     """The data, networks and functions of a training, as JSON.
 
     Args:
         model: as it begins.
-        data, valid, transform, objective, samples: as in `fit`.
+        data, valid, transform, objective: as in `fit`.
         schedules: those that are functions, by name.
 
     >>> describe_inputs(model, x, None, torch.round)["data"]["shape"], describe_inputs(model, x, None, None)["valid"]
@@ -56,7 +56,8 @@ def describe_inputs(
         networks=hashlib.sha256(modules.encode()).hexdigest(),
         transform=None if transform is None else getattr(transform, "__name__", _without_addresses(repr(transform))),
         schedules={name: _values(schedule) for name, schedule in (schedules or {}).items()},
-        computes=None if objective is None else _describe_function(model, data, transform, objective, samples),
+        computes=_densities(model, data, transform),
+        objective=None if objective is None else _code(objective),
     )
 
 
@@ -88,17 +89,18 @@ def check_same_inputs(run: Any, before: dict[str, Any], now: dict[str, Any], sam
     if comparable and not _close(computed.get("values"), computes.get("values")):
         one, other = computed["values"][0], computes["values"][0]
         raise ValueError(
-            f"{run} was trained with a model, transform or objective that computed something else: for the same "
-            f"example and weights {one:.6g}, now {other:.6g}; {remedy}"
+            f"{run} was trained with networks or a transform that computed something else: log w of the same example "
+            f"for the same weights was {one:.6g}, and is {other:.6g}; {remedy}"
         )
+    code, now_code = before.get("objective") or {}, now["objective"] or {}
+    if code.get("python") == now_code.get("python") and code != now_code:
+        raise ValueError(f"{run} was trained with an objective of the same name, but of other code; {remedy}")
 
 
 @torch.no_grad()
-def _describe_function(
-    model: nn.Module, data: Any, transform: Callable[..., Any] | None, objective: Callable[..., Any], samples: int
-) -> dict[str, Any] | None:
-    """The objective of some examples where each weight is a given number; None where that cannot be had, or is not the
-    same twice. It depends on the buffers, which a training may move, too.
+def _densities(model: nn.Module, data: Any, transform: Callable[..., Any] | None) -> dict[str, Any] | None:
+    """Log w of some examples where each weight is a given number; None where that cannot be had, or is not the same
+    twice. It depends on the buffers, too, which a training may move.
     """
     device = next(model.parameters()).device
     try:
@@ -111,8 +113,7 @@ def _describe_function(
                 torch.manual_seed(0)
                 x = data[:TRIED].clone()
                 x = (x if transform is None else transform(x)).to(device)
-                held = getattr(getattr(objective, "func", objective), "held", False)
-                return objective(trial(x, samples=samples, held=held), 1.0).tolist()
+                return trial(x).log_weight[0].tolist()
 
         found = values()
         if found != values() or not all(map(math.isfinite, found)):
@@ -123,6 +124,16 @@ def _describe_function(
     for name, buffer in model.named_buffers():
         digest.update(name.encode() + buffer.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return dict(values=found, device=device.type, buffers=digest.hexdigest())
+
+
+def _code(function: Any) -> dict[str, str] | None:
+    """What Python has compiled a function to; None for what is not written in it."""
+    code = getattr(getattr(function, "func", function), "__code__", None)
+    if code is None:
+        return None
+    constants = [value for value in code.co_consts if not hasattr(value, "co_code")]
+    text = repr((code.co_code, constants, code.co_names))
+    return dict(python=sys.version, code=hashlib.sha256(text.encode()).hexdigest())
 
 
 def _values(schedule: Callable[[int, float], Any]) -> list[float] | None:
