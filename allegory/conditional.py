@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from allegory import families
-from allegory.families import Family
-
 __all__ = ["Conditional", "StandardNormal"]
+
+FAMILIES = "allegory.families"  # which stands above this module
 
 
 class Conditional(nn.Module):
@@ -86,15 +85,13 @@ class StandardNormal(nn.Module):
 def _check_parts(network: Any, family: Any) -> None:
     """Checks what is easily confused: a family, its class, the function that makes it, and a distribution."""
     name = getattr(family, "__name__", type(family).__name__)
-    if isinstance(network, Family):
+    if type(network).__module__ == FAMILIES:
         raise ValueError(f"Conditional: got the family {type(network).__name__} first, wanted it after the network")
     if not callable(network):
         raise ValueError(f"Conditional: got {type(network).__name__} for the network, wanted a torch.nn.Module")
-    if isinstance(family, str) or not callable(family):
-        known = family if isinstance(family, str) and hasattr(families, family) else "normal"
-        raise ValueError(f"Conditional: got the family {family!r:.80}, wanted one such as al.families.{known}")
+    if not callable(family):
+        raise ValueError(f"Conditional: got the family {family!r:.80}, wanted one such as al.families.normal")
     if isinstance(family, type):
-        wanted = f"{name}()" if issubclass(family, Family) else "al.families.normal"
-        raise ValueError(f"Conditional: got the class {name}, wanted a family, such as {wanted}")
-    if getattr(family, "__module__", "") == families.__name__ and isinstance(family, FunctionType):
+        raise ValueError(f"Conditional: got the class {name}, wanted a family, such as al.families.normal")
+    if isinstance(family, FunctionType) and family.__module__ == FAMILIES:
         raise ValueError(f"Conditional: got the function {name}, wanted what it makes, al.families.{name}(...)")

@@ -9,7 +9,7 @@ from allegory.evaluation.bounds import (
     log_likelihood,
     posterior_moments,
 )
-from allegory.evaluation.bounds import evaluating as scoring
+from allegory.evaluation.bounds import evaluating as scoring  # noqa: F401, its earlier name
 from allegory.evaluation.diagnosis import Diagnosis, Level, diagnose
 from allegory.evaluation.marginals import baseline
 
@@ -27,5 +27,4 @@ __all__ = [
     "evaluate",
     "log_likelihood",
     "posterior_moments",
-    "scoring",
 ]
