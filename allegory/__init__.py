@@ -4,22 +4,26 @@ A conditional distribution is a module whose call returns a `torch.distributions
 them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace scores them all.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from allegory.runtime.openmp import sleep_soon
+from allegory import moved
+from allegory.runtime.openmp import limit_spinning
 from allegory.version import __version__
 
-sleep_soon()
+limit_spinning()
+sys.meta_path.append(moved)
 
 if TYPE_CHECKING:
     from allegory import architectures, families, networks
     from allegory.conditional import Conditional, StandardNormal
     from allegory.evaluation import Diagnosis, ais, bound_curve, diagnose, evaluate, log_likelihood
     from allegory.ladder import TopDown
-    from allegory.model import VAE, Trace
+    from allegory.model import VAE
     from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
     from allegory.runtime.processes import together
+    from allegory.trace import Trace
     from allegory.training import Record, fit, load, save, trackers
     from allegory.views import Run, report
 
@@ -60,9 +64,10 @@ _MODULES = {
     "conditional": ["Conditional", "StandardNormal"],
     "evaluation": ["Diagnosis", "ais", "bound_curve", "diagnose", "evaluate", "log_likelihood"],
     "ladder": ["TopDown"],
-    "model": ["VAE", "Trace"],
+    "model": ["VAE"],
     "runtime.processes": ["together"],
     "objectives": ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"],
+    "trace": ["Trace"],
     "training": ["Record", "fit", "load", "save", "trackers"],
     "views": ["Run", "report"],
 }

@@ -32,79 +32,54 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, Transform, constraints
+from torch.distributions import Categorical, Distribution, Independent, Normal, Transform, constraints
 from torch.distributions import NegativeBinomial as TorchNegativeBinomial
 from torch.distributions import Poisson as TorchPoisson
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import broadcast_all
 
 from allegory.runtime import processes
-from allegory.runtime.checks import place
+from allegory.support import check_support
 
 __all__ = [
     "Bernoulli",
-    "Bernoullis",
+    "Codes",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "IndependentBernoulli",
     "NegativeBinomial",
     "NormalMixture",
     "OptimalNormal",
     "Poisson",
     "bernoulli_log_mass",
-    "check_support",
+    "map_tensors",
     "tempered",
-    "with_tensors",
 ]
 
 
-def check_support(law: Distribution, x: Tensor, name: str = "x", rows: Sequence[Any] | None = None) -> None:
-    """Raises a ValueError, in one line, where `law` gives values of `x` no probability.
-
-    Args:
-        law: any distribution whose event shape `x` ends with.
-        x: (N, *event) values.
-        name: of `x` in the message.
-        rows: (N,) what the user calls the rows of `x`; by default their numbers.
-    """
-    while isinstance(law, Independent):
-        law = law.base_dist
-    support: Any = law.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    inside = support.check(x)
-    if not bool(inside.all()):
-        first = (~inside).nonzero()[0].tolist()
-        advice = f" {law.advice}" if isinstance(law, Bernoulli) else ""
-        raise ValueError(
-            f"{name}: {int((~inside).sum())} of {inside.numel()} values are outside the support of "
-            f"{_law_name(law)}, {_support_name(support)}; the first is "
-            f"{x[tuple(first)].flatten()[0].item():g} in {place(first, rows)}.{advice}"
-        )
-
-
-def with_tensors(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A distribution, or a tuple of them, in which change(t) takes the place of every tensor t that it holds, be it in
     a base distribution, a component or a transform; the given one stays as it is.
 
-    >>> law = with_tensors(Independent(Normal(torch.zeros(3), torch.ones(3)), 1), lambda t: t + 1)
+    >>> law = map_tensors(Independent(Normal(torch.zeros(3), torch.ones(3)), 1), lambda t: t + 1)
     >>> law.mean, law.stddev
     (tensor([1., 1., 1.]), tensor([2., 2., 2.]))
     """
     if isinstance(law, Tensor):
         return change(law)
     if type(law) in (tuple, list):
-        return type(law)(with_tensors(part, change) for part in law)
+        return type(law)(map_tensors(part, change) for part in law)
     if not isinstance(law, Distribution | Transform):
         return law
     changed = copy.copy(law)
-    vars(changed).update({name: with_tensors(part, change) for name, part in vars(law).items()})
+    vars(changed).update({name: map_tensors(part, change) for name, part in vars(law).items()})
     return changed
 
 
@@ -135,24 +110,6 @@ def tempered(law: Distribution, temperature: float) -> Distribution:
     return Normal(law.loc, law.scale * temperature, validate_args=False)
 
 
-def _law_name(law: Distribution) -> str:
-    if isinstance(law, MixtureSameFamily):
-        return f"a mixture of {type(law.component_distribution).__name__}"
-    return type(law).__name__
-
-
-def _support_name(support: Any) -> str:
-    if isinstance(support, type(constraints.boolean)):
-        return "0 or 1"
-    if isinstance(support, constraints.integer_interval):
-        return f"the integers {int(support.lower_bound)} to {int(support.upper_bound)}"
-    if isinstance(support, type(constraints.nonnegative_integer)):
-        return "the whole numbers 0, 1, 2, ..."
-    if isinstance(support, constraints.interval):
-        return f"the numbers from {support.lower_bound:g} to {support.upper_bound:g}"
-    return str(support)
-
-
 class Bernoulli(TorchBernoulli):
     """torch's Bernoulli; its error for a grey value names the alternatives.
 
@@ -179,14 +136,14 @@ discretized_logistic for 0..255, or binarise the data.
         super()._validate_sample(value)
 
 
-class Bernoullis(Independent):
+class IndependentBernoulli(Independent):
     """An event of independent Bernoulli elements. Compiled, without gradients, its log_prob computes few logarithms.
 
     Args:
         base_distribution: a Bernoulli of batch shape (*batch, *event).
         reinterpreted_batch_ndims: how many dimensions an event has.
 
-    >>> law = Bernoullis(Bernoulli(logits=torch.zeros(3, 2)), 1)
+    >>> law = IndependentBernoulli(Bernoulli(logits=torch.zeros(3, 2)), 1)
     >>> law.log_prob(torch.ones(2))
     tensor([-1.3863, -1.3863, -1.3863])
     """
@@ -314,6 +271,44 @@ class NegativeBinomial(TorchNegativeBinomial):
         n, logits, x = self.total_count.double(), self.logits.double(), value.double()
         log_p = torch.lgamma(n + x) - torch.lgamma(1 + x) - torch.lgamma(n)
         return (log_p + n * F.logsigmoid(-logits) + x * F.logsigmoid(logits)).to(self.logits.dtype)
+
+
+class Codes(Categorical):
+    """torch's Categorical over the whole numbers from `lowest` on.
+
+    Args:
+        logits: (*, k) of the categories lowest, ..., lowest + k - 1.
+        lowest: the first of them.
+
+    >>> law = Codes(torch.zeros(5), lowest=-2)
+    >>> law.log_prob(torch.tensor([-2.0, 2.0]))
+    tensor([-1.6094, -1.6094])
+    """
+
+    def __init__(self, logits: Tensor, lowest: int, validate_args: bool | None = None) -> None:
+        self.lowest = lowest
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Codes:
+        logits = self.logits.expand((*batch_shape, self.logits.shape[-1]))
+        return Codes(logits, self.lowest, validate_args=False)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(self.lowest, self.lowest + self.logits.shape[-1] - 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        index = (value - self.lowest).long().unsqueeze(-1)
+        index, logits = torch.broadcast_tensors(index, self.logits)
+        return logits.gather(-1, index[..., :1]).squeeze(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return super().sample(torch.Size(sample_shape)) + self.lowest
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return super().enumerate_support(expand) + self.lowest
 
 
 class DiscretizedLogistic(Distribution):

@@ -6,15 +6,10 @@ so that the same family serves vectors and images:
     phi: (*batch, size * C, *rest)  ->  Distribution with batch shape (*batch) and event shape (C, *rest).
 
 The elements are independent given phi, so log-densities, entropies and KL divergences are sums over the event, in
-nats. A number that has to be positive is parameterised as
-
-    positive(s) = exp(b tanh(s / b)),      b = log(bound),
-
-which is exp(s) near s = 0 and never leaves (1 / bound, bound). Beyond |s| = 6 b, where tanh would soon be 1 to the last
-digit, its place is taken by a function that goes to 1 as 1 / |s| does, so that there always is a gradient. For sigma
-the bound is 1,000: data are standardised and priors have unit scale, so a sigma of 1/1000 already claims a precision of
-a thousandth of the spread and gains at most 6.9 nats per element. Below that a density does not describe the data but
-the grid on which they were stored, and its likelihood grows without bound; above, exp overflows.
+nats. A number that has to be positive is positive(s), see `allegory.positivity`: exp(s) near s = 0, within (1 / bound,
+bound). For sigma the bound is 1,000: data are standardised and priors have unit scale, so a sigma of 1/1000 already
+claims a precision of a thousandth of the spread and gains at most 6.9 nats per element. Below that a density does not
+describe the data but the grid on which they were stored, and its likelihood grows without bound; above, exp overflows.
 
 Legend: *batch any leading dimensions, C channels or features, k categories, m mixture components.
 """
@@ -25,7 +20,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import (
     AffineTransform,
@@ -40,13 +34,15 @@ from torch.distributions import Normal as NormalLaw
 
 from allegory.distributions import (
     Bernoulli,
-    Bernoullis,
+    Codes,
     ContinuousBernoulli,
     DiscretizedLogistic,
+    IndependentBernoulli,
     NegativeBinomial,
     OptimalNormal,
     Poisson,
 )
+from allegory.positivity import inverse_positive, positive
 
 __all__ = [
     "Family",
@@ -68,40 +64,6 @@ __all__ = [
     "standardized",
     "student_t",
 ]
-
-
-EDGE = 6.0  # in units of b, from where on tanh is continued with a gradient: with the same value and slope
-LEFT, SLOPE = 1 - math.tanh(EDGE), 1 - math.tanh(EDGE) ** 2
-
-
-def positive(s: Tensor, bound: float = 1e3) -> Tensor:
-    """exp(b tanh(s / b)) with b = log(bound): a positive number in (1 / bound, bound), with a gradient everywhere.
-
-    >>> positive(torch.tensor([-1e9, 0.0, 1e9]))
-    tensor([1.0000e-03, 1.0000e+00, 1.0000e+03])
-    """
-    b = math.log(bound)
-    u = s / b
-    beyond = F.softshrink(u, EDGE)
-    tail = LEFT * beyond.sign() * (1 - 1 / (1 + SLOPE / LEFT * beyond.abs()))  # a form whose gradient does not cancel
-    return torch.exp(b * (torch.tanh(u.clamp(-EDGE, EDGE)) + tail))
-
-
-@torch.no_grad()
-def inverse_positive(value: Tensor, bound: float = 1e3) -> Tensor:
-    """The s at which positive(s, bound) is `value`, found by bisection: where an output begins. Values that are out of
-    reach have the nearest.
-
-    >>> positive(inverse_positive(torch.tensor([0.5, 100.0])))
-    tensor([  0.5000, 100.0000])
-    """
-    target = value.double()
-    low, high = torch.full_like(target, -100.0), torch.full_like(target, 100.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = positive(middle, bound) > target
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return low.to(value.dtype)
 
 
 def _to_float32(phi: Tensor) -> Tensor:
@@ -202,7 +164,7 @@ class BernoulliFamily(Family):
         """The distribution over events."""
         elements = super().forward(phi, event_dim)
         assert isinstance(elements, Independent)
-        return Bernoullis(elements.base_dist, event_dim)
+        return IndependentBernoulli(elements.base_dist, event_dim)
 
 
 class ContinuousBernoulliFamily(Family):
@@ -213,18 +175,19 @@ class ContinuousBernoulliFamily(Family):
 
 
 class CategoricalFamily(Family):
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, lowest: int = 0) -> None:
         super().__init__()
         if k < 2:
             raise ValueError(f"categorical({k}): wanted at least 2 categories")
-        self.size = k
+        self.size, self.lowest = k, lowest
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
         logits = _to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
-        return Independent(Categorical(logits=logits), event_dim)
+        law = Codes(logits, self.lowest) if self.lowest else Categorical(logits=logits)
+        return Independent(law, event_dim)
 
     def extra_repr(self) -> str:
-        return str(self.size)
+        return f"{self.size}, lowest={self.lowest}" if self.lowest else str(self.size)
 
 
 class DiscretizedLogisticFamily(Family):
@@ -393,13 +356,14 @@ def normal_optimal() -> Family:
     return NormalOptimal()
 
 
-def categorical(k: int) -> Family:
-    """Categories 0, ..., k - 1, in no order. phi: k logits per element. A mass. Also for a few grey levels.
+def categorical(k: int, lowest: int = 0) -> Family:
+    """Categories 0, ..., k - 1, or from `lowest` on, in no order. phi: k logits per element. A mass. Also for a few
+    grey levels.
 
     >>> categorical(4)(torch.zeros(1, 4 * 3)).log_prob(torch.tensor([[0, 3, 2]]))
     tensor([-4.1589])
     """
-    return CategoricalFamily(k)
+    return CategoricalFamily(k, lowest)
 
 
 def discretized_logistic(bins: int = 256) -> Family:

@@ -28,17 +28,21 @@ __all__ = [
     "Checkpointed",
     "Climb",
     "Concat",
+    "Crop",
+    "DepthToSpace",
     "Images",
     "Lift",
     "LogStandardize",
     "Offset",
     "OneHot",
     "Residual",
+    "SpaceToDepth",
     "Standardize",
     "Vectors",
     "bottleneck",
     "mlp",
     "scaled",
+    "zeroed",
 ]
 
 
@@ -70,20 +74,20 @@ def mlp(
     if not callable(block) and block not in ("plain", "gated", "residual"):
         raise ValueError(f"block={block!r}: wanted 'plain', 'gated' or 'residual', or a callable (inputs, outputs)")
     layers: list[nn.Module] = []
-    silent = [nn.Dropout(dropout)] if dropout else []
+    drop = [nn.Dropout(dropout)] if dropout else []
     for width in hidden:
         if callable(block):
             layer = block(inputs, width)
             if not isinstance(layer, nn.Module):
                 raise ValueError(f"block({inputs}, {width}) made {type(layer).__name__}, wanted a torch.nn.Module")
-            layers += [layer, *silent]
+            layers += [layer, *drop]
         elif block == "gated":
-            layers += [nn.Linear(inputs, 2 * width), nn.GLU(-1), *silent]
+            layers += [nn.Linear(inputs, 2 * width), nn.GLU(-1), *drop]
         elif block == "residual" and layers and width == inputs:
             last = scaled(nn.Linear(width, width), len(hidden))
-            layers.append(Residual(nn.Linear(width, width), activation(), *silent, last))
+            layers.append(Residual(nn.Linear(width, width), activation(), *drop, last))
         else:
-            layers += [nn.Linear(inputs, width), activation(), *silent]
+            layers += [nn.Linear(inputs, width), activation(), *drop]
         inputs = width
     return Vectors(*layers, nn.Linear(inputs, outputs))
 
@@ -110,12 +114,12 @@ def bottleneck(
     def convolve(inputs: int, outputs: int, sides: tuple[int, int] = (1, 1)) -> list[nn.Module]:
         return [activation(), nn.Conv2d(inputs, outputs, sides, padding=(sides[0] // 2, sides[1] // 2))]
 
-    silent = [nn.Dropout(dropout)] if dropout else []
+    drop = [nn.Dropout(dropout)] if dropout else []
     return Residual(
         *convolve(channels, inner),
         *convolve(inner, inner, kernel),
         *convolve(inner, inner, kernel),
-        *silent,
+        *drop,
         activation(),
         scaled(nn.Conv2d(inner, channels, 1), depth),
     )
@@ -125,6 +129,14 @@ def bottleneck(
 def scaled(layer: Any, depth: int) -> Any:
     """The layer, with its weights scaled by 1 / sqrt(depth) and its bias zeroed."""
     layer.weight.mul_(1 / math.sqrt(depth))
+    layer.bias.zero_()
+    return layer
+
+
+@torch.no_grad()
+def zeroed(layer: Any) -> Any:
+    """The layer, with its weights and its bias zeroed."""
+    layer.weight.zero_()
     layer.bias.zero_()
     return layer
 
@@ -249,6 +261,62 @@ class Carry(nn.Module):
         return self.body(entered if state is None else state + entered)
 
 
+class Crop(nn.Module):
+    """The first rows and columns of images, (*batch, C, H', W') -> (*batch, C, H, W), without what a padding added.
+
+    Args:
+        height, width: H and W.
+
+    >>> Crop(3, 5)(torch.zeros(2, 4, 4, 8)).shape
+    torch.Size([2, 4, 3, 5])
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., : self.height, : self.width]
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}"
+
+
+class SpaceToDepth(nn.Module):
+    """torch's PixelUnshuffle with a factor for each side, (N, C, a H, b W) -> (N, C a b, H, W): for lines, a = 1.
+
+    Args:
+        a, b: factors of height and width.
+
+    >>> SpaceToDepth(1, 4)(torch.zeros(2, 3, 1, 32)).shape
+    torch.Size([2, 12, 1, 8])
+    """
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__()
+        self.a, self.b = a, b
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.unflatten(-1, (-1, self.b)).unflatten(-3, (-1, self.a))  # (N, C, H, a, W, b)
+        return cells.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+    def extra_repr(self) -> str:
+        return f"{self.a}, {self.b}"
+
+
+class DepthToSpace(SpaceToDepth):
+    """The inverse of `SpaceToDepth`, (N, C a b, H, W) -> (N, C, a H, b W).
+
+    >>> x = torch.randn(2, 3, 4, 10)
+    >>> torch.equal(DepthToSpace(2, 5)(SpaceToDepth(2, 5)(x)), x)
+    True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.unflatten(1, (-1, self.a, self.b))  # (N, C, a, b, H, W)
+        return cells.permute(0, 1, 4, 2, 5, 3).flatten(2, 3).flatten(3, 4)
+
+
 class Climb(nn.ModuleList):
     """A deterministic pass up, x -> (h_1, ..., h_T), h_t = step_t(h_{t-1}), h_0 = x.
 
@@ -323,15 +391,18 @@ class OneHot(nn.Module):
     Args:
         k: categories.
         event_dim: dimensions of an event, 1 + len(rest).
+        lowest: the first category, where it is not 0.
 
     >>> OneHot(3, event_dim=1)(torch.tensor([[0.0, 2.0]]))
     tensor([[1., 0., 0., 0., 0., 1.]])
     """
 
-    def __init__(self, k: int, event_dim: int) -> None:
+    def __init__(self, k: int, event_dim: int, lowest: int = 0) -> None:
         super().__init__()
-        self.k, self.event_dim = k, event_dim
+        self.k, self.event_dim, self.lowest = k, event_dim, lowest
 
     def forward(self, x: Tensor) -> Tensor:
         channel = -self.event_dim
-        return F.one_hot(x.long(), self.k).to(x.dtype).movedim(-1, channel - 1).flatten(channel - 1, channel)
+        return (
+            F.one_hot(x.long() - self.lowest, self.k).to(x.dtype).movedim(-1, channel - 1).flatten(channel - 1, channel)
+        )

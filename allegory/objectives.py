@@ -8,8 +8,9 @@ r"""Objectives: the functions to maximise. Each maps a trace to a bound on log p
     renyi       log mean_s w_s^(1 - alpha) / (1 - alpha)           (Li & Turner 2016)
 
 With S particles `elbo` averages S draws of the same bound, and `iwae` is L_S, tighter with each of them; with one they
-agree in expectation. At beta = 1 these are stochastic lower bounds; at any other beta, or with free bits, they are
-not. `renyi` is one for 0 <= alpha: it equals `iwae` at 0 and the mean of log w at 1, and decreases with alpha.
+agree in expectation. At beta = 1 these are lower bounds of log p(x) in expectation, `free_bits` a lower one than
+`elbo`; at any other beta they need not be. `renyi` is one for alpha >= 0: it equals `iwae` at 0 and the mean of log w
+at 1, and decreases with alpha.
 
 Let w~_s = w_s / sum_s' w_s'. The gradient of L_S with respect to the posterior's parameters phi is, in expectation,
 
@@ -32,9 +33,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allegory.model import Trace
 from allegory.runtime import processes
 from allegory.runtime.compilation import disable_compile
+from allegory.trace import Trace
 
 __all__ = ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"]
 

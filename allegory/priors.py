@@ -17,19 +17,96 @@ Shapes: K components, D = number of elements of z_T.
 from __future__ import annotations
 
 import copy
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, ReshapeTransform, TransformedDistribution
 
+from allegory.conditional import StandardNormal
 from allegory.distributions import NormalMixture
-from allegory.families import positive
 from allegory.ladder import TopDown
-from allegory.networks import Standardize
+from allegory.networks import OneHot, Standardize
+from allegory.positivity import positive
 from allegory.units import units_of
 
-__all__ = ["MixtureOfNormals", "Shaped", "VampPrior"]
+__all__ = ["MixtureOfNormals", "Shaped", "VampPrior", "make_prior"]
+
+NAMES = ("standard", "mixture", "vamp", "flow")
+
+Prior: TypeAlias = str | Callable[..., nn.Module]
+
+
+def make_prior(
+    prior: Prior,
+    event_shape: Sequence[int],
+    encoder: Any,
+    components: int = 500,
+    input_shape: Sequence[int] = (),
+    data: Tensor | None = None,
+) -> nn.Module:
+    """p(z_T), by name or a custom one.
+
+    Args:
+        prior: "standard", "mixture", "vamp" or "flow", which needs the package zuko; or a module whose call returns the
+            distribution of z_T; or a callable (*event_shape) -> such a module.
+        event_shape: of z_T.
+        encoder: the VAE's `TopDown`, or its encoders, of which a VampPrior mixes the last.
+        components: K of a mixture or a VampPrior.
+        input_shape: of what q(z_T | .) reads.
+        data: (N, *event) training data, by which the pseudo-inputs of a VampPrior begin where it reads x.
+
+    Raises:
+        ValueError: an unknown name, a callable that makes no module, a flow without zuko, pseudo-inputs of categories.
+
+    >>> make_prior("mixture", (2,), encoder=None, components=5)().sample((3,)).shape
+    torch.Size([3, 2])
+    """
+    if isinstance(prior, nn.Module):
+        return prior
+    if callable(prior):
+        made = prior(*event_shape)
+        if not isinstance(made, nn.Module):
+            raise ValueError(
+                f"prior{tuple(event_shape)} made {type(made).__name__}, wanted a torch.nn.Module whose call returns "
+                "p(z_T)"
+            )
+        return made
+    if prior == "standard":
+        return StandardNormal(*event_shape)
+    if prior == "mixture":
+        return MixtureOfNormals(components, *event_shape)
+    if prior == "vamp":
+        return _make_vampprior(encoder, components, input_shape, data)
+    if prior == "flow":
+        return _make_flow(event_shape)
+    raise ValueError(f"unknown prior {prior!r}; wanted one of {', '.join(NAMES)}, or a callable that makes a module")
+
+
+def _make_vampprior(encoder: Any, components: int, input_shape: Sequence[int], data: Tensor | None) -> VampPrior:
+    """A VampPrior whose pseudo-inputs begin at rows of the data; at noise where there are none, or q reads latents."""
+    top_down = isinstance(encoder, TopDown)
+    first = encoder.network[0] if top_down else encoder[0].network
+    reads_x = top_down or len(encoder) == 1
+    if reads_x and any(isinstance(module, OneHot) for module in first.modules()):
+        raise ValueError("a VampPrior learns its pseudo-inputs, and categories cannot be learned; use 'mixture'")
+    if reads_x and data is not None:
+        inputs = data[torch.arange(components) % len(data)]
+        unit = next(part for part in first.modules() if isinstance(part, Standardize))
+    else:
+        inputs, unit = torch.randn(components, *input_shape), Standardize(*input_shape)
+    return VampPrior(encoder if top_down else encoder[-1], inputs, unit)
+
+
+def _make_flow(event_shape: Sequence[int]) -> nn.Module:
+    try:
+        import zuko
+    except ImportError:
+        raise ValueError("the prior 'flow' needs the package zuko: pip install zuko") from None
+    flow = zuko.flows.MAF(math.prod(event_shape), transforms=2, hidden_features=(128, 128))
+    return Shaped(flow, *event_shape) if len(event_shape) > 1 else flow
 
 
 class MixtureOfNormals(nn.Module):

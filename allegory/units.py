@@ -14,27 +14,28 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Units", "Wild", "units_of", "warn_of"]
+__all__ = ["Outliers", "Units", "units_of", "warn_of_outliers"]
 
-WILD = 50.0  # spreads from the middle
-FEW = 10
-LIMIT = 1e9  # spreads: above, float32 has no square of it, or no digits for the others
-ROWS, NUMBERS = 4096, 2**22  # quantiles are of so many rows; so many numbers are held in float64 at once
+OUTLIER_DISTANCE = 50.0  # spreads from the middle
+MIN_DISTINCT = 10
+LARGEST_DISTANCE = 1e9  # spreads: above, float32 has no square of it, or no digits for the others
+QUANTILE_ROWS, CHUNK_NUMBERS = 4096, 2**22  # quantiles are of so many rows; so many numbers are held in float64 at once
 
 
-class Wild(NamedTuple):
+class Outliers(NamedTuple):
     """The values of x that are far from all others.
 
     Attributes:
         row, element: the index of the farthest.
         value, distance: what it is, and how many spreads it is from the middle.
-        alike: how many values of x are equal to it.
-        far: how many values are.
+        repeats: how many values of x are equal to it.
+        far_values: how many values are.
         total: how many values there are.
     """
 
@@ -42,16 +43,22 @@ class Wild(NamedTuple):
     element: tuple[int, ...]
     value: float
     distance: float
-    alike: int
-    far: int
+    repeats: int
+    far_values: int
     total: int
 
-    def __str__(self) -> str:
+    def told(self, row_names: Sequence[Any] | None = None) -> str:
+        """In words.
+
+        Args:
+            row_names: (N,) what the user calls the rows; by default their numbers in x.
+        """
         place = f"column {self.element[0]}" if len(self.element) == 1 else f"element {list(self.element)}"
-        often = f", and is {self.alike / self.total:.1%} of all values" if self.alike >= 10 else ""
+        often = f", and is {self.repeats / self.total:.1%} of all values" if self.repeats >= 10 else ""
+        row = self.row if row_names is None else row_names[self.row]
         return (
-            f"row {self.row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads from the "
-            f"middle{often}; {self.far} of {self.total} values are more than {WILD:g} spreads away"
+            f"row {row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads from the "
+            f"middle{often}; {self.far_values} of {self.total} values are more than {OUTLIER_DISTANCE:g} spreads away"
         )
 
 
@@ -60,12 +67,12 @@ class Units(NamedTuple):
 
     Attributes:
         loc, scale: (*event) float64; scale is 0 where x is constant.
-        wild: the values that have no part in them; None where there are none.
+        outliers: the values that have no part in them; None where there are none.
     """
 
     loc: Tensor
     scale: Tensor
-    wild: Wild | None
+    outliers: Outliers | None
 
 
 def units_of(x: Tensor) -> Units:
@@ -73,11 +80,11 @@ def units_of(x: Tensor) -> Units:
 
     >>> x = torch.cat([torch.randn(1000, 1), torch.tensor([[-9999.0]])])
     >>> units = units_of(x)
-    >>> 0.9 < units.scale.item() < 1.1, units.wild.row, units.wild.value
+    >>> 0.9 < units.scale.item() < 1.1, units.outliers.row, units.outliers.value
     (True, 1000, -9999.0)
     """
     columns, event = x.flatten(1), x.shape[1:]
-    width = max(1, NUMBERS // len(x))
+    width = max(1, CHUNK_NUMBERS // len(x))
     found = [_units_of_columns(part.double()) for part in columns.split(width, 1)]
     loc, scale = (torch.cat([part[i] for part in found]).view(event) for i in (0, 1))
     far = [part[2] for part in found]
@@ -90,43 +97,48 @@ def units_of(x: Tensor) -> Units:
     value = columns[row, column]
     element = tuple(int(i) for i in torch.unravel_index(torch.tensor(column), event))
     distance, alike = far[most].max().item(), int((x == value).sum())
-    return Units(loc, scale, Wild(row, element, value.item(), distance, alike, count, x.numel()))
+    return Units(loc, scale, Outliers(row, element, value.item(), distance, alike, count, x.numel()))
 
 
 def _units_of_columns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of x, (N, D): (D) the mean and the standard deviation of what is kept; (N, D) how far the rest is, else 0."""
     low, high = x.aminmax(dim=0)
-    few = x[:: math.ceil(len(x) / ROWS)]
+    few = x[:: math.ceil(len(x) / QUANTILE_ROWS)]
     inner = (few > low) & (few < high)
     last = (inner.sum(0) - 1).clamp(min=0)
     ordered = few.masked_fill(~inner, math.inf).sort(0).values
     q05, middle, q95 = (ordered.gather(0, (q * last).round().long()[None])[0] for q in (0.05, 0.5, 0.95))
     r = (q95 - q05) / 3.29
     distinct = ((ordered[1:] > ordered[:-1]) & (ordered[1:] < math.inf)).sum(0)
-    unknown = (distinct < FEW) | ~(r > 0)  # of a few values none is wild
+    unknown = (distinct < MIN_DISTINCT) | ~(r > 0)  # of a few values none is an outlier
     middle, r = torch.where(unknown, 0.0, middle), torch.where(unknown, math.inf, r)
-    kept = (x - middle).abs() <= WILD * r
-    count = kept.sum(0)
-    loc = middle + (x - middle).masked_fill(~kept, 0).sum(0) / count
-    scale = ((x - loc).masked_fill(~kept, 0).square().sum(0) / count).sqrt()
-    return loc, scale, torch.where(kept, 0.0, (x - middle).abs() / r)
+    inlier = (x - middle).abs() <= OUTLIER_DISTANCE * r
+    count = inlier.sum(0)
+    loc = middle + (x - middle).masked_fill(~inlier, 0).sum(0) / count
+    scale = ((x - loc).masked_fill(~inlier, 0).square().sum(0) / count).sqrt()
+    return loc, scale, torch.where(inlier, 0.0, (x - middle).abs() / r)
 
 
-def warn_of(wild: Wild | None) -> None:
+def warn_of_outliers(outliers: Outliers | None, row_names: Sequence[Any] | None = None) -> None:
     """Warns of values that are far from all others.
+
+    Args:
+        outliers: as `units_of` returns it.
+        row_names: (N,) what the user calls the rows.
 
     Raises:
         ValueError: one that is too far to be computed with.
     """
-    if wild is None:
+    if outliers is None:
         return
-    if wild.distance > LIMIT:
+    told = outliers.told(row_names)
+    if outliers.distance > LARGEST_DISTANCE:
         raise ValueError(
-            f"{wild}: no density in float32 reaches so far; if it stands for what is missing, drop those rows or fill "
+            f"{told}: no density in float32 reaches so far; if it stands for what is missing, drop those rows or fill "
             "them in"
         )
     warnings.warn(
-        f"{wild}, and have no part in the units of x; if they are mistakes, or stand for what is missing, drop those "
+        f"{told}, and have no part in the units of x; if they are mistakes, or stand for what is missing, drop those "
         "rows or fill them in",
         stacklevel=2,
     )

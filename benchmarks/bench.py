@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import allegory as al  # isort: skip, before torch: it sets how long OpenMP's threads spin
 import torch
 from sides import Elsewhere, Setup, answer, compare, machine, matrix_rate, say
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-
-import allegory as al
 
 WIDTH, LATENT, PIXELS = 400, 20, 784
 WEIGHTS = PIXELS * WIDTH + WIDTH * 2 * LATENT + LATENT * WIDTH + WIDTH * PIXELS
@@ -55,18 +53,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def train(model: al.VAE, x: torch.Tensor, batch: int, settings: dict[str, Any]) -> None:
     """`fit`, with all that it does: clipping, averaged weights, the watch for NaN. It waits before each epoch."""
-    steps, done = math.ceil(len(x) / batch), 0
 
-    def pause(rows: torch.Tensor) -> torch.Tensor:
-        nonlocal done
-        if len(rows) <= batch:  # more is the look at the data before the training
-            if done % steps == 0:
-                answer(done)
-                sys.stdin.readline() or sys.exit()
-            done += 1
-        return rows
+    def pause(line: dict[str, Any]) -> None:
+        answer(line.get("train"))
+        sys.stdin.readline() or sys.exit()
 
-    al.fit(model, x, epochs=10**6, batch_size=batch, lr=1e-3, transform=pause, **settings)
+    pause({})
+    al.fit(model, x, epochs=10**6, batch_size=batch, lr=1e-3, tracker=pause, **settings)
 
 
 class Plain(nn.Module):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import allegory as al
 from allegory.data import load
-from allegory.training.checkpoint import read_config
+from allegory.training.directory import read_config
 from allegory.views.figures import expected
 
 SHOWN, DRAWS = 10, 2

@@ -1,7 +1,6 @@
 """What is known exactly (DESIGN section 7). tests/test_mutants.py breaks the library and expects these to notice."""
 
 import math
-import sys
 import warnings
 
 import numpy as np
@@ -34,9 +33,7 @@ def test_every_particle_weighs_the_evidence_at_the_exact_posterior(levels, kind,
     assert_close(trace.log_weight, log_px.expand(11, 7), rtol=1e-7, atol=1e-7)
     assert_close(al.iwae(trace), log_px, rtol=1e-7, atol=1e-7)
     for most in (10, 30, 100):  # three passes an example, one, three examples a pass
-        monkeypatch.setattr(
-            sys.modules["allegory.evaluation.bounds"], "pairs_per_pass", lambda model, x, most=most: most
-        )
+        monkeypatch.setattr("allegory.evaluation.passes.pairs_per_pass", lambda model, x, most=most: most)
         assert_close(al.log_likelihood(model, x, samples=30), log_px, rtol=1e-7, atol=1e-7)
     agree(al.elbo(model(x.repeat(4000, 1))).view(4000, 7), log_px)
 

@@ -19,7 +19,7 @@ from allegory.distributions import (
     OptimalNormal,
     bernoulli_log_mass,
 )
-from allegory.runtime.checks import no_validation
+from allegory.runtime.modes import no_validation
 
 LOC, SCALE = torch.tensor([3.0, -1.0]), torch.tensor([2.0, 0.5])
 CONTINUOUS = {

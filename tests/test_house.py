@@ -15,8 +15,9 @@ import allegory
 PACKAGE = Path(allegory.__file__).parent
 # What each wing may import besides itself: what stands below it.
 RUNTIME, CORE = {"runtime", "version"}, {
-    "distributions", "families", "conditional", "ladder", "model", "objectives", "networks", "priors", "architectures",
-    "units", "earlier",
+    "support", "distributions", "positivity", "families", "conditional", "ladder", "trace", "checks", "notation",
+    "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
+    "convolutions", "architectures", "legacy",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -31,18 +32,30 @@ BELOW = {
 }
 # The order within the core.
 MAY_IMPORT = {
-    "distributions": set(),
-    "families": {"distributions"},
+    "support": set(),
+    "positivity": set(),
+    "distributions": {"support"},
+    "families": {"distributions", "positivity"},
     "conditional": set(),
     "ladder": set(),
     "networks": set(),
+    "notation": set(),
     "units": set(),
-    "earlier": {"families", "networks", "priors"},
-    "model": {"conditional", "distributions", "ladder"},
-    "objectives": {"model"},
-    "priors": {"distributions", "families", "ladder", "networks", "units"},
-    "architectures": {"families", "conditional", "ladder", "model", "networks", "priors", "units"},
-}
+    "activations": set(),
+    "trace": {"distributions"},
+    "checks": {"support"},
+    "model": {"checks", "conditional", "distributions", "ladder", "notation", "trace"},
+    "objectives": {"trace"},
+    "priors": {"conditional", "distributions", "ladder", "networks", "positivity", "units"},
+    "likelihoods": {"families", "networks"},
+    "initialization": {"families", "networks", "positivity", "units"},
+    "convolutions": {"conditional", "families", "ladder", "networks"},
+    "architectures": {
+        "activations", "conditional", "convolutions", "families", "initialization", "ladder", "likelihoods", "model",
+        "networks", "priors",
+    },
+    "legacy": {"families", "networks", "priors"},
+}  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 WINGS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 
@@ -110,7 +123,7 @@ def test_a_module_and_a_function_never_share_a_name():
 @pytest.mark.parametrize("name", sorted(CORE))
 def test_the_core_needs_torch_alone(name):
     outside = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")}
-    optional = {"zuko"} if name == "architectures" else set()  # imported where it is asked for
+    optional = {"zuko"} if name == "priors" else set()  # imported where it is asked for
     assert outside - set(sys.stdlib_module_names) <= {"torch", "allegory"} | optional
 
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 import allegory as al
 from allegory.distributions import NormalMixture, tempered
-from allegory.runtime.checks import no_validation
+from allegory.runtime.modes import no_validation
 
 
 def link(inputs, outputs, family=al.families.normal):

@@ -16,49 +16,49 @@ EXACT, OBJECTIVES, FAMILIES = "test_exact.py", "test_objectives.py", "test_famil
 ARCHITECTURES, BOUNDS, ANNEALING = "test_architectures.py", "evaluation/test_bounds.py", "evaluation/test_annealing.py"
 MISTAKES = {  # what: (module, what stands there, what is put there, the law that notices)
     "drop the top level's KL": (
-        "model",
+        "trace",
         "self._rate(t)(q, p, z).expand(shape) for t",
         "self._rate(t)(q, p, z).expand(shape) * (t < len(self.q)) for t",
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[1-bottom-up]",
     ),
     "drop log p(x | z_1) from the weight": (
-        "model",
+        "trace",
         "return self.log_px + (self.log_pz",
         "return 0 + (self.log_pz",
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[1-bottom-up]",
     ),
     "drop the entropy": (
-        "model",
+        "trace",
         "return -q.entropy() - p",
         "return -p",
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[2-bottom-up]",
     ),
     "swap p and q in the KL": (
-        "model",
+        "trace",
         "kl_divergence(q, p if normal else p.expand(q.batch_shape))",
         "kl_divergence(p.expand(q.batch_shape), q)",
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[1-bottom-up]",
     ),
     "swap p and q in the weight": (
-        "model",
+        "trace",
         "(self.log_pz - self.log_qz).sum(0)",
         "(self.log_qz - self.log_pz).sum(0)",
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[1-bottom-up]",
     ),
     "average the levels": (
-        "model",
+        "trace",
         "(self.log_pz - self.log_qz).sum(0)",
         "(self.log_pz - self.log_qz).mean(0)",
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[2-bottom-up]",
     ),
     "closed KL below the top, bottom-up": (
-        "model",
+        "trace",
         "self.top_down or level == len(self.q)",
         "True",
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[2-bottom-up]",
     ),
     "sampled rates top-down": (
-        "model",
+        "trace",
         "self.top_down or level == len(self.q)",
         "level == len(self.q)",
         EXACT + "::test_closed_and_sampled_rates_agree_level_by_level[2-top-down]",
@@ -155,24 +155,24 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "noise counts as activity": (
         "evaluation/bounds",
-        "mean.square() - error > ACTIVE",
-        "mean.square() > ACTIVE",
+        "mean.square() - error > ACTIVE_VARIANCE",
+        "mean.square() > ACTIVE_VARIANCE",
         EXACT + "::test_the_noise_of_a_level_below_is_no_activity",
     ),
     "lose a pass of particles": (
-        "evaluation/bounds",
+        "evaluation/passes",
         "for start in range(0, samples, self.size)",
         "for start in range(self.size % samples, samples, self.size)",
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[1-bottom-up]",
     ),
     "the same noise for every example": (
-        "evaluation/bounds",
+        "evaluation/passes",
         "manual_seed(self.seed + i)",
         "manual_seed(self.seed)",
         BOUNDS + "::test_the_noise_of_examples_and_of_passes_is_independent[1]",
     ),
     "the same noise in every pass": (
-        "evaluation/bounds",
+        "evaluation/passes",
         "for particles in self.passes:\n",
         "for particles in self.passes:\n            [g.manual_seed(self.seed + i) for g, i in zip(generators, "
         "blocks)]\n",
@@ -198,8 +198,8 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "let a fill value set the unit": (
         "units",
-        "kept = (x - middle).abs() <= WILD * r",
-        "kept = (x == x) | unknown",
+        "inlier = (x - middle).abs() <= OUTLIER_DISTANCE * r",
+        "inlier = (x == x) | unknown",
         "test_units.py::test_a_fill_value_moves_nothing_and_is_named_with_its_row[0.001--9999.0]",
     ),
     "move log sigma by the learning rate alone": (

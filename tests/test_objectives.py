@@ -12,7 +12,7 @@ from torch.distributions import kl
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.runtime.checks import no_validation
+from allegory.runtime.modes import no_validation
 
 KINDS = {**EXACT, "bottom-up, not Markov": {"markov": False}}
 QUICK = ("bottom-up", "top-down, residual, not Markov")

@@ -10,7 +10,7 @@ from scipy import stats
 from torch.testing import assert_close
 
 import allegory as al
-from allegory import architectures, families, networks
+from allegory import architectures, families, likelihoods, networks
 from allegory.priors import VampPrior
 from allegory.units import units_of
 
@@ -18,14 +18,14 @@ from allegory.units import units_of
 def test_units_are_the_mean_and_the_standard_deviation_where_nothing_is_wild():
     x = torch.randn(500, 2, 3) * torch.tensor([1.0, 1e3, 1e-3]) + 7
     units = units_of(x)
-    assert units.wild is None
+    assert units.outliers is None
     assert_close(units.loc, x.mean(0))
     assert_close(units.scale, x.std(0, correction=0))
     rain = torch.where(torch.rand(500, 1) < 0.7, 0.0, torch.rand(500, 1) * 6)
     flags = (torch.rand(500, 1) < 0.01).double()
     two = torch.where(torch.rand(500, 1) < 0.8, 0.01 * torch.randn(500, 1), 10 + torch.randn(500, 1))
     for column in (rain, flags, two):
-        assert units_of(column).wild is None
+        assert units_of(column).outliers is None
         assert_close(units_of(column).scale, column.std(0, correction=0))
 
 
@@ -39,8 +39,8 @@ def test_a_fill_value_moves_nothing_and_is_named_with_its_row(value, share):
     units = units_of(x)
     assert_close(units.loc, torch.stack([part.mean() for part in kept]))
     assert_close(units.scale, torch.stack([part.std(correction=0) for part in kept]))
-    assert x[units.wild.row, units.wild.element[0]] == value
-    assert (units.wild.far, units.wild.alike) == (fill.sum(), fill.sum())
+    assert x[units.outliers.row, units.outliers.element[0]] == value
+    assert (units.outliers.far_values, units.outliers.repeats) == (fill.sum(), fill.sum())
     build = lambda: architectures.mlp((3,), "student_t", [2], [4], data=x)  # noqa: E731
     if value > 1e9:
         with pytest.raises(ValueError, match=r"row \d+ of the training data, column \d: .* drop those rows"):
@@ -69,7 +69,7 @@ def test_one_wild_row_does_not_change_the_model_of_the_others():
 
 
 U = [("mlp", [2], {}), ("mlp", [3, 2], {}), ("mlp", [3, 2], {"top_down": True}), ("conv", [1, 2], {})]
-UNITED = [*architectures.CONTINUOUS, "normal_fixed"]
+UNITED = [*likelihoods.CONTINUOUS, "normal_fixed"]
 EVERY = [(name, "standard", *rest) for name in UNITED for rest in U] + [
     ("normal", prior, *rest) for prior in architectures.PRIORS[1:] for rest in U
 ]

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from allegory import architectures
-from allegory.data.splits import describe, load
+from allegory.data.description import describe
+from allegory.data.splits import load
 from allegory.evaluation.bounds import evaluate
 from allegory.model import VAE
-from allegory.training.checkpoint import new_run, write_json
+from allegory.training.directory import new_run, write_json
 from allegory.training.loop import fit
 from allegory.views.figures import expected, save_sheet
 from allegory.views.page import report
@@ -25,8 +26,8 @@ from allegory.views.terminal import show
 
 __all__ = ["digits_model", "independent_pixels", "run"]
 
-LEVELS = 17
-K = 1000
+GREY_LEVELS = 17
+IMPORTANCE_SAMPLES = 1000
 
 
 def digits_model(latent: list[int], out: Path | None, seed: int = 0, progress: bool = False) -> tuple[VAE, float]:
@@ -35,19 +36,19 @@ def digits_model(latent: list[int], out: Path | None, seed: int = 0, progress: b
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = architectures.mlp(
-            digits.event_shape, "categorical", latent, hidden=[256], categories=LEVELS, dropout=0.2
+            digits.event_shape, "categorical", latent, hidden=[256], categories=GREY_LEVELS, dropout=0.2
         )
     record = fit(
         model, digits.train, valid=digits.valid, epochs=200, batch_size=50, lr=1e-3, lr_warmup=100, kl_warmup=500,
         weight_decay=0.1, ema=0.99, patience=40, seed=seed, out=out, progress=progress,
-        about={"data": describe(digits, "categorical", LEVELS)},
+        about={"data": describe(digits, "categorical", GREY_LEVELS)},
     )  # fmt: skip
     return model, record.seconds
 
 
 def independent_pixels(train: Tensor, test: Tensor) -> Tensor:
     """(N,) log p(x) of `test` where each pixel has its own histogram, with one count added to each grey level."""
-    counts = torch.stack([(train == level).sum(0) for level in range(LEVELS)]) + 1.0
+    counts = torch.stack([(train == level).sum(0) for level in range(GREY_LEVELS)]) + 1.0
     log_p = (counts / counts.sum(0)).log()
     return log_p.gather(0, test.long()).flatten(1).sum(1)
 
@@ -68,9 +69,13 @@ def run(out: str | None = None) -> None:
     Args:
         out: where to write; by default a new folder, allegory-demo, in the current one.
     """
+    with new_run(out or _unused_name("allegory-demo")) as folder:
+        _train_and_tell(folder)
+
+
+def _train_and_tell(folder: Path) -> None:
     from rich.table import Table
 
-    folder = new_run(out or _unused_name("allegory-demo"))
     digits = load("digits")
     began = time.monotonic()
     baseline = independent_pixels(digits.train, digits.test)
@@ -82,7 +87,7 @@ def run(out: str | None = None) -> None:
         print(f"training {name}", file=sys.stderr, flush=True)
         model, seconds = digits_model(latent, folder / f"levels-{len(latent)}", progress=True)
         torch.manual_seed(0)
-        result = evaluate(model, digits.test, samples=K)
+        result = evaluate(model, digits.test, samples=IMPORTANCE_SAMPLES)
         results[name] = {**result.as_dict(), "seconds": seconds}
         rates = " + ".join(f"{rate:.1f}" for rate in result.kl_per_level)
         bounds = [f"{-result.elbo:.2f} ± {result.elbo_stderr:.2f}", f"{result.nll:.2f} ± {result.nll_stderr:.2f}"]
@@ -100,7 +105,7 @@ def run(out: str | None = None) -> None:
 
     title = f"digits, {len(digits.test)} test scans of 17 grey levels; nats per scan ± standard error"
     table = Table(title=title)
-    for column in ("", f"-L_{K}", "-ELBO", "rates, level 1 first"):
+    for column in ("", f"-L_{IMPORTANCE_SAMPLES}", "-ELBO", "rates, level 1 first"):
         table.add_column(column, justify="left" if not column else "right")
     for row in rows:
         table.add_row(*row)

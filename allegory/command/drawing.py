@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allegory.command import console
-from allegory.command.options import ENCODE, FILE, FOLDER, RECONSTRUCT, SAMPLE, Command, asks, takes
+from allegory.command.options import ENCODE, FILE, FOLDER, RECONSTRUCT, SAMPLE, Command, with_argument, with_options
 
 if TYPE_CHECKING:
     from allegory.views.runs import Run
@@ -18,8 +18,8 @@ __all__ = ["encode", "reconstruct", "sample"]
 
 
 @click.command(cls=Command)
-@takes("run", FOLDER, "RUN")
-@asks(SAMPLE)
+@with_argument("run", FOLDER, "RUN")
+@with_options(SAMPLE)
 def sample(run: str, count: int, out: str, device: str, seed: int, temperature: float) -> None:
     """Samples from the model: `samples`, and `means`, the means of p(x | z_1) they were drawn from."""
     import torch
@@ -40,8 +40,8 @@ def sample(run: str, count: int, out: str, device: str, seed: int, temperature: 
 
 
 @click.command(cls=Command)
-@takes("run", FOLDER, "RUN")
-@asks(RECONSTRUCT)
+@with_argument("run", FOLDER, "RUN")
+@with_options(RECONSTRUCT)
 def reconstruct(run: str, out: str, split: str, count: int, data: str | None, device: str, seed: int) -> None:
     """Writes `originals` and `reconstructions`, the means of p(x | z_1) with z_1 ~ q(z_1 | x)."""
     import torch
@@ -64,9 +64,9 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
 
 
 @click.command(cls=Command)
-@takes("run", FOLDER, "RUN")
-@takes("data", FILE, "DATA")
-@asks(ENCODE)
+@with_argument("run", FOLDER, "RUN")
+@with_argument("data", FILE, "DATA")
+@with_options(ENCODE)
 def encode(run: str, data: str, out: str, array: str | None, device: str, seed: int) -> None:
     """Writes the mean and the standard deviation of the latents of every example of DATA, in order.
 

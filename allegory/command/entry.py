@@ -10,6 +10,7 @@ what was wanted and what to do; 130 after Ctrl-C.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -31,7 +32,7 @@ from allegory.version import __version__
 __all__ = ["main", "root"]
 
 COMMANDS = (train, evaluate, diagnose, report, sample, reconstruct, encode, runs, datasets, completion, demo)
-TOGETHER = ("train", "evaluate")  # what several processes do together
+PARALLEL_COMMANDS = ("train", "evaluate")  # what several processes do together
 
 
 class Root(click.Group):
@@ -71,7 +72,7 @@ class Root(click.Group):
     invoke_without_command=True,
     context_settings={"max_content_width": 120},
 )
-@click.option("--version", is_flag=True, help="print the version and exit; with --json, of all that it stands on")
+@click.option("--version", is_flag=True, help="print the version and exit; with --json, also of torch, and the machine")
 @click.option("--json", is_flag=True, help="with --version: print one JSON object")
 @click.help_option("-h", "--help", help="show this message and exit")
 @click.pass_context
@@ -84,7 +85,7 @@ def root(context: click.Context, version: bool, json: bool) -> None:
             print(__version__)
         context.exit()
     if json:
-        raise click.UsageError("--json is of --version, and of some commands, after their names", context)
+        raise click.UsageError("--json goes with --version, or after the name of a command", context)
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -95,15 +96,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows `allegory`; sys.argv's by default.
     """
-    if "_ALLEGORY_COMPLETE" in os.environ:  # a shell asks for words
-        root.main(prog_name="allegory")
     warnings.showwarning = _show_warning
     if sys.stderr is None:  # closed: print would take standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
         say("allegory: standard output is closed; results go there, so open it, or send it to a file")
         return 2
+    for stream in (sys.stdout, sys.stderr):  # a name that the locale cannot write is written by its numbers
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        if "_ALLEGORY_COMPLETE" in os.environ:  # a shell asks for words
+            root.main(prog_name="allegory")
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
@@ -160,8 +164,8 @@ def _drop_output() -> None:
 def _check_processes(words: Sequence[str]) -> None:
     """Several processes are for some commands only; the others must not even join them."""
     command = next((word for word in words if word in root.commands), None)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command is not None and command not in TOGETHER:
-        raise ValueError(f"{command} works in one process; torchrun is for {' and '.join(TOGETHER)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command is not None and command not in PARALLEL_COMMANDS:
+        raise ValueError(f"{command} works in one process; torchrun is for {' and '.join(PARALLEL_COMMANDS)}")
 
 
 def _line(error: click.UsageError) -> str:

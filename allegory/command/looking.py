@@ -9,14 +9,25 @@ from pathlib import Path
 import click
 
 from allegory.command import console
-from allegory.command.options import DEMO, FOLDER, REPORT, RUNS, Choice, Command, asks, command_line, takes
+from allegory.command.options import (
+    DEMO,
+    FOLDER,
+    REPORT,
+    RUNS,
+    Choice,
+    Command,
+    check_stored,
+    command_line,
+    with_argument,
+    with_options,
+)
 
 __all__ = ["completion", "datasets", "demo", "report", "runs"]
 
 
 @click.command(cls=Command)
-@takes("run", FOLDER, "RUN")
-@asks(REPORT)
+@with_argument("run", FOLDER, "RUN")
+@with_options(REPORT)
 def report(
     run: str, out: str | None, split: str, examples: int, importance_samples: int, data: str | None, device: str
 ) -> None:
@@ -26,7 +37,9 @@ def report(
     opened = console.open_run(run, device, data)
     command, about = opened.config.get("command"), opened.config.get("data")
     source = str(about.get("source", "")) if isinstance(about, dict) else ""
-    quoted = command_line(source, command) if isinstance(command, dict) and source else ""
+    quoted = ""
+    if isinstance(command, dict) and source:
+        quoted = command_line(source, check_stored(command, f"{Path(run) / 'config.json'}"))
     path = opened.report(out, split=split, examples=examples, samples=importance_samples, command=quoted)
     for part in ("data", "model") if opened.knows_its_model else ("model",):
         try:
@@ -38,8 +51,8 @@ def report(
 
 
 @click.command(cls=Command)
-@takes("folder", FOLDER, "[DIR]", default="runs")
-@asks(RUNS)
+@with_argument("folder", FOLDER, "[DIR]", default="runs")
+@with_options(RUNS)
 def runs(folder: str, json: bool) -> None:
     """Lists and compares the runs in a folder: data, model, and the bound each reached.
 
@@ -51,10 +64,10 @@ def runs(folder: str, json: bool) -> None:
     for path in find(folder):
         try:
             found.append(summary(path))
-        except ValueError as error:
-            console.say(f"allegory: skipped: {error}")
+        except (ValueError, OSError) as error:
+            console.say(f"allegory: skipped: {' '.join(str(error).split())}")
     if not found:
-        raise ValueError(f"{folder}: none of the runs in it can be read; why is said above")
+        raise ValueError(f"{folder}: none of the runs in it can be read; the reasons are above")
     found.sort(key=lambda run: (run.data, math.inf if run.bound is None else -run.bound))
     if json:
         console.print_json([run.as_dict() for run in found])
@@ -95,7 +108,7 @@ def runs(folder: str, json: bool) -> None:
 
 
 @click.command(cls=Command)
-@asks(())
+@with_options(())
 def datasets() -> None:
     """Lists the built-in data sets."""
     from rich.table import Table
@@ -116,8 +129,8 @@ def datasets() -> None:
 
 
 @click.command(cls=Command)
-@takes("shell", Choice(("bash", "zsh", "fish")), "bash|zsh|fish")
-@asks(())
+@with_argument("shell", Choice(("bash", "zsh", "fish")), "bash|zsh|fish")
+@with_options(())
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Prints the completion script of a shell: eval "$(allegory completion bash)", or zsh, fish."""
@@ -129,7 +142,7 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 @click.command(cls=Command)
-@asks(DEMO)
+@with_options(DEMO)
 def demo(out: str | None) -> None:
     """Trains a hierarchical VAE on embedded data and reports its likelihood."""
     from allegory.command.demo import run

@@ -17,19 +17,43 @@ import click
 from click.shell_completion import CompletionItem
 
 __all__ = [
-    "DEFAULTS", "DEMO", "DIAGNOSE", "ENCODE", "EVALUATE", "FILE", "FOLDER", "RECONSTRUCT", "REPORT", "RUNS",
-    "SAMPLE", "TRAIN", "TRAINING", "Choice", "Command", "Number", "Option", "Place", "asks", "check_stored",
-    "command_line", "nearest", "settings", "takes", "written",
+    "DEFAULTS",
+    "DEMO",
+    "DIAGNOSE",
+    "ENCODE",
+    "EVALUATE",
+    "FILE",
+    "FOLDER",
+    "RECONSTRUCT",
+    "REPORT",
+    "RUNS",
+    "SAMPLE",
+    "TRAIN",
+    "TRAINING",
+    "Choice",
+    "Command",
+    "Number",
+    "Option",
+    "PathOrName",
+    "check_stored",
+    "command_line",
+    "nearest",
+    "settings",
+    "with_argument",
+    "with_options",
+    "written",
 ]  # fmt: skip
 
 EPOCHS = 100
+SHORTENED = reprlib.Repr()
+SHORTENED.maxstring = 60
 ARCHITECTURES = ("mlp", "conv")
 LIKELIHOODS = (  # those of allegory.architectures, which waits for torch
     "auto", "normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t", "bernoulli",
     "categorical", "discretized_logistic", "discretized_logistic_mixture", "continuous_bernoulli", "poisson",
     "negative_binomial",
 )  # fmt: skip
-WAYS = ("random", "ordered", "groups")  # as allegory.data.cutting.SPLITS
+SPLIT_WAYS = ("random", "ordered", "groups")  # as allegory.data.cutting.SPLITS
 OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "renyi")
 PRIORS = ("standard", "mixture", "vamp", "flow")
 SPLITS = ("train", "valid", "test")
@@ -82,7 +106,7 @@ class Number(click.ParamType):
         except ValueError:
             number = None
         if number is None or not self.holds(number):
-            self.fail(f"got {text!r}, wanted {self.wanted}", param, ctx)
+            self.fail(f"got {SHORTENED.repr(text)}, wanted {self.wanted}", param, ctx)
         return number
 
 
@@ -93,15 +117,23 @@ class Choice(click.Choice):
         """The name, if it is one of them."""
         if value not in self.choices:
             names = [str(choice) for choice in self.choices]
-            self.fail(f"got {value!r}{nearest(str(value), names)}; wanted one of {', '.join(names)}", param, ctx)
+            self.fail(
+                f"got {SHORTENED.repr(value)}{nearest(str(value), names)}; wanted one of {', '.join(names)}", param, ctx
+            )
         return value
 
 
-class Place(click.ParamType):
+class PathOrName(click.ParamType):
     """A path, or a name; a shell completes it with existing files or folders ("file" or "dir")."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name; an empty one, as of a variable of the shell that is not set, would mean the current folder."""
+        if value == "":
+            self.fail("got '', wanted a name", param, ctx)
+        return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Leaves the files or folders to the shell."""
@@ -119,7 +151,7 @@ FINITE = Number(float, math.isfinite, "a number")
 FRACTION = Number(float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
 WIDTHS = Number(int, NATURAL.holds, NATURAL.wanted, several=True)
 WEIGHTS = Number(float, POSITIVE.holds, POSITIVE.wanted, several=True)
-FILE, FOLDER = Place("file"), Place("dir")
+FILE, FOLDER = PathOrName("file"), PathOrName("dir")
 DEPENDS = object()  # stands for a default that depends on other options
 
 
@@ -209,9 +241,9 @@ TRAINING = (
     Option("minutes", ABOVE_ZERO, None, "wall-clock budget, instead of or besides --epochs", "M"),
     Option("batch_size", NATURAL, 128, "examples per step", "B"),
     Option("seed", WHOLE, 0, "seed of the weights and the noise", "N"),
-    Option("split", Choice(WAYS), "random", "how a path without splits is split: at random, by order, or by group"),
+    Option("split", Choice(SPLIT_WAYS), "random", "how to split data without splits: at random, by order, or by group"),
     Option("split_seed", WHOLE, 0, "seed of the split", "N"),
-    Option("array", Place("name"), None, "the array of a .npz file that is taken", "NAME"),
+    Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     Option("size", WIDTHS, None, "scale and crop the images of a folder to this width and height", "W,H"),
     Option("dynamic", None, False, "binarise each time an image is drawn (mnist, fashion-mnist, omniglot)"),
     Option("lr", ABOVE_ZERO, 1e-3, "learning rate, annealed to 0 by a cosine", "RATE"),
@@ -221,7 +253,7 @@ TRAINING = (
            shown="0; with several levels a tenth of the training, at most 2000; with --minutes at most a quarter"),
     Option("weight_decay", FINITE, 0.0, "weight decay of AdamW", "W", shown="0"),
     Option("dropout", FRACTION, 0.0, "dropout in every hidden layer", "P", shown="0"),
-    Option("activation", Place("name"), DEPENDS, "a class of torch.nn", "NAME", shown="SiLU; conv: GELU"),
+    Option("activation", PathOrName("name"), DEPENDS, "a class of torch.nn", "NAME", shown="SiLU; conv: GELU"),
     Option("ema", FRACTION, 0.999, "decay of the averaged weights", "E"),
     Option("patience", NATURAL, 50, "epochs without improvement before stopping", "N"),
     Option("precision", Choice(("auto", "float32", "bfloat16")), "auto", "precision of the networks in training",
@@ -247,9 +279,9 @@ GROUPS = {
 }  # fmt: skip
 """The groups of the options of a training in its help."""
 
-DEVICE = Option("device", Place("name"), "auto", "auto, cpu, cuda, cuda:1, ...", "NAME")
+DEVICE = Option("device", PathOrName("name"), "auto", "auto, cpu, cuda, cuda:1, ...", "NAME")
 DATA = Option("data", FILE, None, "the data of the run, if it does not record them or they have moved", "DATA")
-SPLIT = Option("split", Choice(SPLITS), "test", "examples of: train, valid (which chose the weights), test (unseen)")
+SPLIT = Option("split", Choice(SPLITS), "test", "train, valid (which the weights were chosen on) or test (unseen)")
 JSON = Option("json", None, False, "print JSON")
 SEED = Option("seed", WHOLE, 0, "seed of the selection and the noise", "N")
 
@@ -294,7 +326,7 @@ RECONSTRUCT = (
 ENCODE = (
     Option("out", FILE, None, "z1_mean, z1_std, ... of every level; names of a folder's files", "FILE.npz",
            required=True),
-    Option("array", Place("name"), None, "the array of a .npz file that is taken", "NAME"),
+    Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     SEED, DEVICE,
 )  # fmt: skip
 RUNS = (JSON,)
@@ -309,13 +341,13 @@ DEFAULTS: dict[str, Any] = {
 """The settings of a training where none are given."""
 
 
-def takes(name: str, kind: click.ParamType, metavar: str, default: Any = None) -> Callable[[Any], Any]:
+def with_argument(name: str, kind: click.ParamType, metavar: str, default: Any = None) -> Callable[[Any], Any]:
     """A positional argument; required, unless it has a default."""
     more: dict[str, Any] = {} if default is None else {"default": default, "required": False}
     return click.argument(name, type=kind, metavar=metavar, **more)
 
 
-def asks(options: Sequence[Option], given: bool = False) -> Callable[[Any], Any]:
+def with_options(options: Sequence[Option], given: bool = False) -> Callable[[Any], Any]:
     """The options of a command.
 
     Args:
@@ -378,7 +410,8 @@ def check_stored(stored: Any, where: str) -> dict[str, Any]:
     for option in TRAINING:
         value = stored.get(option.name)
         wanted, holds = _stored_kind(option.kind)
-        if value is not None and not holds(value):
+        may_lack = option.default in (None, DEPENDS) or option.name not in stored
+        if not (value is None and may_lack) and not holds(value):
             raise ValueError(f"{where}, command: {option.name} is {reprlib.repr(value)}, wanted {wanted}")
     return stored
 

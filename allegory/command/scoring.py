@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import click
 
 from allegory.command import console
-from allegory.command.options import DIAGNOSE, EVALUATE, FOLDER, Command, asks, takes
+from allegory.command.options import DIAGNOSE, EVALUATE, FOLDER, Command, with_argument, with_options
 
 __all__ = ["diagnose", "evaluate"]
 
 
 @click.command(cls=Command)
-@takes("run", FOLDER, "RUN")
-@asks(EVALUATE)
+@with_argument("run", FOLDER, "RUN")
+@with_options(EVALUATE)
 def evaluate(
     run: str, split: str, importance_samples: int, precision: str, curve: bool, ais: bool, ais_examples: int | None,
     data: str | None, json: bool, device: str,
@@ -22,7 +23,7 @@ def evaluate(
     """Prints the likelihood of a split, with its standard error, and its parts.
 
     RUN is a run directory, as allegory train (--out) and al.save write it. It records its data and how they were split:
-    the test split is what neither the training nor the choice of the weights has seen.
+    the test split was used neither in training nor in choosing the weights.
     """
     from allegory.runtime import processes
 
@@ -35,6 +36,8 @@ def evaluate(
         console.say(note)
     found = opened.evaluate(split, importance_samples, precision=precision, compile=compile)
     values: dict[str, Any] = {"split": split, "precision": precision, **found.as_dict()}
+    if opened.offset is not None:
+        values["offset"] = opened.offset.tolist()
     if curve:
         values["curve"] = opened.bound_curve(split, importance_samples, precision=precision, compile=compile)
     if ais:
@@ -49,6 +52,8 @@ def evaluate(
 
     from allegory.views.terminal import show
 
+    if opened.offset is not None:
+        print(f"the model is of x - o, o = {reprlib.repr(opened.offset.tolist())}; a density does not depend on o")
     table = Table(title=f"{escape(run)}, {split}, {found.examples:,} examples, nats per example")
     table.add_column("")
     table.add_column("value", justify="right")
@@ -70,8 +75,8 @@ def evaluate(
 
 
 @click.command(cls=Command)
-@takes("run", FOLDER, "RUN")
-@asks(DIAGNOSE)
+@with_argument("run", FOLDER, "RUN")
+@with_options(DIAGNOSE)
 def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, device: str) -> None:
     """Reports which levels of a model work, which have collapsed, and what to try.
 

@@ -1,19 +1,10 @@
 """Data: arrays, images and built-in sets in, tensors out."""
 
+from allegory.data.description import checksum, describe
 from allegory.data.files import file_names
-from allegory.data.splits import (
-    Data,
-    binarize,
-    checksum,
-    choose_likelihood,
-    describe,
-    load,
-    load_together,
-    read,
-    reload,
-    to_binary,
-    two_values,
-)
+from allegory.data.likelihood import choose_likelihood
+from allegory.data.recoding import binarize, to_binary, two_values
+from allegory.data.splits import Data, load, load_together, read, reload
 from allegory.data.stored import Stored
 from allegory.data.values import remarks
 

@@ -42,9 +42,9 @@ import torch
 from torch import Tensor
 
 from allegory.data.files import read_arrays
-from allegory.data.parts import reading
+from allegory.data.parts import naming_errors
 from allegory.data.stored import Stored
-from allegory.runtime.storage import atomic_path
+from allegory.runtime.storage import atomic_path, check_regular
 
 __all__ = ["BUILTIN", "Builtin", "cached", "find", "load_splits", "shuffle_and_cut", "shuffled"]
 
@@ -180,8 +180,8 @@ def cached(name: str) -> bool:
     True
     """
     row = find(name)
-    kept = [row.packed] if row.packed else row.files
-    return all((row.folder / file).exists() for file, _ in kept)
+    files = [row.packed] if row.packed else row.files
+    return all((row.folder / file).exists() for file, _ in files)
 
 
 def find(name: str) -> Builtin:
@@ -395,7 +395,8 @@ def _load_packed(row: Builtin, pack: Callable[..., dict[str, Array]]) -> dict[st
 
 
 def _sha256(path: Path) -> str:
-    with reading(path, _REDOWNLOAD), path.open("rb") as stream:
+    check_regular(path)
+    with naming_errors(path, _REDOWNLOAD), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

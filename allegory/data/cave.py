@@ -69,7 +69,7 @@ def _balls(centres: Tensor, radius: float, o: Tensor, B: Tensor, u: Tensor, v: T
     """The union of K balls: centres (K, 3)."""
     to = centres - o[:, None]
     to = to * (to.square().sum(-1, keepdim=True) - radius**2).rsqrt()
-    x, y, z = _dots(_EYE, B, u, v)
+    x, y, z = _dots(_IDENTITY, B, u, v)
     greatest = reduce(torch.maximum, _dots(to, B, u, v))
     return greatest.clamp(min=0).square() >= x * x + y * y + z * z
 
@@ -100,7 +100,7 @@ def _frustum(
     foot: tuple[float, float], head: tuple[float, float], o: Tensor, B: Tensor, u: Tensor, v: Tensor
 ) -> Tensor:
     """The frustum of a cone, or a cylinder, around the z axis with the ends (height, radius)."""
-    x, y, z = _dots(_EYE, B, u, v)
+    x, y, z = _dots(_IDENTITY, B, u, v)
     o_x, o_y, o_z = o.T[..., None, None]
 
     def disc(h: float, r: float) -> Tensor:
@@ -108,7 +108,7 @@ def _frustum(
 
     # e points from the axis to the fire, f across; the side is touched at the angles +-phi from e.
     (h_0, r_0), (h_1, r_1) = foot, head
-    up, height = _EYE[0, 2].expand_as(o), o[:, 2:]
+    up, height = _IDENTITY[0, 2].expand_as(o), o[:, 2:]
     distance = o[:, :2].norm(dim=1, keepdim=True)
     e = (o - height * up) / distance
     f = torch.linalg.cross(up, e)
@@ -124,30 +124,30 @@ def _frustum(
     return disc(*foot) | disc(*head) | side
 
 
-_EYE = torch.eye(3, dtype=torch.float64)[None]
+_IDENTITY = torch.eye(3, dtype=torch.float64)[None]
 _ORIGIN = torch.zeros(1, 3, dtype=torch.float64)
-_AXES = torch.cat((_EYE[0], -_EYE[0]))
-_SIGNS = torch.tensor(list(product((-1, 1), repeat=3)), dtype=torch.float64)
-_FOUR = _SIGNS[_SIGNS.prod(1) > 0] / sqrt(3)
-_HALVES = torch.tensor((3, 2, 1), dtype=torch.float64) / sqrt(14)
-_ANGLES = torch.arange(64, dtype=torch.float64) * (2 * pi / 64)
-_CIRCLE = torch.stack((_ANGLES.cos(), _ANGLES.sin(), 0 * _ANGLES), dim=1)
+_OCTAHEDRON_CORNERS = torch.cat((_IDENTITY[0], -_IDENTITY[0]))
+_CUBE_CORNERS = torch.tensor(list(product((-1, 1), repeat=3)), dtype=torch.float64)
+_TETRAHEDRON_CORNERS = _CUBE_CORNERS[_CUBE_CORNERS.prod(1) > 0] / sqrt(3)
+_BRICK_HALVES = torch.tensor((3, 2, 1), dtype=torch.float64) / sqrt(14)
+_RING_ANGLES = torch.arange(64, dtype=torch.float64) * (2 * pi / 64)
+_RING_CENTRES = torch.stack((_RING_ANGLES.cos(), _RING_ANGLES.sin(), 0 * _RING_ANGLES), dim=1)
 
 _SOLIDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "ball": partial(_balls, _ORIGIN, 1.0),
-    "cube": partial(_polytope, *_edges(_SIGNS / sqrt(3), _AXES * sqrt(3))),
-    "brick": partial(_polytope, *_edges(_SIGNS * _HALVES, _AXES / _HALVES)),
-    "tetrahedron": partial(_polytope, *_edges(_FOUR, -3 * _FOUR)),
-    "octahedron": partial(_polytope, *_edges(_AXES, _SIGNS)),
+    "cube": partial(_polytope, *_edges(_CUBE_CORNERS / sqrt(3), _OCTAHEDRON_CORNERS * sqrt(3))),
+    "brick": partial(_polytope, *_edges(_CUBE_CORNERS * _BRICK_HALVES, _OCTAHEDRON_CORNERS / _BRICK_HALVES)),
+    "tetrahedron": partial(_polytope, *_edges(_TETRAHEDRON_CORNERS, -3 * _TETRAHEDRON_CORNERS)),
+    "octahedron": partial(_polytope, *_edges(_OCTAHEDRON_CORNERS, _CUBE_CORNERS)),
     "cylinder": partial(_frustum, (-0.8, 0.6), (0.8, 0.6)),
     "cone": partial(_frustum, (-0.6, 0.8), (1.0, 0.0)),
-    "ring": partial(_balls, 0.7 * _CIRCLE, 0.3),
+    "ring": partial(_balls, 0.7 * _RING_CENTRES, 0.3),
 }
 
 KINDS: tuple[str, ...] = tuple(_SOLIDS)
 """Names of the solids; a kind is an index of these."""
 
-_CHUNK = 2**15  # pixels worked on at once
+_CHUNK_PIXELS = 2**15  # pixels worked on at once
 
 
 def draw(count: int, resolution: int = 28, seed: int = 0) -> Shadows:
@@ -263,7 +263,7 @@ def cast(
     rotation, position, size, light = (x.double() for x in (rotation, position, size, light))
     u = torch.arange(1 - resolution, resolution, 2, dtype=torch.float64)[None] / resolution
     v = -u.T
-    frame = _EYE.repeat(n, 1, 1)
+    frame = _IDENTITY.repeat(n, 1, 1)
     frame[:, 2] = -light
     B = _unturn(rotation, frame).mT
     o = _unturn(rotation, (light - position)[:, None])[:, 0] / size[:, None]
@@ -271,7 +271,7 @@ def cast(
     # Kind by kind, in chunks that stay in the cache.
     order, counts = kind.argsort(), kind.bincount(minlength=len(KINDS)).tolist()
     dark = torch.empty(n, resolution, resolution, dtype=torch.bool)
-    chunk = max(1, _CHUNK // resolution**2)
+    chunk = max(1, _CHUNK_PIXELS // resolution**2)
     for solid, rows, place in zip(_SOLIDS.values(), order.split(counts), dark.split(counts), strict=True):
         for some, there in zip(rows.split(chunk), place.split(chunk), strict=True):
             there.copy_(solid(o[some], B[some], u, v))

@@ -21,7 +21,7 @@ from allegory.data.builtin import shuffled
 from allegory.data.parts import Part
 from allegory.data.stored import Stored
 
-__all__ = ["SPLITS", "cut", "digests", "pieces"]
+__all__ = ["SPLITS", "chunks", "cut", "row_digests"]
 
 SPLITS = ("random", "ordered", "groups")
 
@@ -41,7 +41,7 @@ def cut(parts: dict[str, Part], seed: int, how: str, name: str) -> tuple[dict[st
     if how not in SPLITS:
         raise ValueError(f"split={how!r}: wanted one of {', '.join(SPLITS)}")
     if how != "random" and "valid" in parts:
-        raise ValueError(f"{name} holds its own splits, so that split={how!r} cannot be asked for")
+        raise ValueError(f"{name} has its own splits, so that split={how!r} does not apply")
     if how == "groups" and ("" not in parts or parts[""].groups is None):
         raise ValueError(
             f"{name}: to split by groups, wanted an array `groups` beside one array in a .npz file, with a value for "
@@ -59,16 +59,16 @@ def cut(parts: dict[str, Part], seed: int, how: str, name: str) -> tuple[dict[st
     return examples, rows
 
 
-def digests(x: Any) -> Iterator[bytes]:
+def row_digests(x: Any) -> Iterator[bytes]:
     """A digest of each row of (N, *event), equal where all its values are."""
-    for part in pieces(x):
+    for part in chunks(x):
         for row in (part.flatten(1) + 0.0).numpy():  # -0.0 becomes 0.0
             yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()
 
 
-def pieces(x: Any) -> Iterable[Tensor]:
+def chunks(x: Any) -> Iterable[Tensor]:
     """All of x; in parts if it stays on disk."""
-    return (part for _, part in x.pieces()) if isinstance(x, Stored) else [x]
+    return (part for _, part in x.chunks()) if isinstance(x, Stored) else [x]
 
 
 def _rows(part: Part, ways: int, seed: int, how: str, where: str) -> list[Tensor]:

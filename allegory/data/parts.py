@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["KEPT", "WANTED", "Part", "reading", "reason", "split_names"]
+__all__ = ["MAX_IN_MEMORY", "WANTED", "Part", "describe_error", "naming_errors", "split_names"]
 
-KEPT = 2**28
+MAX_IN_MEMORY = 2**28
 """The most numbers that are held in memory."""
 
 WANTED = "wanted a .npy or .npz file of numbers, or a folder of images"
@@ -25,11 +25,13 @@ class Part(NamedTuple):
         x: (N, *event) a tensor, or `Stored`.
         names: of the files they come from, relative to their folder; empty where they come from one file.
         groups: (N,) what belongs together: the array `groups`, or the sub-folders; None if there is none.
+        offset: (*event) float64, what was taken off x; None where nothing was.
     """
 
     x: Any
     names: Sequence[str] = ()
     groups: Any = None
+    offset: Any = None
 
 
 def split_names(names: Iterable[str]) -> dict[str, list[str]]:
@@ -47,17 +49,17 @@ def split_names(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 @contextmanager
-def reading(path: Path, advice: str = WANTED) -> Iterator[None]:
+def naming_errors(path: Path, advice: str = WANTED) -> Iterator[None]:
     """Turns any error in reading `path` into one ValueError that names it."""
     try:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file or folder; {WANTED}, or a built-in name (allegory datasets)") from error
     except Exception as error:  # a damaged file may raise anything in numpy, zipfile or Pillow
-        raise ValueError(f"{path}: cannot be read ({reason(error)}); {advice}") from error
+        raise ValueError(f"{path}: cannot be read ({describe_error(error)}); {advice}") from error
 
 
-def reason(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Why something cannot be read, in a few words."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if "allow_pickle" in words or "Python objects" in words:

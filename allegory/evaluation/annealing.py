@@ -1,7 +1,7 @@
 r"""Annealed importance sampling: an estimate of log p(x) that does not involve the encoder.
 
-    pi_b(z) ~ p(z_1..T) p(x | z_1)^b,   0 = b_0 < b_1 < ... < b_K = 1          from the prior to the posterior
-    z^0 ~ p(z),  z^k ~ an HMC step that leaves pi_{b_k} invariant
+    pi_b(z) = p(z_1..T) p(x | z_1)^b / C_b,   0 = b_0 < b_1 < ... < b_K = 1     from the prior to the posterior
+    z^0 ~ p(z),  z^k: an HMC step from z^{k-1} that leaves pi_{b_k} invariant
     log w = sum_k (b_k - b_{k-1}) log p(x | z^{k-1}),       E[w] = p(x)         (Neal 2001; Wu et al. 2017)
 
 so that log mean_s w_s over S chains is, in expectation, a lower bound on log p(x) that becomes tight with many
@@ -29,14 +29,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import evaluating, log_likelihood, pairs_per_pass
-from allegory.model import VAE, Choose, Latents, Laws, check_is_vae
+from allegory.evaluation.bounds import log_likelihood
+from allegory.evaluation.passes import evaluating, pairs_per_pass
+from allegory.model import VAE, Choose, Distributions, Latents, check_is_vae
 from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["Annealed", "ais", "compare_with_ais"]
 
-PILOT = 4
-ACCEPT = 0.65  # the acceptance rate at which HMC is most efficient (Neal 2011)
+PILOT_CHAINS = 4
+TARGET_ACCEPTANCE = 0.65  # the acceptance rate at which HMC is most efficient (Neal 2011)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def ais(
             f"posterior: got {len(posterior)} latents of {[len(z) for z in posterior]} examples, wanted "
             f"{model.levels} of {len(x)}"
         )
-    with evaluating(model), _frozen(model):
+    with evaluating(model), _frozen_parameters(model):
         if posterior is not None:
             got, wanted = ([tuple(z.shape[1:]) for z in posterior], [tuple(s) for s in _Target(model, x[:1]).shapes])
             if got != wanted:
@@ -150,7 +151,7 @@ def compare_with_ais(
 
 
 @contextmanager
-def _frozen(model: VAE) -> Iterator[None]:
+def _frozen_parameters(model: VAE) -> Iterator[None]:
     """No gradients for the parameters, only for z."""
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learned:
@@ -189,7 +190,7 @@ class _Target:
                 )
         self.shapes = [z.shape[2:] for z in latents]
 
-    def generate_down(self, choose: Choose) -> tuple[Latents, Laws, Tensor]:
+    def generate_down(self, choose: Choose) -> tuple[Latents, Distributions, Tensor]:
         return self.model._generate_down(choose, prior=self.prior)
 
     def draw(self, chains: int) -> Tensor:
@@ -237,9 +238,9 @@ def _anneal(
 
     steps: list[Tensor] = []
     step = torch.full((len(target.x),), 0.1, dtype=schedule.dtype, device=schedule.device)
-    for _, accepted in _run_chains(target, begin(PILOT), schedule, leapfrog, steps, step):
+    for _, accepted in _run_chains(target, begin(PILOT_CHAINS), schedule, leapfrog, steps, step):
         rate = accepted.mean(0)
-        step = step * torch.exp(0.2 * (rate - ACCEPT))
+        step = step * torch.exp(0.2 * (rate - TARGET_ACCEPTANCE))
         steps.append(step)
     log_w = torch.zeros(chains, len(target.x), dtype=torch.float64, device=schedule.device)
     rates = []

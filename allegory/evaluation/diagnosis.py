@@ -40,8 +40,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.evaluation.bounds import TRUSTED, Evaluation, evaluate, evaluating, pairs_per_pass
+from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES, Evaluation, evaluate
 from allegory.evaluation.marginals import baseline
+from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.ladder import TopDown
 from allegory.model import VAE
 from allegory.runtime.html import html_table
@@ -49,10 +50,10 @@ from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["COLUMNS", "Diagnosis", "Level", "diagnose"]
 
-COLLAPSED = 0.1
-WEAK = 1.0
-OVERFITTED, GAP = 1.0, 0.02
-CONTEXTS = 64
+COLLAPSED_NATS = 0.1
+WEAK_NATS = 1.0
+OVERFIT_NATS, OVERFIT_SHARE = 1.0, 0.02
+MAX_CONTEXTS = 64
 COLUMNS = ("level", "rate", "active units", "information", "gain", "verdict")
 """Of `Diagnosis.rows`."""
 
@@ -175,11 +176,11 @@ def _quiet_evaluate(model: VAE, x: Tensor, samples: int) -> Evaluation:
 
 
 def _verdict(level: Level, rates: list[float]) -> str:
-    if level.rate < COLLAPSED and not level.active_units:
+    if level.rate < COLLAPSED_NATS and not level.active_units:
         return "collapsed"
-    if level.loss < COLLAPSED:
+    if level.loss < COLLAPSED_NATS:
         return "idle"
-    if max(rates) > 10 * level.rate and (level.rate < WEAK or level.active_units * 20 < level.units):
+    if max(rates) > 10 * level.rate and (level.rate < WEAK_NATS or level.active_units * 20 < level.units):
         return "weak"
     return "works"
 
@@ -230,14 +231,14 @@ def _gap_line(model: VAE, result: Evaluation, train: Tensor | None, on_train: Ev
     gap, error = on_train.elbo - result.elbo, math.hypot(on_train.elbo_stderr, result.elbo_stderr)
     reference = baseline(model, train, train)
     learned = 0.0 if reference is None else max(0.0, on_train.elbo - reference)
-    large = gap > OVERFITTED and not gap < 2 * error and gap > GAP * learned
+    large = gap > OVERFIT_NATS and not gap < 2 * error and gap > OVERFIT_SHARE * learned
     remedy = "; the model overfits: try dropout, weight decay, a smaller network, or more data" if large else ""
     side = "above" if gap >= 0 else "below"
     return [f"the training ELBO is {abs(gap):.2f} nats {side} the held-out one{remedy}"]
 
 
 def _trust_line(result: Evaluation) -> list[str]:
-    if result.importance_samples <= TRUSTED or result.unreliable <= 0.5:
+    if result.importance_samples <= MIN_EFFECTIVE_SAMPLES or result.unreliable <= 0.5:
         return []
     return [
         f"L_{result.importance_samples} cannot be trusted: for {result.unreliable:.0%} of the examples one "
@@ -299,7 +300,7 @@ def _information(model: VAE, x: Tensor) -> list[float]:
             found.append((own - every.logsumexp(1) + math.log(len(x))).mean().item())
         return found
     features = model.encoders(x)
-    rows = torch.randperm(len(x), device=x.device)[: CONTEXTS - 1]
+    rows = torch.randperm(len(x), device=x.device)[: MAX_CONTEXTS - 1]
     others = [h[rows] for h in features]
     itself = rows[:, None] == torch.arange(len(x), device=x.device)  # an example's own context is counted once
     found = []

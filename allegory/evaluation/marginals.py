@@ -23,17 +23,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, StudentT, constraints
 
-from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
-from allegory.evaluation.bounds import evaluating
+from allegory.distributions import Codes, ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
+from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
 
 __all__ = ["baseline", "independent_elements", "mean_log_prob"]
 
-NUMBERS = 2**24  # of the training data, at most
-FEWER = 2**20  # where a fit goes over them many times
-PART = 2**22
-ADDED = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
-DEGREES = (2.1, 2.5, 3.0, 4.0, 6.0, 10.0, 30.0, 100.0)
+MAX_NUMBERS = 2**24  # of the training data, at most
+MAX_FIT_NUMBERS = 2**20  # where a fit goes over them many times
+CHUNK_NUMBERS = 2**22
+PSEUDOCOUNTS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+DEGREES_OF_FREEDOM = (2.1, 2.5, 3.0, 4.0, 6.0, 10.0, 30.0, 100.0)
 SHAPES = (0.25, 0.5, 1.0, 2.0, 4.0, 1e6)
 
 
@@ -60,7 +60,7 @@ def mean_log_prob(law: Distribution, x: Any) -> float:
         law: over one event, on the CPU.
         x: (N, *event) data.
     """
-    rows = max(1, PART // math.prod(x.shape[1:]))
+    rows = max(1, CHUNK_NUMBERS // math.prod(x.shape[1:]))
     parts = [law.log_prob(x[i : i + rows].cpu().double()).sum() for i in range(0, len(x), rows)]
     return (torch.stack(parts).sum() / len(x)).item()
 
@@ -82,33 +82,36 @@ def independent_elements(model: VAE, train: Any) -> Distribution | None:
         return None
     while hasattr(support, "base_constraint"):  # of several dimensions, or of a mixture
         support = support.base_constraint
-    x = _evenly(train, NUMBERS).cpu().double()
-    return _fitted(law, support, x)
+    x = _subsample(train, MAX_NUMBERS).cpu().double()
+    return _fit(law, support, x)
 
 
-def _fitted(law: Any, support: Any, x: Tensor) -> Distribution | None:
+def _fit(law: Any, support: Any, x: Tensor) -> Distribution | None:
     found: Distribution | None = None
     if isinstance(support, type(constraints.boolean)):
         found = _histogram(x, 2)
-    elif isinstance(support, constraints.integer_interval) and support.lower_bound == 0:
-        found = _histogram(x, int(support.upper_bound) + 1)
+    elif isinstance(support, constraints.integer_interval):
+        lowest = int(support.lower_bound)
+        found = _histogram(x - lowest, int(support.upper_bound) - lowest + 1)
+        if lowest:
+            found = Codes(found.logits, lowest, validate_args=False)
     elif isinstance(support, type(constraints.nonnegative_integer)):
-        found = _negative_binomial(_evenly(x, FEWER), x)
+        found = _negative_binomial(_subsample(x, MAX_FIT_NUMBERS), x)
     elif isinstance(law, ContinuousBernoulli):
         found = _continuous_bernoulli(x.mean(0))
     elif isinstance(support, type(constraints.real)):
         normal = Normal(x.mean(0), x.std(0, correction=0).clamp(min=1e-12))
-        found = _student_t(_evenly(x, FEWER)) if isinstance(law, StudentT) else normal
+        found = _student_t(_subsample(x, MAX_FIT_NUMBERS)) if isinstance(law, StudentT) else normal
     return None if found is None else Independent(found, x.dim() - 1, validate_args=False)
 
 
-def _evenly(x: Any, numbers: int) -> Tensor:
+def _subsample(x: Any, numbers: int) -> Tensor:
     """At most so many numbers of x, of examples evenly spaced."""
     step = max(1, math.ceil(len(x) * math.prod(x.shape[1:]) / numbers))
     return x[torch.arange(0, len(x), step)]
 
 
-def _histogram(x: Tensor, k: int) -> Distribution:
+def _histogram(x: Tensor, k: int) -> Categorical:
     flat = x.reshape(len(x), -1).long()
     size, n = flat.shape[1], len(x)
     cells = (flat + k * torch.arange(size)).flatten()
@@ -118,7 +121,7 @@ def _histogram(x: Tensor, k: int) -> Distribution:
         """(D,) the likelihood of each example given the others."""
         return (counts * ((counts - 1).clamp(min=0) + a).log()).sum(1) - n * math.log(max(n - 1, 0) + k * a)
 
-    a = max(ADDED, key=lambda a: left_out(a).sum().item())
+    a = max(PSEUDOCOUNTS, key=lambda a: left_out(a).sum().item())
     logits = (counts + a).log() - math.log(n + k * a)
     shape = x.shape[1:]
     if k > 32:
@@ -154,7 +157,7 @@ def _continuous_bernoulli(mean: Tensor) -> Distribution:
 
 def _student_t(x: Tensor) -> Distribution:
     found = []
-    for df in DEGREES:
+    for df in DEGREES_OF_FREEDOM:
         loc, square = x.median(0).values, (x - x.median(0).values).abs().median(0).values.square().clamp(min=1e-24)
         for _ in range(30):
             weight = (df + 1) / (df + (x - loc).square() / square)

@@ -14,9 +14,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["choose_compile", "compile_or_warn", "disable_compile", "has_compiler", "timed"]
+__all__ = ["choose_compile", "compile_or_warn", "disable_compile", "has_compiler", "time_call"]
 
-PAYS = 120.0  # seconds of training from which on compiling it does
+WORTHWHILE_SECONDS = 120.0  # seconds of training from which on compiling it does
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,13 +62,13 @@ def disable_compile(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def timed(function: Callable[[], Any], device: torch.device, enough: float = 0.0) -> float:
+def time_call(function: Callable[[], Any], device: torch.device, stop_below: float = 0.0) -> float:
     """Seconds that a call takes: the least of four, or of as many as fit into two seconds.
 
     Args:
         function: called at least once.
         device: where it computes.
-        enough: a call that takes less ends the measurement: nothing shorter makes a difference.
+        stop_below: a call that takes less ends the measurement: nothing shorter makes a difference.
     """
     best, began = math.inf, time.perf_counter()
     for _ in range(4):
@@ -77,31 +77,34 @@ def timed(function: Callable[[], Any], device: torch.device, enough: float = 0.0
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
-        if best < enough or time.perf_counter() - began > 2:
+        if best < stop_below or time.perf_counter() - began > 2:
             break
     return best
 
 
 def choose_compile(
-    asked: bool | str, device: torch.device, expected_seconds: Callable[[], float], pays: float = PAYS
+    requested: bool | str,
+    device: torch.device,
+    expected_seconds: Callable[[], float],
+    worthwhile: float = WORTHWHILE_SECONDS,
 ) -> tuple[bool, str]:
     """Whether to compile, and a line that explains the choice if it was left open.
 
     Args:
-        asked: True, False, or "auto" for whichever is likely to finish sooner.
+        requested: True, False, or "auto" for whichever is likely to finish sooner.
         device: where to run.
         expected_seconds: measures how long the work will take uncompiled.
-        pays: the number of seconds above which compiling is worth its cost, up to half a minute.
+        worthwhile: the number of seconds above which compiling is worth its cost, up to half a minute.
 
     >>> choose_compile("auto", torch.device("cpu"), lambda: 3.0)
     (False, '')
     """
-    if asked != "auto":
-        return bool(asked), ""
+    if requested != "auto":
+        return bool(requested), ""
     if not has_compiler(device):
         return False, ""
     seconds = expected_seconds()
-    if seconds < pays:
+    if seconds < worthwhile:
         return False, ""
     minutes = f"{seconds / 60:.0f} minutes"
     return True, f"compiled: that takes up to half a minute, and without it this would take about {minutes}"

@@ -1,4 +1,6 @@
-r"""Training and eval mode, of every module on its own: a part that is frozen in eval mode stays as it is."""
+r"""Modes: training and eval mode, of every module on its own, so that a part that is frozen in eval mode stays so; and
+the argument checks of torch.distributions, off where every pass would pay for them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.distributions import Distribution
 
-__all__ = ["eval_mode", "frozen_parts", "train_mode"]
+__all__ = ["eval_mode", "frozen_parts", "no_validation", "train_mode"]
 
 
 @contextmanager
@@ -41,3 +44,16 @@ def train_mode(module: nn.Module, frozen: list[nn.Module]) -> None:
     module.train()
     for part in frozen:
         part.eval()
+
+
+@contextmanager
+def no_validation() -> Iterator[None]:
+    """Switches the argument checks of torch.distributions off, and back to what they were. They cost more than the
+    densities; the data have already been checked.
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)

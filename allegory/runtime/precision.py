@@ -16,7 +16,7 @@ import torch
 
 __all__ = ["autocast", "autocast_enabled", "bfloat16_speedup", "choose_precision", "without_autocast"]
 
-PAYS = 1.5  # the least speed-up at which bfloat16 is chosen
+MIN_SPEEDUP = 1.5  # the least speed-up at which bfloat16 is chosen
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -70,32 +70,32 @@ def bfloat16_speedup(device: torch.device) -> float:
     return min(times["float32"]) / min(times["bfloat16"])
 
 
-def choose_precision(asked: str, device: torch.device, rounds_well: bool) -> tuple[str, str]:
+def choose_precision(requested: str, device: torch.device, tolerant: bool) -> tuple[str, str]:
     """The precision to use, and a line that explains the choice if it was left open.
 
     Args:
-        asked: "float32", "bfloat16", or "auto" for the faster one.
+        requested: "float32", "bfloat16", or "auto" for the faster one.
         device: where to run.
-        rounds_well: whether rounded networks cost little likelihood: a density may be narrower than what bfloat16
+        tolerant: whether rounded networks cost little likelihood: a density may be narrower than what bfloat16
             resolves, probabilities are not.
 
-    >>> choose_precision("float32", torch.device("cpu"), rounds_well=True)
+    >>> choose_precision("float32", torch.device("cpu"), tolerant=True)
     ('float32', '')
     """
-    if asked == "auto" and not rounds_well:
+    if requested == "auto" and not tolerant:
         return "float32", ""
-    if asked == "float32":
-        return asked, ""
+    if requested == "float32":
+        return requested, ""
     speedup = bfloat16_speedup(device)
-    if asked == "bfloat16":
+    if requested == "bfloat16":
         if speedup < 1:
             warnings.warn(
                 f"precision='bfloat16': matrix products take {1 / speedup:.1f} times as long here as in float32; "
                 "use 'float32', or 'auto'",
                 stacklevel=2,
             )
-        return asked, ""
-    if speedup < PAYS:
+        return requested, ""
+    if speedup < MIN_SPEEDUP:
         return "float32", f"precision: float32; matrix products in bfloat16 are {speedup:.2g} times as fast here"
     return "bfloat16", (
         f"precision: bfloat16 in the networks, whose matrix products are {speedup:.1f} times as fast here; densities "

@@ -42,10 +42,10 @@ __all__ = [
 ]
 
 
-BROADCAST = "broadcast to all processes"
+BROADCAST_NOTE = "broadcast to all processes"
 APART = "with al.together(False)"
-SILENT, MISSING = 5.0, 60.0  # seconds of waiting for the others of which nothing is said, and until it is an error
-inside = alone = 0
+SILENT_SECONDS, MISSING_SECONDS = 5.0, 60.0  # of waiting for the others: until that is said, and is an error
+nesting = alone = 0  # of `together`, and of its opposite
 
 
 @contextmanager
@@ -59,12 +59,12 @@ def together(on: bool = True) -> Iterator[None]:
     >>> with al.together():
     ...     bounds = al.log_likelihood(model, x, samples=10)
     """
-    global inside, alone
-    inside, alone = inside + on, alone + (not on)
+    global nesting, alone
+    nesting, alone = nesting + on, alone + (not on)
     try:
         yield
     finally:
-        inside, alone = inside - on, alone - (not on)
+        nesting, alone = nesting - on, alone - (not on)
 
 
 def world_size() -> int:
@@ -97,7 +97,7 @@ def check_same(what: str, /, **given: Any) -> None:
                 f"{name} is not the same in the {world_size()} processes, which share out one and the same work: give "
                 f"all of them the same; to let each do its own, {APART}"
             )
-            failure.add_note(BROADCAST)
+            failure.add_note(BROADCAST_NOTE)
             raise failure
 
 
@@ -112,14 +112,14 @@ def _meet(what: str) -> None:
     began, said = time.monotonic(), False
     while not store.check(keys):
         waited = time.monotonic() - began
-        if waited > MISSING or (waited > SILENT and not said):
+        if waited > MISSING_SECONDS or (waited > SILENT_SECONDS and not said):
             missing = ", ".join(str(process) for process, key in enumerate(keys) if not store.check([key]))
             line = (
                 f"process {me} waits in {what} for process {missing} of {len(keys)}: all of them have to call it, "
                 f"with the same arguments; to let one do it alone, {APART}; for one that is only late, "
                 "torch.distributed.barrier() waits"
             )
-            if waited > MISSING:
+            if waited > MISSING_SECONDS:
                 store.delete_key(keys[me])
                 store.add(f"allegory/{me}", -1)
                 raise ValueError(line.replace(" waits ", f" has waited {waited:.0f} seconds "))
@@ -189,7 +189,7 @@ def broadcast(function: Callable[[], Any]) -> Any:
     dist.broadcast_object_list(outcome)
     if outcome[1] is not None:
         failure = ValueError(outcome[1])
-        failure.add_note(BROADCAST)
+        failure.add_note(BROADCAST_NOTE)
         raise failure
     return outcome[0]
 
@@ -226,7 +226,7 @@ def process_group() -> Iterator[None]:
 
 
 def _together() -> bool:
-    return bool(inside) and not alone and _initialized()
+    return bool(nesting) and not alone and _initialized()
 
 
 def _initialized() -> bool:

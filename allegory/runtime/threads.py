@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 __all__ = ["one_at_a_time"]
 
-SILENT = 2.0  # seconds of waiting of which nothing is said
+SILENT_SECONDS = 2.0  # seconds of waiting of which nothing is said
 
 _lock = threading.RLock()  # what trains also scores, in the same thread
 _owner = ""
@@ -27,7 +27,7 @@ def one_at_a_time() -> Iterator[None]:
     """Waits until no other thread trains or scores."""
     global _owner
     lock = _lock
-    if not lock.acquire(timeout=SILENT):
+    if not lock.acquire(timeout=SILENT_SECONDS):
         warnings.warn(
             f"thread {threading.current_thread().name} waits for thread {_owner}, which trains or scores: one at a "
             "time does in a process, since torch's generator belongs to all of it; use several processes to do both",

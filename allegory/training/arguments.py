@@ -18,20 +18,20 @@ from torch.nn.parameter import is_lazy
 
 from allegory import objectives
 from allegory.data.stored import Stored
-from allegory.evaluation.bounds import bears_rounding
 from allegory.evaluation.marginals import baseline
+from allegory.evaluation.speed import tolerates_bfloat16
 from allegory.model import VAE, check_is_vae
 from allegory.objectives import elbo
 from allegory.runtime import processes
-from allegory.runtime.checks import no_tensor
-from allegory.runtime.compilation import PAYS, choose_compile, has_compiler, timed
+from allegory.runtime.compilation import WORTHWHILE_SECONDS, choose_compile, has_compiler, time_call
+from allegory.runtime.messages import no_tensor
 from allegory.runtime.modes import frozen_parts, train_mode
 from allegory.runtime.precision import choose_precision
 from allegory.training.budget import Budget
-from allegory.training.checkpoint import stored_settings
+from allegory.training.directory import stored_settings
 from allegory.training.scale import warn_of_scale
 from allegory.training.schedule import (
-    WITHIN,
+    WARMUP_SHARE,
     Cosine,
     Cyclical,
     Schedule,
@@ -42,7 +42,7 @@ from allegory.training.schedule import (
 from allegory.training.state import Position
 from allegory.training.step import score_function
 
-KEPT = 20_000  # transformed examples, for the baseline
+BASELINE_EXAMPLES = 20_000  # transformed examples, for the baseline
 
 __all__ = ["Plan", "as_json", "beta_schedule", "lr_schedule", "name_of", "plan"]
 
@@ -77,7 +77,7 @@ class Plan(NamedTuple):
         bound: the function that validation measures: the objective, or its `bound` attribute.
         precision, compile: of the steps, with "auto" resolved.
         warmup: steps until both warm-ups have ended, as far as they are known.
-        hurried: whether the budget has minutes, so that warm-ups end within a quarter of it.
+        has_minutes: whether the budget has minutes, so that warm-ups end within a quarter of it.
         before: the settings of the resumed run; empty if there is none.
         baseline: of the validation data, see `allegory.evaluation.marginals`; None without them.
         fuse: whether a step may be compiled whole: the objective is known to map tensors, and do nothing else.
@@ -92,7 +92,7 @@ class Plan(NamedTuple):
     precision: str
     compile: bool
     warmup: int
-    hurried: bool
+    has_minutes: bool
     before: dict[str, Any]
     baseline: float | None
     fuse: bool
@@ -105,12 +105,12 @@ class Plan(NamedTuple):
             step: updates so far.
             done: how much of the budget is spent.
         """
-        return step >= self.warmup or (self.hurried and done >= WITHIN)
+        return step >= self.warmup or (self.has_minutes and done >= WARMUP_SHARE)
 
     def warmed(self, step: int, done: float) -> float:
         """The fraction of the KL's weight that its warm-up had reached at the last step."""
         fraction = Warmup(1.0, warmup_steps(self.beta))
-        return (WithinMinutes(fraction) if self.hurried else fraction)(step - 1, done)
+        return (WithinMinutes(fraction) if self.has_minutes else fraction)(step - 1, done)
 
     def note_on_schedules(self, now: Position, budget: Budget) -> list[str]:
         """What another budget does to the schedules of a resumed training, in a line, if anything.
@@ -142,11 +142,12 @@ def plan(
     shard: str | None,
     out: str | Path | None,
     resume: bool,
+    row_names: Sequence[Any] | None = None,
 ) -> Plan:
     """Checks everything that can be checked before anything is created; returns the consequences.
 
     Args:
-        model, data, valid, transform, shard, out, resume: as in `fit`.
+        model, data, valid, transform, shard, out, resume, row_names: as in `fit`.
         settings: its other arguments, by name.
 
     Raises:
@@ -160,12 +161,12 @@ def plan(
         valid=getattr(valid, "rows", valid),
         **as_json(settings),
     )
-    objective, samples, asked = settings["objective"], settings["samples"], dict(settings)
+    objective, samples, requested = settings["objective"], settings["samples"], dict(settings)
     _check_objective_kind(objective)
     _check_numbers(settings)
     lr = lr_schedule(settings["lr"], settings["lr_warmup"], settings["lr_final"])
     beta = beta_schedule(settings["beta"], settings["kl_warmup"], model.levels)
-    seen = _check_data(model, data, valid, transform)
+    seen = _check_data(model, data, valid, transform, row_names)
     reference = None if valid is None else processes.broadcast(lambda: baseline(model, seen, valid))
     _check_last_batch(model, data, transform, settings["batch_size"])
     plain = getattr(objective, "func", objective)
@@ -175,9 +176,11 @@ def plan(
     if held or getattr(objective, "__module__", None) != elbo.__module__:
         _check_objective(model, objective, held, data, transform, samples, beta(settings["kl_warmup"], 0.0))
     before = processes.broadcast(lambda: stored_settings(out) if resume else {})  # the choices measured then
-    asked |= {key: before[key] for key in ("precision", "compile") if settings[key] == "auto" and key in before}
+    requested |= {key: before[key] for key in ("precision", "compile") if settings[key] == "auto" and key in before}
     device = next(model.parameters()).device
-    precision, first = processes.broadcast(lambda: choose_precision(asked["precision"], device, bears_rounding(model)))
+    precision, first = processes.broadcast(
+        lambda: choose_precision(requested["precision"], device, tolerates_bfloat16(model))
+    )
 
     def expected_seconds() -> float:
         trial, x = _training_copy(model), data[: settings["batch_size"]].to(device)
@@ -185,32 +188,34 @@ def plan(
         weight = beta(0, 0.0)
         weight = weight.to(device) if isinstance(weight, Tensor) else weight
         steps = math.ceil(len(data) / settings["batch_size"]) * (settings["epochs"] or math.inf)
-        enough = (
-            PAYS / steps if processes.world_size() == 1 else math.inf
+        stop_below = (
+            WORTHWHILE_SECONDS / steps if processes.world_size() == 1 else math.inf
         )  # several call it once, as often as each other
         with torch.random.fork_rng():
             x = x if transform is None else transform(x.clone())
-            seconds = timed(lambda: score(x, weight).sum().backward(), device, enough=enough)
+            seconds = time_call(lambda: score(x, weight).sum().backward(), device, stop_below=stop_below)
         return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
 
     if not before and processes.rank() == 0:
         warn_of_scale(model, seen)
 
     # All processes take part in the measurement, so one of them decides whether there is one.
-    open_question = asked["compile"] == "auto" and not shard and processes.broadcast(lambda: has_compiler(device))
-    asked["compile"] = asked["compile"] is True or ("auto" if open_question else False)
+    open_question = requested["compile"] == "auto" and not shard and processes.broadcast(lambda: has_compiler(device))
+    requested["compile"] = requested["compile"] is True or ("auto" if open_question else False)
     seconds = expected_seconds() if open_question else 0.0
-    compile, second = processes.broadcast(lambda: choose_compile(asked["compile"], device, lambda: seconds))
+    compile, second = processes.broadcast(lambda: choose_compile(requested["compile"], device, lambda: seconds))
     fuse = compile and not held and getattr(plain, "__module__", None) == elbo.__module__
-    warmup, hurried = max(warmup_steps(lr), warmup_steps(beta)), settings["minutes"] is not None
+    warmup, has_minutes = max(warmup_steps(lr), warmup_steps(beta)), settings["minutes"] is not None
     steps = None if settings["epochs"] is None else settings["epochs"] * math.ceil(len(data) / settings["batch_size"])
     full_beta = _full_beta(beta, steps)
-    if hurried:
+    if has_minutes:
         lr, beta = WithinMinutes(lr), WithinMinutes(beta)
     elif steps is not None and warmup > steps:
         _warn_of_warmup(lr, beta, steps)
     notes = [note for note in (first, second) if note]
-    return Plan(lr, beta, full_beta, held, bound, precision, compile, warmup, hurried, before, reference, fuse, notes)
+    return Plan(
+        lr, beta, full_beta, held, bound, precision, compile, warmup, has_minutes, before, reference, fuse, notes
+    )
 
 
 def _check_kinds(model: Any, data: Any, valid: Any) -> None:
@@ -436,7 +441,7 @@ def _warn_of_warmup(lr: Schedule, beta: Schedule, steps: int) -> None:
 def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any) -> None:
     """Checks the settings of a sharded training."""
     if shard not in ("cpu", "cuda"):
-        raise ValueError(f"shard={shard!r}: wanted 'cpu' or 'cuda', where the parts of the model are to be")
+        raise ValueError(f"shard={shard!r}: wanted 'cpu' or 'cuda', the device for the parts of the model")
     if out is None:
         raise ValueError("shard: wanted out, a run directory, since the model itself stays sharded")
     if compile:
@@ -449,7 +454,9 @@ def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any
         raise ValueError("shard: there is one process, which has to hold the whole model; start several with torchrun")
 
 
-def _check_data(model: VAE, data: Any, valid: Any, transform: Callable[[Tensor], Tensor] | None) -> Any:
+def _check_data(
+    model: VAE, data: Any, valid: Any, transform: Callable[[Tensor], Tensor] | None, row_names: Sequence[Any] | None
+) -> Any:
     """Checks that the model can score the data, after the transform if there is one; returns the training data as the
     model sees them, of data on disk with a transform some.
     """
@@ -460,14 +467,14 @@ def _check_data(model: VAE, data: Any, valid: Any, transform: Callable[[Tensor],
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         if transform is None:
-            model.check(data.to(device), "training data")
+            model.check(data.to(device), "training data", row_names)
         else:
-            kept = []
-            for rows, part in [(None, data.clone())] if isinstance(data, Tensor) else data.pieces():
+            samples = []
+            for rows, part in [(row_names, data.clone())] if isinstance(data, Tensor) else data.chunks():
                 changed = _transformed(transform, part)
                 model.check(changed.to(device), "training data", rows)
-                kept.append(changed[:: max(1, len(data) // KEPT)])
-            seen = torch.cat(kept)
+                samples.append(changed[:: max(1, len(data) // BASELINE_EXAMPLES)])
+            seen = torch.cat(samples)
         if valid is not None:
             model.check(valid.to(device), "validation data")
     return seen

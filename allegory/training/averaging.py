@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from allegory.runtime import processes
 
-__all__ = ["average_buffers", "average_parameters", "kept_fraction"]
+__all__ = ["average_buffers", "average_parameters", "effective_ema"]
 
 
 def average_parameters(averages: list[Tensor], parameters: list[Tensor], ema: float, step: int) -> None:
@@ -28,13 +28,13 @@ def average_parameters(averages: list[Tensor], parameters: list[Tensor], ema: fl
     >>> average
     [tensor([0.9000])]
     """
-    torch._foreach_lerp_(averages, parameters, 1 - kept_fraction(ema, step))
+    torch._foreach_lerp_(averages, parameters, 1 - effective_ema(ema, step))
 
 
-def kept_fraction(ema: float, step: int) -> float:
+def effective_ema(ema: float, step: int) -> float:
     """The fraction of itself that the average keeps at a step; less at the beginning.
 
-    >>> kept_fraction(0.999, 0), kept_fraction(0.999, 100_000)
+    >>> effective_ema(0.999, 0), effective_ema(0.999, 100_000)
     (0.1, 0.999)
     """
     return min(ema, (1 + step) / (10 + step))

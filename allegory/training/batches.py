@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,27 @@ from torch import Tensor
 from allegory.data.stored import Stored
 from allegory.runtime import processes
 
-__all__ = ["Batches"]
+__all__ = ["Batch", "Batches"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch.
+
+    Args:
+        rows: (B,) of all processes.
+        data: this process's share of the examples; or what they are gathered from.
+        share: rows of data to gather; None if data is the share.
+    """
+
+    rows: Tensor
+    data: Tensor
+    share: Tensor | None = None
+
+    @property
+    def x(self) -> Tensor:
+        """(B, *event) this process's share of the examples."""
+        return self.data if self.share is None else self.data.index_select(0, self.share)
 
 
 class Batches:
@@ -28,7 +49,7 @@ class Batches:
         transform: applied to each batch as it is drawn.
 
     >>> batches = Batches(torch.arange(5.0)[:, None], size=2, seed=0)
-    >>> len(batches), [len(x) for rows, x in batches.epoch(0)]
+    >>> len(batches), [len(batch.x) for batch in batches.epoch(0)]
     (3, [2, 2, 1])
     """
 
@@ -41,21 +62,22 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.data) / self.size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each batch its rows, (B,) over all processes, and this process's share of its examples; if that is empty,
-        one example, which must not be counted.
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch. A process whose share of one is empty gets one example, which must not be counted.
 
         Args:
             epoch: number of the epoch, from 0.
             start: how many of its batches to skip.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        if isinstance(self.data, Stored):
+        stored = isinstance(self.data, Stored)
+        if stored:
             order = self.data.shuffled(generator, self.size)
         else:
             order = torch.randperm(len(self.data), generator=generator).to(self.data.device)
         batches = order.split(self.size)[start:]
         shares = [mine if len(mine := processes.local_rows(rows)) else rows[:1] for rows in batches]
-        stored = isinstance(self.data, Stored)
-        examples = self.data.ahead(shares) if stored else (self.data.index_select(0, rows) for rows in shares)
-        return zip(batches, examples if self.transform is None else map(self.transform, examples), strict=True)
+        if self.transform is None and not stored:
+            return (Batch(rows, self.data, share) for rows, share in zip(batches, shares, strict=True))
+        examples = self.data.prefetch(shares) if stored else (self.data.index_select(0, rows) for rows in shares)
+        return map(Batch, batches, examples if self.transform is None else map(self.transform, examples))

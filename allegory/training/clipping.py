@@ -1,6 +1,6 @@
 r"""Clipping: a gradient is scaled down to `clip` times the running median of its norm, and skipped above `skip` times.
 
-    ratio = |g| / median,    g <- g * min(1, clip / ratio),    or 0 where ratio > skip, SKIPS times in a row at most
+    ratio = |g| / median,    g <- g * min(1, clip / ratio),    or 0 where ratio > skip, MAX_SKIPS times in a row at most
 
 The median of log |g| moves up or down by the same small step whichever side a new norm is on, so that no single
 gradient, however large, moves it far. Everything stays on the gradient's device, without synchronisation.
@@ -13,16 +13,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["SKIPS", "clip_scale", "gradient_norm", "no_norms"]
+__all__ = ["MAX_SKIPS", "clip_scale", "gradient_norm", "initial_norms"]
 
-SKIPS = 3
+MAX_SKIPS = 3
 """How many gradients in a row are left out at most."""
 
 
-def no_norms(device: torch.device) -> Tensor:
+def initial_norms(device: torch.device) -> Tensor:
     """(3,) the state of `clip_scale` before the first gradient.
 
-    >>> no_norms(torch.device("cpu"))
+    >>> initial_norms(torch.device("cpu"))
     tensor([0., 0., 0.], dtype=torch.float64)
     """
     return torch.zeros(3, dtype=torch.float64, device=device)
@@ -54,7 +54,7 @@ def clip_scale(norm: Tensor, norms: Tensor, clip: float, skip: float) -> tuple[T
         norms: (3,) the state; see the module.
         clip, skip: multiples of the running median.
 
-    >>> norms = no_norms(torch.device("cpu"))
+    >>> norms = initial_norms(torch.device("cpu"))
     >>> for _ in range(20):
     ...     scale, burst = clip_scale(torch.tensor(1.0), norms, clip=2.0, skip=100.0)
     >>> scale, burst = clip_scale(torch.tensor(10.0), norms, clip=2.0, skip=100.0)
@@ -66,6 +66,6 @@ def clip_scale(norm: Tensor, norms: Tensor, clip: float, skip: float) -> tuple[T
     median = torch.where(seen == 0, logarithm, median + torch.sign(logarithm - median) / (seen + 1).clamp(max=50))
     ratio = norm / median.exp()
     large = ratio > skip
-    skipped = large & (skips < SKIPS)
+    skipped = large & (skips < MAX_SKIPS)
     norms.copy_(torch.stack([median, seen + 1, torch.where(skipped, skips + 1, 0)]))
     return torch.where(skipped, 0.0, (clip / ratio).clamp(max=1)), large & ~skipped

@@ -23,22 +23,22 @@ class Clock:
         signals: the signals caught so far, see `caught_signals`.
 
     Attributes:
-        seconds: spent so far, at the last call of `look`.
-        save_due, stop_asked: whether a checkpoint is due, and whether a signal has come.
+        seconds: spent so far, at the last call of `update`.
+        save_due, stop_requested: whether a checkpoint is due, and whether a signal has come.
     """
 
     def __init__(self, seconds: float, checkpoint_seconds: float | None, signals: list[int]) -> None:
         self.checkpoint_seconds, self.signals = checkpoint_seconds, signals
         self.saved = time.monotonic()
         self.origin = self.saved - seconds
-        self.look()
+        self.update()
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Agrees with all processes on the time."""
         moment = time.monotonic()
         due = self.checkpoint_seconds is not None and moment - self.saved > self.checkpoint_seconds
         self.seconds, any_due, any_stop = processes.all_reduce_max(moment - self.origin, due, bool(self.signals))
-        self.save_due, self.stop_asked = any_due > 0, any_stop > 0
+        self.save_due, self.stop_requested = any_due > 0, any_stop > 0
 
     def checkpoint_written(self) -> None:
         """The next checkpoint is due after another `checkpoint_seconds`."""

@@ -24,17 +24,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call
 
 from allegory.conditional import Conditional
 from allegory.runtime import processes
 from allegory.runtime.compilation import has_compiler
+from allegory.training.batches import Batch
 from allegory.training.clipping import clip_scale
 from allegory.training.state import State
 
 __all__ = ["FusedStep"]
 
-MOST = 64  # parameters: each has its own code, and a compiler that takes minutes is no gain
+MAX_PARAMETERS = 64  # parameters: each has its own code, and a compiler that takes minutes is no gain
 
 ModelScore = Callable[[nn.Module, Tensor, Any], Tensor]
 """(model, x, beta) -> (B,) the objective, nats."""
@@ -60,20 +61,20 @@ class FusedStep:
         here = state.totals.is_cpu and processes.world_size() == 1
         self.usable = usable and here and has_compiler(state.totals.device) and _is_pure(state.model)
 
-    def __call__(self, x: Tensor, lr: float, beta: Any, keep: float) -> bool:
+    def __call__(self, batch: Batch, lr: float, beta: Any, keep: float) -> bool:
         """Takes the step; or leaves everything as it is and says no, for the step in parts to do it.
 
         Args:
-            x: (B, *event), as it was drawn.
+            batch: of one process; its examples are gathered in the graph.
             lr: of this step.
             beta: of this step: a number, or one for each level.
             keep: the fraction of itself that the average keeps.
         """
-        if not self.usable or len(x) != self.batch:
+        if not self.usable or len(batch.rows) != self.batch:
             return False
         first = self.step is None
         if first:
-            self._prepare(x, beta)
+            self._prepare(batch.x, beta)
         if self.step is None:
             return False
         state = self.state
@@ -85,12 +86,13 @@ class FusedStep:
         size, root = lr / (1 - b1**t), math.sqrt(1 - b2**t)
         # Ready made: in the graph they would be made anew for every element.
         numbers = torch.tensor([size, 1 / root, 1 - keep, lr], dtype=self.parameters[0].dtype)
-        means, squares = ([own[key] for own in moments] for key in ("exp_avg", "exp_avg_sq"))
+        means, squares, steps = ([own[key] for own in moments] for key in ("exp_avg", "exp_avg_sq", "step"))
+        examples = (batch.data,) if batch.share is None else (batch.data, batch.share)
         try:
             with torch.no_grad():
                 self.step(
-                    *self.parameters, *means, *squares, *self.averages, state.norms, state.totals, x,
-                    torch.as_tensor(beta), numbers,
+                    *self.parameters, *means, *squares, *self.averages, *steps, state.norms, state.totals,
+                    torch.as_tensor(beta), numbers, *examples,
                 )  # fmt: skip
         except Exception as error:
             if not first:
@@ -99,7 +101,6 @@ class FusedStep:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             warnings.warn(f"the step does not compile as a whole, and is taken in parts: {reason}", stacklevel=2)
             return False
-        torch._foreach_add_([own["step"] for own in moments], 1)
         return True
 
     def _prepare(self, x: Tensor, beta: Any) -> None:
@@ -117,7 +118,7 @@ class FusedStep:
         self.learned = [ours[name] for name in used]
         self.parameters = [p.detach() for p in self.learned]
         self.averages = [averages[name].detach() for name in used]
-        self.usable = same and 0 < len(used) <= MOST and len({p.dtype for p in self.parameters}) == 1
+        self.usable = same and 0 < len(used) <= MAX_PARAMETERS and len({p.dtype for p in self.parameters}) == 1
         if self.usable:
             group = self.state.optimizer.param_groups[0]
             scored = _Scored(model, self.score)
@@ -158,21 +159,20 @@ def _step_function(
     epsilon: float,
     decay: float,
 ) -> Callable[..., tuple[()]]:
-    """The step as a function of tensors, of which it changes all but the last three in place: the parameters, both
-    moments and the average of each; norms, totals; x, beta, numbers.
+    """The step as a function of tensors, the first of which it changes in place: the parameters, both moments, the
+    average and the count of steps of each; norms, totals; beta, numbers; x, or data and rows of it.
     """
     (b1, b2), n = betas, len(names)
 
     def step(*tensors: Tensor) -> tuple[()]:
-        parameters, means, squares, averages = (tensors[i * n : (i + 1) * n] for i in range(4))
-        norms, totals, x, beta, numbers = tensors[4 * n :]
-
-        def loss(values: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-            weights = {f"model.{name}": value for name, value in zip(names, values, strict=True)}
+        parameters, means, squares, averages, steps = (tensors[i * n : (i + 1) * n] for i in range(5))
+        norms, totals, beta, numbers, *examples = tensors[5 * n :]
+        x = examples[0] if len(examples) == 1 else examples[0].index_select(0, examples[1])
+        with torch.enable_grad():
+            leaves = [p.detach().requires_grad_() for p in parameters]
+            weights = {f"model.{name}": leaf for name, leaf in zip(names, leaves, strict=True)}
             bound = functional_call(scored, weights, (x, beta)).sum()
-            return -bound / len(x), bound
-
-        gradients, bound = grad(loss, has_aux=True)(parameters)
+            gradients = torch.autograd.grad(-bound / len(x), leaves)
         norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
         scale, burst = clip_scale(norm, norms, clip, skip)
         size, root, away, lr = numbers.unbind()
@@ -186,7 +186,9 @@ def _step_function(
             average.add_((q - average) * away)
             p.copy_(q)
         counts = [torch.ones_like(norm), scale < 1, scale == 0, burst]
-        totals.add_(torch.stack([bound.double(), norm, *(count.double() for count in counts)]))
+        for count in steps:
+            count.add_(1)
+        totals.add_(torch.stack([bound.detach().double(), norm, *(count.double() for count in counts)]))
         return ()
 
     return step
@@ -205,8 +207,13 @@ def _compiled(step: Callable[..., tuple[()]]) -> Callable[..., Any]:
             from torch.fx.experimental.proxy_tensor import make_fx
 
             traced = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
-            unasked = ("size_asserts", "alignment_asserts", "scalar_asserts")  # of the compiler, at every call
-            graph = compile(traced, list(tensors), options=dict.fromkeys(unasked, False))
+            checks = (
+                "size_asserts",
+                "alignment_asserts",
+                "scalar_asserts",
+                "assert_indirect_indexing",
+            )  # each time
+            graph = compile(traced, list(tensors), options=dict.fromkeys(checks, False))
         return graph(*tensors)
 
     return call

@@ -26,7 +26,7 @@ from allegory.runtime import processes
 
 __all__ = ["check_same_inputs", "describe_inputs"]
 
-ENDS = 100  # examples at either end of what stays on disk
+END_EXAMPLES = 100  # examples at either end of what stays on disk
 TRIED, CLOSE = 8, 1e-3  # examples; by which part of itself a value may differ on another machine
 WHEN = [(step, done) for step in (0, 1, 10, 100, 1000, 10_000) for done in (0.0, 0.1, 0.5, 0.9, 1.0)]
 
@@ -155,7 +155,7 @@ def _close(values: list[float] | None, others: list[float] | None) -> bool:
 def _describe(x: Any) -> dict[str, Any]:
     digest = hashlib.sha256()
     if isinstance(x, Stored):
-        parts: Any = (x.rows, x[:ENDS], x[max(0, len(x) - ENDS) :])
+        parts: Any = (x.rows, x[:END_EXAMPLES], x[max(0, len(x) - END_EXAMPLES) :])
     else:
         parts = x.detach().split(max(1, 2**24 // max(1, x[:1].numel())))
     for part in parts:

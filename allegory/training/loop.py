@@ -40,15 +40,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.model import VAE, Trace
+from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
-from allegory.runtime.checks import no_validation
 from allegory.runtime.memory import caching
-from allegory.runtime.modes import frozen_parts, train_mode
+from allegory.runtime.modes import frozen_parts, no_validation, train_mode
 from allegory.runtime.progress import Progress
 from allegory.runtime.threads import one_at_a_time
-from allegory.training import arguments, checkpoint, sharding
+from allegory.trace import Trace
+from allegory.training import arguments, directory, sharding
 from allegory.training.averaging import average_buffers
 from allegory.training.batches import Batches
 from allegory.training.budget import Budget
@@ -137,7 +137,7 @@ def fit(
         shard: "cpu" or "cuda": each of several processes keeps only its part of the model, on that device, for models
             too large for one. The model stays sharded, so out is required: load the whole model from the run. Not
             compiled.
-        out: a run directory to write; see `allegory.training.checkpoint`. The first of several processes writes it.
+        out: a run directory to write; see `allegory.training.directory`. The first of several processes writes it.
         resume: continue from out's last checkpoint, if there is one, as if the run had not been interrupted.
         about: JSON to store in out's config.json.
         checkpoint_seconds: how often to write a checkpoint.
@@ -164,7 +164,7 @@ def fit(
         lr_final=lr_final, kl_warmup=kl_warmup, beta=beta, weight_decay=weight_decay, clip=clip, skip=skip,
         ema=ema, patience=patience, precision=precision, compile=compile, seed=seed, objective=objective,
     )  # fmt: skip
-    plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume)
+    plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume, row_names)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
     average, frozen = _copy_for_average(model, shard), frozen_parts(model)
     schedules = {name: value for name, value in (("lr", lr), ("beta", beta)) if callable(value)}
@@ -173,38 +173,38 @@ def fit(
     batches = Batches(data, batch_size, seed, transform)
     budget = Budget(epochs, minutes, patience, len(batches))
     state = State(model, average, plan.lr(0, 0.0), weight_decay, plan.baseline)
-    run = processes.broadcast(lambda: checkpoint.open_run(out, resume, model, settings, about, inputs))
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
     of_model = model_score(model, objective, samples, precision=plan.precision)
     fused = FusedStep(state, of_model, min(batch_size, len(data)), clip, skip, plan.fuse)
     step = Step(state, score, plan.lr, plan.beta, clip, skip, ema, sharded=bool(shard), fused=fused)
     recovery = Recovery(state, step, batches, budget, samples, plan.precision, row_names)
     trackers = Trackers(tracker)
-    now = state.position
+    now, view = state.position, Progress(progress, epochs, minutes, len(batches))
 
-    kept, shown = checkpoint.removed_if_unwritten(run), Progress(progress, epochs, minutes, len(batches))
-    with kept, _training_context(state, run) as signals, shown as bar:
+    opened = directory.open_run(out, resume, model, settings, about, inputs)
+    with opened as (run, config), _training_context(state, run) as signals, view as bar:
         state.begin(seed, run if resume else None)
+        directory.write_config(run, config)
         bar.note(*plan.notes, *plan.note_on_schedules(now, budget))
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)
         while not budget.over(now, clock.seconds):
-            recovery.remember()
+            recovery.take_snapshot()
             train_mode(model, frozen)
-            for rows, x in batches.epoch(now.epoch, now.batch):
-                step(rows, x, budget.done(now, clock.seconds))
-                clock.look()
+            for batch in batches.epoch(now.epoch, now.batch):
+                step(batch, budget.done(now, clock.seconds))
+                clock.update()
                 bar.step(now, clock.seconds, lambda: state.running_bound(batch_size))
                 out_of_time = budget.over(now, clock.seconds) == "minutes"
-                if (clock.save_due or clock.stop_asked or out_of_time) and recovery.lost():
+                if (clock.save_due or clock.stop_requested or out_of_time) and recovery.failed():
                     break
-                if clock.save_due or clock.stop_asked:
+                if clock.save_due or clock.stop_requested:
                     state.save(run, clock)
-                if clock.stop_asked:
+                if clock.stop_requested:
                     raise KeyboardInterrupt
                 if out_of_time:
                     break
-            if recovery.lost():
-                bar.say(recovery.go_back(clock.seconds))
+            if recovery.failed():
+                bar.say(recovery.restart(clock.seconds))
             else:
                 done = budget.done(now, clock.seconds)
                 line = state.end_epoch(len(data), batch_size, None if callable(beta) else plan.warmed(now.step, done))
@@ -215,7 +215,7 @@ def fit(
                 now.history.append(line)
                 bar.epoch(line, now)
                 trackers(line)
-            clock.look()
+            clock.update()
         now.stopped = budget.over(now, clock.seconds)
         average_buffers(average, model)
         if valid is None:
@@ -251,6 +251,6 @@ def _training_context(state: State, run: Path | None) -> Iterator[list[int]]:
             with caught_signals(run is not None) as signals:
                 yield signals
         except KeyboardInterrupt:
-            state.leave()
+            state.load_best()
             raise
-        state.leave()
+        state.load_best()

@@ -60,7 +60,7 @@ def read(run: Path, position: dict[str, Any]) -> list[dict[str, Any]]:
     if "history" in position:
         lines, where = position["history"], "the history in the last checkpoint"
         if not isinstance(lines, list):
-            raise ValueError(f"{run}: {where} is no list; it is damaged")
+            raise ValueError(f"{run}: {where} is not a list; the file is damaged")
     else:
         check_regular(path)
         try:

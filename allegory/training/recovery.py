@@ -17,13 +17,13 @@ from allegory.runtime import processes
 from allegory.runtime.precision import autocast
 from allegory.training.batches import Batches
 from allegory.training.budget import Budget
-from allegory.training.clipping import SKIPS
+from allegory.training.clipping import MAX_SKIPS
 from allegory.training.state import Snapshot, State
 from allegory.training.step import Step
 
-__all__ = ["RESTARTS", "Recovery"]
+__all__ = ["MAX_RESTARTS", "Recovery"]
 
-RESTARTS = 5
+MAX_RESTARTS = 5
 """How many times an epoch is run again, and how many times in all for what is merely large."""
 
 
@@ -51,22 +51,22 @@ class Recovery:
     ) -> None:
         self.state, self.step, self.batches, self.budget = state, step, batches, budget
         self.samples, self.precision, self.rows = samples, precision, rows
-        self.good: Snapshot | None = None
+        self.snapshot: Snapshot | None = None
 
-    def remember(self) -> None:
+    def take_snapshot(self) -> None:
         """Keeps the state at the beginning of an epoch; not during a series of skips, when it may already be bad."""
-        if self.good is None or self.state.norms[-1] == 0:
-            self.good = None  # frees the old one first
-            self.good = self.state.capture()
+        if self.snapshot is None or self.state.norms[-1] == 0:
+            self.snapshot = None  # frees the old one first
+            self.snapshot = self.state.capture()
 
-    def lost(self) -> bool:
+    def failed(self) -> bool:
         """Whether this epoch has to be undone."""
         totals = self.state.all_totals()
         finite, bursts = bool(torch.isfinite(totals).all()), totals[-1].item()
         finite = self.state.has_finite_weights() and finite
-        return not finite or (bursts > 0 and self.state.position.restarts < RESTARTS)
+        return not finite or (bursts > 0 and self.state.position.restarts < MAX_RESTARTS)
 
-    def go_back(self, seconds: float) -> str:
+    def restart(self, seconds: float) -> str:
         """Restores the remembered state, with half the learning rate; returns a line that says what went wrong.
 
         Args:
@@ -75,18 +75,18 @@ class Recovery:
         Raises:
             FloatingPointError: it failed too often.
         """
-        assert self.good is not None
+        assert self.snapshot is not None
         state, now = self.state, self.state.position
         changed = dict(restarts=now.restarts + 1, failures=now.failures + 1, lr_scale=now.lr_scale / 2)
         finite, epoch = bool(torch.isfinite(state.all_totals()).all()), now.epoch + 1
         finite = state.has_finite_weights() and finite
-        state.restore(self.good)
+        state.restore(self.snapshot)
         where = f"epoch {epoch}, {self._find_failure(finite, seconds)}"
-        state.restore(self.good)
-        if changed["failures"] > RESTARTS:
+        state.restore(self.snapshot)
+        if changed["failures"] > MAX_RESTARTS:
             raise FloatingPointError(
-                f"{where}; {RESTARTS} restarts from the last good weights at half the learning rate each did not help; "
-                "check those rows, lower lr, or raise lr_warmup"
+                f"{where}; {MAX_RESTARTS} restarts from the last good weights at half the learning rate each did not "
+                "help; check those rows, lower lr, or raise lr_warmup"
             )
         with torch.no_grad():  # the average barely contains the last few steps, which may have caused this
             torch._foreach_copy_(state.parameters, state.averages)
@@ -96,11 +96,12 @@ class Recovery:
     def _find_failure(self, finite: bool, seconds: float) -> str:
         """Runs the epoch again, checks every step, and names the first failure."""
         state, now, device = self.state, self.state.position, self.state.totals.device
-        large = f"the gradient was above {self.step.skip:g} times its usual size, {SKIPS + 1} times in a row"
-        for rows, x in self.batches.epoch(now.epoch, now.batch):
+        large = f"the gradient was above {self.step.skip:g} times its usual size, {MAX_SKIPS + 1} times in a row"
+        for batch in self.batches.epoch(now.epoch, now.batch):
+            rows = batch.rows
             mine = processes.local_rows(rows)
             with torch.random.fork_rng(), torch.no_grad(), autocast(device, self.precision):
-                trace = state.model(x, samples=self.samples)
+                trace = state.model(batch.x, samples=self.samples)
                 terms = {"log p(x | z_1)": trace.log_px}
                 terms |= {f"the rate of level {t}": rate for t, rate in enumerate(trace.kl, start=1)}
             for name, term in terms.items():
@@ -109,12 +110,12 @@ class Recovery:
                 if bad:
                     where = f"{len(bad)} of {len(rows)} rows, {self._list(bad)}"
                     return f"step {now.step + 1}: {name} is not finite in {where}"
-            self.step(rows, x, self.budget.done(now, seconds))
+            self.step(batch, self.budget.done(now, seconds))
             if not bool(torch.isfinite(state.all_totals()).all()):
                 return f"step {now.step}: the bound was finite, but its gradient was not"
             if not state.has_finite_weights():
                 return f"step {now.step}: bound and gradient were finite, but the weights after the step are not"
-            if self.lost():
+            if self.failed():
                 return f"step {now.step}: {large}"
         return f"{large}, but not when the epoch was run again" if finite else "the failure did not occur again"
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from allegory.evaluation.bounds import evaluating
+from allegory.evaluation.passes import evaluating
 from allegory.families import Normal as NormalFamily
 from allegory.families import NormalLearned, StudentTFamily
 from allegory.model import VAE

@@ -21,7 +21,7 @@ import torch
 
 __all__ = ["Cosine", "Cyclical", "Schedule", "Warmup", "WithinMinutes", "warmup_steps"]
 
-WITHIN = 0.25
+WARMUP_SHARE = 0.25
 
 Schedule = Callable[[int, float], Any]
 """(step, done) -> a number; for beta also one for each level, level 1 first."""
@@ -110,7 +110,7 @@ class WithinMinutes:
         self.schedule, self.warmup = schedule, warmup_steps(schedule)
 
     def __call__(self, step: int, done: float) -> Any:
-        return self.schedule(max(step, math.floor(self.warmup * done / WITHIN)), done)
+        return self.schedule(max(step, math.floor(self.warmup * done / WARMUP_SHARE)), done)
 
 
 def warmup_steps(schedule: Any) -> int:

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from allegory.model import VAE
 from allegory.runtime import processes
-from allegory.training import checkpoint, metrics, schema, sharding
-from allegory.training.clipping import no_norms
+from allegory.training import metrics, schema, sharding
+from allegory.training.clipping import initial_norms
 from allegory.training.clock import Clock
 from allegory.training.curves import draw_history
+from allegory.training.directory import LAST, WEIGHTS, config_digest, read_config
+from allegory.training.tensors import read_tensors, uncompiled, write_tensors
 
 __all__ = ["Position", "Record", "Snapshot", "State", "rank_seed"]
 
@@ -161,7 +163,7 @@ class State:
         # Over this epoch: sums of this process's bounds and of the gradient's norm; steps, clipped, skipped, bursts.
         # A NaN stays a NaN.
         self.totals = torch.zeros(6, dtype=torch.float64, device=device)
-        self.norms = no_norms(device)
+        self.norms = initial_norms(device)
 
     def all_totals(self) -> Tensor:
         """The totals, with the bounds summed over all processes."""
@@ -188,7 +190,7 @@ class State:
         """The weights to use: the best on the validation set, else the average."""
         return self.best or self.average.state_dict()
 
-    def leave(self) -> None:
+    def load_best(self) -> None:
         """Leaves the model in eval mode, with the weights to use."""
         self.model.load_state_dict(self.weights())
         self.model.eval()
@@ -223,7 +225,7 @@ class State:
         """
         now, objective = self.position, line.get("objective")
         value, best = (line["bound"], now.best_bound) if objective is None else (objective, now.best_objective)
-        if warm and (best is None or value > best):
+        if warm and not math.isnan(value) and (best is None or value > best):
             now.best_bound, now.best_objective, now.best_epoch = line["bound"], objective, line["epoch"]
             self.best = _clone(self.average.state_dict())
 
@@ -276,7 +278,7 @@ class State:
             run: the directory of the resumed run.
         """
         torch.manual_seed(rank_seed(seed))
-        if run is not None and processes.broadcast((run / checkpoint.LAST).exists):
+        if run is not None and processes.broadcast((run / LAST).exists):
             self.load(run, seed)
 
     def save(self, run: Path | None, clock: Clock) -> None:
@@ -299,13 +301,15 @@ class State:
         tensors["totals"] = self.all_totals()
         tensors = sharding.full_tensors(tensors)
         if processes.rank() == 0:
-            if not (run / checkpoint.LAST).exists():  # the first time, so that weights without it have lost it
-                checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
+            of_run = {"config": config_digest(read_config(run))}
+            position |= of_run
+            if not (run / LAST).exists():  # the first time, so that weights without it have lost it
+                write_tensors(run / LAST, tensors, position)
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
-            checkpoint.write_tensors(run / checkpoint.WEIGHTS, checkpoint.uncompiled(weights), {})
+            write_tensors(run / WEIGHTS, uncompiled(weights), of_run)
             position |= self.metrics.write(run, position.pop("history"))
-            checkpoint.write_tensors(run / checkpoint.LAST, tensors, position)
+            write_tensors(run / LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written
 
     def load(self, run: Path, seed: int) -> None:
@@ -324,8 +328,7 @@ class State:
         except (RuntimeError, KeyError, IndexError, ValueError) as error:
             detail = " ".join(str(error).split())
             raise ValueError(
-                f"{run / checkpoint.LAST} does not fit this model: {detail}; restore the file, or train into a new "
-                "directory"
+                f"{run / LAST} does not fit this model: {detail}; restore the file, or train into a new directory"
             ) from None
         if processes.rank() == 0:  # what was written beyond the checkpoint goes
             self.metrics.write(run, self.position.history)
@@ -385,8 +388,8 @@ def _first_moments(p: Tensor) -> dict[str, Tensor]:
 
 def _read(run: Path) -> Snapshot:
     """The last checkpoint of a run, with its history."""
-    tensors, position = checkpoint.read_tensors(run / checkpoint.LAST)
-    schema.check(position, schema.POSITION, f"{run / checkpoint.LAST}, position", ("epoch", "step", "batch"))
+    tensors, position = read_tensors(run / LAST)
+    schema.check(position, schema.POSITION, f"{run / LAST}, position", ("epoch", "step", "batch"))
     history = metrics.read(run, position)
     return tensors, {**position, "history": history}
 

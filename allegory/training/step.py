@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from allegory.model import VAE, Trace
+from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.compilation import compile_or_warn
 from allegory.runtime.precision import autocast
+from allegory.trace import Trace
 from allegory.training import sharding
-from allegory.training.averaging import average_parameters, kept_fraction
+from allegory.training.averaging import average_parameters, effective_ema
+from allegory.training.batches import Batch
 from allegory.training.clipping import clip_scale, gradient_norm
 from allegory.training.fused import FusedStep, ModelScore
 from allegory.training.schedule import Schedule
@@ -31,7 +33,7 @@ from allegory.training.state import State
 
 __all__ = ["Score", "Step", "model_score", "score_function"]
 
-FLUSHED, TINY = 100, 1e-30  # how often moments are looked at, in steps, and below what they are cleared
+FLUSH_INTERVAL, SUBNORMAL = 100, 1e-30  # how often moments are looked at, in steps, and below what they are cleared
 
 Score = Callable[[Tensor, Any], Tensor]
 """(x, beta) -> (B,) the objective, nats."""
@@ -137,21 +139,20 @@ class Step:
         self.clip, self.skip, self.ema = clip, skip, ema
         self.sharded, self.fused = sharded, fused
 
-    def __call__(self, rows: Tensor, x: Tensor, done: float) -> None:
+    def __call__(self, batch: Batch, done: float) -> None:
         """Takes the step.
 
         Args:
-            rows: (B,) of the batch, of all processes.
-            x: this process's share of its examples.
+            batch: with this process's share of its examples.
             done: how much of the budget is spent.
         """
         state, now = self.state, self.state.position
         now.lr, beta = self.lr(now.step, done) * now.lr_scale, self.beta(now.step, done)
         now.beta = beta.tolist() if isinstance(beta, Tensor) else beta
         beta = beta.to(state.totals.device) if isinstance(beta, Tensor) else beta
-        if self.fused is None or not self.fused(x, now.lr, beta, kept_fraction(self.ema, now.step)):
-            self._in_parts(rows, x, beta)
-        if now.step % FLUSHED == 0:
+        if self.fused is None or not self.fused(batch, now.lr, beta, effective_ema(self.ema, now.step)):
+            self._in_parts(batch.rows, batch.x, beta)
+        if now.step % FLUSH_INTERVAL == 0:
             flush_subnormal_moments(state.optimizer)
         now.step, now.batch = now.step + 1, now.batch + 1
 
@@ -187,4 +188,4 @@ def flush_subnormal_moments(optimizer: torch.optim.Optimizer) -> None:
     for moments in optimizer.state.values():
         for key in ("exp_avg", "exp_avg_sq"):
             moment = sharding.to_local(moments[key])
-            torch.hardshrink(moment, lambd=TINY, out=moment)
+            torch.hardshrink(moment, lambd=SUBNORMAL, out=moment)

@@ -149,10 +149,10 @@ def wandb(folder: str | Path, project: str | None = None, **settings: Any) -> Tr
 def _run_id(folder: Path) -> str:
     """The id of the W&B run stored in the folder; a new one if there is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "id"
-    if not kept.exists() or not kept.read_text():
-        kept.write_text(secrets.token_hex(4))
-    return kept.read_text()
+    path = folder / "id"
+    if not path.exists() or not path.read_text():
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()
 
 
 def _scalars(line: dict[str, Any]) -> dict[str, float]:

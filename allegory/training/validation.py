@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import evaluating, pairs_per_pass
-from allegory.model import VAE, Trace
+from allegory.evaluation.passes import evaluating, pairs_per_pass
+from allegory.model import VAE
 from allegory.runtime import processes
+from allegory.trace import Trace
 from allegory.training.batches import Batches
 
 __all__ = ["validate", "warn_if_not_finite"]
@@ -77,7 +78,7 @@ def warn_if_not_finite(model: VAE, batches: Batches) -> None:
         batches: of the training data.
     """
     with evaluating(model), torch.random.fork_rng():
-        _, x = next(iter(batches.epoch(0)))
+        x = next(iter(batches.epoch(0))).x
         broken = int((~torch.isfinite(model(x).log_weight)).sum())
     if broken:
         warnings.warn(

@@ -1,20 +1,16 @@
-r"""What may be written over: an earlier result of the same kind, and nothing else; never the data that are read."""
+r"""What may be overwritten: an earlier result of the same kind, and nothing else; never the data that are read."""
 
 from __future__ import annotations
 
-import re
+import os
 import zipfile
 from pathlib import Path
 
-from allegory.runtime.storage import check_regular
-from allegory.training.checkpoint import CONFIG, LAST, METRICS, WEIGHTS
+from allegory.data.builtin import BUILTIN
+from allegory.runtime.storage import GENERATOR, check_regular
+from allegory.training.directory import CONFIG, LAST, METRICS, WEIGHTS
 
-__all__ = ["GENERATOR", "check_out"]
-
-GENERATOR = "allegory"
-"""What a page and a picture say that they were made by."""
-
-ARRAYS = re.compile(r"(samples|means|originals|reconstructions|rows|z\d+_(mean|std))\.npy")
+__all__ = ["check_out"]
 
 
 def check_out(out: str | Path, *sources: str | Path | None) -> None:
@@ -30,17 +26,21 @@ def check_out(out: str | Path, *sources: str | Path | None) -> None:
     >>> np.savez("mine.npz", x=np.ones(3))
     >>> check_out("mine.npz")
     Traceback (most recent call last):
-    ValueError: mine.npz exists, and is no result of allegory; choose another name, or remove it
+    ValueError: mine.npz exists, and was not written by allegory; choose another name, or remove it
     """
     path = Path(out)
-    for source in (Path(source).resolve() for source in sources if source is not None and Path(source).exists()):
-        if source in (path.resolve(), path.resolve().parent):
+    whole, names = Path(os.path.realpath(path)), {row.name for row in BUILTIN}
+    paths = [source for source in sources if source is not None and source not in names and os.path.exists(source)]
+    for source in (Path(os.path.realpath(source)) for source in paths):
+        if source in (whole, *whole.parents):
             raise ValueError(f"{out} is in the data that are read, {source}; choose another place for what is written")
     if path.name in (CONFIG, WEIGHTS, LAST, METRICS):
         raise ValueError(f"{out} has the name of a file of a run; choose another name")
     check_regular(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{out}: there is no folder {path.parent}; make it first")
     if path.exists() and not _is_result(path):
-        raise ValueError(f"{out} exists, and is no result of allegory; choose another name, or remove it")
+        raise ValueError(f"{out} exists, and was not written by allegory; choose another name, or remove it")
 
 
 def _is_result(path: Path) -> bool:
@@ -51,7 +51,8 @@ def _is_result(path: Path) -> bool:
         return f'<meta name="generator" content="{GENERATOR}">'.encode() in head or b"a report by allegory" in head
     if head.startswith(b"\x89PNG"):
         return f"Software\0{GENERATOR}".encode() in head
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == GENERATOR.encode()
+    except (zipfile.BadZipFile, OSError, ValueError):
         return not head  # an empty file, such as mktemp makes
-    with zipfile.ZipFile(path) as archive:
-        return all(ARRAYS.fullmatch(name) for name in archive.namelist())

@@ -24,18 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import (
-    Evaluation,
-    bound_curve,
-    evaluating,
-    log_likelihood,
-    pairs_per_pass,
-    posterior_moments,
-)
+from allegory.evaluation.bounds import Evaluation, bound_curve, log_likelihood
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
+from allegory.evaluation.moments import posterior_moments
+from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
-from allegory.training.checkpoint import METRICS, WEIGHTS
+from allegory.training.directory import METRICS, WEIGHTS
 from allegory.views import plots
 from allegory.views.figures import are_images, expected, sheet
 from allegory.views.outputs import check_out
@@ -175,7 +170,7 @@ def _write(run: Run, path: Path, sections: list[Section], notes: list[str]) -> P
         loader=PackageLoader("allegory", "views"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html")
     text = page.render(run=run.path.resolve().name, summary=summary, notes=notes, sections=sections)
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode(errors="backslashreplace"))  # a name that is no text
     return path
 
 

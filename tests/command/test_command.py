@@ -104,7 +104,7 @@ def test_the_version_and_all_that_it_stands_on(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "allegory.runtime.environment", told)
     assert main(["--version", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"allegory": "1", "nothing": None}
-    assert "--json is of --version" in fails(capsys, "--json")
+    assert "--json goes with --version" in fails(capsys, "--json")
 
 
 def test_the_table_of_options_says_the_defaults_that_hold():
@@ -456,7 +456,7 @@ def test_a_kill_in_the_first_write_leaves_a_directory_that_can_be_used(tmp_path)
 @pytest.mark.filterwarnings("ignore:lr_warmup=100")  # of a training of a few steps
 def test_what_the_demo_says_next_works(monkeypatch, capsys):
     monkeypatch.setattr(demo, "fit", lambda *args, epochs, **more: allegory.fit(*args, epochs=1, **more))
-    monkeypatch.setattr(demo, "K", 5)
+    monkeypatch.setattr(demo, "IMPORTANCE_SAMPLES", 5)
     assert main(["demo"]) == 0
     out = capsys.readouterr().out
     assert "independent pixels" in out
@@ -690,7 +690,7 @@ def test_the_training_split_of_dynamic_data_is_drawn_once_and_that_is_said(capsy
     for command in (("evaluate", "--importance-samples", "2"), ("diagnose",), ("reconstruct", "--out", "r.npz")):
         capsys.readouterr()
         assert main([command[0], "run", "--split", "train", *command[1:]]) == 0
-        assert "bits drawn once" in capsys.readouterr().err
+        assert "binarised once" in capsys.readouterr().err
     assert set(np.unique(np.load("r.npz")["originals"])) == {0, 1}
 
 
@@ -712,7 +712,7 @@ def test_runs_says_where_splits_differ(capsys):
 
 @pytest.mark.parametrize("kept", [2**28, 100])
 def test_the_same_answers_in_other_codes_have_the_same_likelihood(kept, capsys, monkeypatch):
-    monkeypatch.setattr("allegory.data.parts.KEPT", kept)
+    monkeypatch.setattr("allegory.data.parts.MAX_IN_MEMORY", kept)
     answers = np.random.default_rng(0).integers(0, 5, (100, 6)).astype("f4")
     found = []
     for shift in (0, -2):

@@ -280,7 +280,7 @@ def test_factors_do_not_depend_on_the_resolution() -> None:
 
 def test_chunks_do_not_matter(shadows: Shadows, monkeypatch: pytest.MonkeyPatch) -> None:
     for pixels in (1, 10 * 28**2, 10**9):
-        monkeypatch.setattr(cave, "_CHUNK", pixels)
+        monkeypatch.setattr(cave, "_CHUNK_PIXELS", pixels)
         first = Shadows(*(factor[:200] for factor in shadows))
         assert torch.equal(cast(*first[1:]), first.images)
 

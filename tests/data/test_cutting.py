@@ -20,7 +20,7 @@ def saved(path, **arrays):
 @pytest.mark.parametrize("kept", [2**28, 100])
 @pytest.mark.parametrize("how", ["random", "ordered"])
 def test_rows_are_called_as_in_the_file(how, kept, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "KEPT", kept)
+    monkeypatch.setattr(parts, "MAX_IN_MEMORY", kept)
     np.save(tmp_path / "x.npy", np.arange(120.0).reshape(60, 2) // 2)
     data = load(tmp_path / "x.npy", split=how)
     for split, rows in zip(

@@ -93,7 +93,7 @@ def test_deep_images_that_stay_on_disk_keep_their_bits(tmp_path, monkeypatch):
     for i in range(10):
         write_png(tmp_path / f"{i}.png", deep(3, i))
     inside = load(tmp_path)
-    monkeypatch.setattr(parts, "KEPT", 100)
+    monkeypatch.setattr(parts, "MAX_IN_MEMORY", 100)
     stored = load(tmp_path)
     assert not isinstance(stored.train, torch.Tensor)
     for split in ("train", "valid", "test"):

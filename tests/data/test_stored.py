@@ -21,8 +21,8 @@ from allegory.data.stored import Mapped, Stored
 
 @pytest.fixture
 def nothing_fits(monkeypatch):
-    monkeypatch.setattr(parts, "KEPT", 100)
-    monkeypatch.setattr("allegory.data.stored.NUMBERS", 200)
+    monkeypatch.setattr(parts, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr("allegory.data.stored.CHUNK_NUMBERS", 200)
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +35,8 @@ def both(values, monkeypatch):
     """What `load` gives of one file, in memory and stored."""
     np.save("x.npy", values)
     inside = load("x.npy", seed=3)
-    monkeypatch.setattr(parts, "KEPT", 100)
-    monkeypatch.setattr("allegory.data.stored.NUMBERS", 200)
+    monkeypatch.setattr(parts, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr("allegory.data.stored.CHUNK_NUMBERS", 200)
     return inside, load("x.npy", seed=3)
 
 
@@ -53,7 +53,7 @@ def test_stored_examples_are_those_in_memory(dtype, monkeypatch):
         assert_close(y[2:5], x[2:5], rtol=0, atol=0)
         assert_close(y.subset(rows)[:], x[rows], rtol=0, atol=0)
         assert (y.min(), y.max()) == (x.min(), x.max())
-        assert_close(torch.cat([part for _, part in y.pieces()]).sum(0), x.sum(0))
+        assert_close(torch.cat([part for _, part in y.chunks()]).sum(0), x.sum(0))
     assert_close(read("x.npy")[:], torch.from_numpy(values.astype("f4")), rtol=0, atol=0)
 
 
@@ -118,8 +118,8 @@ def test_the_command_does_the_same(kind, monkeypatch, capsys):
         out, err = capsys.readouterr()
         said.append(json.loads(next(line for line in out.splitlines() if line.startswith("{"))))
         assert ("are read as they are drawn" in err) == (name == "stored")
-        monkeypatch.setattr(parts, "KEPT", 100)
-        monkeypatch.setattr("allegory.data.stored.NUMBERS", 200)
+        monkeypatch.setattr(parts, "MAX_IN_MEMORY", 100)
+        monkeypatch.setattr("allegory.data.stored.CHUNK_NUMBERS", 200)
     assert metrics("inside") == metrics("stored")
     assert said[0] == said[1]
     for end in (".npz", "-r.npz"):
@@ -165,8 +165,8 @@ def test_mistakes_in_stored_files_are_named(nothing_fits, capsys):
 
 
 def test_an_epoch_goes_through_pieces_of_the_file_and_mixes_a_pool(monkeypatch):
-    monkeypatch.setattr("allegory.data.stored.PIECE", 40)  # 5 rows
-    monkeypatch.setattr("allegory.data.stored.POOL", 320)  # 40 rows: 13 batches of 3
+    monkeypatch.setattr("allegory.data.stored.PIECE_BYTES", 40)  # 5 rows
+    monkeypatch.setattr("allegory.data.stored.POOL_BYTES", 320)  # 40 rows: 13 batches of 3
     values = np.random.default_rng(0).integers(0, 256, (500, 8)).astype("u1")
     np.save("x.npy", values)
     rows = torch.randperm(500)[:400]
@@ -181,16 +181,16 @@ def test_an_epoch_goes_through_pieces_of_the_file_and_mixes_a_pool(monkeypatch):
         assert not torch.equal(pool, pool.sort().values)
     for start in (0, 7, 130):  # from the beginning, and after a resume
         batches = first.split(3)[start:]
-        for batch, found in zip(batches, x.ahead(batches), strict=True):
+        for batch, found in zip(batches, x.prefetch(batches), strict=True):
             assert_close(found, torch.from_numpy(values[rows[batch].numpy()]).float(), rtol=0, atol=0)
 
 
 def test_a_pool_is_read_while_the_one_before_is_in_use(monkeypatch):
-    monkeypatch.setattr("allegory.data.stored.POOL", 64)
+    monkeypatch.setattr("allegory.data.stored.POOL_BYTES", 64)
     np.save("x.npy", np.zeros((80, 8), "u1"))
     x, pools = Stored(Mapped(np.load("x.npy", mmap_mode="r"))), []
     monkeypatch.setattr(x, "_read", lambda rows: (torch.zeros(80, 8), rows[: pools.append(len(rows))]))
-    examples = x.ahead(torch.arange(80).split(4))
+    examples = x.prefetch(torch.arange(80).split(4))
     assert len(next(examples)) == 4
     end = time.monotonic() + 10
     while len(pools) < 2 and time.monotonic() < end:
@@ -249,10 +249,10 @@ def test_a_source_may_be_empty_of_rows():
 def test_memory_is_trimmed_by_what_is_given_not_by_what_is_read(tmp_path, monkeypatch):
     trims = []
     monkeypatch.setattr("allegory.data.stored.trim", lambda: trims.append(1))
-    monkeypatch.setattr("allegory.data.stored.POOL", 4096)
+    monkeypatch.setattr("allegory.data.stored.POOL_BYTES", 4096)
     np.save(tmp_path / "x.npy", np.zeros((64, 64), "u1"))  # one pool of 4096 bytes, in float32 four times as many
     x = Stored(Mapped(np.load(tmp_path / "x.npy", mmap_mode="r")))
-    assert len(list(x.ahead(torch.arange(64).split(8)))) == 8
+    assert len(list(x.prefetch(torch.arange(64).split(8)))) == 8
     assert len(trims) == 2  # after each three batches of 2048 bytes
 
 

@@ -1,7 +1,6 @@
 """What `evaluate` and its like promise beyond the exact answers of tests/test_exact.py."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.evaluation.bounds import pairs_per_pass
+from allegory.evaluation.passes import pairs_per_pass
 
 
 def chain():
@@ -27,9 +26,7 @@ def bits(n):
 @pytest.mark.parametrize("build", [chain, ladder])
 @pytest.mark.parametrize("samples", [1, 3, 70, 500])
 def test_what_a_pass_takes_changes_nothing(build, samples, monkeypatch):
-    monkeypatch.setattr(
-        sys.modules["allegory.evaluation.bounds"], "pairs_per_pass", lambda model, x: 120
-    )  # 500 particles are five passes
+    monkeypatch.setattr("allegory.evaluation.passes.pairs_per_pass", lambda model, x: 120)  # 500 particles: five
     model, x = build(), bits(40)
     found = []
     for pairs in (40, 100, 1000, None, 10**6):
@@ -59,7 +56,7 @@ def test_a_seed_gives_the_same_result_and_the_next_call_another():
 @pytest.mark.parametrize("samples", [1, 40])
 def test_the_noise_of_examples_and_of_passes_is_independent(samples, monkeypatch):
     """Estimates of equal examples scatter as those from torch's own noise do."""
-    monkeypatch.setattr(sys.modules["allegory.evaluation.bounds"], "pairs_per_pass", lambda model, x: 10)  # four passes
+    monkeypatch.setattr("allegory.evaluation.passes.pairs_per_pass", lambda model, x: 10)  # four passes
     model, x = chain(), bits(1).expand(4000, -1)
     found = al.log_likelihood(model, x, samples=samples, pairs=1000)
     with torch.no_grad():

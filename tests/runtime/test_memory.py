@@ -25,12 +25,12 @@ def test_what_is_freed_is_not_mapped_anew():
     with memory.caching():
         with memory.caching():
             steps()
-        assert memory.inside == 1
+        assert memory.nesting == 1
         assert faults(steps) < 4096  # and 20 times as many where it is mapped anew
-    assert memory.inside == 0
+    assert memory.nesting == 0
 
 
 def test_without_the_switch_nothing_happens(monkeypatch):
     monkeypatch.setattr(memory, "_glibc", lambda: None)
     with memory.caching():
-        assert memory.inside == 0
+        assert memory.nesting == 0

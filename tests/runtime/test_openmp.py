@@ -27,7 +27,7 @@ def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(variables, 
     monkeypatch.setenv("GOMP_SPINCOUNT", os.environ.get("GOMP_SPINCOUNT", ""))  # put back at the end, whatever is set
     if not variables.get("GOMP_SPINCOUNT"):
         del os.environ["GOMP_SPINCOUNT"]
-    openmp.sleep_soon()
+    openmp.limit_spinning()
     assert os.environ.get("GOMP_SPINCOUNT") == count
 
 

@@ -20,7 +20,7 @@ import torch
 import allegory as al
 from allegory.command import main
 from allegory.runtime import processes
-from allegory.runtime.checks import no_validation
+from allegory.runtime.modes import no_validation
 from allegory.training.arguments import _check_last_batch, _check_objective
 from allegory.training.state import State
 
@@ -150,8 +150,8 @@ def store(monkeypatch):
 
 
 def test_a_process_that_does_not_come_is_missed_and_may_come_later(store, monkeypatch):
-    monkeypatch.setattr(processes, "SILENT", 0.02)
-    monkeypatch.setattr(processes, "MISSING", 1.0)
+    monkeypatch.setattr(processes, "SILENT_SECONDS", 0.02)
+    monkeypatch.setattr(processes, "MISSING_SECONDS", 1.0)
     for _ in range(2):
         with (
             pytest.warns(UserWarning, match="process 0 waits in fit for process 1 of 2: all of them have to call it"),

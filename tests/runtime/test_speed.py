@@ -8,7 +8,7 @@ import torch
 
 import allegory as al
 from allegory.runtime import compilation, precision
-from allegory.runtime.compilation import choose_compile, timed
+from allegory.runtime.compilation import choose_compile, time_call
 from allegory.runtime.precision import bfloat16_speedup, choose_precision
 
 CPU = torch.device("cpu")
@@ -48,12 +48,12 @@ def test_the_speedup_is_that_of_the_clock(monkeypatch):
 
 def test_auto_takes_bfloat16_where_it_pays(speedup):
     speedup(3.2)
-    name, why = choose_precision("auto", CPU, rounds_well=True)
+    name, why = choose_precision("auto", CPU, tolerant=True)
     assert name == "bfloat16"
     assert "3.2 times as fast" in why
-    assert choose_precision("auto", CPU, rounds_well=False) == ("float32", "")
+    assert choose_precision("auto", CPU, tolerant=False) == ("float32", "")
     speedup(0.009)
-    name, why = choose_precision("auto", CPU, rounds_well=True)
+    name, why = choose_precision("auto", CPU, tolerant=True)
     assert name == "float32"
     assert "0.009 times as fast" in why
 
@@ -61,9 +61,9 @@ def test_auto_takes_bfloat16_where_it_pays(speedup):
 def test_bfloat16_on_a_machine_without_it_warns_with_the_factor(speedup):
     speedup(0.01)
     with pytest.warns(UserWarning, match="matrix products take 100.0 times as long"):
-        assert choose_precision("bfloat16", CPU, rounds_well=True) == ("bfloat16", "")
+        assert choose_precision("bfloat16", CPU, tolerant=True) == ("bfloat16", "")
     speedup(2.0)
-    assert choose_precision("bfloat16", CPU, rounds_well=True) == ("bfloat16", "")
+    assert choose_precision("bfloat16", CPU, tolerant=True) == ("bfloat16", "")
 
 
 def test_auto_compiles_what_takes_long_where_there_is_a_compiler(monkeypatch):
@@ -79,10 +79,10 @@ def test_auto_compiles_what_takes_long_where_there_is_a_compiler(monkeypatch):
 
 def test_timed_is_the_least_of_several():
     calls = []
-    assert 0 <= timed(lambda: calls.append(1), CPU) < 1
+    assert 0 <= time_call(lambda: calls.append(1), CPU) < 1
     assert len(calls) > 1
     calls.clear()
-    timed(lambda: calls.append(1), CPU, enough=60.0)
+    time_call(lambda: calls.append(1), CPU, stop_below=60.0)
     assert calls == [1]  # a short training does not wait for a measurement longer than itself
 
 
@@ -115,7 +115,7 @@ def test_measuring_draws_no_numbers():
 
 
 def test_evaluation_measures_what_is_left_open(speedup, monkeypatch):
-    from allegory.evaluation import bounds
+    from allegory.evaluation import speed
 
     monkeypatch.setattr(compilation, "has_compiler", lambda device: True)
     model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8]).double().eval()
@@ -123,18 +123,18 @@ def test_evaluation_measures_what_is_left_open(speedup, monkeypatch):
     x = (torch.rand(30, 6) < 0.5).double()
     state = torch.get_rng_state()
     speedup(3.0)
-    assert bounds.choose_speed(model, x, 10)[:2] == ("bfloat16", False)
-    assert bounds.choose_speed(continuous, x, 10)[:2] == ("float32", False)
-    monkeypatch.setattr(bounds, "timed", lambda function, device, enough: function() is None or 1e6)
-    _, compile, notes = bounds.choose_speed(model, x, 10)
+    assert speed.choose_speed(model, x, 10)[:2] == ("bfloat16", False)
+    assert speed.choose_speed(continuous, x, 10)[:2] == ("float32", False)
+    monkeypatch.setattr(speed, "time_call", lambda function, device, stop_below: function() is None or 1e6)
+    _, compile, notes = speed.choose_speed(model, x, 10)
     assert compile
     assert len(notes) == 2
     assert torch.equal(state, torch.get_rng_state())
     speedup(0.1)
     torch.set_rng_state(state)
-    measured = bounds.log_likelihood(model, x, 4, precision="auto", compile=False)
+    measured = al.log_likelihood(model, x, 4, precision="auto", compile=False)
     torch.set_rng_state(state)
-    assert torch.equal(bounds.log_likelihood(model, x, 4), measured)
+    assert torch.equal(al.log_likelihood(model, x, 4), measured)
     with pytest.raises(ValueError, match="wanted 'float32', 'bfloat16' or 'auto'"):
         al.evaluate(model, x, precision="half")
 
@@ -156,7 +156,7 @@ def test_a_training_is_compiled_if_its_budget_is_long(budget, asked, compiled, m
     from allegory.training import arguments
 
     monkeypatch.setattr(compilation, "has_compiler", lambda device: True)
-    monkeypatch.setattr(arguments, "timed", lambda function, device, enough: function() is None or 1.0)
+    monkeypatch.setattr(arguments, "time_call", lambda function, device, stop_below: function() is None or 1.0)
     x = (torch.rand(100, 6) < 0.5).double()
     model = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[8]).double()
     settings = dict(

@@ -16,7 +16,7 @@ from allegory.runtime import threads
 @pytest.fixture(autouse=True)
 def _nothing_is_said(monkeypatch):
     """Beside other work a training may take long."""
-    monkeypatch.setattr(threads, "SILENT", 600.0)
+    monkeypatch.setattr(threads, "SILENT_SECONDS", 600.0)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_training_waits_for_another_and_scores_in_its_own_thread(trials):
 
 
 def test_who_waits_for_another_thread_says_so(trials, monkeypatch):
-    monkeypatch.setattr(threads, "SILENT", 0.05)
+    monkeypatch.setattr(threads, "SILENT_SECONDS", 0.05)
     build, _ = trials
     first, second = build()[:2]
     x = (torch.rand(16, 6) < 0.5).double()

@@ -17,7 +17,7 @@ import allegory as al
 from allegory.evaluation import posterior_moments
 from allegory.runtime import processes
 from allegory.training import sharding
-from allegory.training.checkpoint import read_tensors
+from allegory.training.tensors import read_tensors
 
 SIZES = ((6, al.families.bernoulli), (6, al.families.normal))
 N = 33  # so that the last batch of 8 has a single row
@@ -149,11 +149,11 @@ def own(out):
 @contextmanager
 def apart():
     """As where somebody else has initialised torch.distributed."""
-    before, processes.inside = processes.inside, 0
+    before, processes.nesting = processes.nesting, 0
     try:
         yield
     finally:
-        processes.inside = before
+        processes.nesting = before
 
 
 def differing(out):

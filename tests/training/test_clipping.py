@@ -6,7 +6,7 @@ from itertools import groupby
 import pytest
 import torch
 
-from allegory.training.clipping import SKIPS, clip_scale, gradient_norm, no_norms
+from allegory.training.clipping import MAX_SKIPS, clip_scale, gradient_norm, initial_norms
 
 
 def test_a_gradient_is_clipped_by_the_running_median_and_skips_are_bounded():
@@ -28,7 +28,7 @@ def test_a_new_scale_of_the_gradient_is_followed():
         clip_scale(torch.tensor(1.0), norms, clip=10.0, skip=100.0)
     scales = [clip_scale(torch.tensor(1e4), norms, clip=10.0, skip=100.0)[0].item() for _ in range(600)]
     assert scales[-1] == 1.0
-    assert max(len(list(run)) for skipped, run in groupby(scales, key=lambda s: s == 0) if skipped) == SKIPS
+    assert max(len(list(run)) for skipped, run in groupby(scales, key=lambda s: s == 0) if skipped) == MAX_SKIPS
 
 
 def test_a_burst_whose_square_is_no_float32_is_a_burst_and_no_failure():
@@ -38,6 +38,6 @@ def test_a_burst_whose_square_is_no_float32_is_a_burst_and_no_failure():
 
 
 def test_what_is_remembered_stays_on_its_device_and_does_not_wait():
-    norms = no_norms(torch.device("meta"))
+    norms = initial_norms(torch.device("meta"))
     scale, burst = clip_scale(torch.zeros((), device="meta", dtype=torch.float64), norms, clip=2.0, skip=100.0)
     assert scale.device == burst.device == norms.device == torch.device("meta")

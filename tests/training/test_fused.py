@@ -9,9 +9,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.runtime.checks import no_validation
 from allegory.runtime.compilation import has_compiler
+from allegory.runtime.modes import no_validation
 from allegory.training import fused
+from allegory.training.batches import Batch
 from allegory.training.fused import FusedStep
 from allegory.training.state import State
 
@@ -25,6 +26,10 @@ def network(dropout=0.0):
 
 def bits():
     return (torch.rand(64, 6, generator=torch.Generator().manual_seed(0)) < 0.3).double()
+
+
+def a_batch():
+    return Batch(torch.arange(4), bits(), torch.arange(4))
 
 
 def fused_of(model, score=lambda model, x, beta: al.elbo(model(x), beta)):
@@ -92,7 +97,7 @@ def test_what_it_cannot_do_it_leaves_to_the_step_in_parts(reason, monkeypatch):
     if reason == "buffers":
         model.encoders[0].network[1].append(nn.BatchNorm1d(6).double())
     elif reason == "many":
-        monkeypatch.setattr(fused, "MOST", 3)
+        monkeypatch.setattr(fused, "MAX_PARAMETERS", 3)
     else:
 
         def broken(graph, inputs, options):
@@ -104,8 +109,8 @@ def test_what_it_cannot_do_it_leaves_to_the_step_in_parts(reason, monkeypatch):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     warned = pytest.warns(UserWarning, match="does not compile as a whole, and is taken in parts: no compiler")
     with no_validation(), warned if reason == "compiler" else nullcontext():
-        assert not whole(bits()[:4], 1e-3, 1.0, 0.9)
-    assert not whole(bits()[:4], 1e-3, 1.0, 0.9)
+        assert not whole(a_batch(), 1e-3, 1.0, 0.9)
+    assert not whole(a_batch(), 1e-3, 1.0, 0.9)
     for name, value in model.state_dict().items():
         assert_close(value, before[name], rtol=0, atol=0)
     assert whole.state.totals.sum() == 0

@@ -10,9 +10,9 @@ from torch import nn
 
 import allegory as al
 from allegory.data.stored import Mapped, Stored
-from allegory.training.checkpoint import write_tensors
 from allegory.training.identity import describe_inputs
 from allegory.training.state import State
+from allegory.training.tensors import write_tensors
 
 X, Y = ((torch.rand(60, 12, generator=torch.Generator().manual_seed(0)) < p).double() for p in (0.5, 0.05))
 
@@ -158,9 +158,10 @@ def test_a_run_without_its_last_checkpoint_is_not_begun_anew(tmp_path):
 
 def test_the_first_checkpoint_is_there_before_its_weights(tmp_path, monkeypatch):
     """So that a kill between the two leaves what can be resumed."""
-    written, write = [], al.training.checkpoint.write_tensors
+    written = []
     monkeypatch.setattr(
-        al.training.checkpoint, "write_tensors", lambda path, *a: written.append(path.name) or write(path, *a)
+        "allegory.training.state.write_tensors",
+        lambda path, *a: written.append(path.name) or write_tensors(path, *a),
     )
     train(tmp_path / "run")
     assert written[:2] == ["last.safetensors", "weights.safetensors"]

@@ -16,7 +16,7 @@ import allegory as al
 from allegory.data import binarize
 from allegory.runtime import compilation
 from allegory.runtime.storage import write_atomically
-from allegory.training.recovery import RESTARTS
+from allegory.training.recovery import MAX_RESTARTS
 from allegory.training.validation import validate
 
 N = 60
@@ -233,7 +233,7 @@ def test_a_training_that_has_left_its_place_is_taken_back(bits, capsys):
     # A scale that stays is found again, said, and followed in the end.
     calls[0], thrown = -1, range(61, 10_000)
     record = train(small(), bits, objective=objective, **settings | dict(epochs=60), progress=True)
-    assert (record.restarts, record.stopped) == (RESTARTS, "epochs")
+    assert (record.restarts, record.stopped) == (MAX_RESTARTS, "epochs")
     assert record.history[-1]["skipped"] == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "step 64: the gradient was above 50 times its usual size, 4 times in a row" in said
@@ -257,7 +257,7 @@ def test_restarts_are_counted_over_a_resume_and_leave_those_for_nan_alone(bits, 
         train(small(), bits, **settings)
     record = train(small(), bits, **settings, resume=True)
     assert record.stopped == "epochs"
-    assert record.restarts == RESTARTS + 2
+    assert record.restarts == MAX_RESTARTS + 2
 
 
 def test_a_loss_that_is_never_finite_ends_with_level_and_rows(bits):

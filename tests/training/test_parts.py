@@ -11,10 +11,10 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory.training.averaging import average_buffers, average_parameters
-from allegory.training.batches import Batches
+from allegory.training.batches import Batch, Batches
 from allegory.training.budget import Budget
 from allegory.training.clock import Clock, caught_signals
-from allegory.training.recovery import RESTARTS, Recovery
+from allegory.training.recovery import MAX_RESTARTS, Recovery
 from allegory.training.schedule import Cosine, Warmup
 from allegory.training.state import Position, State
 from allegory.training.step import Step, score_function
@@ -51,14 +51,14 @@ def test_a_budget_ends_by_what_comes_first():
 def test_a_clock_goes_on_from_earlier_parts_and_says_when_a_checkpoint_is_due():
     clock = Clock(100.0, 0.0, signals := [])
     assert 100 <= clock.seconds < 110
-    clock.look()
+    clock.update()
     assert clock.save_due
-    assert not clock.stop_asked
+    assert not clock.stop_requested
     signals.append(signal.SIGINT)
-    clock.look()
-    assert clock.stop_asked
+    clock.update()
+    assert clock.stop_requested
     never = Clock(0.0, None, [])
-    never.look()
+    never.update()
     assert not never.save_due
 
 
@@ -76,18 +76,18 @@ def test_signals_are_collected_and_the_second_one_interrupts():
 
 def test_batches_have_every_example_once_in_an_order_of_seed_and_epoch(x):
     batches = Batches(x, 4, seed=1)
-    rows = [torch.cat([rows for rows, _ in batches.epoch(epoch)]) for epoch in (0, 0, 1)]
+    rows = [torch.cat([batch.rows for batch in batches.epoch(epoch)]) for epoch in (0, 0, 1)]
     assert len(batches) == 3
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])
     assert all(torch.equal(order.sort().values, torch.arange(10)) for order in rows)
-    for rows_of, examples in batches.epoch(0):
-        assert torch.equal(examples, x[rows_of])
-    later = [rows for rows, _ in batches.epoch(0, start=1)]
+    for batch in batches.epoch(0):
+        assert torch.equal(batch.x, x[batch.rows])
+    later = [batch.rows for batch in batches.epoch(0, start=1)]
     assert torch.equal(torch.cat(later), rows[0][4:])
-    assert not torch.equal(next(iter(Batches(x, 4, seed=2).epoch(0)))[0], rows[0][:4])
+    assert not torch.equal(next(iter(Batches(x, 4, seed=2).epoch(0))).rows, rows[0][:4])
     doubled = next(iter(Batches(x, 4, seed=1, transform=lambda part: 2 * part).epoch(0)))
-    assert torch.equal(doubled[1], 2 * x[doubled[0]])
+    assert torch.equal(doubled.x, 2 * x[doubled.rows])
 
 
 def test_the_average_is_that_of_its_formula():
@@ -113,16 +113,16 @@ def test_buffers_are_copied():
 def test_a_state_comes_back_as_it_was_and_what_was_captured_does_not_move(x):
     state, step = parts(x)
     rows = torch.arange(10)
-    step(rows, x, 0.0)
+    step(Batch(rows, x), 0.0)
     state.best = {"a": torch.ones(1)}
     good = state.capture()
-    step(rows, x, 0.1)
+    step(Batch(rows, x), 0.1)
     after = {key: value.clone() for key, value in state.model.state_dict().items()}
     state.best["a"] += 1
     state.restore(good)
     assert state.position.step == 1
     assert state.best["a"] == 1
-    step(rows, x, 0.1)  # with the same noise, moments and median
+    step(Batch(rows, x), 0.1)  # with the same noise, moments and median
     for key, value in state.model.state_dict().items():
         assert torch.equal(value, after[key]), key
 
@@ -133,7 +133,7 @@ def test_one_step_is_adamw_by_hand(x):
     optimizer = torch.optim.AdamW(reference.parameters(), 0.01, betas=(0.9, 0.99), weight_decay=0.0)
     for _ in range(3):
         torch.manual_seed(7)
-        step(torch.arange(10), x, 0.0)
+        step(Batch(torch.arange(10), x), 0.0)
         torch.manual_seed(7)
         optimizer.zero_grad()
         (-al.elbo(reference(x)).mean()).backward()
@@ -148,7 +148,7 @@ def test_one_step_is_adamw_by_hand(x):
 def test_the_end_of_an_epoch_counts_and_clears(x):
     state, step = parts(x)
     for rows in (torch.arange(4), torch.arange(4, 8), torch.arange(8, 10)):
-        step(rows, x[rows], 0.0)
+        step(Batch(rows, x[rows]), 0.0)
     total = state.totals[0].item()
     line = state.end_epoch(examples=10, batch_size=4, warmed=0.5)
     assert (line["epoch"], line["step"], line["beta"]) == (1, 3, 0.5)
@@ -160,7 +160,7 @@ def test_the_end_of_an_epoch_counts_and_clears(x):
 def test_an_epoch_that_was_cut_off_is_told_and_not_counted(x):
     state, step = parts(x)
     for rows in (torch.arange(4), torch.arange(4, 8)):
-        step(rows, x[rows], 0.0)
+        step(Batch(rows, x[rows]), 0.0)
     total = state.totals[0].item()
     line = state.end_epoch(examples=10, batch_size=4, warmed=0.5)
     assert line["epoch"] == 2 / 3
@@ -174,7 +174,7 @@ def test_only_warm_and_better_weights_are_kept(x):
     state.keep_if_best(dict(epoch=1, bound=-3.0), warm=False)
     assert not state.best
     state.keep_if_best(dict(epoch=1, bound=-3.0), warm=True)
-    step(torch.arange(10), x, 0.0)
+    step(Batch(torch.arange(10), x), 0.0)
     state.keep_if_best(dict(epoch=2, bound=-4.0), warm=True)
     assert (state.position.best_epoch, state.position.best_bound) == (1, -3.0)
     first = "decoders.0.network.0.0.weight"
@@ -191,18 +191,18 @@ def test_an_epoch_that_is_lost_goes_back_to_its_beginning_at_half_the_rate(x):
     state, step = parts(x, objective=objective)
     batches = Batches(x, 5, seed=0)
     recovery = Recovery(state, step, batches, Budget(epochs=1, steps=2), samples=1, precision="float32")
-    recovery.remember()
+    recovery.take_snapshot()
     start = [p.detach().clone() for p in state.learned]
-    for rows, part in batches.epoch(0):
-        step(rows, part, 0.0)
-    assert recovery.lost()
-    assert "the failure did not occur again" in recovery.go_back(0.0)
+    for batch in batches.epoch(0):
+        step(batch, 0.0)
+    assert recovery.failed()
+    assert "the failure did not occur again" in recovery.restart(0.0)
     assert (state.position.step, state.position.restarts, state.position.lr_scale) == (0, 1, 0.5)
     assert all(torch.equal(p, before) for p, before in zip(state.learned, start, strict=True))
-    assert not recovery.lost()
-    state.position.failures = RESTARTS
+    assert not recovery.failed()
+    state.position.failures = MAX_RESTARTS
     calls.clear()
-    for rows, part in batches.epoch(0):
-        step(rows, part, 0.0)
-    with pytest.raises(FloatingPointError, match=f"{RESTARTS} restarts from the last good weights"):
-        recovery.go_back(0.0)
+    for batch in batches.epoch(0):
+        step(batch, 0.0)
+    with pytest.raises(FloatingPointError, match=f"{MAX_RESTARTS} restarts from the last good weights"):
+        recovery.restart(0.0)

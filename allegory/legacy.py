@@ -13,13 +13,13 @@ from allegory import families
 from allegory.networks import LogStandardize, Standardize
 from allegory.priors import VampPrior
 
-__all__ = ["UNITS", "as_before", "units_of_parameters"]
+__all__ = ["UNITS", "convert_legacy", "parameter_units"]
 
 UNITS = 2
 COUNTS = (families.PoissonFamily, families.NegativeBinomialFamily)
 
 
-def units_of_parameters(model: nn.Module) -> dict[str, int]:
+def parameter_units(model: nn.Module) -> dict[str, int]:
     """The entry of config.json: {"units": 2}, or nothing for a model whose parameters have the units that they always
     had.
     """
@@ -29,10 +29,10 @@ def units_of_parameters(model: nn.Module) -> dict[str, int]:
         or (isinstance(part, families.Standardized) and isinstance(part.family, families.NormalFixed))
         for part in model.modules()
     )
-    return {"units": UNITS} if changed and not getattr(model, "earlier", False) else {}
+    return {"units": UNITS} if changed and not getattr(model, "legacy", False) else {}
 
 
-def as_before(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def convert_legacy(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Makes a model what it was when its run was written, in place.
 
     Args:
@@ -42,7 +42,7 @@ def as_before(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]
     Returns:
         The weights, by the names that this version has for them.
     """
-    if not units_of_parameters(model):
+    if not parameter_units(model):
         return weights
     for module in [*model.modules()]:
         for name, part in module.named_children():
@@ -63,5 +63,5 @@ def as_before(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]
             if f"{name}.inputs" in weights:
                 weights[f"{name}.standardized"] = weights.pop(f"{name}.inputs")
                 weights |= {f"{name}.read.{key}": value for key, value in part.read.state_dict().items()}
-    model.earlier = True  # type: ignore[assignment]
+    model.legacy = True  # type: ignore[assignment]
     return weights

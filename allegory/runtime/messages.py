@@ -1,42 +1,25 @@
-r"""Checks: argument validation of torch.distributions, off where every pass would pay for it; and words for messages:
-where a value stands, what to do with data that are no tensor, or of another shape.
-"""
+r"""Messages: how an error names a value of the data; what to do with data that are no tensor, or of another shape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from math import prod
 from os import PathLike
 from typing import Any
 
-from torch.distributions import Distribution
 from torch.utils.data import Dataset
 
-__all__ = ["no_tensor", "no_validation", "place", "reshaping"]
+__all__ = ["describe_index", "no_tensor", "reshaping"]
 
 
-@contextmanager
-def no_validation() -> Iterator[None]:
-    """Switches the argument checks of torch.distributions off, and back to what they were. They cost more than the
-    densities; the data have already been checked.
-    """
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
-
-
-def place(index: Sequence[int], rows: Sequence[Any] | None = None) -> str:
+def describe_index(index: Sequence[int], rows: Sequence[Any] | None = None) -> str:
     """An element of x, (N, *event), in words.
 
     Args:
         index: of the element, its row first.
         rows: (N,) what the user calls the rows; by default their numbers.
 
-    >>> place([1, 3]), place([0, 0, 5, 7], ["scan7.png"])
+    >>> describe_index([1, 3]), describe_index([0, 0, 5, 7], ["scan7.png"])
     ('row 1, column 3', 'row scan7.png, index 0, 5, 7')
     """
     row, *rest = index

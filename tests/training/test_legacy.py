@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory import architectures, families
-from allegory.training import checkpoint
+from allegory.training.tensors import read_tensors, write_tensors
 
 COUNTS = torch.tensor([[3.0, 0.0, 70.0], [8.0, 1.0, 20.0], [5.0, 0.0, 1.0], [4.0, 2.0, 40.0]])
 REAL = torch.tensor([[0.3, -1.0, 70.0], [0.8, 1.0, 20.0], [-0.5, 0.0, 1.0], [0.4, 2.0, 40.0]])
@@ -29,9 +29,9 @@ def earlier(model, path, drop=(), rename=(), add=()):
     config = json.loads((path / "config.json").read_text())
     assert config.pop("units") == 2
     (path / "config.json").write_text(json.dumps(config))
-    weights, _ = checkpoint.read_tensors(path / "weights.safetensors")
+    weights, _ = read_tensors(path / "weights.safetensors")
     weights = {dict(rename).get(key, key): value for key, value in weights.items() if key not in drop} | dict(add)
-    checkpoint.write_tensors(path / "weights.safetensors", weights, {})
+    write_tensors(path / "weights.safetensors", weights, {})
     return weights
 
 

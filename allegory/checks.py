@@ -1,0 +1,208 @@
+r"""Checks of a VAE: that its parts fit together, that x can be scored, and that no example depends on another.
+
+Each raises a ValueError in one line. A density that depends on other examples or particles, as after a layer that mixes
+the batch, is of no model, and nothing else would show it:
+
+    log p(x_b, z_sb) and log q(z_sb | x_b) must not move when x_b' or z_s'b' change, b' != b or s' != s.
+
+Shapes: S particles, B batch, T levels; x is (B, *event), z_t (S, B, *event_t).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from allegory.runtime.messages import describe_index, no_tensor, reshaping
+from allegory.support import check_support
+
+__all__ = [
+    "check_batch_shape",
+    "check_distribution",
+    "check_independence",
+    "check_prior",
+    "check_tensor",
+    "check_values",
+    "name_failing_conditional",
+    "nearly_equal",
+    "two_examples",
+]
+
+SEARCHED = 1000  # examples among which one is looked for that differs from the first
+
+
+def check_distribution(name: str, law: Any) -> None:
+    """Raises a ValueError for a tensor: a plain network where a conditional is wanted is the commonest mistake."""
+    if isinstance(law, Tensor):
+        raise ValueError(
+            f"{name} returned a tensor of shape {tuple(law.shape)}, wanted a torch.distributions.Distribution: put the "
+            "network into a conditional, such as al.Conditional(network, al.families.normal)"
+        )
+
+
+def check_batch_shape(name: str, law: Distribution, wanted: tuple[int, ...]) -> None:
+    """Raises a ValueError for a distribution of another batch shape, which broadcasting would hide."""
+    if law.batch_shape != wanted:
+        raise ValueError(
+            f"{name} has batch shape {tuple(law.batch_shape)} and event shape {tuple(law.event_shape)}, wanted batch "
+            f"shape {tuple(wanted)}, the context's leading dimensions; is torch.distributions.Independent missing?"
+        )
+
+
+def check_tensor(x: Any, name: str) -> None:
+    """Raises a ValueError unless x is a floating-point tensor, or `Stored`, of at least one example."""
+    if not hasattr(x, "is_floating_point"):
+        raise ValueError(no_tensor(name, x))
+    if x.dim() < 1 or not len(x):
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (N, *event) with at least one example")
+    if not x.is_floating_point():
+        how = "x.float()" if not x.is_complex() else "torch.view_as_real(x).flatten(1), say"
+        raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use {how}")
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ValueError(f"{name}: got a sparse tensor, {x.layout}, wanted a dense one; use x.to_dense()")
+
+
+def check_prior(prior: Any) -> None:
+    """Raises a ValueError for a prior that needs a context, such as one in the place of an encoder."""
+    try:
+        inspect.signature(getattr(prior, "forward", prior)).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"the prior, {type(prior).__name__}, cannot be called without arguments: {error}; wanted p(z_T), such as "
+            "al.StandardNormal, first: VAE(prior, encoder, decoder)"
+        ) from None
+    except ValueError:  # what is not written in Python tells no signature
+        pass
+
+
+def check_values(law: Distribution, x: Any, name: str, rows: Sequence[Any] | None = None) -> None:
+    """Raises a ValueError where values of x are not finite, or outside the support of p(x | z_1).
+
+    Args:
+        law: p(x | z_1), of any batch shape.
+        x: (N, *event) a tensor, or `Stored`.
+        name: of x in the message.
+        rows: (N,) what the user calls the rows of x; by default their numbers, in the file for data on disk.
+    """
+    if law.event_shape != x.shape[1:]:
+        hint = reshaping(x.shape, law.event_shape)
+        if law.batch_shape[1:] + law.event_shape == x.shape[1:]:
+            hint = f", in a batch of {tuple(law.batch_shape)}: wanted Conditional(..., event_dim={x.dim() - 1})"
+        raise ValueError(
+            f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}{hint}"
+        )
+    for called, part in [(rows, x)] if isinstance(x, Tensor) else x.chunks():
+        finite = torch.isfinite(part)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"{name}: {int((~finite).sum())} values are NaN or infinite, the first in "
+                f"{describe_index((~finite).nonzero()[0].tolist(), called)}; remove or replace them"
+            )
+        check_support(law, part, name, called)
+
+
+def two_examples(x: Any) -> Tensor:
+    """(2, *event) the first of x: (N, *event), and the first among a thousand that differs from it, if there is one."""
+    x = x[:SEARCHED]
+    other = int((x != x[:1]).flatten(1).any(1).to(torch.int8).argmax())
+    return x[torch.tensor([0, other])]
+
+
+def check_independence(
+    densities: Callable[[Tensor, Sequence[Tensor]], Tensor], x: Tensor, latents: Sequence[Tensor], names: Sequence[str]
+) -> None:
+    """Raises a ValueError if a density depends on other examples or particles. Of two examples with two particles
+    each, one is exchanged for another, and the densities of the others must not move.
+
+    Args:
+        densities: (D, S, B) log-densities of examples x with latents z_1, ..., z_T.
+        x: (2, *event) two examples.
+        latents: z_1, ..., z_T, (2, 2, *event_t) each.
+        names: (D,) of the densities, in the order in which they are judged: one builds on those before it.
+    """
+    before, again = densities(x, latents), densities(x, latents)
+
+    def compare(what: str, after: Tensor, unchanged: Tensor) -> None:
+        for i, name in enumerate(names):
+            old, new = before[i][unchanged], after[i][unchanged]
+            steady = nearly_equal(before[i], again[i])  # some conditionals change with every call
+            if steady and not nearly_equal(old, new):
+                apart = (old - new).abs().max()
+                raise ValueError(
+                    f"{name} of one example and particle depends on the other {what}: it moves by {apart:.3g} "
+                    "nats when they change. Tensors are (particles S, examples B, *event), and a layer that works "
+                    "on dimension 0 or 1 (softmax(dim=1), a Transformer, a recurrent net) mixes them; let it work "
+                    "on dimension -1, or give it (S * B, *event)"
+                )
+
+    for s, b in ((0, 0), (1, 1)):
+        swapped = x.clone()
+        swapped[b] = x[1 - b]
+        examples, particles = (torch.zeros(2, 2, dtype=torch.bool, device=x.device) for _ in range(2))
+        examples[:, 1 - b] = particles[1 - s, b] = True
+        compare("examples", densities(swapped, latents), examples)
+        changed = [z.clone() for z in latents]
+        for z, old in zip(changed, latents, strict=True):
+            z[s, b] = old[1 - s, 1 - b]
+        after = densities(x, changed)
+        compare("examples", after, examples)
+        compare("particles", after, particles)
+
+
+def nearly_equal(x: Tensor, y: Tensor) -> bool:
+    """Whether log-densities are equal but for rounding."""
+    return torch.allclose(x, y, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+@contextmanager
+def name_failing_conditional(conditionals: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Turns a RuntimeError of a conditional, or a result that is no distribution, into a ValueError that names it and
+    its input.
+
+    Args:
+        conditionals: by name.
+    """
+    called: list[str] = []
+    types: list[Any] = []
+
+    def note(name: str, module: nn.Module, contexts: Any) -> None:
+        called.append(f"{name} was given {' and '.join(str(tuple(c.shape)) for c in contexts)}")
+        types[:] = [contexts[0].dtype, next((p.dtype for p in module.parameters()), contexts[0].dtype)]
+
+    hooks = [
+        part.register_forward_pre_hook(lambda module, contexts, name=name: note(name, module, contexts))
+        for name, part in conditionals.items()
+    ]
+    hooks += [
+        part.register_forward_hook(lambda module, contexts, law, name=name: check_distribution(name, law))
+        for name, part in conditionals.items()
+    ]
+    try:
+        yield
+    except RuntimeError as error:
+        if not called or "alloc" in str(error):
+            raise
+        given, own = types
+        if own in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{called[-1]} of {given}, but its weights are {own}: draws and densities are in float32; keep the "
+                "model in it, model.float(), and give precision='bfloat16' to what trains or scores"
+            ) from None
+        if given != own:
+            short = str(own).removeprefix("torch.")
+            raise ValueError(
+                f"{called[-1]} of {given}, but its weights are {own}: convert the data, x.to(torch.{short}), or "
+                f"the model, model.to({given})"
+            ) from None
+        folded = "; al.networks.Images and Vectors make one of its two leading dimensions, particles and examples"
+        hint = folded if "(unbatched)" in str(error) else ""
+        raise ValueError(f"{called[-1]}, which it cannot read: {' '.join(str(error).split())}{hint}") from None
+    finally:
+        for hook in hooks:
+            hook.remove()

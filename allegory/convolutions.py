@@ -1,0 +1,271 @@
+r"""The convolutional ladder: its grids, its blocks, and the columns that are built of them.
+
+    up      x -> h_1 -> ... -> h_T       squeezed (space to depth) where the grid gets coarser, then residual blocks
+    q       h_t, s_{t+1} -> q(z_t | z_{t+1}, x)
+    down    s_T -> ... -> s_1 -> x       residual blocks, unsqueezed where the grid gets finer; heads: p(z_t | s_{t+1})
+
+A scale is a downsampling factor: at scale r the grid of an image (C, H, W) has H / r x W / r cells; of a line
+(C, 1, L), 1 x L / r. Sides that the scales do not divide are padded with zeros for the networks, and their output is
+cropped.
+
+Shapes: images x, (C, H, W); features h_t and states s_t, (channels, H / r_t, W / r_t); z_t is (C_t, H / r_t, W / r_t).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from allegory import families
+from allegory.conditional import Conditional
+from allegory.ladder import TopDown
+from allegory.networks import (
+    Carry,
+    Checkpointed,
+    Climb,
+    Concat,
+    Crop,
+    DepthToSpace,
+    Images,
+    Lift,
+    SpaceToDepth,
+    bottleneck,
+    scaled,
+    zeroed,
+)
+
+__all__ = ["ConvLadder", "check_channels_first", "check_scales", "choose_scales"]
+
+
+@dataclass(frozen=True)
+class ConvLadder:
+    """A ladder of convolutions, from which its two columns are made.
+
+    Attributes:
+        latent: channels of z_1, ..., z_T.
+        scales: of each level's grid, level 1 first.
+        stem: scale of the input and output grid.
+        size: height and width of x.
+        channels: of the features of x and of the state.
+        blocks: residual blocks on each grid.
+        activation: makes one.
+        dropout: in every block of the columns.
+        markov: whether p(z_{t-1} | z_t) sees only the level above.
+        checkpointed: whether blocks are recomputed in the backward pass.
+        lines: whether a grid one cell high has kernels of 1 x 3.
+    """
+
+    latent: Sequence[int]
+    scales: Sequence[int]
+    stem: int
+    size: tuple[int, int]
+    channels: int
+    blocks: int
+    activation: Callable[[], nn.Module]
+    dropout: float = 0.0
+    markov: bool = False
+    checkpointed: bool = False
+    lines: bool = True
+
+    @property
+    def levels(self) -> int:
+        """T, the number of levels of latents."""
+        return len(self.latent)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of what the networks see: of x, with its padding."""
+        height, width = (side if side == 1 else _up_to(side, self.scales[-1]) for side in self.size)
+        return height, width
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The shape of z_T."""
+        height, width = (side if side == 1 else side // self.scales[-1] for side in self.sides)
+        return self.latent[-1], height, width
+
+    def kernel(self, scale: int) -> tuple[int, int]:
+        """The kernel of a grid; across a grid of one cell a larger one would see only padding."""
+        height, width = self.sides
+        if not self.lines and min(height, width) <= scale:
+            return 1, 1
+        return 3 if height > scale else 1, 3 if width > scale else 1
+
+    def encoder(self, input_layer: nn.Module, inputs: int) -> TopDown:
+        """The pass up and the posterior.
+
+        Args:
+            input_layer: the input layer, x -> (inputs, H, W).
+            inputs: its channels.
+        """
+        up = [input_layer, *self._squeeze(inputs, self.stem)]
+        if self.sides != self.size:
+            (height, width), (high, wide) = self.size, self.sides
+            up.insert(1, nn.ZeroPad2d((0, wide - width, 0, high - height)))
+        if self.scales[0] > self.stem:
+            up += [self._body(self.stem), *self._squeeze(self.channels, self.scales[0] // self.stem)]
+        steps: list[nn.Module] = [nn.Sequential(*up, self._body(self.scales[0]))]
+        for below, scale in pairwise(self.scales):
+            coarser = self._squeeze(self.channels, scale // below) if scale > below else []
+            steps.append(nn.Sequential(*coarser, self._body(scale)))
+        top = nn.Sequential(self.activation(), nn.Conv2d(self.channels, 2 * self.latent[-1], 1))
+        q_top = Conditional(top, families.normal, event_dim=3)
+        return TopDown(Climb(steps), [*map(self._posterior, range(self.levels - 1)), q_top], residual=True)
+
+    def decoders(self, family: Any, outputs: int, offset: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+        """p(x | s_1), p(z_1 | s_2), ..., and the modules of the state; none for a Markov chain.
+
+        Args:
+            family: of p(x | s_1).
+            outputs: channels of its parameters.
+            offset: their bias, (outputs, H, W).
+        """
+        stem, finer = self.stem, self.scales[0] // self.stem
+        to_x = [*self._unsqueeze(self.channels, finer), self._body(stem)] if finer > 1 else []
+        crop = [Crop(*self.size)] if self.sides != self.size else []
+        heads = [[*to_x, self.activation(), *self._unsqueeze(outputs, stem), *crop, offset]]
+        heads += [[self.activation(), zeroed(nn.Conv2d(self.channels, 2 * z, 1))] for z in self.latent[:-1]]
+        states: list[nn.Module] = []
+        decoders: list[nn.Module] = []
+        for t, (z, scale, head) in enumerate(zip(self.latent, self.scales, heads, strict=True)):
+            below = self.scales[t - 1] if t else scale
+            up = self._unsqueeze(self.channels, scale // below) if scale > below else []
+            enter = scaled(nn.Conv2d(z, self.channels, 1), self.levels)
+            down = [self._body(scale), *up]
+            if self.markov:
+                head = [enter, *down, *head]
+            else:
+                states.append(Carry(Images(enter), Images(*down)))
+            decoders.append(Conditional(Images(*head), families.normal if t else family, event_dim=3))
+        return decoders, states
+
+    def _posterior(self, t: int) -> Conditional:
+        """q(z_t | z_{t+1}, x), t from 0, of the features of x and the state, or z_{t+1} itself in a Markov chain."""
+        both: nn.Module = Concat(
+            Images(
+                nn.Conv2d(2 * self.channels, self.channels, 1),
+                bottleneck(self.channels, self._inner, self.kernel(self.scales[t]), 1, self.activation),
+                self.activation(),
+                scaled(nn.Conv2d(self.channels, 2 * self.latent[t], 1), self.levels),
+            ),
+            event_dim=3,
+        )
+        if self.markov:
+            a, b = self._factors(self.scales[t + 1] // self.scales[t])
+            lift = nn.Conv2d(self.latent[t + 1], self.channels * a * b, 1)
+            both = Lift(Images(lift, _depth_to_space(a, b)), both)
+        return Conditional(both, families.normal, event_dim=3)
+
+    def _body(self, scale: int) -> nn.Module:
+        """The residual blocks on a grid."""
+        depth = self.blocks * (self.levels + (self.scales[0] > self.stem))
+        layers = [
+            bottleneck(self.channels, self._inner, self.kernel(scale), depth, self.activation, self.dropout)
+            for _ in range(self.blocks)
+        ]
+        return (Checkpointed if self.checkpointed else nn.Sequential)(*layers)
+
+    @property
+    def _inner(self) -> int:
+        return max(1, self.channels // 2)
+
+    def _factors(self, factor: int) -> tuple[int, int]:
+        """By how much height and width get coarser: a side of one cell does not."""
+        height, width = self.size
+        return 1 if height == 1 else factor, 1 if width == 1 else factor
+
+    def _squeeze(self, inputs: int, factor: int) -> list[nn.Module]:
+        """Space to depth, and to the width of the ladder."""
+        a, b = self._factors(factor)
+        return [nn.PixelUnshuffle(a) if a == b else SpaceToDepth(a, b), nn.Conv2d(inputs * a * b, self.channels, 1)]
+
+    def _unsqueeze(self, outputs: int, factor: int) -> list[nn.Module]:
+        """Depth to space."""
+        a, b = self._factors(factor)
+        return [nn.Conv2d(self.channels, outputs * a * b, 1), _depth_to_space(a, b)]
+
+
+def choose_scales(event_shape: Sequence[int], levels: int) -> tuple[list[int], bool]:
+    """Powers of two that divide both sides and leave a grid of at least 4 x 4 (else 1), and a single cell, spread
+    evenly over the levels from the top. Where more than 16 cells a side would be left, other factors, too; and no
+    single cell, if that would still take hundreds of weights for each pair of channels. Where no factor serves, as of
+    primes, or of a line of more than 64 cells, the sides are padded to multiples of a power of two that leaves at most
+    9 cells.
+
+    Returns:
+        The scales, and whether they are of padded sides.
+
+    >>> choose_scales((1, 32, 32), levels=5), choose_scales((1, 29, 31), levels=3)
+    (([2, 4, 4, 8, 32], False), ([2, 4, 32], True))
+    """
+    sides = event_shape[1:]
+    grids, padded = _factors(sides, only_two=True), False
+    if max(sides, default=1) > 16 * grids[-1]:
+        grids = _factors(sides, only_two=False)
+    if grids == [1] and max(sides, default=1) > (64 if min(sides, default=1) == 1 else 16):
+        longer = [side for side in sides if side > 1]
+        largest = 2
+        while -(-max(longer) // largest) > 9 and 2 * largest <= min(longer):
+            largest *= 2
+        grids = [2**i for i in range(1, largest.bit_length())]
+        sides = [_up_to(side, largest) for side in longer]
+        padded = sides != longer
+    if len(set(sides)) == 1 and sides[0] <= 16 * grids[-1]:
+        grids.append(sides[0])
+    return [grids[-1 - t * len(grids) // levels] for t in reversed(range(levels))], padded
+
+
+def _up_to(side: int, factor: int) -> int:
+    """The next multiple of the factor."""
+    return -(-side // factor) * factor
+
+
+def _depth_to_space(a: int, b: int) -> nn.Module:
+    return nn.PixelShuffle(a) if a == b else DepthToSpace(a, b)
+
+
+def _factors(sides: Sequence[int], only_two: bool) -> list[int]:
+    """Products of the prime factors that both sides share, the smallest first, that leave 4 cells a side; else 1."""
+    common, product, found, prime = math.gcd(*sides), 1, [], 2
+    while common > 1 and not (only_two and prime > 2):
+        if common % prime:
+            prime += 1
+            continue
+        common, product = common // prime, product * prime
+        if any(side < 4 * product for side in sides):
+            break
+        found.append(product)
+    return found or [1]
+
+
+def check_channels_first(event_shape: Sequence[int]) -> None:
+    """Raises a ValueError for images (H, W, C)."""
+    if len(event_shape) == 3 and event_shape[2] in (1, 3, 4) and min(event_shape[:2]) > 4:
+        height, width, channels = event_shape
+        raise ValueError(
+            f"examples of shape {tuple(event_shape)} look like images with the channels last; transpose them to "
+            f"{(channels, height, width)}: x.permute(0, 3, 1, 2), or in numpy x.transpose(0, 3, 1, 2)"
+        )
+
+
+def check_scales(
+    event_shape: Sequence[int], latent: Sequence[int], stem: int, scales: Sequence[int], padded: bool
+) -> None:
+    """Raises a ValueError unless the scales fit images (C, H, W) and one another."""
+    if len(event_shape) != 3:
+        hint = "; for grey images give x[:, None], with one channel" if len(event_shape) == 2 else ""
+        raise ValueError(f"event_shape={list(event_shape)}: convolutions need images, (C, H, W){hint}")
+    if len(scales) != len(latent):
+        raise ValueError(f"scales={list(scales)}: wanted one for each of {len(latent)} levels")
+    sides = [side for side in event_shape[1:] if side > 1 and not padded]
+    for below, scale in pairwise([1, stem, *scales]):
+        if scale % below or any(side % scale for side in sides):
+            raise ValueError(
+                f"stem={stem}, scales={list(scales)}: {scale} is not a multiple of {below} that divides "
+                f"{event_shape[1]} x {event_shape[2]}"
+            )

@@ -1,0 +1,73 @@
+r"""The likelihood that fits the values of x: what `--likelihood auto` chooses, and why, in one line.
+
+    two values                                      bernoulli
+    whole numbers 0..31, or 32 levels from below 0  categorical
+    whole numbers 0..255                            discretized_logistic
+    whole numbers beyond 255, as varied as counts   negative_binomial
+    anything else                                   normal
+
+Shapes: N examples x, (N, *event).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from allegory.data.cutting import chunks
+from allegory.data.recoding import two_values
+
+__all__ = ["choose_likelihood"]
+
+LARGEST = 1e9  # rate of allegory.families.poisson and negative_binomial; float32 has no other numbers of that size
+
+
+def choose_likelihood(x: Tensor) -> tuple[str, str]:
+    """The likelihood that fits the values of `x`, (N, *event), and the reason, in one line.
+
+    Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31, or from a negative one
+    up at most 31: "categorical". Whole numbers in 0..255: "discretized_logistic". Whole numbers from 0 on, up to more
+    than 255, of variance above their mean: "negative_binomial". Otherwise: "normal". For dynamic data pass the `valid`
+    split, since `train` holds probabilities.
+
+    >>> choose_likelihood(torch.tensor([[1.0], [3.0], [16.0]]))
+    ('categorical', 'whole numbers 1..16, 17 levels')
+    """
+    two = two_values(x)
+    if two is not None:
+        return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
+    low, high = x.min().item(), x.max().item()
+    if max(-low, high) <= LARGEST and all(bool((part == part.round()).all()) for part in chunks(x)):
+        return _choose_for_whole_numbers(x, low, high)
+    why = f"real values, {low:g} to {high:g}"
+    # A density of discrete levels has no bound, and these are the most common ways in which they are hidden.
+    for first, half, name, back in (
+        (0.0, 255.0, "/ 255", "multiply by 255"),
+        (-1.0, 127.5, "/ 127.5 - 1", "add 1 and multiply by 127.5"),
+    ):
+        steps = ((part - first) * half for part in chunks(x))
+        if low >= first and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
+            return "normal", f"{why}; they look like grey levels {name}, so {back} to score them as levels"
+    unit = "; continuous_bernoulli is a density on [0, 1] alone" if low >= 0 and high <= 1 else ""
+    return "normal", f"{why}{unit}"
+
+
+def _choose_for_whole_numbers(x: Any, low: float, high: float) -> tuple[str, str]:
+    """The likelihood of whole numbers from `low` to `high`, and the reason."""
+    if low < 0 and high - low <= 31:
+        return "categorical", f"whole numbers {low:g}..{high:g}, {high - low + 1:g} levels"
+    counts = "; for counts ask for poisson or negative_binomial" if low == 0 and x.dim() == 2 else ""
+    if low >= 0 and high <= 31:
+        return "categorical", f"whole numbers {low:g}..{high:g}, {high + 1:g} levels{counts}"
+    if low >= 0 and high <= 255:
+        return "discretized_logistic", f"whole numbers {low:g}..{high:g}, within 0..255{counts}"
+    why = f"whole numbers {low:,.0f}..{high:,.0f}"
+    if low < 0:
+        shift = f"; add {-low:g} to score them as levels" if high - low <= 255 else ""
+        return "normal", f"{why}{shift}"
+    some = x[:10_000].double().flatten(1)
+    varied = some.var(0, correction=0) >= some.mean(0)
+    if varied.double().mean() >= 0.5:
+        return "negative_binomial", f"{why} that vary as counts do"
+    return "normal", f"{why}, which vary less than counts do"

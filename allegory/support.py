@@ -1,0 +1,56 @@
+r"""The support of a distribution: whether values have any probability under it, and how its error says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
+
+from allegory.runtime.messages import describe_index
+
+__all__ = ["check_support"]
+
+
+def check_support(law: Distribution, x: Tensor, name: str = "x", rows: Sequence[Any] | None = None) -> None:
+    """Raises a ValueError, in one line, where `law` gives values of `x` no probability.
+
+    Args:
+        law: any distribution whose event shape `x` ends with.
+        x: (N, *event) values.
+        name: of `x` in the message.
+        rows: (N,) what the user calls the rows of `x`; by default their numbers.
+    """
+    while isinstance(law, Independent):
+        law = law.base_dist
+    support: Any = law.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    supported = support.check(x)
+    if not bool(supported.all()):
+        first = (~supported).nonzero()[0].tolist()
+        advice = f" {law.advice}" if hasattr(law, "advice") else ""
+        raise ValueError(
+            f"{name}: {int((~supported).sum())} of {supported.numel()} values are outside the support of "
+            f"{_law_name(law)}, {_support_name(support)}; the first is "
+            f"{x[tuple(first)].flatten()[0].item():g} in {describe_index(first, rows)}.{advice}"
+        )
+
+
+def _law_name(law: Distribution) -> str:
+    if isinstance(law, MixtureSameFamily):
+        return f"a mixture of {type(law.component_distribution).__name__}"
+    return type(law).__name__
+
+
+def _support_name(support: Any) -> str:
+    if isinstance(support, type(constraints.boolean)):
+        return "0 or 1"
+    if isinstance(support, constraints.integer_interval):
+        return f"the integers {int(support.lower_bound)} to {int(support.upper_bound)}"
+    if isinstance(support, type(constraints.nonnegative_integer)):
+        return "the whole numbers 0, 1, 2, ..."
+    if isinstance(support, constraints.interval):
+        return f"the numbers from {support.lower_bound:g} to {support.upper_bound:g}"
+    return str(support)
