@@ -309,6 +309,7 @@ class ShiftedCategorical(Categorical):
 
     @property
     def mode(self) -> Tensor:
+        """The likeliest value, (*batch)."""
         return super().mode + self.lowest
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
