@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.training import checkpoint
+from allegory.training import checkpoint, directory
 
 
 class Small(al.VAE):
@@ -203,7 +203,7 @@ def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):
     """Each machine once, with the date on which it was first used: however often a training is resumed there."""
 
     def machines():
-        return checkpoint.read_config(tmp_path / "run").get("machines")
+        return directory.read_config(tmp_path / "run").get("machines")
 
     x = torch.rand(20, 3).round().double()
     again = dict(valid=x, batch_size=10, out=tmp_path / "run", resume=True)
@@ -211,16 +211,16 @@ def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):
     al.fit(model, x, epochs=1, **again)
     (first,) = machines()
     assert first["device"] == "cpu"
-    here = checkpoint.machine
+    here = directory.machine
     later = {"date": "2031-01-01T00:00:00+00:00"}
-    monkeypatch.setattr(checkpoint, "machine", lambda device: {**here(device), **later})
+    monkeypatch.setattr(directory, "machine", lambda device: {**here(device), **later})
     al.fit(model, x, epochs=2, **again)
     assert machines() == [first]
-    monkeypatch.setattr(checkpoint, "machine", lambda device: {**here(device), **later, "processor": "another"})
+    monkeypatch.setattr(directory, "machine", lambda device: {**here(device), **later, "processor": "another"})
     al.fit(model, x, epochs=3, **again)
     assert machines() == [first, {**first, **later, "processor": "another"}]
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     for wrong in (3, [3], [{**first, "threads": "two"}], [{"date": "today"}]):
         (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "machines": wrong}))
         with pytest.raises(ValueError, match="machines"):
-            checkpoint.read_config(tmp_path / "run")
+            directory.read_config(tmp_path / "run")
