@@ -30,7 +30,7 @@ from allegory.conditional import Conditional
 from allegory.convolutions import ConvLadder, check_channels_first, check_scales, choose_scales
 from allegory.initialization import init_output_bias, init_units
 from allegory.ladder import TopDown
-from allegory.likelihoods import Likelihood, make_family, make_input
+from allegory.likelihoods import Likelihood, first_category, make_family, make_input
 from allegory.model import VAE
 from allegory.networks import Asinh, Climb, Concat, Offset, OneHot, Residual, Vectors, scaled, zeroed
 from allegory.networks import mlp as perceptron
@@ -65,6 +65,8 @@ def mlp(
     prior: Prior = "standard",
     components: int = 500,
     data: Tensor | None = None,
+    lowest: int | None = None,
+    row_names: Sequence[Any] | None = None,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -92,6 +94,8 @@ def mlp(
             and sigma), the output's bias, and pseudo-inputs; see `allegory.units`. The sigma of `normal_fixed` is in
             units of x. Any other custom family works in the units of x: the encoder reads standardised x, the family
             is unchanged.
+        lowest: the first of the categories; by default 0, or the smallest number of `data` if it is negative.
+        row_names: (N,) what messages call the rows of `data`, such as `Data.row_names`; by default their numbers.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -104,16 +108,17 @@ def mlp(
     {'own': 'torch.nn.modules.activation.PReLU'}
     """
     _check_widths(event_shape=event_shape, latent=latent, hidden=hidden)
+    lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
     config = dict(
         architecture="mlp", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
         hidden=list(hidden), categories=categories, activation=_to_config(activations.canonical(activation)),
         dropout=dropout, block=_to_config(block), top_down=top_down, residual=residual, markov=markov,
-        prior=_to_config(prior), components=components,
+        prior=_to_config(prior), components=components, **({"lowest": lowest} if lowest else {}),
     )  # fmt: skip
     act = make_activation(activation)
     event_dim, size, levels = len(event_shape), math.prod(event_shape), len(latent)
-    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, data)
+    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names)
     first = nn.Sequential(input_layer, nn.Flatten(-event_dim))
     inputs = size * (family.size if isinstance(input_layer, OneHot) else 1)
 
@@ -179,6 +184,9 @@ def conv(
     data: Tensor | None = None,
     activation: Activation = "GELU",
     lines: bool = True,
+    padded: bool = False,
+    lowest: int | None = None,
+    row_names: Sequence[Any] | None = None,
 ) -> VAE:
     """A ladder of T = len(latent) levels of convolutions, with a state through which p(z_t | z_{t+1}, ..., z_T)
     sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very deep VAE. With
@@ -190,7 +198,7 @@ def conv(
         latent: channels of z_1, ..., z_T.
         scales: the downsampling factor of each level's grid, level 1 first, each a multiple of the one below; by
             default the levels are spread evenly over the powers of two that leave a grid of at least 4 x 4 and, at the
-            top, a single cell: z_T is a vector where x is square.
+            top, a single cell: z_T is a vector where x is square. A side of one cell stays as it is.
         stem: the downsampling factor of the input and output grid; where it is finer than that of level 1 it has
             residual blocks, too. By default that of level 1, but at most 4.
         channels: of the features of x and of the state.
@@ -205,6 +213,9 @@ def conv(
         activation: one of `ACTIVATIONS`, or a callable that makes a module.
         lines: whether a grid one cell high, such as a sequence (C, 1, L), has kernels of 1 x 3, along it. Runs written
             by earlier versions had not.
+        padded: whether sides that the scales do not divide are padded for the networks; the likelihood is of x alone.
+            Without scales it is decided with them: primes such as 29 x 31 are.
+        lowest, row_names: as in `mlp`.
 
     Raises:
         ValueError: as `mlp`; data that are not images; scales that do not divide their sides.
@@ -218,27 +229,31 @@ def conv(
         check_channels_first(event_shape)
     if scales is not None:
         _check_widths(scales=scales)
-    scales = list(scales or choose_scales(event_shape, len(latent)))
+    if scales is None:
+        scales, padded = choose_scales(event_shape, len(latent))
+    scales = list(scales)
     stem = math.gcd(scales[0], 4) if stem is None else stem
+    lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
     config = dict(
         architecture="conv", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
         scales=scales, stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout,
         markov=markov, prior=_to_config(prior), components=components, checkpointed=checkpointed,
+        **({"lowest": lowest} if lowest else {}), **({"padded": True} if padded else {}),
     )  # fmt: skip
     name = activations.canonical(activation)
     if name != "GELU":  # omitted where it is the default: earlier runs do not record it, and have to resume
         config["activation"] = _to_config(name)
     act = make_activation(activation)
     _check_widths(scales=scales, stem=[stem], channels=[channels], blocks=[blocks])
-    check_scales(event_shape, latent, stem, scales)
+    check_scales(event_shape, latent, stem, scales, padded)
     height, width = event_shape[1:]
     ladder = ConvLadder(
         latent, scales, stem, (height, width), channels, blocks, act, dropout, markov, checkpointed, lines
     )
     if any(ladder.kernel(scale) in ((1, 3), (3, 1)) for scale in (stem, *scales)):
         config["lines"] = True
-    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, data)
+    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names)
     outputs = family.size * event_shape[0]
     encoder = ladder.encoder(input_layer, outputs if isinstance(input_layer, OneHot) else event_shape[0])
     offset = Offset(outputs, height, width)
@@ -322,13 +337,18 @@ def _to_config(value: Any) -> Any:
 
 
 def _likelihood_and_input(
-    likelihood: Likelihood, event_shape: Sequence[int], categories: int | None, data: Tensor | None
+    likelihood: Likelihood,
+    event_shape: Sequence[int],
+    categories: int | None,
+    lowest: int,
+    data: Tensor | None,
+    row_names: Sequence[Any] | None,
 ) -> tuple[Any, nn.Module]:
     """The family of p(x | z_1), and the input layer of the encoder, in the units of the data."""
-    family = make_family(likelihood, event_shape, categories)
+    family = make_family(likelihood, event_shape, categories, lowest)
     input_layer = make_input(family, event_shape)
     if data is not None:
-        init_units(input_layer, family, data, custom=not isinstance(likelihood, str))
+        init_units(input_layer, family, data, event_shape, not isinstance(likelihood, str), row_names)
     return family, input_layer
 
 

@@ -2,9 +2,11 @@ r"""The convolutional ladder: its grids, its blocks, and the columns that are bu
 
     up      x -> h_1 -> ... -> h_T       squeezed (space to depth) where the grid gets coarser, then residual blocks
     q       h_t, s_{t+1} -> q(z_t | z_{t+1}, x)
-    down    s_T -> ... -> s_1 -> x       residual blocks, unsqueezed where the grid gets finer; heads, p(z_t | s_{t+1})
+    down    s_T -> ... -> s_1 -> x       residual blocks, unsqueezed where the grid gets finer; heads: p(z_t | s_{t+1})
 
-A scale is a downsampling factor: at scale r the grid of an image (C, H, W) has H / r x W / r cells.
+A scale is a downsampling factor: at scale r the grid of an image (C, H, W) has H / r x W / r cells; of a line
+(C, 1, L), 1 x L / r. Sides that the scales do not divide are padded with zeros for the networks, and their output is
+cropped.
 
 Shapes: images x, (C, H, W); features h_t and states s_t, (channels, H / r_t, W / r_t); z_t is (C_t, H / r_t, W / r_t).
 """
@@ -22,7 +24,20 @@ from torch import nn
 from allegory import families
 from allegory.conditional import Conditional
 from allegory.ladder import TopDown
-from allegory.networks import Carry, Checkpointed, Climb, Concat, Images, Lift, bottleneck, scaled, zeroed
+from allegory.networks import (
+    Carry,
+    Checkpointed,
+    Climb,
+    Concat,
+    Crop,
+    DepthToSpace,
+    Images,
+    Lift,
+    SpaceToDepth,
+    bottleneck,
+    scaled,
+    zeroed,
+)
 
 __all__ = ["ConvLadder", "check_channels_first", "check_scales", "choose_scales"]
 
@@ -35,7 +50,7 @@ class ConvLadder:
         latent: channels of z_1, ..., z_T.
         scales: of each level's grid, level 1 first.
         stem: scale of the input and output grid.
-        sides: height and width of x.
+        size: height and width of x.
         channels: of the features of x and of the state.
         blocks: residual blocks on each grid.
         activation: makes one.
@@ -48,7 +63,7 @@ class ConvLadder:
     latent: Sequence[int]
     scales: Sequence[int]
     stem: int
-    sides: tuple[int, int]
+    size: tuple[int, int]
     channels: int
     blocks: int
     activation: Callable[[], nn.Module]
@@ -63,10 +78,16 @@ class ConvLadder:
         return len(self.latent)
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of what the networks see: of x, with its padding."""
+        height, width = (side if side == 1 else _up_to(side, self.scales[-1]) for side in self.size)
+        return height, width
+
+    @property
     def grid(self) -> tuple[int, int, int]:
-        """The shape of z_T, (C_T, H_T, W_T)."""
-        height, width = self.sides
-        return self.latent[-1], height // self.scales[-1], width // self.scales[-1]
+        """The shape of z_T."""
+        height, width = (side if side == 1 else side // self.scales[-1] for side in self.sides)
+        return self.latent[-1], height, width
 
     def kernel(self, scale: int) -> tuple[int, int]:
         """The kernel of a grid; across a grid of one cell a larger one would see only padding."""
@@ -83,6 +104,9 @@ class ConvLadder:
             inputs: its channels.
         """
         up = [input_layer, *self._squeeze(inputs, self.stem)]
+        if self.sides != self.size:
+            (height, width), (high, wide) = self.size, self.sides
+            up.insert(1, nn.ZeroPad2d((0, wide - width, 0, high - height)))
         if self.scales[0] > self.stem:
             up += [self._body(self.stem), *self._squeeze(self.channels, self.scales[0] // self.stem)]
         steps: list[nn.Module] = [nn.Sequential(*up, self._body(self.scales[0]))]
@@ -103,7 +127,8 @@ class ConvLadder:
         """
         stem, finer = self.stem, self.scales[0] // self.stem
         to_x = [*self._unsqueeze(self.channels, finer), self._body(stem)] if finer > 1 else []
-        heads = [[*to_x, self.activation(), *self._unsqueeze(outputs, stem), offset]]
+        crop = [Crop(*self.size)] if self.sides != self.size else []
+        heads = [[*to_x, self.activation(), *self._unsqueeze(outputs, stem), *crop, offset]]
         heads += [[self.activation(), zeroed(nn.Conv2d(self.channels, 2 * z, 1))] for z in self.latent[:-1]]
         states: list[nn.Module] = []
         decoders: list[nn.Module] = []
@@ -131,9 +156,9 @@ class ConvLadder:
             event_dim=3,
         )
         if self.markov:
-            factor = self.scales[t + 1] // self.scales[t]
-            lift = nn.Conv2d(self.latent[t + 1], self.channels * factor**2, 1)
-            both = Lift(Images(lift, nn.PixelShuffle(factor)), both)
+            a, b = self._factors(self.scales[t + 1] // self.scales[t])
+            lift = nn.Conv2d(self.latent[t + 1], self.channels * a * b, 1)
+            both = Lift(Images(lift, _depth_to_space(a, b)), both)
         return Conditional(both, families.normal, event_dim=3)
 
     def _body(self, scale: int) -> nn.Module:
@@ -149,30 +174,59 @@ class ConvLadder:
     def _inner(self) -> int:
         return max(1, self.channels // 2)
 
+    def _factors(self, factor: int) -> tuple[int, int]:
+        """By how much height and width get coarser: a side of one cell does not."""
+        height, width = self.size
+        return 1 if height == 1 else factor, 1 if width == 1 else factor
+
     def _squeeze(self, inputs: int, factor: int) -> list[nn.Module]:
         """Space to depth, and to the width of the ladder."""
-        return [nn.PixelUnshuffle(factor), nn.Conv2d(inputs * factor**2, self.channels, 1)]
+        a, b = self._factors(factor)
+        return [nn.PixelUnshuffle(a) if a == b else SpaceToDepth(a, b), nn.Conv2d(inputs * a * b, self.channels, 1)]
 
     def _unsqueeze(self, outputs: int, factor: int) -> list[nn.Module]:
         """Depth to space."""
-        return [nn.Conv2d(self.channels, outputs * factor**2, 1), nn.PixelShuffle(factor)]
+        a, b = self._factors(factor)
+        return [nn.Conv2d(self.channels, outputs * a * b, 1), _depth_to_space(a, b)]
 
 
-def choose_scales(event_shape: Sequence[int], levels: int) -> list[int]:
+def choose_scales(event_shape: Sequence[int], levels: int) -> tuple[list[int], bool]:
     """Powers of two that divide both sides and leave a grid of at least 4 x 4 (else 1), and a single cell, spread
     evenly over the levels from the top. Where more than 16 cells a side would be left, other factors, too; and no
-    single cell, if that would still take hundreds of weights for each pair of channels.
+    single cell, if that would still take hundreds of weights for each pair of channels. Where no factor serves, as of
+    primes, or of a line of more than 64 cells, the sides are padded to multiples of a power of two that leaves at most
+    9 cells.
 
-    >>> choose_scales((1, 32, 32), levels=5)
-    [2, 4, 4, 8, 32]
+    Returns:
+        The scales, and whether they are of padded sides.
+
+    >>> choose_scales((1, 32, 32), levels=5), choose_scales((1, 29, 31), levels=3)
+    (([2, 4, 4, 8, 32], False), ([2, 4, 32], True))
     """
     sides = event_shape[1:]
-    grids = _factors(sides, only_two=True)
+    grids, padded = _factors(sides, only_two=True), False
     if max(sides, default=1) > 16 * grids[-1]:
         grids = _factors(sides, only_two=False)
+    if grids == [1] and max(sides, default=1) > (64 if min(sides, default=1) == 1 else 16):
+        longer = [side for side in sides if side > 1]
+        largest = 2
+        while -(-max(longer) // largest) > 9 and 2 * largest <= min(longer):
+            largest *= 2
+        grids = [2**i for i in range(1, largest.bit_length())]
+        sides = [_up_to(side, largest) for side in longer]
+        padded = sides != longer
     if len(set(sides)) == 1 and sides[0] <= 16 * grids[-1]:
         grids.append(sides[0])
-    return [grids[-1 - t * len(grids) // levels] for t in reversed(range(levels))]
+    return [grids[-1 - t * len(grids) // levels] for t in reversed(range(levels))], padded
+
+
+def _up_to(side: int, factor: int) -> int:
+    """The next multiple of the factor."""
+    return -(-side // factor) * factor
+
+
+def _depth_to_space(a: int, b: int) -> nn.Module:
+    return nn.PixelShuffle(a) if a == b else DepthToSpace(a, b)
 
 
 def _factors(sides: Sequence[int], only_two: bool) -> list[int]:
@@ -199,15 +253,18 @@ def check_channels_first(event_shape: Sequence[int]) -> None:
         )
 
 
-def check_scales(event_shape: Sequence[int], latent: Sequence[int], stem: int, scales: Sequence[int]) -> None:
+def check_scales(
+    event_shape: Sequence[int], latent: Sequence[int], stem: int, scales: Sequence[int], padded: bool
+) -> None:
     """Raises a ValueError unless the scales fit images (C, H, W) and one another."""
     if len(event_shape) != 3:
         hint = "; for grey images give x[:, None], with one channel" if len(event_shape) == 2 else ""
         raise ValueError(f"event_shape={list(event_shape)}: convolutions need images, (C, H, W){hint}")
     if len(scales) != len(latent):
         raise ValueError(f"scales={list(scales)}: wanted one for each of {len(latent)} levels")
+    sides = [side for side in event_shape[1:] if side > 1 and not padded]
     for below, scale in pairwise([1, stem, *scales]):
-        if scale % below or any(side % scale for side in event_shape[1:]):
+        if scale % below or any(side % scale for side in sides):
             raise ValueError(
                 f"stem={stem}, scales={list(scales)}: {scale} is not a multiple of {below} that divides "
                 f"{event_shape[1]} x {event_shape[2]}"

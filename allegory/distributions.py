@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Distribution, Independent, Normal, Transform, constraints
+from torch.distributions import Categorical, Distribution, Independent, Normal, Transform, constraints
 from torch.distributions import NegativeBinomial as TorchNegativeBinomial
 from torch.distributions import Poisson as TorchPoisson
 from torch.distributions.kl import register_kl
@@ -50,6 +50,7 @@ from allegory.support import check_support
 
 __all__ = [
     "Bernoulli",
+    "Codes",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "IndependentBernoulli",
@@ -270,6 +271,44 @@ class NegativeBinomial(TorchNegativeBinomial):
         n, logits, x = self.total_count.double(), self.logits.double(), value.double()
         log_p = torch.lgamma(n + x) - torch.lgamma(1 + x) - torch.lgamma(n)
         return (log_p + n * F.logsigmoid(-logits) + x * F.logsigmoid(logits)).to(self.logits.dtype)
+
+
+class Codes(Categorical):
+    """torch's Categorical over the whole numbers from `lowest` on.
+
+    Args:
+        logits: (*, k) of the categories lowest, ..., lowest + k - 1.
+        lowest: the first of them.
+
+    >>> law = Codes(torch.zeros(5), lowest=-2)
+    >>> law.log_prob(torch.tensor([-2.0, 2.0]))
+    tensor([-1.6094, -1.6094])
+    """
+
+    def __init__(self, logits: Tensor, lowest: int, validate_args: bool | None = None) -> None:
+        self.lowest = lowest
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Codes:
+        logits = self.logits.expand((*batch_shape, self.logits.shape[-1]))
+        return Codes(logits, self.lowest, validate_args=False)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(self.lowest, self.lowest + self.logits.shape[-1] - 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        index = (value - self.lowest).long().unsqueeze(-1)
+        index, logits = torch.broadcast_tensors(index, self.logits)
+        return logits.gather(-1, index[..., :1]).squeeze(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return super().sample(torch.Size(sample_shape)) + self.lowest
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return super().enumerate_support(expand) + self.lowest
 
 
 class DiscretizedLogistic(Distribution):

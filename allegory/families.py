@@ -34,6 +34,7 @@ from torch.distributions import Normal as NormalLaw
 
 from allegory.distributions import (
     Bernoulli,
+    Codes,
     ContinuousBernoulli,
     DiscretizedLogistic,
     IndependentBernoulli,
@@ -42,6 +43,7 @@ from allegory.distributions import (
     Poisson,
 )
 from allegory.positivity import inverse_positive, positive
+from allegory.runtime.precision import to_float32
 
 __all__ = [
     "Family",
@@ -63,11 +65,6 @@ __all__ = [
     "standardized",
     "student_t",
 ]
-
-
-def _to_float32(phi: Tensor) -> Tensor:
-    """Networks may run in bfloat16; densities would have three digits there, so they are computed in float32."""
-    return phi.float() if phi.dtype in (torch.bfloat16, torch.float16) else phi
 
 
 class Family(nn.Module):
@@ -93,7 +90,7 @@ class Family(nn.Module):
                 f"{type(self).__name__} reads {self.size} numbers per element, stacked along dimension {channels} "
                 f"of the network's output, but that output has shape {tuple(phi.shape)}"
             )
-        parameters = _to_float32(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
+        parameters = to_float32(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
         return Independent(self.law(*parameters), event_dim)
 
     def extra_repr(self) -> str:
@@ -174,18 +171,19 @@ class ContinuousBernoulliFamily(Family):
 
 
 class CategoricalFamily(Family):
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, lowest: int = 0) -> None:
         super().__init__()
         if k < 2:
             raise ValueError(f"categorical({k}): wanted at least 2 categories")
-        self.size = k
+        self.size, self.lowest = k, lowest
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        logits = _to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
-        return Independent(Categorical(logits=logits), event_dim)
+        logits = to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
+        law = Codes(logits, self.lowest) if self.lowest else Categorical(logits=logits)
+        return Independent(law, event_dim)
 
     def extra_repr(self) -> str:
-        return str(self.size)
+        return f"{self.size}, lowest={self.lowest}" if self.lowest else str(self.size)
 
 
 class DiscretizedLogisticFamily(Family):
@@ -354,13 +352,14 @@ def normal_optimal() -> Family:
     return NormalOptimal()
 
 
-def categorical(k: int) -> Family:
-    """Categories 0, ..., k - 1, in no order. phi: k logits per element. A mass. Also for a few grey levels.
+def categorical(k: int, lowest: int = 0) -> Family:
+    """Categories 0, ..., k - 1, or from `lowest` on, in no order. phi: k logits per element. A mass. Also for a few
+    grey levels.
 
     >>> categorical(4)(torch.zeros(1, 4 * 3)).log_prob(torch.tensor([[0, 3, 2]]))
     tensor([-4.1589])
     """
-    return CategoricalFamily(k)
+    return CategoricalFamily(k, lowest)
 
 
 def discretized_logistic(bins: int = 256) -> Family:

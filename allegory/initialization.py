@@ -13,6 +13,7 @@ Shapes: N examples, (N, *event).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,31 +26,45 @@ from allegory.units import units_of, warn_of_outliers
 
 __all__ = ["init_output_bias", "init_units"]
 
+SPREAD = 1e15  # at most, or its inverse: sigma may be a thousand times larger, and is squared
 DISCRETIZED = (families.DiscretizedLogisticFamily, families.DiscretizedLogisticMixtureFamily)
 
 
-def init_units(input_layer: nn.Module, family: Any, data: Tensor, custom: bool) -> None:
+def init_units(
+    input_layer: nn.Module,
+    family: Any,
+    data: Tensor,
+    event_shape: Sequence[int],
+    custom: bool,
+    row_names: Sequence[Any] | None = None,
+) -> None:
     """Sets how the encoder reads x, and the units of a location-scale likelihood.
 
     Args:
         input_layer: the input layer of the encoder.
         family: of p(x | z_1).
         data: (N, *event) training data.
+        event_shape: of x.
         custom: whether the family is a user's own.
+        row_names: (N,) what messages call the rows.
 
     Raises:
-        ValueError: no tensor; for a density, data without a spread.
+        ValueError: no tensor, or of another shape; for a density, data without a spread.
     """
     if not isinstance(data, Tensor):
         raise ValueError(f"data: got {type(data).__name__}, wanted a tensor, such as torch.as_tensor(data).float()")
-    loc, scale = _units(input_layer, family, data, custom)
+    if data.shape[1:] != tuple(event_shape):
+        raise ValueError(f"data: examples of shape {tuple(data.shape[1:])}, but event_shape is {tuple(event_shape)}")
+    loc, scale = _units(input_layer, family, data, custom, row_names)
     for module in (input_layer, family):
         if isinstance(module, Standardize | families.Standardized):
             module.loc.copy_(loc)
             module.scale.copy_(scale)
 
 
-def _units(input_layer: nn.Module, family: Any, data: Tensor, custom: bool) -> tuple[Tensor, Tensor]:
+def _units(
+    input_layer: nn.Module, family: Any, data: Tensor, custom: bool, row_names: Sequence[Any] | None
+) -> tuple[Tensor, Tensor]:
     """The location and the spread of x. For densities the spread is each element's own. Otherwise columns have their
     own, and pixels one, so that a pixel that hardly varies is not amplified; elements of two values are pixels.
     """
@@ -69,7 +84,13 @@ def _units(input_layer: nn.Module, family: Any, data: Tensor, custom: bool) -> t
         spread = x.std(correction=0)
         return x.mean(0), torch.where(spread > 0, spread, 1.0).expand(x.shape[1:])
     loc, scale, outliers = units_of(x)
-    warn_of_outliers(outliers)
+    if density and bool(((scale < 1 / SPREAD) | (scale > SPREAD)).any()):
+        index = ((scale < 1 / SPREAD) | (scale > SPREAD)).nonzero()[0].tolist()
+        raise ValueError(
+            f"element {index} of x has a spread of {scale[tuple(index)].item():.3g}, whose square float32 cannot hold; "
+            f"rescale it, such that its spread is between {1 / SPREAD:g} and {SPREAD:g}"
+        )
+    warn_of_outliers(outliers if x is data else units_of(data).outliers, row_names)
     return loc, torch.where(constant, 1.0, scale)
 
 
@@ -82,7 +103,8 @@ def init_output_bias(last: Any, family: Any, data: Tensor) -> None:
     if isinstance(family, families.BernoulliFamily):
         start = torch.logit((data.sum(0) + 0.5) / (len(data) + 1), eps=1e-6)
     elif isinstance(family, families.CategoricalFamily):
-        counts = torch.stack([(data == k).sum(0) for k in range(family.size)]) + 0.5
+        first = family.lowest
+        counts = torch.stack([(data == first + k).sum(0) for k in range(family.size)]) + 0.5
         start = (counts / counts.sum(0)).log()
     elif isinstance(family, families.DiscretizedLogisticFamily):
         half = (family.bins - 1) / 2
@@ -99,10 +121,14 @@ def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
     """Sets the units of the rate by the moments of the data; returns the output's bias, by which the rate begins at the
     mean, and the r of a negative binomial where it gives the variance, which is at least 1.01 times the mean.
     """
-    mean, spread, outliers = units_of(data)
-    warn_of_outliers(outliers)
+    mean, spread, _ = units_of(data)
     mean = mean.clamp(min=1e-2)
     bound: float = family.family.bound  # type: ignore[assignment]
+    if (mean > bound).any():
+        raise ValueError(
+            f"data: an element has a mean of {mean.max().item():.3g}, and the rate of a count ends at {bound:g}; "
+            "wanted a likelihood of real values, such as normal"
+        )
     family.loc.copy_(inverse_positive(mean, bound))
     family.scale.copy_((torch.maximum(spread, mean.sqrt()) / mean).clamp(max=1))
     excess = spread.square() - mean

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from allegory import families
 from allegory.networks import LogStandardize, OneHot, Standardize
 
-__all__ = ["NAMES", "Likelihood", "canonical", "make_family", "make_input"]
+__all__ = ["NAMES", "Likelihood", "canonical", "first_category", "make_family", "make_input"]
 
 CONTINUOUS = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
 COUNTS = ("poisson", "negative_binomial")
@@ -52,7 +52,22 @@ def canonical(likelihood: Likelihood, categories: int | None) -> tuple[Likelihoo
     return next(names, likelihood), categories
 
 
-def make_family(likelihood: Likelihood, event_shape: Sequence[int], categories: int | None) -> Any:
+def first_category(likelihood: Likelihood, lowest: int | None, data: Any = None) -> int:
+    """The first category: the given one, or that of a family, or the smallest number of the data, (N, *event), where it
+    is a whole one below 0; else 0.
+
+    >>> first_category("categorical", None, torch.tensor([[-2.0, 1.0]])), first_category("categorical", None)
+    (-2, 0)
+    """
+    if isinstance(likelihood, families.CategoricalFamily):
+        return likelihood.lowest
+    if lowest is not None or likelihood != "categorical" or not isinstance(data, Tensor) or not len(data):
+        return lowest or 0
+    smallest = data.min().item()
+    return int(smallest) if smallest < 0 and smallest == round(smallest) else 0
+
+
+def make_family(likelihood: Likelihood, event_shape: Sequence[int], categories: int | None, lowest: int = 0) -> Any:
     """The family of p(x | z_1), by name or a custom one.
 
     Raises:
@@ -68,7 +83,7 @@ def make_family(likelihood: Likelihood, event_shape: Sequence[int], categories: 
     if likelihood == "categorical":
         if categories is None:
             raise ValueError("the categorical likelihood needs its number of categories")
-        return families.categorical(categories)
+        return families.categorical(categories, lowest)
     family = getattr(families, likelihood)
     if likelihood == "normal_per_dimension":
         family = family(*event_shape)
@@ -82,7 +97,7 @@ def make_family(likelihood: Likelihood, event_shape: Sequence[int], categories: 
 def make_input(family: Any, event_shape: Sequence[int]) -> nn.Module:
     """The input layer of an encoder, by the family of p(x | z_1)."""
     if isinstance(family, families.CategoricalFamily):
-        return OneHot(family.size, len(event_shape))
+        return OneHot(family.size, len(event_shape), family.lowest)
     return (LogStandardize if isinstance(family, families.StandardizedCounts) else Standardize)(*event_shape)
 
 

@@ -28,12 +28,15 @@ __all__ = [
     "Checkpointed",
     "Climb",
     "Concat",
+    "Crop",
+    "DepthToSpace",
     "Images",
     "Lift",
     "LogStandardize",
     "Offset",
     "OneHot",
     "Residual",
+    "SpaceToDepth",
     "Standardize",
     "Vectors",
     "bottleneck",
@@ -258,6 +261,62 @@ class Carry(nn.Module):
         return self.body(entered if state is None else state + entered)
 
 
+class Crop(nn.Module):
+    """The first rows and columns of images, (*batch, C, H', W') -> (*batch, C, H, W), without what a padding added.
+
+    Args:
+        height, width: H and W.
+
+    >>> Crop(3, 5)(torch.zeros(2, 4, 4, 8)).shape
+    torch.Size([2, 4, 3, 5])
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., : self.height, : self.width]
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}"
+
+
+class SpaceToDepth(nn.Module):
+    """torch's PixelUnshuffle with a factor for each side, (N, C, a H, b W) -> (N, C a b, H, W): for lines, a = 1.
+
+    Args:
+        a, b: factors of height and width.
+
+    >>> SpaceToDepth(1, 4)(torch.zeros(2, 3, 1, 32)).shape
+    torch.Size([2, 12, 1, 8])
+    """
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__()
+        self.a, self.b = a, b
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.unflatten(-1, (-1, self.b)).unflatten(-3, (-1, self.a))  # (N, C, H, a, W, b)
+        return cells.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+    def extra_repr(self) -> str:
+        return f"{self.a}, {self.b}"
+
+
+class DepthToSpace(SpaceToDepth):
+    """The inverse of `SpaceToDepth`, (N, C a b, H, W) -> (N, C, a H, b W).
+
+    >>> x = torch.randn(2, 3, 4, 10)
+    >>> torch.equal(DepthToSpace(2, 5)(SpaceToDepth(2, 5)(x)), x)
+    True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.unflatten(1, (-1, self.a, self.b))  # (N, C, a, b, H, W)
+        return cells.permute(0, 1, 4, 2, 5, 3).flatten(2, 3).flatten(3, 4)
+
+
 class Climb(nn.ModuleList):
     """A deterministic pass up, x -> (h_1, ..., h_T), h_t = step_t(h_{t-1}), h_0 = x.
 
@@ -332,15 +391,18 @@ class OneHot(nn.Module):
     Args:
         k: categories.
         event_dim: dimensions of an event, 1 + len(rest).
+        lowest: the first category, where it is not 0.
 
     >>> OneHot(3, event_dim=1)(torch.tensor([[0.0, 2.0]]))
     tensor([[1., 0., 0., 0., 0., 1.]])
     """
 
-    def __init__(self, k: int, event_dim: int) -> None:
+    def __init__(self, k: int, event_dim: int, lowest: int = 0) -> None:
         super().__init__()
-        self.k, self.event_dim = k, event_dim
+        self.k, self.event_dim, self.lowest = k, event_dim, lowest
 
     def forward(self, x: Tensor) -> Tensor:
         channel = -self.event_dim
-        return F.one_hot(x.long(), self.k).to(x.dtype).movedim(-1, channel - 1).flatten(channel - 1, channel)
+        return (
+            F.one_hot(x.long() - self.lowest, self.k).to(x.dtype).movedim(-1, channel - 1).flatten(channel - 1, channel)
+        )

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,12 +47,18 @@ class Outliers(NamedTuple):
     far_values: int
     total: int
 
-    def __str__(self) -> str:
+    def told(self, row_names: Sequence[Any] | None = None) -> str:
+        """In words.
+
+        Args:
+            row_names: (N,) what the user calls the rows; by default their numbers in x.
+        """
         place = f"column {self.element[0]}" if len(self.element) == 1 else f"element {list(self.element)}"
         often = f", and is {self.repeats / self.total:.1%} of all values" if self.repeats >= 10 else ""
+        row = self.row if row_names is None else row_names[self.row]
         return (
-            f"row {self.row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads from the "
-            f"middle{often}; {self.far_values} of {self.total} values are more than {OUTLIER_DISTANCE:g} spreads away"
+            f"{self.far_values} of {self.total} values are more than {OUTLIER_DISTANCE:g} spreads away from the middle"
+            f"; row {row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads away{often}"
         )
 
 
@@ -112,21 +119,26 @@ def _units_of_columns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return loc, scale, torch.where(inlier, 0.0, (x - middle).abs() / r)
 
 
-def warn_of_outliers(outliers: Outliers | None) -> None:
+def warn_of_outliers(outliers: Outliers | None, row_names: Sequence[Any] | None = None) -> None:
     """Warns of values that are far from all others.
+
+    Args:
+        outliers: as `units_of` returns it.
+        row_names: (N,) what the user calls the rows.
 
     Raises:
         ValueError: one that is too far to be computed with.
     """
     if outliers is None:
         return
+    told = outliers.told(row_names)
     if outliers.distance > LARGEST_DISTANCE:
         raise ValueError(
-            f"{outliers}: no density in float32 reaches so far; if it stands for what is missing, drop those rows or "
-            "fill them in"
+            f"{told}: no density in float32 reaches so far; if it stands for what is missing, drop those rows or fill "
+            "them in"
         )
     warnings.warn(
-        f"{outliers}, and have no part in the units of x; if they are mistakes, or stand for what is missing, drop "
-        "those rows or fill them in",
+        f"{told}; they have no part in the units of x; if they are mistakes, or stand for what is missing, drop those "
+        "rows or fill them in",
         stacklevel=2,
     )

@@ -26,8 +26,8 @@ DOCS = Path(__file__).parent
 PACKAGE = Path(allegory.__file__).parent
 INTERNAL = (
     "__init__", "__main__", "version", "legacy", "activations", "checks", "convolutions", "initialization",
-    "likelihoods", "notation", "positivity", "runtime.", "command.", "data.cutting", "data.files", "data.parts",
-    "data.pictures", "evaluation.passes", "views.terminal",
+    "likelihoods", "moved", "notation", "positivity", "runtime.", "command.", "data.cutting", "data.files",
+    "data.leakage", "data.offsets", "data.parts", "data.pictures", "evaluation.passes", "views.terminal",
     "views.layout", "views.measured", "views.sections", "views.showing",
 )  # fmt: skip
 ROOMS = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
@@ -163,6 +163,11 @@ def add_help(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = re.sub(r"```text\n(allegory(?: (\w+))?) --help\n```", printed, source[0])
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder, and no page beside it has the same name, as reference.md beside reference/."""
+    return path.is_dir() and not path.with_name(f"{path.name}.md").exists()
+
+
 def follow(app: Sphinx, tree: nodes.document) -> None:
     """Links that leave the sources: to a page in the other language; else their text is left."""
     here = (Path(app.srcdir) / app.env.docname).parent
@@ -170,7 +175,7 @@ def follow(app: Sphinx, tree: nodes.document) -> None:
         target = link["reftarget"]
         if link.get("refdomain") == "doc" and Path(target).is_relative_to(DOCS):
             link.replace_self(nodes.reference("", "", *link.children, refuri=os.path.relpath(f"{target}.html", here)))
-        elif (link["reftype"] == "myst" and (here / target).is_dir()) or os.path.isabs(target):
+        elif (link["reftype"] == "myst" and _is_folder(here / target)) or os.path.isabs(target):
             link.replace_self(link.children)
 
 

@@ -295,6 +295,14 @@ def test_a_line_has_kernels_along_it_and_earlier_runs_keep_theirs(shape):
     assert "lines" not in conv().config
 
 
+def mlp_of(x, **more):
+    return architectures.mlp((1, 8, 8), "categorical", [2], [8], data=x, **more)
+
+
+def conv_of(x, **more):
+    return architectures.conv((1, 8, 8), "categorical", [2, 2], channels=4, blocks=1, data=x, **more)
+
+
 def test_larger_images_and_colour():
     model = architectures.conv((3, 64, 64), "discretized_logistic", latent=[2] * 5, channels=8, blocks=1)
     assert model.config["scales"] == [2, 4, 8, 16, 64]
@@ -306,11 +314,79 @@ def test_larger_images_and_colour():
     for shape, scales in (
         ((1, 13, 13), [1, 13]), ((1, 13, 16), [1, 1]), ((1, 32, 64), [4, 8]), ((1, 33, 33), [3, 33]),
         ((1, 75, 75), [15, 75]), ((1, 105, 105), [15, 105]), ((1, 100, 100), [4, 100]), ((1, 60, 60), [4, 60]),
-        ((1, 101, 101), [1, 1]), ((1, 100, 75), [5, 5]), ((1, 1, 32), [1, 1]),
+        ((1, 101, 101), [8, 112]), ((1, 100, 75), [5, 5]), ((1, 1, 32), [1, 1]), ((1, 29, 31), [4, 32]),
+        ((1, 17, 19), [4, 20]), ((1, 1, 101), [8, 112]), ((1, 101, 1), [8, 112]), ((1, 1, 128), [8, 128]),
+        ((1, 5, 97), [2, 4]), ((1, 127, 131), [4, 16]),
     ):  # fmt: skip
         model = architectures.conv(shape, "bernoulli", latent=[2] * 2, channels=16)
         assert model.config["scales"] == scales
         assert sum(p.numel() for p in model.parameters()) < 500_000
+
+
+@pytest.mark.parametrize("shape", [(1, 29, 31), (3, 17, 19), (2, 1, 101), (1, 101, 1)])
+@pytest.mark.parametrize("markov", [False, True])
+def test_sides_that_no_scale_divides_are_padded_and_the_likelihood_is_of_x_alone(shape, markov):
+    model = architectures.conv(
+        shape, "bernoulli", latent=[2, 2, 4], channels=8, blocks=1, markov=markov, data=torch.ones(9, *shape)
+    ).double()
+    assert model.config["padded"]
+    x = (torch.rand(3, *shape) < 0.5).double()
+    assert model.sample(2).shape == (2, *shape)
+    assert model.generate(1).mean.mean() > 0.9  # the output's bias is one of x, and begins at the data
+    laws = model.encode(x)
+    assert math.prod(laws[-1].event_shape) == 4
+    trace = model(x)
+    assert trace.log_px.shape == (1, 3)
+    model.check(x)
+    ends = x.clone()
+    ends[..., -1, -1] = 1 - ends[..., -1, -1]  # the last pixel is read, and scored
+    assert not torch.equal(laws[-1].mean, model.encode(ends)[-1].mean)
+    again = architectures.build(json.loads(json.dumps(model.config))).double()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.encode(x)[-1].mean, laws[-1].mean)
+    assert "padded" not in conv().config
+
+
+def test_data_of_another_shape_are_not_stretched():
+    with pytest.raises(ValueError, match=r"data: examples of shape \(1,\), but event_shape is \(2,\)"):
+        architectures.mlp((2,), "normal", data=torch.randn(9, 1))
+
+
+@pytest.mark.parametrize("build", [mlp_of, conv_of])
+def test_categories_may_begin_anywhere(build):
+    x = torch.randint(-2, 3, (50, 1, 8, 8)).double()
+    torch.manual_seed(1)
+    model = build(x, categories=5).double()
+    torch.manual_seed(1)
+    usual = build(x + 2, categories=5).double()
+    assert model.config["lowest"] == -2
+    assert "lowest" not in usual.config
+    torch.manual_seed(2)
+    found = model(x)
+    torch.manual_seed(2)
+    assert torch.equal(found.log_px, usual(x + 2).log_px)
+    torch.manual_seed(3)
+    drawn = model.sample(100)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, usual.sample(100) - 2)
+    model.check(x)
+    with pytest.raises(ValueError, match="the integers -2 to 2; the first is 3 in row 7, index 0, 1, 1"):
+        model.check(
+            x.index_put((torch.tensor(7), torch.tensor(0), torch.tensor(1), torch.tensor(1)), torch.tensor(3.0))
+        )
+    again = architectures.build(json.loads(json.dumps(model.config))).double()
+    again.load_state_dict(model.state_dict())
+    torch.manual_seed(2)
+    assert torch.equal(again(x).log_px, found.log_px)
+    assert al.evaluation.baseline(model, x, x) == pytest.approx(al.evaluation.baseline(usual, x + 2, x + 2))
+    law = al.families.categorical(5, lowest=-2)(torch.randn(3, 5 * 4))
+    assert law.expand((2, 3)).log_prob(torch.zeros(4)).shape == (2, 3)
+    values = law.base_dist.enumerate_support()[:, 0, 0]
+    assert values.tolist() == [-2, -1, 0, 1, 2]
+    total = torch.stack([law.base_dist.log_prob(v) for v in values]).logsumexp(0)
+    assert_close(total, torch.zeros_like(total))
+    assert al.views.figures.expected(law).shape == (3, 4)
+    assert (al.views.figures.expected(law) - law.sample((20_000,)).double().mean(0)).abs().max() < 0.05
 
 
 def test_a_markov_ladder_can_begin_in_the_middle():

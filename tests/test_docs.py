@@ -244,6 +244,23 @@ def test_the_links_of_the_site_lead_somewhere_and_every_page_to_its_translation(
 
 @pytest.mark.slow
 @needs_sphinx
+def test_a_link_to_a_page_is_a_link_on_the_site(site):
+    """One whose text alone is left, as that to the reference was, leads nowhere."""
+    for language in LANGUAGES:
+        for page in PAGES:
+            written = [link.split("#")[0] for link in links(prose(DOCS / language / page)) if "://" not in link]
+            pages = {(DOCS / language / page.parent / link).resolve() for link in written if link.endswith(".md")}
+            wanted = {target.relative_to(DOCS).with_suffix(".html") for target in pages if target.is_relative_to(DOCS)}
+            file = site / language / page.with_suffix(".html")
+            article = re.search(r"<article.*</article>", file.read_text(), re.S)[0]
+            found = {
+                link.split("#")[0] for link in re.findall(r"""href=["']?([^"'> ]+)""", article) if "://" not in link
+            }
+            assert not wanted - {(file.parent / link).resolve().relative_to(site.resolve()) for link in found}, file
+
+
+@pytest.mark.slow
+@needs_sphinx
 def test_the_formulas_of_the_site_need_no_script(site):
     for language in LANGUAGES:
         page = (site / language / "learn/05-the-bound.html").read_text()

@@ -21,6 +21,7 @@ RUNTIME, CORE = {"runtime", "version"}, {
 }  # fmt: skip
 BELOW = {
     "version": set(),
+    "moved": set(),
     "runtime": {"version"},
     **dict.fromkeys(CORE, RUNTIME | CORE),
     "data": RUNTIME,

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["device", "imports_done", "open_run", "print_json", "say", "say_if_binarised"]
 
 
-def imports_done() -> None:
-    """To be called once torch and all that a command needs is imported: from here on Ctrl-C is a KeyboardInterrupt."""
+def imports_done(source: str | None = None) -> None:
+    """To be called once torch and all that a command needs is imported: from here on Ctrl-C is a KeyboardInterrupt.
+
+    Args:
+        source: the data that will be read; what reads them is imported here.
+    """
+    if source == "digits":
+        import sklearn.datasets  # noqa: F401
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as allegory.__main__ set it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -58,8 +64,8 @@ def open_run(path: str, name: str, data: str | None = None) -> Run:
     """A run on a device, with the given data."""
     from allegory.views.runs import Run
 
-    imports_done()
     run = Run(path, data=data, device=device(name))
+    imports_done(run.source)
     if data is not None and not run.knows_its_data:
         say(f"{path} does not record what it was trained on: the test split here may contain training examples")
     return run

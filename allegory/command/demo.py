@@ -69,9 +69,13 @@ def run(out: str | None = None) -> None:
     Args:
         out: where to write; by default a new folder, allegory-demo, in the current one.
     """
+    with new_run(out or _unused_name("allegory-demo")) as folder:
+        _train_and_tell(folder)
+
+
+def _train_and_tell(folder: Path) -> None:
     from rich.table import Table
 
-    folder = new_run(out or _unused_name("allegory-demo"))
     digits = load("digits")
     began = time.monotonic()
     baseline = independent_pixels(digits.train, digits.test)

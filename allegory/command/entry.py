@@ -10,6 +10,7 @@ what was wanted and what to do; 130 after Ctrl-C.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -95,15 +96,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows `allegory`; sys.argv's by default.
     """
-    if "_ALLEGORY_COMPLETE" in os.environ:  # a shell asks for words
-        root.main(prog_name="allegory")
     warnings.showwarning = _show_warning
     if sys.stderr is None:  # closed: print would take standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
         say("allegory: standard output is closed; results go there, so open it, or send it to a file")
         return 2
+    for stream in (sys.stdout, sys.stderr):  # a name that the locale cannot write is written by its numbers
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        if "_ALLEGORY_COMPLETE" in os.environ:  # a shell asks for words
+            root.main(prog_name="allegory")
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code

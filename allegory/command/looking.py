@@ -16,6 +16,7 @@ from allegory.command.options import (
     RUNS,
     Choice,
     Command,
+    check_stored,
     command_line,
     with_argument,
     with_options,
@@ -37,7 +38,9 @@ def report(
     opened = console.open_run(run, device, data)
     command, about = opened.config.get("command"), opened.config.get("data")
     source = str(about.get("source", "")) if isinstance(about, dict) else ""
-    quoted = command_line(file_name(source), command) if isinstance(command, dict) and source else ""
+    quoted = ""
+    if isinstance(command, dict) and source:
+        quoted = command_line(file_name(source), check_stored(command, f"{Path(run) / 'config.json'}"))
     path = opened.report(out, split=split, examples=examples, samples=importance_samples, command=quoted)
     for part in ("data", "model") if opened.knows_its_model else ("model",):
         try:
@@ -62,8 +65,8 @@ def runs(folder: str, json: bool) -> None:
     for path in find(folder):
         try:
             found.append(summary(path))
-        except ValueError as error:
-            console.say(f"allegory: skipped: {error}")
+        except (ValueError, OSError) as error:
+            console.say(f"allegory: skipped: {' '.join(str(error).split())}")
     if not found:
         raise ValueError(f"{folder}: none of the runs in it can be read; the reasons are above")
     found.sort(key=lambda run: (run.data, math.inf if run.bound is None else -run.bound))

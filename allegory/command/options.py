@@ -45,6 +45,8 @@ __all__ = [
 ]  # fmt: skip
 
 EPOCHS = 100
+SHORTENED = reprlib.Repr()
+SHORTENED.maxstring = 60
 ARCHITECTURES = ("mlp", "conv")
 LIKELIHOODS = (  # those of allegory.architectures, which waits for torch
     "auto", "normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t", "bernoulli",
@@ -104,7 +106,7 @@ class Number(click.ParamType):
         except ValueError:
             number = None
         if number is None or not self.holds(number):
-            self.fail(f"got {text!r}, wanted {self.wanted}", param, ctx)
+            self.fail(f"got {SHORTENED.repr(text)}, wanted {self.wanted}", param, ctx)
         return number
 
 
@@ -115,7 +117,9 @@ class Choice(click.Choice):
         """The name, if it is one of them."""
         if value not in self.choices:
             names = [str(choice) for choice in self.choices]
-            self.fail(f"got {value!r}{nearest(str(value), names)}; wanted one of {', '.join(names)}", param, ctx)
+            self.fail(
+                f"got {SHORTENED.repr(value)}{nearest(str(value), names)}; wanted one of {', '.join(names)}", param, ctx
+            )
         return value
 
 
@@ -124,6 +128,12 @@ class PathOrName(click.ParamType):
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name; an empty one, as of a variable of the shell that is not set, would mean the current folder."""
+        if value == "":
+            self.fail("got '', wanted a name", param, ctx)
+        return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Leaves the files or folders to the shell."""
@@ -400,7 +410,8 @@ def check_stored(stored: Any, where: str) -> dict[str, Any]:
     for option in TRAINING:
         value = stored.get(option.name)
         wanted, holds = _stored_kind(option.kind)
-        if value is not None and not holds(value):
+        may_lack = option.default in (None, DEPENDS) or option.name not in stored
+        if not (value is None and may_lack) and not holds(value):
             raise ValueError(f"{where}, command: {option.name} is {reprlib.repr(value)}, wanted {wanted}")
     return stored
 

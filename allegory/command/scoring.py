@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import click
@@ -35,6 +36,8 @@ def evaluate(
         console.say(note)
     found = opened.evaluate(split, importance_samples, precision=precision, compile=compile)
     values: dict[str, Any] = {"split": split, "precision": precision, **found.as_dict()}
+    if opened.offset is not None:
+        values["offset"] = opened.offset.tolist()
     if curve:
         values["curve"] = opened.bound_curve(split, importance_samples, precision=precision, compile=compile)
     if ais:
@@ -49,6 +52,8 @@ def evaluate(
 
     from allegory.views.terminal import show
 
+    if opened.offset is not None:
+        print(f"the model is of x - o, o = {reprlib.repr(opened.offset.tolist())}; a density does not depend on o")
     table = Table(title=f"{escape(run)}, {split}, {found.examples:,} examples, nats per example")
     table.add_column("")
     table.add_column("value", justify="right")

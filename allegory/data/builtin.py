@@ -44,7 +44,7 @@ from torch import Tensor
 from allegory.data.files import read_arrays
 from allegory.data.parts import naming_errors
 from allegory.data.stored import Stored
-from allegory.runtime.storage import atomic_path
+from allegory.runtime.storage import atomic_path, check_regular
 
 __all__ = ["BUILTIN", "Builtin", "cached", "find", "load_splits", "shuffle_and_cut", "shuffled"]
 
@@ -395,6 +395,7 @@ def _load_packed(row: Builtin, pack: Callable[..., dict[str, Array]]) -> dict[st
 
 
 def _sha256(path: Path) -> str:
+    check_regular(path)
     with naming_errors(path, _REDOWNLOAD), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -9,9 +9,12 @@ A run that moved finds its data again, and data that changed are noticed before 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from allegory.data.builtin import BUILTIN
 from allegory.data.cutting import chunks
@@ -19,7 +22,7 @@ from allegory.data.cutting import chunks
 if TYPE_CHECKING:
     from allegory.data.splits import Data
 
-__all__ = ["checksum", "describe", "is_described"]
+__all__ = ["checksum", "describe", "is_described", "recorded_offset"]
 
 
 def describe(
@@ -37,7 +40,7 @@ def describe(
         likelihood, categories: of the model.
         two_values: the values of 0 and 1 in the source, for Bernoulli data.
         seed: of the split; by default that of the data.
-        lowest: the number that was taken as 0, for categories.
+        lowest: the first of the categories.
 
     >>> describe(al.data.load("digits"), "categorical", 17)["source"]
     'digits'
@@ -47,7 +50,8 @@ def describe(
         "split": data.split,
         "array": data.array,
         "size": data.size and list(data.size),
-        "lowest": lowest or None,
+        "lowest": int(lowest) or None,
+        "offset": None if data.offset is None else data.offset.flatten().tolist(),
     }
     return dict(
         source=data.name if data.name in {row.name for row in BUILTIN} else str(Path(data.name).resolve()),
@@ -91,3 +95,17 @@ def is_described(data: Data, about: dict[str, Any]) -> bool:
     if list(data.event_shape) != about["event_shape"] or sizes != about.get("examples", sizes):
         return False
     return checksum(data) == about["checksum"]
+
+
+def recorded_offset(about: dict[str, Any], run: str) -> Any:
+    """(*event) float64, the offset in the description of a run's data, an array; None where it has none.
+
+    Raises:
+        ValueError: one of another shape than an example.
+    """
+    shape, offset = about["event_shape"], about.get("offset")
+    if offset is None:
+        return None
+    if len(offset) != math.prod(shape):
+        raise ValueError(f"{run}: config.json has an offset of {len(offset)} numbers for examples of shape {shape}")
+    return np.array(offset, np.float64).reshape(shape)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allegory.data import parts
+from allegory.data.offsets import find_offset, without_offset
 from allegory.data.parts import WANTED, Part, naming_errors, split_names
 from allegory.data.pictures import find_images, read_folder, rows_by_split
 from allegory.data.stored import Mapped, Stored
@@ -33,16 +34,34 @@ __all__ = ["file_names", "read_arrays", "read_splits"]
 
 Array = NDArray[Any]
 
+SMALLEST = 1e-30
+_ADVICE = {  # by the kind of an array
+    "c": "; np.stack([x.real, x.imag], -1) has two for each",
+    "M": "; x.astype('M8[s]').astype('i8') has seconds",
+    "m": "; x.astype('m8[s]').astype('i8') has seconds",
+    "U": "; np.unique(x, return_inverse=True)[1] has a number for each",
+    "S": "; np.unique(x, return_inverse=True)[1] has a number for each",
+    "V": "; numpy.lib.recfunctions.structured_to_unstructured(x) has a column for each field",
+}
 _NAMELESS = "{path}: array {array!r} is wanted, but only a .npz file has arrays with names"
 
 
-def read_splits(path: Path, array: str | None = None, size: Sequence[int] | None = None) -> dict[str, Part]:
+def read_splits(
+    path: Path,
+    array: str | None = None,
+    size: Sequence[int] | None = None,
+    offset: Any = "find",
+    channels: int | None = None,
+) -> dict[str, Part]:
     """What a path holds, by split: train, valid, test; or train, test; or one part, named "".
 
     Args:
         path: a .npy or .npz file, or a folder of images.
         array: the name of the one array of a .npz file that is taken.
         size: width and height to which the images of a folder are scaled and cropped.
+        offset: (*event) float64, what is taken off before the numbers are cast to float32, see
+            `allegory.data.offsets`; "find" for what the training data need, None for nothing.
+        channels: of the images of a folder; by default 1 where all are grey, else 3.
 
     Raises:
         ValueError: nothing to read, damage, or values that cannot be taken.
@@ -53,23 +72,24 @@ def read_splits(path: Path, array: str | None = None, size: Sequence[int] | None
         if array is not None:
             raise ValueError(_NAMELESS.format(path=path, array=array))
         return {
-            split: part if isinstance(part.x, Stored) else part._replace(x=_to_tensor(part.x, str(path)))
-            for split, part in read_folder(path, size).items()
+            split: part if isinstance(part.x, Stored) else part._replace(x=_to_tensor(part.x, str(path), None))
+            for split, part in read_folder(path, size, channels).items()
         }
     if size is not None:
         raise ValueError(f"{path}: size={tuple(size)} scales the images of a folder; this is a file of arrays")
     arrays, groups = _read_chosen(path, array)
-    if "" in arrays:
-        return {"": Part(_to_examples(arrays[""], str(path)), groups=groups)}
-    tensors = {split: _to_tensor(arrays[split], f"{path}, {split}") for split in arrays}
-    event = tuple(tensors["train"].shape[1:])
-    for split, x in tensors.items():
-        if x.shape[1:] != event:
+    where = {split: f"{path}, {split}" if split else str(path) for split in arrays}
+    for split, x in arrays.items():
+        _check_numbers(x, where[split])
+    first, *others = arrays.items()
+    for split, x in others:
+        if x.shape[1:] != first[1].shape[1:]:
             raise ValueError(
-                f"{path}: an example has shape {event} in train, {tuple(x.shape[1:])} in {split}; "
+                f"{path}: an example has shape {first[1].shape[1:]} in {first[0]}, {x.shape[1:]} in {split}; "
                 f"wanted the same shape in every split"
             )
-    return {split: Part(x) for split, x in tensors.items()}
+    offset = find_offset(first[1]) if isinstance(offset, str) else offset
+    return {split: Part(_to_examples(x, where[split], offset), (), groups, offset) for split, x in arrays.items()}
 
 
 def _read_chosen(path: Path, array: str | None) -> tuple[dict[str, Array], Array | None]:
@@ -160,62 +180,50 @@ def _array(path: Path, loaded: Any, name: str, advice: str = WANTED) -> Array:
         return array
 
 
-def _to_examples(array: Array, where: str) -> Any:
+def _to_examples(array: Array, where: str, offset: Array | None) -> Any:
     """float32 (N, *event): a tensor, or `Stored` where the array was mapped."""
     if not isinstance(array, np.memmap):
-        return _to_tensor(array, where)
+        return _to_tensor(array, where, offset)
     if not array.flags.c_contiguous:
         raise ValueError(f"{where}: too large for memory, and in Fortran order; save np.ascontiguousarray of it")
-    _check_numbers(array, where)
-    return Stored(Mapped(array))
+    _check_sizes([_largest(without_offset(part, offset), start, array, where) for start, part in _parts(array)], where)
+    return Stored(Mapped(array, offset))
 
 
-def _to_tensor(array: Array, where: str) -> Tensor:
+def _to_tensor(array: Array, where: str, offset: Array | None) -> Tensor:
     """float32 (N, *event), after checking that these are finite numbers that float32 can hold."""
-    _check_numbers(array, where)
-    return torch.from_numpy(array.astype(np.float32, order="C"))
+    x, largest = np.empty(array.shape, np.float32), []
+    for start, part in _parts(array):
+        moved = without_offset(part, offset)
+        largest.append(_largest(moved, start, array, where))
+        x[start : start + len(part)] = moved
+    _check_sizes(largest, where)
+    return torch.from_numpy(x)
+
+
+def _parts(array: Array) -> Iterator[tuple[int, Array]]:
+    """The rows of an array, some at a time, with the number of the first of them."""
+    size = max(1, 2**24 // max(1, array[0].size))
+    for start in range(0, len(array), size):
+        yield start, array[start : start + size]
 
 
 def _check_numbers(array: Array, where: str) -> None:
-    """Raises a ValueError, in one line, if these are not (N, *event) finite numbers that float32 can hold."""
+    """Raises a ValueError, in one line, if these are not (N, *event) numbers."""
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: values of type {array.dtype}; wanted real numbers, integers or bools")
+        advice = _ADVICE.get(array.dtype.kind, "")
+        raise ValueError(f"{where}: values of type {array.dtype}; wanted real numbers, integers or bools{advice}")
     if array.ndim < 2:
         hint = f"; reshape it to ({len(array)}, 1)" if array.ndim else ""
         raise ValueError(f"{where}: shape {array.shape}; wanted (examples, values, ...){hint}")
     if array.size == 0:
         raise ValueError(f"{where}: empty, shape {array.shape}; wanted at least one example")
-    _check_digits(array, where)
-    size = max(1, 2**24 // max(1, array[0].size))
-    for start in range(0, len(array), size):
-        _check_values(array[start : start + size], start, array, where)
 
 
-def _check_digits(array: Array, where: str) -> None:
-    """Raises a ValueError if float32 cannot tell the values of an element apart: those of a date in seconds, say. A
-    density does not depend on where zero is, so that an offset can be taken off, in the type of the file.
+def _largest(part: Array, start: int, array: Array, where: str) -> float:
+    """The size of the largest number of `part`, the rows of `array` from `start`, after checking that all are finite,
+    and that float32 can hold them.
     """
-    if array.dtype.itemsize <= 2 or array.dtype == np.float32:
-        return
-    rows = array[:: -(-len(array) // 4096)]
-    with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused elsewhere
-        x = rows.reshape(len(rows), -1)[:, : 2**12].astype(np.float64)
-        error = np.abs(x - x.astype(np.float32)).max(0)
-        if not (error > 0).any():
-            return
-        low, high = np.quantile(x, [0.05, 0.95], axis=0)
-    for i in np.flatnonzero(np.isfinite(error) & (error > 0.01 * (high - low))):
-        distinct, values = len(np.unique(x[:, i].astype(np.float32))), len(np.unique(x[:, i]))
-        if distinct < 0.9 * values:
-            index = ", ".join(map(str, np.unravel_index(i, array.shape[1:])))
-            raise ValueError(
-                f"{where}: float32 keeps {distinct:,} of {values:,} values of index {index}, {x[:, i].min():.16g} to "
-                f"{x[:, i].max():.16g}; subtract an offset, such as {x[:, i].min():.16g}, which changes no density"
-            )
-
-
-def _check_values(part: Array, start: int, array: Array, where: str) -> None:
-    """Checks `part`, the rows of `array` from `start`."""
     finite = np.isfinite(part)
     if not finite.all():
         row, *index = np.argwhere(~finite)[0].tolist()
@@ -226,9 +234,23 @@ def _check_values(part: Array, start: int, array: Array, where: str) -> None:
             f"fill them in or drop their rows"
         )
     largest = max(abs(part.min().item()), abs(part.max().item()))
-    limit = 2**24 if part.dtype.kind in "iu" else torch.finfo(torch.float32).max
+    whole = part.dtype.kind in "iu"  # without an offset: they may be counts
+    limit = 2**24 if whole else torch.finfo(torch.float32).max
     if largest > limit:
+        advice = "; rescale them, or save them as float64 to have them taken as rounded real numbers" if whole else ""
         raise ValueError(
-            f"{where}: values of type {part.dtype} up to {largest:g}, which float32 cannot hold "
-            f"(limit {limit:g}); rescale them"
+            f"{where}: values of type {array.dtype} up to {largest:g}, which float32 cannot hold "
+            f"(limit {limit:g}){advice or '; rescale them'}"
         )
+    return float(largest)
+
+
+def _check_sizes(largest: Sequence[float], where: str) -> None:
+    """Checks that float32 has digits for the numbers of an array.
+
+    Args:
+        largest: the size of the largest number of each of its parts.
+        where: in the message.
+    """
+    if 0 < max(largest) < SMALLEST:
+        raise ValueError(f"{where}: no value is larger than {max(largest):g}, which float32 cannot hold; rescale them")

@@ -20,6 +20,8 @@ from allegory.data.recoding import two_values
 
 __all__ = ["choose_likelihood"]
 
+LARGEST = 1e9  # rate of allegory.families.poisson and negative_binomial; float32 has no other numbers of that size
+
 
 def choose_likelihood(x: Tensor) -> tuple[str, str]:
     """The likelihood that fits the values of `x`, (N, *event), and the reason, in one line.
@@ -36,7 +38,7 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
     if two is not None:
         return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
     low, high = x.min().item(), x.max().item()
-    if all(bool((part == part.round()).all()) for part in chunks(x)):
+    if max(-low, high) <= LARGEST and all(bool((part == part.round()).all()) for part in chunks(x)):
         return _choose_for_whole_numbers(x, low, high)
     why = f"real values, {low:g} to {high:g}"
     # A density of discrete levels has no bound, and these are the most common ways in which they are hidden.
@@ -47,13 +49,14 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
         steps = ((part - first) * half for part in chunks(x))
         if low >= first and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
             return "normal", f"{why}; they look like grey levels {name}, so {back} to score them as levels"
-    return "normal", why
+    unit = "; continuous_bernoulli is a density on [0, 1] alone" if low >= 0 and high <= 1 else ""
+    return "normal", f"{why}{unit}"
 
 
 def _choose_for_whole_numbers(x: Any, low: float, high: float) -> tuple[str, str]:
     """The likelihood of whole numbers from `low` to `high`, and the reason."""
     if low < 0 and high - low <= 31:
-        return "categorical", f"whole numbers {low:g}..{high:g}, {high - low + 1:g} levels, taken as 0..{high - low:g}"
+        return "categorical", f"whole numbers {low:g}..{high:g}, {high - low + 1:g} levels"
     counts = "; for counts ask for poisson or negative_binomial" if low == 0 and x.dim() == 2 else ""
     if low >= 0 and high <= 31:
         return "categorical", f"whole numbers {low:g}..{high:g}, {high + 1:g} levels{counts}"

@@ -25,11 +25,13 @@ class Part(NamedTuple):
         x: (N, *event) a tensor, or `Stored`.
         names: of the files they come from, relative to their folder; empty where they come from one file.
         groups: (N,) what belongs together: the array `groups`, or the sub-folders; None if there is none.
+        offset: (*event) float64, what was taken off x; None where nothing was.
     """
 
     x: Any
     names: Sequence[str] = ()
     groups: Any = None
+    offset: Any = None
 
 
 def split_names(names: Iterable[str]) -> dict[str, list[str]]:

@@ -37,23 +37,29 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".
 LISTED = 50  # files that a message names
 
 
-def read_folder(folder: Path, size: Sequence[int] | None = None) -> dict[str, Part]:
+def read_folder(folder: Path, size: Sequence[int] | None = None, channels: int | None = None) -> dict[str, Part]:
     """The images of a folder by split, (N, C, H, W), C = 1 where all are grey, else 3; one part, named "", where no
     sub-folder is named as a split.
 
     Args:
         folder: where to look.
         size: width and height to which each image is scaled and cropped.
+        channels: C, 1 or 3; 1 accepts only grey images.
 
     Raises:
         ValueError: no images, files that cannot be read, or images that differ in size or depth; all are named.
     """
     files, left_out = find_images(folder)
+    others = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common())
     if not files:
-        raise ValueError(f"{folder}: no images in this folder or below; wanted files that end in {', '.join(ENDINGS)}")
+        stack = ", np.stack of the arrays as one .npy file" if left_out[".npy"] else ""
+        raise ValueError(
+            f"{folder}: no images in this folder or below{f', but {others}' if others else ''}; wanted files that end "
+            f"in {', '.join(ENDINGS)}{stack}"
+        )
     rows = rows_by_split(folder, files)
-    x, several = _read_all(folder, files, size)
-    remarks = [f"left out: {', '.join(f'{count} {kind}' for kind, count in left_out.items())}"] if left_out else []
+    x, several = _read_all(folder, files, size, channels)
+    remarks = [f"left out: {others}"] if left_out else []
     remarks += [f"{several} with several frames or pages, of which the first was taken"] if several else []
     if remarks:
         warnings.warn(f"{folder}: {len(files)} images taken; {'; '.join(remarks)}", stacklevel=2)
@@ -81,6 +87,8 @@ def find_images(folder: Path) -> tuple[list[str], Counter[str]]:
                     continue
                 if file.suffix.lower() in ENDINGS and file.is_file():
                     images.append(file.relative_to(folder).as_posix())
+                elif not file.exists():
+                    others["broken links"] += 1
                 else:
                     check_regular(file)
                     others[file.suffix.lower() or "without an ending"] += 1
@@ -104,12 +112,12 @@ def read_image(path: Path, size: Sequence[int] | None = None) -> Array:
     return _fitted(pixels[..., :3], size) if size and pixels.shape[:2] != (size[1], size[0]) else pixels[..., :3]
 
 
-def _read_all(folder: Path, files: Sequence[str], size: Sequence[int] | None) -> tuple[Any, int]:
+def _read_all(folder: Path, files: Sequence[str], size: Sequence[int] | None, channels: int | None) -> tuple[Any, int]:
     """All images as one array (N, C, H, W), or as `Pictures` where they are too many; how many have several frames."""
     images: list[Array] = []
     damaged: dict[str, str] = {}
     kinds: dict[tuple[int, ...], list[str]] = {}  # of files, by size and depth
-    several, grey = 0, True
+    several, coloured = 0, list[str]()
     for name in files:
         try:
             image = read_image(folder / name, size)
@@ -118,16 +126,20 @@ def _read_all(folder: Path, files: Sequence[str], size: Sequence[int] | None) ->
             damaged[name] = describe_error(error)
             continue
         kinds.setdefault((*image.shape[:2], 8 * image.itemsize), []).append(name)
-        grey = grey and bool((image == image[..., :1]).all())
+        coloured += [] if bool((image == image[..., :1]).all()) else [name]
         images += [image] if len(files) * image.size <= parts.MAX_IN_MEMORY else []
     if damaged:
         raise ValueError(_damaged_message(folder, damaged, len(files)))
     if len(kinds) > 1:
         raise ValueError(_unlike_message(folder, kinds))
-    channels, ((height, width, bits), _) = 1 if grey else 3, next(iter(kinds.items()))
+    if channels == 1 and coloured:
+        raise ValueError(
+            f"{folder}: {len(coloured)} of {len(files)} images are coloured, the first {coloured[0]}; wanted grey ones"
+        )
+    channels, ((height, width, bits), _) = channels or (3 if coloured else 1), next(iter(kinds.items()))
     if len(images) < len(files):
         read = partial(read_image, size=size)
-        return Pictures([folder / name for name in files], read, (channels, height, width), bits), several
+        return Pictures(folder, files, read, (channels, height, width), bits), several
     return np.stack(images).transpose(0, 3, 1, 2)[:, :channels], several
 
 

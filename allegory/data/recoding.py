@@ -1,8 +1,7 @@
 r"""Recoding: the values of a file as a likelihood takes them. None of it changes a probability, so nats stay nats.
 
-    to_binary      the two values as 0 and 1, for a Bernoulli
-    counted_from   whole numbers with the smallest as 0, for a categorical
-    binarize       grey levels in [0, 1] drawn as 0 or 1, anew at each call
+    to_binary   the two values as 0 and 1, for a Bernoulli
+    binarize    grey levels in [0, 1] drawn as 0 or 1, anew at each call
 
 Shapes: N examples x, (N, *event): tensors, or `Stored` if too large for memory.
 """
@@ -19,7 +18,7 @@ from allegory.data.cutting import chunks
 from allegory.data.stored import Stored
 from allegory.runtime.messages import describe_index
 
-__all__ = ["binarize", "counted_from", "to_binary", "two_values"]
+__all__ = ["binarize", "to_binary", "two_values"]
 
 
 def binarize(grey: Tensor) -> Tensor:
@@ -57,11 +56,6 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None, rows: Sequen
             value, where = part[tuple(first_other)].item(), describe_index(first_other, called)
             raise ValueError(f"a value {value:g} in {where}; wanted only {first:g} and {second:g}")
     return x.as_binary(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
-
-
-def counted_from(x: Tensor, lowest: float) -> Tensor:
-    """Whole numbers (N, *event) with `lowest` as 0."""
-    return x.counted_from(lowest) if isinstance(x, Stored) else x - lowest
 
 
 def two_values(x: Tensor) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ Shapes: N = examples, *event = the shape of one example; C, H, W = channels, hei
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 import warnings
@@ -22,17 +23,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from allegory.data.builtin import BUILTIN, find, load_splits
 from allegory.data.cutting import cut, row_digests
-from allegory.data.description import describe, is_described
+from allegory.data.description import describe, is_described, recorded_offset
 from allegory.data.files import read_splits
+from allegory.data.leakage import near_copies, overlap
 from allegory.data.likelihood import choose_likelihood
-from allegory.data.recoding import binarize, counted_from, to_binary, two_values
+from allegory.data.recoding import binarize, to_binary, two_values
 from allegory.data.stored import Stored
+from allegory.data.values import DENSITIES, unlike
 from allegory.runtime import processes
+
+WINDOWS = 101  # rows of a file in which overlapping windows are looked for
+WITH_OFFSET = (*DENSITIES, "bernoulli", "categorical")  # likelihoods that do not depend on where zero is
 
 __all__ = ["Data", "load", "load_together", "read", "reload"]
 
@@ -44,7 +51,8 @@ class Data:
     `name` is the source: a built-in name or a path. `dynamic` means that `train` holds grey levels in [0, 1], to be
     binarised by `binarize` each time they are drawn, while `valid` and `test` were binarised once. `seed`, `split`,
     `array` and `size` are what `load` was asked for. `rows` has the number in its file of each row of each split, and
-    `names` the names of all files, where the source is a folder.
+    `names` the names of all files, where the source is a folder. `offset`, (*event) float64, is what was taken off all
+    values, where float32 could not tell them apart; None where nothing was.
 
     >>> Data("ours", torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
     Data('ours', event_shape=(2,), train=8, valid=1, test=1)
@@ -61,6 +69,7 @@ class Data:
     size: tuple[int, int] | None = None
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     names: Sequence[str] = ()
+    offset: Tensor | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -81,12 +90,14 @@ class Data:
         >>> load("digits").choose_likelihood()
         ('categorical', 'whole numbers 0..16, 17 levels')
         """
-        return choose_likelihood(self.valid if self.dynamic else self._all_examples())
+        name, why = choose_likelihood(self.valid if self.dynamic else self._all_examples())
+        if self.offset is None:
+            return name, why
+        return name if name in WITH_OFFSET else "normal", f"{why}, once their offset is taken off"
 
     def scored_as(self, likelihood: str = "auto") -> tuple[Data, dict[str, Any]]:
         """The data as a likelihood takes them, and their description for a run (see `describe`): for a Bernoulli the
-        two values become 0 and 1, for a categorical the smallest becomes 0 if it is negative; everything else stays in
-        its own units.
+        two values become 0 and 1; everything else stays in its own units.
 
         Args:
             likelihood: a name of `allegory.architectures.LIKELIHOODS`, or "auto", chosen by the values.
@@ -100,12 +111,21 @@ class Data:
         ('bernoulli', [0.0, 255.0], [0.0, 1.0, 0.0, 1.0])
         """
         name = self.choose_likelihood()[0] if likelihood == "auto" else likelihood
+        if self.offset is not None and name not in WITH_OFFSET:
+            raise ValueError(
+                f"{self.name}: float32 holds these values only with an offset taken off, and {name} has a fixed 0; "
+                "wanted a likelihood of real values, such as normal, or rescaled values"
+            )
         splits = (self.train, self.valid, self.test)
         lowest = min(0.0, *(part.min().item() for part in splits)) if name == "categorical" else 0.0
         categories = int(max(part.max().item() for part in splits) - lowest) + 1 if name == "categorical" else None
         values = two_values(self.train) if name == "bernoulli" and not self.dynamic else None
-        data = self._to_binary(values)._counted_from(lowest)
+        data = self._to_binary(values)
         return data, describe(data, name, categories, values, lowest=lowest)
+
+    def with_offset(self, x: Tensor) -> Tensor:
+        """Examples (*, *event) with the offset that was taken off them, in float64; as they are where none was."""
+        return x if self.offset is None else x.double() + self.offset.to(x.device)
 
     def subset(self, split: str, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Random rows of a split, (n,), and their examples, (n, *event), n = count, or all of them if fewer. Those of
@@ -147,12 +167,29 @@ class Data:
             seen.update(found)
         return counts
 
+    def _of_one_array(self) -> list[str]:
+        """The splits that were cut from the array from which train was."""
+        if not self.rows:
+            return ["train"]
+        return ["train"] + [
+            split for split in ("valid", "test") if not torch.isin(self.rows[split], self.rows["train"]).any()
+        ]
+
+    def _first_of_file(self, count: int) -> Tensor:
+        """The first rows of the array that was cut, in its order."""
+        splits = self._of_one_array()
+        rows = torch.cat([self.rows[split] for split in splits])
+        ends = np.cumsum([0, *(len(self.rows[split]) for split in splits)])
+        chosen = rows.argsort()[:count].tolist()
+        places = [(bisect.bisect(ends, i) - 1, i) for i in chosen]
+        return torch.cat([getattr(self, splits[k])[torch.tensor([i - int(ends[k])])] for k, i in places])
+
     def _all_examples(self) -> Tensor:
         """The rows of all splits, (N, *event)."""
         parts: Any = (self.train, self.valid, self.test)
         if isinstance(self.train, Stored):
             rows = torch.cat([part.rows for part in parts])
-            return cast(Tensor, Stored(self.train.source, rows, self.train.values, lowest=self.train.lowest))
+            return cast(Tensor, Stored(self.train.source, rows, self.train.values))
         return torch.cat(parts)
 
     def _to_binary(self, values: Sequence[float] | None) -> Data:
@@ -168,13 +205,6 @@ class Data:
                 raise ValueError(f"{self.name}, {split}: {error}") from None
         return replace(self, **parts)
 
-    def _counted_from(self, lowest: float) -> Data:
-        """The smallest value as 0."""
-        if not lowest:
-            return self
-        parts: dict[str, Any] = {name: counted_from(getattr(self, name), lowest) for name in ("train", "valid", "test")}
-        return replace(self, **parts)
-
     def __repr__(self) -> str:
         sizes = f"train={len(self.train)}, valid={len(self.valid)}, test={len(self.test)}"
         dynamic = ", dynamic=True" if self.dynamic else ""
@@ -188,7 +218,7 @@ def load(
     seed: int = 0,
     split: str = "random",
     array: str | None = None,
-    size: Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
 ) -> Data:
     """The three splits of a built-in set, or of a path.
 
@@ -225,19 +255,55 @@ def load(
     Data('digits', event_shape=(1, 8, 8), train=1197, valid=300, test=300)
     """
     data = _load(source, dynamic=dynamic, seed=seed, split=split, array=array, size=size)
-    counts = {} if _is_builtin(source) else data.equal_rows()
-    leaks = [f"{count} of {len(getattr(data, part))} {part} rows" for part, count in counts.items() if count]
-    if leaks:
-        warnings.warn(
-            f"{source}: {' and '.join(leaks)} equal rows of another split, so that what is held out may flatter the "
-            "model; rows that belong together stay together with --split groups, or ordered (in Python split=...)",
-            stacklevel=2,
-        )
+    for line in [] if _is_builtin(source) else [*_offset_remarks(data), *_split_remarks(data)]:
+        warnings.warn(f"{source}: {line}", stacklevel=2)
     return data
 
 
+def _offset_remarks(data: Data) -> list[str]:
+    """What was taken off the values."""
+    if data.offset is None:
+        return []
+    columns, first = data.offset.flatten().nonzero()[:, 0].tolist(), data.offset[data.offset != 0][0].item()
+    index = ", ".join(map(str, data.offset.nonzero()[0].tolist()))
+    where = f"{'column' if data.offset.dim() == 1 else 'index'} {index}"
+    more = f", and others off {len(columns) - 1} more" if len(columns) > 1 else ""
+    taken = int(first) if first == round(first) else first
+    return [
+        f"{taken} is taken off {where}{more}, since float32 could not tell the values apart; densities do not depend "
+        "on it, and what a run writes has it again"
+    ]
+
+
+def _split_remarks(data: Data) -> list[str]:
+    """What makes the held-out splits no measure: rows that also stand in another, or nearly, or in other units."""
+    held, lines = ("valid", "test"), []
+    sizes = {split: len(getattr(data, split)) for split in held}
+    counts = data.equal_rows()
+    equal = [f"{counts[split]} of {sizes[split]} {split} rows" for split in held if counts[split]]
+    together = "rows that belong together stay together with --split groups, or ordered (in Python split=...)"
+    if equal:
+        lines.append(
+            f"{' and '.join(equal)} equal rows of another split, so that what is held out may flatter the model; "
+            f"{together}"
+        )
+    if data.split == "random" and (step := overlap(data._first_of_file(WINDOWS))):
+        lines.append(
+            f"each row repeats the one before it, {step} further on, as windows of one series do: split at random, "
+            "what is held out has nearly all been seen; --split ordered (in Python split='ordered') holds out the end"
+        )
+    elif isinstance(data.train, Tensor):
+        shares = {split: near_copies(getattr(data, split), data.train) for split in held}
+        near = [f"{share:.0%} of {split} rows" for split, share in shares.items() if share]
+        lines += [f"about {' and '.join(near)} nearly equal a row of train; {together}"] if near else []
+    for split in (split for split in held if split not in data._of_one_array()):
+        if told := unlike(getattr(data, split), data.train):
+            lines.append(f"{split}: {told}; are they in the same units, of the same kind?")
+    return lines
+
+
 def _load(source: str | Path, *, dynamic: bool = False, **choices: Any) -> Data:
-    """As `load`, without looking for equal rows."""
+    """As `load`, without a remark."""
     if dynamic and not (_is_builtin(source) and find(str(source)).dynamic):
         known = ", ".join(row.name for row in BUILTIN if row.dynamic)
         raise ValueError(f"{source}: dynamic binarisation is defined for {known} only")
@@ -256,13 +322,28 @@ def _load_path(
     seed: int = 0,
     split: str = "random",
     array: str | None = None,
-    size: Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
+    offset: Any = "find",
 ) -> Data:
-    wanted = (size[0], size[-1]) if size else None
-    parts = read_splits(path, array, wanted)
+    wanted = _both(size)
+    parts = read_splits(path, array, wanted, offset)
     examples, rows = cut(parts, seed, split, name)
     names = [file for part in parts.values() for file in part.names]
-    return Data(name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names)
+    taken = next(iter(parts.values())).offset
+    return Data(
+        name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names,
+        offset=None if taken is None else torch.from_numpy(taken),
+    )  # fmt: skip
+
+
+def _both(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Width and height, of which one number means both."""
+    if size is None:
+        return None
+    numbers = [size] if isinstance(size, int) else list(size)
+    if len(numbers) not in (1, 2) or any(not hasattr(n, "__index__") or n < 1 for n in numbers):
+        raise ValueError(f"size={size}: wanted width and height in pixels, or one number for both")
+    return int(numbers[0]), int(numbers[-1])
 
 
 def load_together(source: str | Path, **choices: Any) -> Data:
@@ -298,14 +379,15 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
     if missing:
         raise ValueError(f"{run}: its config.json does not record the data's {', '.join(sorted(missing))}; train again")
     source = about["source"] if source is None else source
-    choices = {key: about[key] for key in ("split", "array", "size") if key in about}
+    choices: dict[str, Any] = {key: about[key] for key in ("split", "array", "size") if key in about}
+    choices["offset"] = recorded_offset(about, run)
     data = _together(_load, source, dynamic=about["dynamic"], seed=about["seed"], **choices)
     if list(data.event_shape) != about["event_shape"]:
         raise ValueError(
             f"{source} has examples of shape {tuple(data.event_shape)}, {run} was trained on "
             f"{tuple(about['event_shape'])}"
         )
-    data = data._to_binary(about["two_values"])._counted_from(about.get("lowest", 0.0))
+    data = data._to_binary(about["two_values"])
     if not is_described(data, about):
         raise ValueError(
             f"{source} has changed since {run} was trained on it, so its test split may hold examples the "
@@ -315,19 +397,36 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
 
 
 def read(
-    source: str | Path, *, dynamic: bool = False, array: str | None = None, size: Sequence[int] | None = None
+    source: str | Path,
+    *,
+    dynamic: bool = False,
+    array: str | None = None,
+    size: int | Sequence[int] | None = None,
+    offset: Any = None,
+    channels: int | None = None,
 ) -> Tensor:
     """All examples of a path, (N, *event), in their own order; for a built-in set its test split. `array` and `size` as
     in `load`.
 
-    For a `.npz` file with splits: train, then valid, then test. Raises ValueError as `load` does.
+    For a `.npz` file with splits: train, then valid, then test. Raises ValueError as `load` does, and for values that
+    float32 cannot tell apart without an `offset`, (*event) numbers that are taken off, such as `Data.offset`; zeros
+    for none. `channels`, 1 or 3, are those of the images of a folder, by default 1 where all are grey.
 
     >>> read("digits").shape
     torch.Size([300, 1, 8, 8])
     """
     if dynamic or _is_builtin(source):
         return load(source, dynamic=dynamic).test
-    parts = [part.x for part in read_splits(Path(source), array, size and (size[0], size[-1])).values()]
+    wanted = "find" if offset is None else np.asarray(offset, np.float64) if np.any(offset) else None
+    found = [*read_splits(Path(source), array, _both(size), wanted, channels).values()]
+    if offset is None and found[0].offset is not None:
+        first = np.argwhere(found[0].offset)[0].tolist()
+        raise ValueError(
+            f"{source}: float32 cannot tell the values of index {', '.join(map(str, first))} apart; subtract an "
+            f"offset, such as {found[0].offset[tuple(first)]:.16g}, by read(offset=...) or in the file: it changes no "
+            "density (`load` does so, and gives it as `Data.offset`)"
+        )
+    parts = [part.x for part in found]
     if isinstance(parts[0], Stored) and len(parts) > 1:
         return cast(Tensor, Stored(parts[0].source))
     return torch.cat(parts) if len(parts) > 1 else parts[0]

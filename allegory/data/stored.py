@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Size, Tensor
 
+from allegory.data.offsets import without_offset
 from allegory.runtime.memory import trim
 
 __all__ = ["Mapped", "Pictures", "Stored"]
@@ -42,7 +43,6 @@ class Stored:
         rows: (N,) the indices of these examples in the source; by default all of them.
         values: two values to be read as 0 and 1.
         device: the device of the tensors.
-        lowest: the number that is read as 0, and all others from there.
 
     >>> np.save("x.npy", np.arange(12, dtype="u1").reshape(6, 2))
     >>> x = Stored(Mapped(np.load("x.npy", mmap_mode="r")), torch.tensor([4, 0, 2]))
@@ -59,9 +59,8 @@ class Stored:
         rows: Tensor | None = None,
         values: tuple[float, float] | None = None,
         device: torch.device | str = "cpu",
-        lowest: float = 0.0,
     ) -> None:
-        self.source, self.values, self.device, self.lowest = source, values, torch.device(device), lowest
+        self.source, self.values, self.device = source, values, torch.device(device)
         self.rows = torch.arange(len(source)) if rows is None else rows
         ends = [int(end) for end in self.rows.aminmax()] if len(self.rows) else []
         if self.rows.dtype != torch.int64 or any(not 0 <= end < len(source) for end in ends):
@@ -93,19 +92,15 @@ class Stored:
 
     def to(self, device: torch.device | str) -> Stored:
         """The same examples, read to another device."""
-        return Stored(self.source, self.rows, self.values, device, self.lowest)
+        return Stored(self.source, self.rows, self.values, device)
 
     def subset(self, rows: Tensor) -> Stored:
         """Some of these examples, (n,) rows, not read yet."""
-        return Stored(self.source, self.rows[rows], self.values, self.device, self.lowest)
+        return Stored(self.source, self.rows[rows], self.values, self.device)
 
     def as_binary(self, values: tuple[float, float]) -> Stored:
         """The same examples, with two values read as 0 and 1."""
         return Stored(self.source, self.rows, values, self.device)
-
-    def counted_from(self, lowest: float) -> Stored:
-        """The same examples, with `lowest` read as 0."""
-        return Stored(self.source, self.rows, self.values, self.device, lowest)
 
     def shuffled(self, generator: torch.Generator, batch: int) -> Tensor:
         """(N,) the order of an epoch: random pieces of the file, shuffled within pools of batches."""
@@ -138,11 +133,14 @@ class Stored:
                         given = 0
                         trim()
 
-    def chunks(self) -> Iterator[tuple[list[int], Tensor]]:
-        """All examples in the order of the file, a few million numbers at a time, with their rows in it."""
-        size = max(1, CHUNK_NUMBERS // max(1, self.shape[1:].numel()))
+    def chunks(self) -> Iterator[tuple[list[Any], Tensor]]:
+        """All examples in the order of the file, a few million numbers at a time, with what their rows are called in
+        it: by their numbers, or by the names of the images of a folder.
+        """
+        size, names = max(1, CHUNK_NUMBERS // max(1, self.shape[1:].numel())), getattr(self.source, "names", None)
         for which in self._in_file_order().split(size):
-            yield self.rows[which].tolist(), self[which]
+            rows = self.rows[which].tolist()
+            yield [names[row] for row in rows] if names else rows, self[which]
 
     def min(self) -> Tensor:
         """() the smallest number."""
@@ -193,7 +191,7 @@ class Stored:
         x = x.to(self.device, non_blocking=True)
         if self.values is not None:
             return (x == self.values[1]).to(self.dtype)
-        return x.to(self.dtype) - self.lowest if self.lowest else x.to(self.dtype)
+        return x.to(self.dtype)
 
 
 class Mapped:
@@ -203,18 +201,19 @@ class Mapped:
     Args:
         array: (M, *event) real numbers of any type, as `numpy.load` returns them with `mmap_mode="r"`: the whole
             array, since a slice does not record where in the file it begins.
+        offset: (*event) float64, what is taken off before the cast to float32; None for nothing.
 
     Raises:
         ValueError: a slice, or Fortran order; or, when it is read, a file that has become shorter.
     """
 
-    def __init__(self, array: np.memmap[Any, Any]) -> None:
+    def __init__(self, array: np.memmap[Any, Any], offset: Any = None) -> None:
         if isinstance(array.base, np.memmap) or not array.flags.c_contiguous:
             raise ValueError(
                 f"{array.filename}: wanted the whole array in C order, as numpy.load(..., mmap_mode='r') returns it, "
                 "not a slice of it; select examples with Stored(source, rows)"
             )
-        self.array, self.shape = array, Size(array.shape)
+        self.array, self.offset, self.shape = array, offset, Size(array.shape)
         self.dtype = torch.uint8 if array.dtype in (np.uint8, np.bool_) else torch.float32
         self.size = array.itemsize * self.shape[1:].numel()  # of a row, in bytes
         self.piece = max(1, PIECE_BYTES // max(1, self.size))
@@ -233,30 +232,34 @@ class Mapped:
         if found < numbers.nbytes:
             raise ValueError(f"{self.array.filename} has become shorter while it was in use: row {last} is missing")
         whole = bool((np.diff(rows.numpy()) == 1).all())
-        chosen = numbers if whole else numbers[(rows - first).numpy()]
-        return torch.from_numpy(chosen.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
+        kept = numbers if whole else numbers[(rows - first).numpy()]
+        moved = without_offset(kept, self.offset)
+        return torch.from_numpy(moved.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
 
 
 class Pictures:
     """The images of a folder as a source: (M, C, H, W) uint8, or float32 if deeper, each decoded on access.
 
     Args:
-        files: of the images, all of one size.
+        folder: of the images.
+        names: their paths in it; all are of one size.
         read: maps a file to its (H, W, 3) array.
         shape: of an image, (C, H, W); C = 1 if all are grey.
         bits: per channel, 8 or 16.
     """
 
-    def __init__(self, files: Sequence[Path], read: Callable[[Path], Any], shape: Sequence[int], bits: int = 8) -> None:
-        self.files, self.read, self.shape = files, read, Size((len(files), *shape))
+    def __init__(
+        self, folder: Path, names: Sequence[str], read: Callable[[Path], Any], shape: Sequence[int], bits: int = 8
+    ) -> None:
+        self.folder, self.names, self.read, self.shape = folder, names, read, Size((len(names), *shape))
         self.dtype, self.piece = torch.uint8 if bits == 8 else torch.float32, 1
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.names)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         if not len(rows):
             return torch.empty(0, *self.shape[1:], dtype=self.dtype)
-        images = np.stack([self.read(self.files[row]) for row in rows.tolist()]).transpose(0, 3, 1, 2)
-        images = images[:, : self.shape[1]]
-        return torch.from_numpy(images if self.dtype == torch.uint8 else images.astype(np.float32))
+        images = np.stack([self.read(self.folder / self.names[row]) for row in rows.tolist()]).transpose(0, 3, 1, 2)
+        kept = images[:, : self.shape[1]]
+        return torch.from_numpy(kept if self.dtype == torch.uint8 else kept.astype(np.float32))

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, StudentT, constraints
 
-from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
+from allegory.distributions import Codes, ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
 from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
+from allegory.runtime.modes import forked_rng
 
 __all__ = ["baseline", "independent_elements", "log_probs", "mean_log_prob"]
 
@@ -79,8 +80,7 @@ def independent_elements(model: VAE, train: Any) -> Distribution | None:
     Args:
         model, train: as of `baseline`.
     """
-    devices = list({p.device for p in model.parameters() if p.is_cuda})
-    with evaluating(model), torch.random.fork_rng(devices):
+    with evaluating(model), forked_rng(model):
         law: Any = model.generate(1)
     while isinstance(law, Independent):
         law = law.base_dist
@@ -98,8 +98,11 @@ def _fit(law: Any, support: Any, x: Tensor) -> Distribution | None:
     found: Distribution | None = None
     if isinstance(support, type(constraints.boolean)):
         found = _histogram(x, 2)
-    elif isinstance(support, constraints.integer_interval) and support.lower_bound == 0:
-        found = _histogram(x, int(support.upper_bound) + 1)
+    elif isinstance(support, constraints.integer_interval):
+        lowest = int(support.lower_bound)
+        found = _histogram(x - lowest, int(support.upper_bound) - lowest + 1)
+        if lowest:
+            found = Codes(found.logits, lowest, validate_args=False)
     elif isinstance(support, type(constraints.nonnegative_integer)):
         found = _negative_binomial(_subsample(x, MAX_FIT_NUMBERS), x)
     elif isinstance(law, ContinuousBernoulli):
@@ -116,7 +119,7 @@ def _subsample(x: Any, numbers: int) -> Tensor:
     return x[torch.arange(0, len(x), step)]
 
 
-def _histogram(x: Tensor, k: int) -> Distribution:
+def _histogram(x: Tensor, k: int) -> Categorical:
     flat = x.reshape(len(x), -1).long()
     size, n = flat.shape[1], len(x)
     cells = (flat + k * torch.arange(size)).flatten()

@@ -8,6 +8,7 @@ import html
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +18,8 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Shows the progress of a training: rate, time left, the bound.
+    """Shows the progress of a training: rate, time left, the bound. Where it cannot be written (a full disk, a closed
+    pipe, a terminal that is gone) the training goes on.
 
     Args:
         shown: whether to show it; None for only in a notebook.
@@ -47,7 +49,8 @@ class Progress:
         if self.view is not None:
             now = self.position
             parts = [f"{now.epoch} epochs", f"{now.step:,} steps", _duration(self.seconds)] if now is not None else []
-            self.view.close(None if kind else 1.0, parts + self.bound)
+            with suppress(OSError):
+                self.view.close(None if kind else 1.0, parts + self.bound)
 
     def step(self, position: Any, seconds: float, running: Callable[[], float | None] = lambda: None) -> None:
         """To be called after an update: moves the bar, or prints a line from time to time. The first update, which may
@@ -73,7 +76,8 @@ class Progress:
         epochs = f"/{self.epochs}" if self.epochs is not None else ""
         bound = self.bound or [f"training bound {value:.2f}" for value in [running()] if value is not None]
         parts = [f"epoch {position.epoch + 1}{epochs}", f"{_duration(left)} left", *bound, f"{rate:.0f} steps/s"]
-        self.view.show(done, parts)
+        with suppress(OSError):
+            self.view.show(done, parts)
 
     def epoch(self, line: dict[str, Any], position: Any) -> None:
         """To be called after an epoch: remembers the bound to show."""
@@ -90,12 +94,14 @@ class Progress:
         """Prints separate lines, above the bar."""
         if self.view is not None:
             for line in lines:
-                self.view.say(line)
+                with suppress(OSError):
+                    self.view.say(line)
 
     def note(self, *lines: str) -> None:
         """Shows lines of their own, on standard error where there is no bar; unless nothing is to be shown."""
         if self.view is None and self.shown is None:
-            print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr, flush=True)
+            with suppress(OSError):
+                print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr, flush=True)
         self.say(*lines)
 
     def _fraction(self, position: Any, seconds: float, now: float) -> tuple[float, float]:

@@ -23,10 +23,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
-    "append", "as_json", "atomic_path", "check_regular", "nulls_as_nan", "temporary_path", "write_arrays",
-    "write_arrays_in_parts", "write_atomically",
+    "GENERATOR", "append", "as_json", "atomic_path", "check_regular", "locked", "nulls_as_nan", "temporary_path",
+    "write_arrays", "write_arrays_in_parts", "write_atomically",
 ]  # fmt: skip
+
+GENERATOR = "allegory"
+"""What pages, pictures and arrays say that they were made by: only such a file is written over."""
 
 
 @contextmanager
@@ -56,6 +64,41 @@ def temporary_path(path: Path) -> Path:
         if number.isdecimal() and left.name == f".{path.name}.{number}" and not _is_running(int(number)):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a folder for this process, until the context or the process ends, however it ends; nothing is written.
+    Where the system or the file system has no such locks, nothing is kept.
+
+    Raises:
+        ValueError: another process, or another thread, keeps it.
+
+    >>> Path("run").mkdir()
+    >>> with locked(Path("run")), locked(Path("run")):
+    ...     pass
+    Traceback (most recent call last):
+    ValueError: run is in use: another training writes to it; wait for its end, or choose another directory
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ValueError(f"cannot open {folder}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder} is in use: another training writes to it; wait for its end, or choose another directory"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_regular(path: Path) -> None:
@@ -112,6 +155,8 @@ def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     file = io.BytesIO()
     plain = {key: np.asarray(value.cpu() if isinstance(value, Tensor) else value) for key, value in arrays.items()}
     np.savez_compressed(file, allow_pickle=False, **plain)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = GENERATOR.encode()
     write_atomically(path, file.getvalue())
 
 
@@ -167,6 +212,7 @@ def nulls_as_nan(value: Any) -> Any:
 def _pack(path: Path, whole: dict[str, tuple[Any, np.dtype[Any], list[int]]]) -> None:
     """A .npz file of the bytes of arrays: file, dtype and shape by name."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = GENERATOR.encode()
         for name, (file, dtype, shape) in whole.items():
             header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(shape)}
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

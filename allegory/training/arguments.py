@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,11 +138,12 @@ def plan(
     shard: str | None,
     out: str | Path | None,
     resume: bool,
+    row_names: Sequence[Any] | None = None,
 ) -> Plan:
     """Checks everything that can be checked before anything is created; returns the consequences.
 
     Args:
-        model, data, valid, transform, shard, out, resume: as in `fit`.
+        model, data, valid, transform, shard, out, resume, row_names: as in `fit`.
         settings: its other arguments, by name.
 
     Raises:
@@ -157,7 +158,7 @@ def plan(
     _check_numbers(settings)
     lr = lr_schedule(settings["lr"], settings["lr_warmup"], settings["lr_final"])
     beta = beta_schedule(settings["beta"], settings["kl_warmup"], model.levels)
-    seen = _check_data(model, data, valid, transform)
+    seen = _check_data(model, data, valid, transform, row_names)
     reference = None if valid is None else processes.broadcast(lambda: baseline(model, seen, valid))
     _check_last_batch(model, data, transform, settings["batch_size"])
     plain = getattr(objective, "func", objective)
@@ -404,7 +405,9 @@ def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any
         raise ValueError("shard: there is one process, which has to hold the whole model; start several with torchrun")
 
 
-def _check_data(model: VAE, data: Any, valid: Any, transform: Callable[[Tensor], Tensor] | None) -> Any:
+def _check_data(
+    model: VAE, data: Any, valid: Any, transform: Callable[[Tensor], Tensor] | None, row_names: Sequence[Any] | None
+) -> Any:
     """Checks that the model can score the data, after the transform if there is one; returns the training data as the
     model sees them, of data on disk with a transform some.
     """
@@ -418,10 +421,10 @@ def _check_data(model: VAE, data: Any, valid: Any, transform: Callable[[Tensor],
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         if transform is None:
-            model.check(data.to(device), "training data")
+            model.check(data.to(device), "training data", row_names)
         else:
             samples = []
-            for rows, part in [(None, data)] if isinstance(data, Tensor) else data.chunks():
+            for rows, part in [(row_names, data)] if isinstance(data, Tensor) else data.chunks():
                 changed = transform(part)
                 model.check(changed.to(device), "training data", rows)
                 samples.append(changed[:: max(1, len(data) // BASELINE_EXAMPLES)])

@@ -23,7 +23,16 @@ from allegory.architectures import build
 from allegory.legacy import convert_legacy, parameter_units
 from allegory.model import VAE
 from allegory.runtime.storage import temporary_path, write_atomically
-from allegory.training.directory import CONFIG, FORMAT, WEIGHTS, machines, read_config, versions
+from allegory.training.directory import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    check_same_run,
+    config_digest,
+    machines,
+    read_config,
+    versions,
+)
 from allegory.training.tensors import read_tensors, write_tensors
 
 __all__ = ["load", "save"]
@@ -71,7 +80,7 @@ def save(
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise ValueError(f"{path} exists and is not empty; choose another directory")
         part.mkdir(parents=True)
-        write_tensors(part / WEIGHTS, model.state_dict(), {})
+        write_tensors(part / WEIGHTS, model.state_dict(), {"config": config_digest(json.loads(text))})
         write_atomically(part / CONFIG, text.encode())
         part.replace(run)
     except OSError as error:
@@ -105,18 +114,23 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     VAE: p(z_1: 2) p(x: 3 | z_1); q(z_1 | x); 25 parameters
     """
     config = read_config(run)
-    weights, _ = read_tensors(Path(run) / WEIGHTS)
+    weights, state = read_tensors(Path(run) / WEIGHTS)
     if isinstance(model, nn.Module):
         if own:
             raise ValueError(
                 f"{', '.join(own)}: only for a model of allegory.architectures, but a model was given; leave out one"
             )
         built: Any = model
+    elif model is not None:
+        built = _build_custom(run, config, model, own)
     else:
-        built = _build_custom(run, config, model, own) if model is not None else _build_from_config(run, config, own)
+        if state.get("config") != config_digest(config):  # it may ask for a model of any size
+            _check_buildable(run, config, own, weights)
+        built = _build_from_config(run, config, own)
     if "units" not in config:
         weights = convert_legacy(built, weights)
     if built is not model:
+        _check_types(run, built, weights, one=model is None)
         saved = [weights[name].dtype for name, _ in built.named_parameters() if name in weights]
         built.to(next(iter(saved), torch.get_default_dtype()))
         for name, tensor in (*built.named_parameters(), *built.named_buffers()):
@@ -125,13 +139,47 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     try:
         built.load_state_dict(weights)
     except RuntimeError:
-        detail = _misfit(built.state_dict(), weights)
-        raise ValueError(f"{Path(run) / WEIGHTS}: the weights do not fit the model: {detail}") from None
+        raise _misfit(run, _differences(built.state_dict(), weights) or ["its tensors cannot be set"]) from None
+    if built is not model:  # a model that is given is not made of what config.json says
+        check_same_run(Path(run), config, state, WEIGHTS)
     return built.eval()
 
 
-def _misfit(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """The first difference between the tensors of a model and those of a file, and how many there are."""
+def _misfit(run: str | Path, differences: list[str]) -> ValueError:
+    """The error that names the first of the differences, and says how many there are."""
+    more = f", and {len(differences) - 1} more differences" if len(differences) > 1 else ""
+    return ValueError(f"{Path(run) / WEIGHTS}: the weights do not fit the model: {differences[0]}{more}")
+
+
+def _check_buildable(run: str | Path, config: dict[str, Any], own: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Compares the weights with the model that a configuration describes, without the memory that it would take."""
+    try:
+        with torch.device("meta"):
+            model = _build_from_config(run, config, own)
+            weights = convert_legacy(model, weights) if "units" not in config else weights
+    except NotImplementedError:  # a part that looks at numbers
+        return
+    except RuntimeError as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{Path(run) / CONFIG}: no such model can be made: {reason}") from None
+    differences = _differences(model.state_dict(), weights)
+    if differences:
+        raise _misfit(run, differences)
+
+
+def _check_types(run: str | Path, model: nn.Module, weights: dict[str, Tensor], one: bool) -> None:
+    """Checks that real numbers are stored where the model has them; in `one` type, where the library made it."""
+    parameters = {name: p for name, p in model.named_parameters() if name in weights}
+    like = next((weights[name].dtype for name in parameters), torch.get_default_dtype())
+    for name, value in (*parameters.items(), *model.named_buffers()):
+        found = weights.get(name, value).dtype
+        if found.is_floating_point != value.is_floating_point() or (one and name in parameters and found != like):
+            wanted = like if like.is_floating_point else value.dtype
+            raise _misfit(run, [f"{name} is {found}, wanted {wanted if value.is_floating_point() else value.dtype}"])
+
+
+def _differences(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    """How the tensors of a file differ from those of a model."""
     differences = [f"{key} is missing" for key in wanted if key not in found]
     differences += [f"{key} is not of the model" for key in found if key not in wanted]
     differences += [
@@ -139,8 +187,7 @@ def _misfit(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
         for key, value in wanted.items()
         if key in found and found[key].shape != value.shape
     ]
-    more = f", and {len(differences) - 1} more differences" if len(differences) > 1 else ""
-    return f"{differences[0]}{more}" if differences else "its tensors cannot be set"
+    return differences
 
 
 def _build_from_config(run: str | Path, config: dict[str, Any], own: dict[str, Any]) -> VAE:

@@ -6,15 +6,18 @@ r"""Run directories: the files that a training writes, and what must be so befor
     metrics.jsonl          one line per epoch, at least up to last.safetensors, see `allegory.training.metrics`
 
 Every file is written whole or not at all; metrics.jsonl grows by whole lines. A new run needs an empty directory, and a
-resumed one the settings, data and networks that it was begun with.
+resumed one the settings, data and networks that it was begun with. While a training writes a run, no other can. Weights
+and checkpoints keep a SHA-256 of what config.json says of model, data and settings: no file stands for another run's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +28,22 @@ from allegory.legacy import parameter_units
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.environment import machine
-from allegory.runtime.storage import check_regular, write_atomically
+from allegory.runtime.storage import check_regular, locked, write_atomically
 from allegory.training import schema
 from allegory.training.identity import check_same_inputs
 from allegory.training.metrics import METRICS
+from allegory.training.tensors import read_state
 from allegory.version import __version__
 
 __all__ = [
-    "check_unoccupied", "machines", "new_run", "open_run", "read_config", "removed_if_unwritten",
-    "stored_settings", "versions", "write_json",
+    "check_same_run", "check_unoccupied", "config_digest", "machines", "new_run", "open_run", "read_config",
+    "stored_settings", "versions", "write_config", "write_json",
 ]  # fmt: skip
 
 FORMAT = 1
 CONFIG, WEIGHTS, LAST = "config.json", "weights.safetensors", "last.safetensors"
+BUDGET = ("epochs", "minutes", "patience")
+"""The settings that a resumed training may change."""
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
@@ -58,7 +64,9 @@ def read_config(run: str | Path) -> dict[str, Any]:
             ) from None
         raise ValueError(f"{run} is not a run directory: there is no {path}; `allegory train` writes one") from None
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a run's configuration: {error!r}") from None
+        reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path} is ")
+        reason = "it has no 'format'" if isinstance(error, KeyError | TypeError) else reason
+        raise ValueError(f"{path} cannot be read as a run's configuration: {reason}") from None
     if version != FORMAT:
         raise ValueError(
             f"{path} has format {version!r}, this version of allegory reads format {FORMAT}; "
@@ -79,25 +87,78 @@ def read_config(run: str | Path) -> dict[str, Any]:
     return config
 
 
+def config_digest(config: dict[str, Any]) -> str:
+    """The SHA-256 of what a configuration says that numbers depend on: all but the place of the data, the versions, and
+    the budget, which a resumed training may change.
+
+    >>> config_digest({"fit": {"seed": 0, "epochs": 5}}) == config_digest({"fit": {"seed": 0, "epochs": 9}})
+    True
+    """
+    kept: dict[str, Any] = {key: config.get(key) for key in ("model", "units", "arguments", "data", "fit")}
+    for key, free in {"data": ("source",), "fit": BUDGET}.items():
+        if isinstance(kept[key], dict):
+            kept[key] = {name: value for name, value in kept[key].items() if name not in free}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def check_same_run(run: Path, config: dict[str, Any], state: dict[str, Any], name: str) -> None:
+    """Checks that a file was written with this configuration; files of earlier versions do not say so.
+
+    Args:
+        run: the directory.
+        config: its configuration.
+        state: the JSON of the file.
+        name: of the file.
+
+    Raises:
+        ValueError: the one or the other is of another run, or was changed.
+    """
+    if state.get("config", config_digest(config)) != config_digest(config):
+        raise ValueError(
+            f"{run}: {CONFIG} and {name} are not of one training: {CONFIG} is of another run, or was changed; restore "
+            "both"
+        )
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def new_run(run: str | Path) -> Path:
-    """Makes the directory of a new run.
+@contextmanager
+def new_run(run: str | Path) -> Iterator[Path]:
+    """The directory of a new run, which no other training can write to meanwhile. If the context ends by an error
+    before a checkpoint is written, it is removed again: the same command can be given again, with what was wrong put
+    right.
 
     Raises:
-        ValueError: it is not empty, or cannot be made.
+        ValueError: it is not empty, or cannot be made, or another training has just begun there.
     """
-    path = Path(run)
+    path, ours = Path(run), False
+    check_unoccupied(path)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        _make_folder(path)
+        with locked(path):
+            check_unoccupied(path)
+            remove_partial_files(path)
+            ours = True
+            yield path
+    except BaseException:
+        for name in (CONFIG, WEIGHTS, METRICS) if ours and not (path / LAST).exists() else ():
+            with suppress(OSError):
+                (path / name).unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # others may have written there, too
+                folder.rmdir()
+        raise
+
+
+def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        remove_partial_files(path)
     except OSError as error:
         raise ValueError(f"cannot make the run directory {path}: {error.strerror}") from None
-    check_unoccupied(path)
-    return path
 
 
 def check_unoccupied(run: str | Path) -> None:
@@ -109,25 +170,6 @@ def check_unoccupied(run: str | Path) -> None:
     path = Path(run)
     if path.exists() and (not path.is_dir() or any(not _is_partial(entry) for entry in path.iterdir())):
         raise ValueError(f"{path} exists and is not empty; choose another directory, or resume the run in it")
-
-
-@contextmanager
-def removed_if_unwritten(run: Path | None) -> Iterator[None]:
-    """Removes the directory of a run that ends by an error before its first checkpoint: the same command can be given
-    again, with what was wrong put right.
-    """
-    names = (WEIGHTS, METRICS, LAST)
-    is_new = run is not None and not any((run / name).exists() for name in names)
-    try:
-        yield
-    except BaseException:
-        if run is not None and is_new and processes.rank() == 0 and not (run / LAST).exists():
-            remove_partial_files(run)
-            for name in (CONFIG, WEIGHTS, METRICS):
-                (run / name).unlink(missing_ok=True)
-            with suppress(OSError):  # a tracker may have written there, too
-                run.rmdir()
-        raise
 
 
 def remove_partial_files(run: Path) -> None:
@@ -159,6 +201,7 @@ def machines(model: VAE, before: dict[str, Any] | None = None) -> list[dict[str,
     return known if here in [{**other, "date": here["date"]} for other in known] else [*known, here]
 
 
+@contextmanager
 def open_run(
     out: str | Path | None,
     resume: bool,
@@ -166,8 +209,9 @@ def open_run(
     settings: dict[str, Any],
     about: dict[str, Any] | None,
     inputs: Callable[[], dict[str, Any]],
-) -> Path | None:
-    """Creates the directory of a training and its config.json; for a resumed one the settings are compared first.
+) -> Iterator[tuple[Path | None, dict[str, Any]]]:
+    """The directory of a training, see `new_run`, and its configuration, to be written once nothing can be refused any
+    more; for a resumed one the settings are compared. The first of several processes does it.
 
     Args:
         out, resume, about: as in `fit`.
@@ -176,38 +220,68 @@ def open_run(
         inputs: describes its data and networks, see `allegory.training.identity`.
 
     Raises:
-        ValueError: a directory that is not empty; or settings, data or networks other than those it was trained with.
+        ValueError: a directory that is not empty; settings, data or networks other than those it was trained with; or
+            another training that writes to it.
     """
     if out is None:
         if resume:
             raise ValueError("resume=True needs out, the run directory to resume")
-        return None
+        yield None, {}
+        return
     run = Path(out)
+
+    def opened() -> tuple[Path, dict[str, Any]]:
+        config = _configuration(model, settings, about, inputs)
+        if resume and os.path.lexists(run / CONFIG):
+            stack.enter_context(locked(run))
+            return run, _resumed(run, config | {"machines": machines(model, read_config(run))})
+        left = [name for name in (WEIGHTS, LAST, METRICS) if os.path.lexists(run / name)]
+        if resume and left:
+            raise ValueError(
+                f"{run} has {left[0]}, but no {CONFIG}; copy that file back, or train into a new directory"
+            )
+        return stack.enter_context(new_run(run)), config
+
+    with ExitStack() as stack:
+        yield processes.broadcast(opened)
+
+
+def write_config(run: Path | None, config: dict[str, Any]) -> None:
+    """Writes config.json, in the first process; nothing where there is no run."""
+    if run is not None and processes.rank() == 0:
+        write_json(run / CONFIG, config)
+
+
+def _resumed(run: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a resumed run, with what is not given again, after comparing it with that of before."""
+    before = read_config(run)
+    _check_same_settings(run, before, config)
+    same_versions = all(before.get(name) == version for name, version in versions().items())
+    check_same_inputs(run, before.get("inputs") or {}, config["inputs"], same_versions)
+    _check_not_lost(run)
+    if (run / LAST).exists():
+        check_same_run(run, before, read_state(run / LAST), LAST)
+    remove_partial_files(run)
+    return {**{key: value for key, value in before.items() if key not in config}, **config}
+
+
+def _configuration(
+    model: VAE, settings: dict[str, Any], about: dict[str, Any] | None, inputs: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of config.json."""
     config: dict[str, Any] = dict(
         format=FORMAT,
         **versions(),
         machines=machines(model),
         **parameter_units(model),
         model=getattr(model, "config", None),
-        fit=settings,
+        fit=_as_written(settings),
         inputs=inputs(),
     )
     taken = config.keys() & (about or {}).keys()
     if taken:
         raise ValueError(f"about has {', '.join(sorted(taken))}, which fit writes itself; choose another name")
-    config |= about or {}
-    if resume and (run / CONFIG).exists():
-        before = read_config(run)
-        config["machines"] = machines(model, before)
-        _check_same_settings(run, before, config)
-        same_versions = all(before.get(name) == version for name, version in versions().items())
-        check_same_inputs(run, before.get("inputs") or {}, config["inputs"], same_versions)
-        _check_not_lost(run)
-        remove_partial_files(run)
-    else:
-        new_run(run)
-    write_json(run / CONFIG, config)
-    return run
+    return config | (about or {})
 
 
 def stored_settings(out: str | Path | None) -> dict[str, Any]:
@@ -217,18 +291,23 @@ def stored_settings(out: str | Path | None) -> dict[str, Any]:
 
 
 def _check_not_lost(run: Path) -> None:
-    """A run with weights but without its last checkpoint cannot be resumed, and must not be begun anew in its place."""
-    if (run / WEIGHTS).exists() and not (run / LAST).exists():
-        epochs = len((run / METRICS).read_text().splitlines()) if (run / METRICS).exists() else 0
+    """A run with weights or metrics but without its last checkpoint cannot be resumed, and must not be begun anew in
+    its place.
+    """
+    if (run / LAST).exists():
+        return
+    check_regular(run / METRICS)
+    epochs = (run / METRICS).read_bytes().count(b"\n") if (run / METRICS).exists() else 0
+    weights = (run / WEIGHTS).exists()
+    if weights or epochs:
+        what = f"weights and {epochs} epochs of metrics" if weights else f"{epochs} epochs of metrics"
         raise ValueError(
-            f"{run} has weights and {epochs} epochs of metrics, but no {LAST} to resume from; copy that file back, or "
-            "train into a new directory"
+            f"{run} has {what}, but no {LAST} to resume from; copy that file back, or train into a new directory"
         )
 
 
 def _check_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """A resumed run keeps its settings; only its budget may grow."""
-    budget = ("epochs", "minutes", "patience")
+    """A resumed run keeps its settings; only its budget may grow, and its data may lie elsewhere."""
     if before.get("units") != now.get("units"):
         raise ValueError(
             f"{run} was begun by an earlier version of allegory, which had parameters in other units; it can be loaded "
@@ -236,10 +315,23 @@ def _check_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any])
         )
     others = ("allegory", "torch", "machines", "fit", "inputs", "command")
     pairs = [(key, before.get(key), now[key]) for key in now if key not in others]
-    pairs += [(key, before["fit"].get(key), value) for key, value in now["fit"].items() if key not in budget]
+    pairs += [(key, (before["fit"] or {}).get(key), value) for key, value in now["fit"].items() if key not in BUDGET]
     for key, old, new in pairs:
-        if json.loads(json.dumps(new)) != old:
+        old, new = _as_written(old), _as_written(new)
+        if new != old and not (key == "data" and _same_data(old, new)):
             raise ValueError(
                 f"{run} was trained with {key} = {old}, not {new}; resume with the same settings (only "
-                f"{', '.join(budget)} may change), or train into a new directory"
+                f"{', '.join(BUDGET)} may change), or train into a new directory"
             )
+
+
+def _as_written(value: Any) -> Any:
+    """A value as JSON holds it: tuples are lists, and infinity, such as a clip of it, is null."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
+
+
+def _same_data(old: Any, new: Any) -> bool:
+    """Whether two descriptions of data differ in their place alone."""
+    if not (isinstance(old, dict) and isinstance(new, dict) and old.get("checksum")):
+        return False
+    return {**old, "source": ""} == {**new, "source": ""}

@@ -164,7 +164,7 @@ def fit(
         lr_final=lr_final, kl_warmup=kl_warmup, beta=beta, weight_decay=weight_decay, clip=clip, skip=skip,
         ema=ema, patience=patience, precision=precision, compile=compile, seed=seed, objective=objective,
     )  # fmt: skip
-    plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume)
+    plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume, row_names)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
     average, frozen = _copy_for_average(model, shard), frozen_parts(model)
     inputs = functools.partial(describe_inputs, model, data, valid, transform)
@@ -172,18 +172,18 @@ def fit(
     batches = Batches(data, batch_size, seed, transform)
     budget = Budget(epochs, minutes, patience, len(batches))
     state = State(model, average, plan.lr(0, 0.0), weight_decay, plan.baseline)
-    run = processes.broadcast(lambda: directory.open_run(out, resume, model, settings, about, inputs))
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
     of_model = model_score(model, objective, samples, precision=plan.precision)
     fused = FusedStep(state, of_model, min(batch_size, len(data)), clip, skip, plan.fuse)
     step = Step(state, score, plan.lr, plan.beta, clip, skip, ema, sharded=bool(shard), fused=fused)
     recovery = Recovery(state, step, batches, budget, samples, plan.precision, row_names)
     trackers = Trackers(tracker)
-    now = state.position
+    now, view = state.position, Progress(progress, epochs, minutes, len(batches))
 
-    cleanup, view = directory.removed_if_unwritten(run), Progress(progress, epochs, minutes, len(batches))
-    with cleanup, _training_context(state, run) as signals, view as bar:
+    opened = directory.open_run(out, resume, model, settings, about, inputs)
+    with opened as (run, config), _training_context(state, run) as signals, view as bar:
         state.begin(seed, run if resume else None)
+        directory.write_config(run, config)
         bar.note(*plan.notes, *plan.note_on_schedules(now, budget))
         clock = Clock(now.seconds, checkpoint_seconds if run is not None else None, signals)
         while not budget.over(now, clock.seconds):

@@ -5,11 +5,15 @@ edited or damaged is an error that names the key. Unknown keys are left alone: n
 from __future__ import annotations
 
 import json
+import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["DATA", "FIT", "LINE", "MACHINE", "MODEL", "POSITION", "Kind", "check", "parse"]
+
+DEEPEST = 600
+"""How deep lists and objects may be nested: Python can write a little less than a thousand."""
 
 
 class Kind(NamedTuple):
@@ -36,7 +40,10 @@ SWITCH = Kind("true or false", lambda v: isinstance(v, bool))
 TEXT = Kind("a string", lambda v: isinstance(v, str))
 WHOLE = Kind("a whole number that int64 holds", lambda v: type(v) is int and -(2**63) <= v < 2**63)
 COUNT = Kind("a whole number, 1 or more", lambda v: type(v) is int and 1 <= v < 2**31)
+INDEX = Kind("a whole number, 0 or more, that int64 holds", lambda v: type(v) is int and 0 <= v < 2**63)
 NUMBER = Kind("a number", lambda v: isinstance(v, float) or WHOLE.holds(v))
+FINITE = Kind("a finite number", lambda v: NUMBER.holds(v) and math.isfinite(v))
+TIME = Kind("a finite number, 0 or more", lambda v: FINITE.holds(v) and v >= 0)
 NUMBERS = _list_of(NUMBER)
 NAME = _either(TEXT, Kind('{"own": a string}', lambda v: isinstance(v, dict) and isinstance(v.get("own"), str)))
 
@@ -45,22 +52,25 @@ MODEL = {
     "hidden": _list_of(COUNT), "scales": _list_of(COUNT), "stem": COUNT, "channels": COUNT, "blocks": COUNT,
     "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,
     "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
+    "lowest": WHOLE, "padded": SWITCH,
 }  # fmt: skip
 """Of `model.config`."""
 
 FIT = {
     "samples": COUNT, "epochs": _either(WHOLE, NOTHING), "minutes": _either(NUMBER, NOTHING), "batch_size": WHOLE,
     "lr": _either(NUMBER, TEXT), "lr_warmup": NUMBER, "lr_final": NUMBER, "kl_warmup": NUMBER,
-    "beta": _either(NUMBER, NUMBERS, TEXT), "weight_decay": NUMBER, "clip": NUMBER, "skip": NUMBER, "ema": NUMBER,
+    "beta": _either(NUMBER, NUMBERS, TEXT), "weight_decay": NUMBER, "clip": _either(NUMBER, NOTHING),
+    "skip": _either(NUMBER, NOTHING), "ema": NUMBER,
     "patience": _either(NUMBER, NOTHING), "precision": TEXT, "compile": _either(SWITCH, TEXT), "seed": WHOLE,
     "objective": TEXT,
 }  # fmt: skip
 """Of the settings of `fit`."""
 
 DATA = {
-    "source": TEXT, "dynamic": SWITCH, "seed": WHOLE, "event_shape": _list_of(WHOLE), "examples": _list_of(WHOLE, 3),
-    "likelihood": TEXT, "categories": _either(COUNT, NOTHING), "two_values": _either(_list_of(NUMBER, 2), NOTHING),
-    "range": _list_of(NUMBER, 2), "checksum": TEXT,
+    "source": TEXT, "dynamic": SWITCH, "seed": INDEX, "event_shape": _list_of(INDEX), "examples": _list_of(INDEX, 3),
+    "likelihood": TEXT, "categories": _either(COUNT, NOTHING), "two_values": _either(_list_of(FINITE, 2), NOTHING),
+    "range": _list_of(NUMBER, 2), "checksum": TEXT, "split": TEXT, "array": TEXT, "size": _list_of(COUNT, 2),
+    "lowest": FINITE, "offset": _either(_list_of(FINITE), NOTHING),
 }  # fmt: skip
 """Of the description of the data, as `allegory.data.describe` writes it."""
 
@@ -71,18 +81,18 @@ MACHINE = {
 """Of a machine that a run was computed on, as `allegory.runtime.environment.machine` describes it."""
 
 LINE = {
-    "epoch": NUMBER, "step": WHOLE, "lr": NUMBER, "beta": _either(NUMBER, NUMBERS), "train": NUMBER,
-    "gradient_norm": NUMBER, "clipped": WHOLE, "skipped": WHOLE, "bound": NUMBER, "objective": NUMBER, "elbo": NUMBER,
+    "epoch": TIME, "step": INDEX, "lr": NUMBER, "beta": _either(NUMBER, NUMBERS), "train": NUMBER,
+    "gradient_norm": NUMBER, "clipped": INDEX, "skipped": INDEX, "bound": NUMBER, "objective": NUMBER, "elbo": NUMBER,
     "reconstruction": NUMBER, "kl_per_level": NUMBERS,
 }  # fmt: skip
 """Of an epoch's line of the history."""
 
 POSITION = {
-    "epoch": WHOLE, "step": WHOLE, "batch": WHOLE, "lines": WHOLE, "metrics": TEXT,
-    "best_bound": _either(NUMBER, NOTHING), "best_epoch": _either(NUMBER, NOTHING),
+    "epoch": INDEX, "step": INDEX, "batch": INDEX, "lines": INDEX, "metrics": TEXT, "config": TEXT,
+    "best_bound": _either(NUMBER, NOTHING), "best_epoch": _either(TIME, NOTHING),
     "best_objective": _either(NUMBER, NOTHING), "baseline": _either(NUMBER, NOTHING),
-    "stopped": TEXT, "seconds": NUMBER, "restarts": WHOLE, "lr": NUMBER,
-    "beta": _either(NUMBER, NUMBERS), "lr_scale": NUMBER, "failures": WHOLE,
+    "stopped": TEXT, "seconds": TIME, "restarts": INDEX, "lr": NUMBER,
+    "beta": _either(NUMBER, NUMBERS), "lr_scale": FINITE, "failures": INDEX,
 }  # fmt: skip
 """Of the position of a training, in its last checkpoint."""
 
@@ -91,14 +101,32 @@ def parse(text: str | bytes, where: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: not JSON, or nested too deep, or a number that is too long.
+        ValueError: not JSON, or nested too deep, or a number that is too long, or a key that stands twice.
     """
     try:
-        return json.loads(text)
+        found = json.loads(text, object_pairs_hook=_object)
+        level, depth = [found], 0
+        while level := [part for value in level for part in _parts(value)]:
+            depth += 1
+            if depth > DEEPEST:
+                raise RecursionError
+        return found
     except RecursionError:
         raise ValueError(f"{where} is damaged: lists or objects nested too deep") from None
     except ValueError as error:  # also of bytes that are no text, and of a number of thousands of digits
         raise ValueError(f"{where} is damaged: {' '.join(str(error).split())[:100]}") from None
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"{twice!r} stands in it twice")
+    return found
 
 
 def check(values: Any, schema: Mapping[str, Kind], where: str, required: Sequence[str] = ()) -> Any:

@@ -22,7 +22,7 @@ from allegory.training import metrics, schema, sharding
 from allegory.training.clipping import initial_norms
 from allegory.training.clock import Clock
 from allegory.training.curves import draw_history
-from allegory.training.directory import LAST, WEIGHTS
+from allegory.training.directory import LAST, WEIGHTS, config_digest, read_config
 from allegory.training.tensors import read_tensors, write_tensors
 
 __all__ = ["Position", "Record", "Snapshot", "State", "rank_seed"]
@@ -215,7 +215,7 @@ class State:
         """
         now, objective = self.position, line.get("objective")
         value, best = (line["bound"], now.best_bound) if objective is None else (objective, now.best_objective)
-        if warm and (best is None or value > best):
+        if warm and not math.isnan(value) and (best is None or value > best):
             now.best_bound, now.best_objective, now.best_epoch = line["bound"], objective, line["epoch"]
             self.best = _clone(self.average.state_dict())
 
@@ -291,11 +291,13 @@ class State:
         tensors["totals"] = self.all_totals()
         tensors = sharding.full_tensors(tensors)
         if processes.rank() == 0:
+            of_run = {"config": config_digest(read_config(run))}
+            position |= of_run
             if not (run / LAST).exists():  # the first time, so that weights without it have lost it
                 write_tensors(run / LAST, tensors, position)
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
-            write_tensors(run / WEIGHTS, weights, {})
+            write_tensors(run / WEIGHTS, weights, of_run)
             position |= self.metrics.write(run, position.pop("history"))
             write_tensors(run / LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written
@@ -329,6 +331,8 @@ class State:
         if position["best_epoch"] is not None:
             wanted |= {f"best/{key}": value for key, value in self.average.state_dict().items()}
         wanted.pop("random_cuda", None)  # of a run on the CPU there is none
+        learned = {key for key in wanted if key.startswith("optimizer/")}
+        learned |= {f"model/{name}" for name, p in self.model.named_parameters() if p.requires_grad}
         lacking, foreign = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys() - {*RANDOM}
         for names, what in ((lacking, "lacks"), (foreign, "has no place for")):
             if names:
@@ -340,6 +344,8 @@ class State:
                 raise ValueError(
                     f"{key} is {found.dtype} of shape {tuple(found.shape)}, wanted {like.dtype} of {tuple(like.shape)}"
                 )
+            if key in learned and not bool(torch.isfinite(found).all()):
+                raise ValueError(f"{key} has values that are not finite, which no checkpoint is written with")
 
     def _select_local(self, tensors: dict[str, Tensor], seed: int) -> None:
         """Selects this process's random state from those of all; new noise if the number of processes, or the kind of

@@ -29,7 +29,7 @@ def expected(law: Distribution) -> Tensor:
     base = law.base_dist if isinstance(law, Independent) else law
     if isinstance(base, Categorical):
         levels = torch.arange(base.probs.shape[-1], dtype=base.probs.dtype, device=base.probs.device)
-        return (base.probs * levels).sum(-1)
+        return (base.probs * levels).sum(-1) + getattr(base, "lowest", 0)
     try:
         return law.mean
     except NotImplementedError:

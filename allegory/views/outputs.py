@@ -2,21 +2,15 @@ r"""What may be overwritten: an earlier result of the same kind, and nothing els
 
 from __future__ import annotations
 
-import re
+import os
 import zipfile
 from pathlib import Path
 
 from allegory.data.builtin import BUILTIN
-from allegory.runtime.storage import check_regular
+from allegory.runtime.storage import GENERATOR, check_regular
 from allegory.training.directory import CONFIG, LAST, METRICS, WEIGHTS
 
-__all__ = ["GENERATOR", "check_out"]
-
-GENERATOR = "allegory"
-"""What a page and a picture say that they were made by."""
-
-NAMES = {row.name for row in BUILTIN}  # a data set, also where a folder is called so
-ARRAYS = re.compile(r"(samples|means|originals|reconstructions|rows|z\d+_(mean|std))\.npy")
+__all__ = ["check_out"]
 
 
 def check_out(out: str | Path, *sources: str | Path | None) -> None:
@@ -35,13 +29,16 @@ def check_out(out: str | Path, *sources: str | Path | None) -> None:
     ValueError: mine.npz exists, and was not written by allegory; choose another name, or remove it
     """
     path = Path(out)
-    paths = [Path(source) for source in sources if source is not None and source not in NAMES]
-    for source in (source.resolve() for source in paths if source.exists()):
-        if source in (path.resolve(), path.resolve().parent):
+    whole, names = Path(os.path.realpath(path)), {row.name for row in BUILTIN}
+    paths = [source for source in sources if source is not None and source not in names and os.path.exists(source)]
+    for source in (Path(os.path.realpath(source)) for source in paths):
+        if source in (whole, *whole.parents):
             raise ValueError(f"{out} is in the data that are read, {source}; choose another place for what is written")
     if path.name in (CONFIG, WEIGHTS, LAST, METRICS):
         raise ValueError(f"{out} has the name of a file of a run; choose another name")
     check_regular(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{out}: there is no folder {path.parent}; make it first")
     if path.exists() and not _is_result(path):
         raise ValueError(f"{out} exists, and was not written by allegory; choose another name, or remove it")
 
@@ -54,7 +51,8 @@ def _is_result(path: Path) -> bool:
         return f'<meta name="generator" content="{GENERATOR}">'.encode() in head or b"a report by allegory" in head
     if head.startswith(b"\x89PNG"):
         return f"Software\0{GENERATOR}".encode() in head
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == GENERATOR.encode()
+    except (zipfile.BadZipFile, OSError, ValueError):
         return not head  # an empty file, such as mktemp makes
-    with zipfile.ZipFile(path) as archive:
-        return all(ARRAYS.fullmatch(name) for name in archive.namelist())

@@ -176,5 +176,5 @@ def _write(run: Run, path: Path, sections: list[Section]) -> Path:
         run=run.path.resolve().name, summary=summary, data=file_name(summary.data) if summary.data else "",
         sections=sections, width=plots.WIDTH,
     )  # fmt: skip
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode(errors="backslashreplace"))
     return path

@@ -15,6 +15,8 @@ Shapes: N examples x, (N, *event); n draws; T levels; K particles of a reported 
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -25,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.data.description import is_described
-from allegory.data.recoding import binarize, counted_from, to_binary, two_values
+from allegory.data.description import is_described, recorded_offset
+from allegory.data.recoding import binarize, to_binary, two_values
 from allegory.data.splits import Data, load_together, read, reload
 from allegory.evaluation.annealing import compare_with_ais
 from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate
@@ -37,16 +39,18 @@ from allegory.evaluation.passes import pairs_per_pass
 from allegory.evaluation.speed import choose_speed
 from allegory.families import BernoulliFamily
 from allegory.model import VAE
+from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device
 from allegory.training import metrics, schema
 from allegory.training.checkpoint import load
-from allegory.training.directory import CONFIG, LAST, read_config
+from allegory.training.directory import CONFIG, LAST, check_same_run, read_config
 from allegory.training.tensors import read_state
 from allegory.views.figures import expected, save_pictures
 
 __all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]
 
 SPLITS = ("train", "valid", "test")
+UNITS_ROWS, MANY, FAR = 1000, 10, 20  # rows that are compared with the training data; spreads
 
 
 class Reconstructions(NamedTuple):
@@ -298,7 +302,8 @@ class Run:
         def found() -> Reconstructions:
             rows, x = data.subset(split, count, seed)
             torch.manual_seed(seed)
-            model.check(x.to(self.device), f"{split} data")
+            names = data.row_names(split)
+            model.check(x.to(self.device), f"{split} data", [names[row] for row in rows.tolist()])
             with torch.no_grad():
                 parts = x.to(self.device).split(pairs_per_pass(model, x))
                 means = torch.cat([expected(model.reconstruct(part)).cpu() for part in parts])
@@ -335,16 +340,21 @@ class Run:
             x = read(source, array=array)
             values = two_values(x) if self._is_bernoulli else None
             return x if values is None else to_binary(x, values)
-        size = about.get("size") if Path(source).is_dir() else None
+        folder, shape = Path(source).is_dir(), about["event_shape"]
+        size = about.get("size") if folder else None
+        channels = shape[0] if folder and len(shape) == 3 and shape[0] in (1, 3) else None
         dynamic = about["dynamic"] and str(source) == about["source"]
-        x = read(source, dynamic=dynamic, array=array, size=size)
+        offset = 0.0 if self.offset is None else self.offset
+        x = read(source, dynamic=dynamic, array=array, size=size, offset=offset, channels=channels)
         if list(x.shape[1:]) != about["event_shape"]:
             raise ValueError(
                 f"{source} has examples of shape {tuple(x.shape[1:])}, {self.path} was trained on "
                 f"{tuple(about['event_shape'])}"
             )
         x = to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
-        return counted_from(x, about["lowest"]) if about.get("lowest") else x
+        if told := self._unlike_training(x):
+            warnings.warn(f"{source}: {told}; are they in the same units?", stacklevel=2)
+        return x
 
     def report(self, out: str | Path | None = None, **settings: Any) -> Path:
         """Writes the run as one page, RUN/report.html by default, and returns its path.
@@ -363,7 +373,7 @@ class Run:
 
     def in_data_units(self, x: Tensor) -> Tensor:
         """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them, and
-        categories are counted from the smallest.
+        what was taken off is added again, in float64.
 
         Args:
             x: (*, *event) as the model takes them.
@@ -371,11 +381,18 @@ class Run:
         about: Any = self.config.get("data")
         if not isinstance(about, dict):
             return x
-        values = about.get("two_values")
-        if not values:
-            return x + lowest if (lowest := about.get("lowest")) else x
-        first, second = (torch.full_like(x, value) for value in values)
-        return torch.lerp(first, second, x)  # exact at both ends
+        if values := about.get("two_values"):
+            first, second = (torch.full_like(x, value) for value in values)
+            x = torch.lerp(first, second, x)  # exact at both ends
+        return x if self.offset is None else x.double() + torch.from_numpy(self.offset).to(x.device)
+
+    @cached_property
+    def offset(self) -> Any:
+        """(*event) float64, what was taken off the data before they were cast to float32, an array; None where nothing
+        was.
+        """
+        about: Any = self.config.get("data")
+        return recorded_offset(about, str(self.path)) if _is_description(about) else None
 
     @property
     def range(self) -> tuple[float, float] | None:
@@ -393,6 +410,21 @@ class Run:
         if n < 1:
             raise ValueError(f"n={n}: wanted at least 1")
         return self.model.generate(n, temperature)
+
+    def _unlike_training(self, x: Any) -> str:
+        """Where the values of x, (N, *event), are far from what the encoder reads as usual, in words; else ""."""
+        reads = [part for part in self.model.encoders.modules() if isinstance(part, Standardize)]
+        if not reads or reads[0].loc.shape != x.shape[1:]:
+            return ""
+        with torch.no_grad():
+            y = reads[0](x[:UNITS_ROWS].to(self.device)).double()
+        usual = y.abs().median().item()
+        if usual > FAR:
+            return f"its values are {usual:,.3g} spreads of the training data away from their mean"
+        spread = (y - y.mean(0)).square().mean(0).sqrt().median().item()
+        if len(y) >= MANY and 0 < spread < 1 / FAR:
+            return f"its values vary by {spread:.2g} of what the training data do"
+        return ""
 
     @cached_property
     def _is_bernoulli(self) -> bool:
@@ -499,6 +531,7 @@ def summary(run: str | Path) -> Summary:
         ValueError: not a run, or its checkpoint is damaged.
     """
     config, position = read_config(run), _read_position(Path(run) / LAST)
+    check_same_run(Path(run), config, position, LAST)
     history = _read_history(Path(run), position) if position else []
     kept = [line for line in history if line["epoch"] == position.get("best_epoch")] or history[-1:]
     scored: dict[str, Any] = kept[0] if kept and "elbo" in kept[0] else {}
@@ -537,6 +570,6 @@ def _read_history(run: Path, position: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _read_position(path: Path) -> dict[str, Any]:
     """The position in the last checkpoint, without its tensors; empty before the first one."""
-    if not path.exists():
+    if not os.path.lexists(path):  # a link that leads nowhere is damage
         return {}
     return schema.check(read_state(path), schema.POSITION, f"{path}, position", ("epoch", "step"))

@@ -203,3 +203,114 @@ def test_the_help_of_train_is_in_groups_with_two_examples_and_leaves_nothing_out
     out = capsys.readouterr().out
     assert "RUN is a run directory" in out
     assert "test (unseen)" in out
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk to write to")
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2> >(true)"])
+def test_progress_that_cannot_be_written_ends_no_training(where):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(30, 3)))
+    script = f"{sys.executable} -m allegory train x.npy --out run {' '.join(TINY)} {where}"
+    done = subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("run: 1 epochs")
+    assert Path("run/weights.safetensors").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk to write to")
+def test_a_full_disk_behind_the_words_of_completion_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = command(stdout=full, env=os.environ | {"_ALLEGORY_COMPLETE": "bash_source"})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_name_that_the_locale_cannot_write_is_written_by_its_numbers(table):
+    shutil.copytree(table / "run", "r\u00fcn")
+    done = command("runs", ".", stdout=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "r\\xfcn" in done.stdout
+    done = command("evaluate", "\u00fc", stdout=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("allegory: \\xfc is not a run directory")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train", "digits", "--out"], ["train"], ["evaluate"], ["report", "run", "--out"], ["encode", "run"]],
+    ids=" ".join,
+)
+def test_an_empty_name_is_not_the_current_folder(words, capsys):
+    assert "got '', wanted a name" in fails(capsys, *words, "", *(["--out", "z.npz"] if words[0] == "encode" else []))
+    assert os.listdir() == []
+
+
+def pictures(folder, count=20):
+    from PIL import Image
+
+    Path(folder).mkdir()
+    for i in range(count):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8), "u1")).save(f"{folder}/{i}.png")
+
+
+def test_nothing_is_written_among_the_images_that_are_the_data(capsys, monkeypatch):
+    pictures("images")
+    Path("images/deep").mkdir()
+    assert "is in images, whose images are the data" in fails(capsys, "train", "images", "--out", "images/run")
+    monkeypatch.chdir("images")
+    assert "whose images are the data" in fails(capsys, "train", ".")
+    monkeypatch.chdir("..")
+    assert main(["train", "images", "--out", "run", *TINY]) == 0
+    capsys.readouterr()
+    for out in ("images/new.png", "images/deep/new.png"):
+        assert "is in the data that are read" in fails(capsys, "sample", "run", "--out", out)
+    for _ in range(2):  # its own result, with the names of the files, is written over
+        assert main(["encode", "run", "images", "--out", "z.npz"]) == 0
+    assert sorted(np.load("z.npz")) == ["names", "z1_mean", "z1_std"]
+
+
+def test_a_model_that_the_memory_cannot_hold_is_refused_before_it_is_made(monkeypatch, capsys):
+    monkeypatch.setattr("allegory.runtime.memory.available", lambda: 2.0**30)
+    line = fails(capsys, "train", "digits", "--out", "run", "--hidden", "30000,30000")
+    assert "parameters, which take about" in line
+    assert "of 1.0 GiB of memory" in line
+    assert not Path("run").exists()
+
+
+def test_a_stored_setting_that_is_null_is_named(table, tmp_path, capsys):
+    run = shutil.copytree(table / "run", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    for name in ("batch_size", "seed", "samples", "beta", "architecture", "lr"):
+        (run / "config.json").write_text(json.dumps(config | {"command": config["command"] | {name: None}}))
+        assert f"command: {name} is None, wanted" in fails(capsys, "train", table / "x.npz", "--out", run, "--resume")
+
+
+def test_a_size_is_one_number_or_two(capsys):
+    pictures("images")
+    for size in ("4,4,4", "1,2,3,4"):
+        assert "wanted width and height in pixels" in fails(capsys, "train", "images", "--out", "run", "--size", size)
+
+
+def test_a_refused_resume_changes_nothing(table, tmp_path, capsys):
+    run = shutil.copytree(table / "run", tmp_path / "run")
+    content = bytearray((run / "last.safetensors").read_bytes())
+    content[-3] ^= 1
+    (run / "last.safetensors").write_bytes(content)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert "its tensors are damaged" in fails(
+        capsys, "train", table / "x.npz", "--out", run, "--resume", "--epochs", "3"
+    )
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_training_goes_on_where_its_data_have_moved(table, tmp_path, capsys):
+    run = shutil.copytree(table / "run", tmp_path / "run")
+    shutil.copy(table / "x.npz", "moved.npz")
+    assert main(["train", "moved.npz", "--out", str(run), "--resume", "--epochs", "2"]) == 0
+    assert json.loads((run / "config.json").read_text())["data"]["source"] == str(tmp_path / "moved.npz")
+
+
+def test_two_trainings_of_one_second_have_a_run_each(monkeypatch, capsys):
+    monkeypatch.setattr("time.strftime", lambda form: "-20300101-120000")
+    for _ in range(2):
+        assert main(["train", "digits", *TINY]) == 0
+    assert sorted(os.listdir("runs")) == ["digits-20300101-120000", "digits-20300101-120000-2"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from allegory.data import remarks
+from allegory.data.values import unlike
 
 X = torch.randn(3000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 DRAW = torch.rand(3000, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
@@ -21,6 +22,11 @@ SAID = {
     "a total": (torch.cat([X, X[:, :2].sum(1, keepdim=True)], 1), r"^columns 0, 1, 3: each follows from the others"),
     "equal rows": (EQUAL, r"^1,499 of 3,000 rows repeat an earlier row$"),
     "whole numbers": ((100 * X).round(), r"^columns 0, 1, 2: whole numbers$"),
+    "a sensor's steps": (
+        (30 * DRAW).round() / 7,
+        r"^column 0 has only 31 different values, and 5 more columns have few$",
+    ),
+    "normalised grey levels": (((255 * DRAW.view(-1, 1, 2, 3)).round() / 255 - 0.456) / 0.224, r"take only 256 diff"),
     "a background": ((DRAW.view(-1, 1, 2, 3) - 0.5).clamp(min=0), r"^0 is 50% of all elements$"),
 }
 
@@ -39,3 +45,69 @@ def test_what_a_density_has_no_bound_on_is_said(name):
 )
 def test_of_other_data_nothing_is_said(x):
     assert remarks(x, "normal") == []
+
+
+CODES = torch.randint(0, 5, (500, 6), generator=torch.Generator().manual_seed(2)).float()
+WHOLE = {
+    "a code for what is missing": (
+        torch.where(DRAW[:500] < 0.02, 99.0, CODES),
+        r"^99 is 2% of all values, and far from the others, 0..4: if it stands for what is missing, drop or fill",
+    ),
+    "a negative one": (torch.where(DRAW[:500] < 0.02, -9.0, CODES[:, :6].clamp(max=2)), "^-9 is 2% of all values"),
+    "a mask in a deep picture": (
+        torch.where(DRAW[:500, :4].view(-1, 1, 2, 2) < 0.1, 65535.0, (4095 * DRAW[:500, :4]).round().view(-1, 1, 2, 2)),
+        "^65535 is 10% of all values",
+    ),
+    "one value": (torch.full((9, 3), 7.0), "^all values are 7: there is nothing to learn$"),
+    "unit vectors": (torch.eye(7)[CODES[:, 0].long()].float(), r"^each row has a single 1: .* codes of 7 categories"),
+    "channels last": (
+        torch.zeros(3, 16, 12, 3).bernoulli(0.5),
+        r"^examples of shape \(16, 12, 3\) look like .* \(3, 16,",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_whole_numbers_may_stand_for_is_said(name):
+    x, message = WHOLE[name]
+    lines = remarks(x, "discretized_logistic")
+    assert any(re.search(message, line) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    "x", [CODES, CODES - 2, (DRAW < 0.5).float(), (255 * DRAW).round(), (DRAW * 40).exp().round(), CODES[:2]]
+)
+def test_of_other_whole_numbers_nothing_is_said(x):
+    assert remarks(x, "categorical") == []
+
+
+UNLIKE = {
+    "grey levels divided": (
+        (255 * DRAW).round(),
+        DRAW,
+        r"^column 0 is mostly 0\.\d+ to 0\.\d+, in train \d+ to 2\d\d",
+    ),
+    "one column in thousandths": (X, X * torch.tensor([1.0, 1000.0, 1.0]), r"^column 1 is mostly -1\d\d\d.* to"),
+    "another zero": (X, X + 273, r"^column 0 is mostly 27\d"),
+    "pictures": (DRAW.view(-1, 1, 2, 3), 255 * DRAW.view(-1, 1, 2, 3), "^its values are mostly "),
+    "a category of its own": (
+        CODES,
+        CODES.index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(7.0)),
+        r"^1 of 3000 values, such as 7, are beyond those of train, 0\.\.4$",
+    ),
+    "whole in train": ((9 * DRAW).round(), 9 * DRAW, "^whole numbers in train, not in it$"),
+    "whole, not in train": (9 * DRAW, (9 * DRAW).round(), "^its values are whole numbers, in train they are not$"),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_a_split_in_other_units_is_told(name):
+    train, other, message = UNLIKE[name]
+    assert re.search(message, unlike(other, train)), unlike(other, train)
+    assert unlike(train[:300], train) == ""
+
+
+def test_a_split_of_the_same_units_is_not():
+    for other in (X[:1], X + 3, 4 * X, X[:40] * 0.3):
+        assert unlike(other, X) == ""
+    assert unlike((DRAW - 0.7).clamp(min=0)[:200], (DRAW - 0.7).clamp(min=0)) == ""

@@ -1,16 +1,19 @@
 """What is saved comes back, whatever made it; nothing is imported by a name that stands in a file."""
 
 import json
+import math
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.training import checkpoint, directory
+from allegory.training import checkpoint, directory, tensors
 
 
 class Small(al.VAE):
@@ -197,6 +200,171 @@ def test_a_saved_model_is_no_training_to_resume(tmp_path):
     al.save(model, tmp_path)
     with pytest.raises(ValueError, match="was trained with"):
         al.fit(model, X, epochs=1, out=tmp_path, resume=True)
+
+
+def trained(run, activation="SiLU", **more):
+    torch.manual_seed(0)
+    model = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4], activation=activation)
+    settings = dict(epochs=2, batch_size=5, out=run, about={"data": {"source": "here", "checksum": "abc"}})
+    al.fit(model, X, valid=X, **{**settings, **more})
+    return run
+
+
+def changed(run, **values):
+    """Edits config.json; `part__key` is a key in a part."""
+    config = json.loads((run / "config.json").read_text())
+    for name, value in values.items():
+        *parts, key = name.split("__")
+        at = config
+        for part in parts:
+            at = at[part]
+        at[key] = value
+    (run / "config.json").write_text(json.dumps(config))
+
+
+EDITS = (
+    {"model__activation": "ReLU"}, {"data__checksum": "abd"}, {"fit__seed": 7}, {"fit__samples": 2}, {"units": 3},
+    {"model__residual": False}, {"arguments": {"width": 3}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=str)
+def test_what_numbers_depend_on_is_not_edited_in_silence(tmp_path, edit):
+    run = trained(tmp_path / "run")
+    changed(run, **edit)
+    for read in (al.load, lambda run: al.Run(run).model, lambda run: al.Run(run).summary):
+        with pytest.raises(
+            ValueError, match=r"run: config.json and (weights|last).safetensors are not of one training"
+        ):
+            read(run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(ValueError, match=r"not of one training|was trained with|begun by an earlier version"):
+        trained(run, epochs=3, resume=True)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "last.safetensors"])
+def test_a_file_of_another_run_is_found(tmp_path, name):
+    run, other = trained(tmp_path / "run"), trained(tmp_path / "other", "ReLU")
+    (run / name).write_bytes((other / name).read_bytes())
+    reads = {"weights.safetensors": al.load, "last.safetensors": lambda run: al.Run(run).summary}
+    for read in [reads[name]] if name in reads else reads.values():
+        with pytest.raises(ValueError, match="are not of one training"):
+            read(run)
+
+
+def test_the_place_of_the_data_the_budget_and_notes_may_change(tmp_path):
+    run = trained(tmp_path / "run")
+    changed(run, data__source="there", fit__epochs=7, note="mine", allegory="0.0", command={"epochs": 7})
+    same(al.load(run), al.load(run))
+    assert al.Run(run).summary.data == "there"
+
+
+def test_a_model_that_is_given_needs_no_description(tmp_path):
+    run = trained(tmp_path / "run")
+    changed(run, model=None)
+    al.load(run, al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4]))
+
+
+def earlier(run, **dtypes):
+    """Rewrites the weights as an earlier version did, without hashes."""
+    weights, _ = tensors.read_tensors(run / "weights.safetensors")
+    weights = {name: value.to(dtypes.get(name.replace(".", "_"), value.dtype)) for name, value in weights.items()}
+    save_file(weights, run / "weights.safetensors", {"allegory": "{}"})
+
+
+def test_a_run_without_hashes_that_asks_for_a_huge_model_takes_no_memory(tmp_path, monkeypatch):
+    run = trained(tmp_path / "run")
+    earlier(run)
+    made, build = [], checkpoint.build
+    monkeypatch.setattr(checkpoint, "build", lambda *a, **k: made.append(build(*a, **k)) or made[-1])
+    for hidden, message in (
+        ([2**17, 2**17], "do not fit the model"),
+        ([2**31 - 1] * 3, "no such model can be made|do not fit"),
+    ):
+        changed(run, model__hidden=hidden)
+        with pytest.raises(ValueError, match=message) as error:
+            al.load(run)
+        assert "\n" not in str(error.value)
+    assert all(p.is_meta for model in made for p in model.parameters())
+
+
+def test_weights_of_another_type_are_refused(tmp_path):
+    run = trained(tmp_path / "run")
+    name = next(name for name in tensors.read_tensors(run / "weights.safetensors")[0] if name.endswith("bias"))
+    for dtype in (torch.int64, torch.float16):
+        earlier(run, **{name.replace(".", "_"): dtype})
+        with pytest.raises(
+            ValueError, match=f"do not fit the model: .* is {dtype}, wanted torch.float64|wanted {dtype}"
+        ):
+            al.load(run)
+
+
+def test_of_two_trainings_in_one_directory_the_second_is_refused(tmp_path):
+    run, told = tmp_path / "a" / "run", []
+
+    def second(line):
+        for resume in (False, True):
+            with pytest.raises(ValueError, match="is not empty|is in use") as error:
+                trained(run, epochs=5, resume=resume)
+            told.append(str(error.value))
+
+    trained(run, tracker=second, epochs=1)
+    assert "is not empty" in told[0]
+    assert "is in use: another training writes to it" in told[1]
+    assert trained(run, epochs=3, resume=True)  # and the lock is gone
+
+
+def test_a_training_that_is_refused_leaves_no_directories_and_takes_none(tmp_path):
+    (tmp_path / "mine").mkdir()
+
+    def fails(line):
+        raise KeyboardInterrupt
+
+    for run in (tmp_path / "a" / "b" / "run", tmp_path / "mine"):
+        with pytest.raises(KeyboardInterrupt):
+            trained(run, tracker=fails)
+    assert [(path.name, [*path.iterdir()]) for path in tmp_path.iterdir()] == [("mine", [])]
+
+
+def test_a_run_without_its_configuration_is_not_begun_anew(tmp_path):
+    run = trained(tmp_path / "run")
+    (run / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"has weights.safetensors, but no config.json; copy that file back"):
+        trained(run, resume=True)
+    run = trained(tmp_path / "again")
+    for name in ("weights.safetensors", "last.safetensors"):
+        (run / name).unlink()
+    with pytest.raises(ValueError, match=r"has 2 epochs of metrics, but no last.safetensors"):
+        trained(run, resume=True)
+    (run / "metrics.jsonl").unlink()
+    os.mkfifo(run / "metrics.jsonl")
+    with pytest.raises(ValueError, match="is a pipe"):
+        trained(run, resume=True)
+
+
+def test_data_that_have_moved_are_the_same_data(tmp_path):
+    run = trained(tmp_path / "run")
+    moved = {"data": {"source": "there", "checksum": "abc"}}
+    trained(run, epochs=3, resume=True, about=moved)
+    assert al.Run(run).summary.data == "there"
+    assert al.Run(run).summary.epochs == 3
+    with pytest.raises(ValueError, match="was trained with data"):
+        trained(run, epochs=4, resume=True, about={"data": {"source": "there", "checksum": "abd"}})
+
+
+def test_no_clipping_is_strict_json_and_can_be_resumed(tmp_path):
+    run = trained(tmp_path / "run", clip=math.inf)
+    json.loads((run / "config.json").read_text(), parse_constant=pytest.fail)
+    trained(run, clip=math.inf, epochs=3, resume=True)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"fit": config["fit"] | {"clip": math.inf}}))  # as before
+    for name in ("weights", "last"):  # which had no hashes either
+        values, state = tensors.read_tensors(run / f"{name}.safetensors")
+        state.pop("config")
+        tensors.write_tensors(run / f"{name}.safetensors", values, state)
+    trained(run, clip=math.inf, epochs=4, resume=True)
+    assert al.Run(run).summary.epochs == 4
 
 
 def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):

@@ -171,3 +171,51 @@ def test_weights_that_do_not_fit_are_named_without_the_words_of_torch(run, tmp_p
         with pytest.raises(ValueError, match=message) as error:
             al.load(old)
         assert "state_dict" not in str(error.value)
+
+
+def without_hashes(run, **position):
+    """Rewrites a run as an earlier version did, with another position."""
+    state = read_state(run / "last.safetensors")
+    history = metrics.read(run, state)
+    state = {key: value for key, value in state.items() if key not in ("metrics", "lines", "config")}
+    state |= {"history": history, **position}
+    for name, value in (("weights", {}), ("last", state)):
+        save_file(load_file(run / f"{name}.safetensors"), run / f"{name}.safetensors", {"allegory": json.dumps(value)})
+
+
+POSITIONS = (
+    {"epoch": -1}, {"step": -5}, {"batch": -1}, {"seconds": float("nan")}, {"seconds": -1e9},
+    {"best_epoch": float("inf")}, {"lr_scale": float("inf")},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("position", POSITIONS, ids=str)
+def test_a_position_out_of_range_is_named(run, tmp_path, position):
+    old = shutil.copytree(run, tmp_path / "run")
+    without_hashes(old, **position)
+    with pytest.raises(ValueError, match=rf"position: {next(iter(position))} is .*, wanted a"):
+        train(old, 4, resume=True)
+
+
+def test_a_key_that_stands_twice_is_found(run, tmp_path):
+    text = (run / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.rstrip()[:-1] + ', "fit": {}}')
+    with pytest.raises(ValueError, match=r"config.json cannot be read .*: 'fit' stands in it twice"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("values", [{"split": 3}, {"lowest": "x"}, {"size": [8]}, {"array": 1}, {"seed": -1}], ids=str)
+def test_every_choice_of_how_the_data_are_read_is_looked_at(run, tmp_path, values):
+    config = read_config(run) | {"data": {"checksum": "", **values}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"data: {next(iter(values))} is"):
+        read_config(tmp_path)
+
+
+def test_a_validation_that_is_no_number_is_not_the_best(tmp_path, monkeypatch):
+    from allegory.training import loop
+
+    bounds, measure = iter([float("nan"), -2.0, -3.0]), loop.validate
+    monkeypatch.setattr(loop, "validate", lambda *a, **k: measure(*a, **k) | {"bound": next(bounds)})
+    record = train(tmp_path / "run")
+    assert (record.best_epoch, record.best_bound) == (2, -2.0)
