@@ -44,7 +44,7 @@ def verdict(found: Measured, summary: Summary) -> Section:
         gain, error = mean_and_error(found.gain)
         of_baseline = mean_and_error(found.gain - found.bounds)[1]
         rows += [
-            ("baseline", f"{result.baseline_nll:.2f}", _error(of_baseline), UNIT,
+            ("baseline, independent elements", f"{result.baseline_nll:.2f}", _error(of_baseline), UNIT,
              "-log p(x) if the elements of x were independent, each with its own distribution in the training data"),
             ("gain", f"{gain:.2f}", _error(error), UNIT,
              "baseline minus the model, example by example; above zero the model has learned how elements depend on "
@@ -72,7 +72,7 @@ def verdict_from_training(summary: Summary, why: str) -> Section:
     if bound is not None:
         rows.append(("-bound", f"{-bound:.2f}", UNIT, "the model, on the validation data, in training"))
     if baseline is not None:
-        rows.append(("baseline", f"{-baseline:.2f}", UNIT, "independent elements, on the same data"))
+        rows.append(("baseline, independent elements", f"{-baseline:.2f}", UNIT, "on the same data"))
     if bound is None:
         grade, headline = "unknown", "no verdict: nothing was measured, here or in training"
     elif not math.isfinite(bound):
