@@ -305,7 +305,7 @@ def test_of_two_trainings_in_one_directory_the_second_is_refused(tmp_path):
 
     def second(line):
         for resume in (False, True):
-            with pytest.raises(ValueError, match="is not empty|is in use") as error:
+            with pytest.raises(ValueError, match=r"is not empty|is in use") as error:
                 trained(run, epochs=5, resume=resume)
             told.append(str(error.value))
 
