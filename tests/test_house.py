@@ -211,6 +211,7 @@ def public():
 
 
 INHERITED = {
+    "enumerate_support",
     "arg_constraints",
     "entropy",
     "rsample",
