@@ -32,8 +32,8 @@ def near_copies(x: Tensor, known: Tensor) -> float:
         x: (N, *event), of which at most 500 rows are looked at, evenly spaced.
         known: (M, *event), of which at most 10,000 rows are.
 
-    >>> x = torch.randn(100, 4)
-    >>> near_copies(x + 1e-4, x), near_copies(torch.randn(100, 4), x)
+    >>> x = torch.randn(1000, 4)
+    >>> near_copies(x + 1e-4, x), near_copies(torch.randn(1000, 4), x)
     (1.0, 0.0)
     """
     x, known = _rows(x, MAX_QUERIES), _rows(known, MAX_KNOWN)
