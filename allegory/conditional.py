@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from allegory.runtime.precision import to_float32
+
 __all__ = ["Conditional", "StandardNormal"]
 
 FAMILIES = "allegory.families"  # which stands above this module
@@ -46,10 +48,7 @@ class Conditional(nn.Module):
 
     def forward(self, *context: Tensor) -> Distribution:
         """The distribution of y given context: (*batch, *context); as many contexts as the network takes."""
-        phi = self.network(*context)
-        if phi.dtype in (torch.bfloat16, torch.float16):  # of three digits: a density needs more
-            phi = phi.float()
-        return self.family(phi, self.event_dim)
+        return self.family(to_float32(self.network(*context)), self.event_dim)
 
 
 class StandardNormal(nn.Module):

@@ -34,15 +34,16 @@ from torch.distributions import Normal as NormalLaw
 
 from allegory.distributions import (
     Bernoulli,
-    Codes,
     ContinuousBernoulli,
     DiscretizedLogistic,
     IndependentBernoulli,
     NegativeBinomial,
     OptimalNormal,
     Poisson,
+    ShiftedCategorical,
 )
 from allegory.positivity import inverse_positive, positive
+from allegory.runtime.precision import to_float32
 
 __all__ = [
     "Family",
@@ -64,11 +65,6 @@ __all__ = [
     "standardized",
     "student_t",
 ]
-
-
-def _to_float32(phi: Tensor) -> Tensor:
-    """Networks may run in bfloat16; densities would have three digits there, so they are computed in float32."""
-    return phi.float() if phi.dtype in (torch.bfloat16, torch.float16) else phi
 
 
 class Family(nn.Module):
@@ -94,7 +90,7 @@ class Family(nn.Module):
                 f"{type(self).__name__} reads {self.size} numbers per element, stacked along dimension {channels} "
                 f"of the network's output, but that output has shape {tuple(phi.shape)}"
             )
-        parameters = _to_float32(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
+        parameters = to_float32(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
         return Independent(self.law(*parameters), event_dim)
 
     def extra_repr(self) -> str:
@@ -182,8 +178,8 @@ class CategoricalFamily(Family):
         self.size, self.lowest = k, lowest
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        logits = _to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
-        law = Codes(logits, self.lowest) if self.lowest else Categorical(logits=logits)
+        logits = to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
+        law = ShiftedCategorical(logits, self.lowest) if self.lowest else Categorical(logits=logits)
         return Independent(law, event_dim)
 
     def extra_repr(self) -> str:

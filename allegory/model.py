@@ -43,8 +43,8 @@ from allegory.distributions import map_tensors, tempered
 from allegory.ladder import TopDown
 from allegory.notation import generative, inference, p_name, q_name
 from allegory.runtime.compilation import disable_compile
-from allegory.runtime.modes import eval_mode, no_validation
-from allegory.runtime.precision import autocast_enabled, without_autocast
+from allegory.runtime.modes import eval_mode, forked_rng, no_validation
+from allegory.runtime.precision import autocast_enabled, to_float32, without_autocast
 from allegory.runtime.threads import one_at_a_time
 from allegory.trace import Trace
 
@@ -391,9 +391,8 @@ class VAE(nn.Module):
 
     def _event_shapes(self) -> list[Size] | None:
         """Of x, z_1, ..., z_T, by one pass without side effects; None where the model cannot be run."""
-        devices = list({p.device for p in self.parameters() if p.is_cuda})
         try:
-            with eval_mode(self), torch.no_grad(), torch.random.fork_rng(devices):
+            with eval_mode(self), torch.no_grad(), forked_rng(self):
                 _, p, state = self._generate_down(lambda t, p, state: p.sample((1,) if state is None else ()))
                 return [law.event_shape for law in (self.decoders[0](state), *p)]
         except Exception:  # whatever is wrong is reported where the model is used
@@ -450,12 +449,12 @@ def _distribution(conditional: Callable[..., Distribution], *context: Any) -> Di
     law = conditional(*context)
     if isinstance(conditional, Conditional) or not autocast_enabled() or isinstance(law, Tensor):
         return law
-    return _to_float32(law)
+    return _with_float32(law)
 
 
 @disable_compile
-def _to_float32(law: Distribution) -> Distribution:
-    return map_tensors(law, lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
+def _with_float32(law: Distribution) -> Distribution:
+    return map_tensors(law, to_float32)
 
 
 def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:

@@ -57,8 +57,8 @@ class Outliers(NamedTuple):
         often = f", and is {self.repeats / self.total:.1%} of all values" if self.repeats >= 10 else ""
         row = self.row if row_names is None else row_names[self.row]
         return (
-            f"row {row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads from the "
-            f"middle{often}; {self.far_values} of {self.total} values are more than {OUTLIER_DISTANCE:g} spreads away"
+            f"{self.far_values} of {self.total} values are more than {OUTLIER_DISTANCE:g} spreads off the middle; "
+            f"row {row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads away{often}"
         )
 
 
@@ -138,7 +138,7 @@ def warn_of_outliers(outliers: Outliers | None, row_names: Sequence[Any] | None 
             "them in"
         )
     warnings.warn(
-        f"{told}, and have no part in the units of x; if they are mistakes, or stand for what is missing, drop those "
+        f"{told}; they have no part in the units of x; if they are mistakes, or stand for what is missing, drop those "
         "rows or fill them in",
         stacklevel=2,
     )

@@ -21,6 +21,7 @@ RUNTIME, CORE = {"runtime", "version"}, {
 }  # fmt: skip
 BELOW = {
     "version": set(),
+    "moved": set(),
     "runtime": {"version"},
     **dict.fromkeys(CORE, RUNTIME | CORE),
     "data": RUNTIME,
@@ -210,6 +211,7 @@ def public():
 
 
 INHERITED = {
+    "enumerate_support",
     "arg_constraints",
     "entropy",
     "rsample",

@@ -173,3 +173,34 @@ def test_a_gene_of_many_reads_and_one_of_few_are_read_alike():
 def test_the_inverse_of_positive(bound):
     value = torch.logspace(-math.log10(bound) + 0.1, math.log10(bound) - 0.1, 50)
     assert_close(families.positive(families.inverse_positive(value, bound), bound), value, rtol=1e-6, atol=0)
+
+
+def test_what_is_far_from_all_others_is_named_as_its_user_calls_it():
+    x = torch.randn(300, 3)
+    x[17, 1] = -9999.0
+    names = [f"patient {i}" for i in range(300)]
+    for build in (architectures.mlp, lambda *a, **more: architectures.mlp(*a, top_down=True, **more)):
+        with pytest.warns(UserWarning, match=r"; row patient 17 of the training data, column 1: -9999 is "):
+            build((3,), "normal", [2], [4], data=x, row_names=names)
+    counts = torch.poisson(torch.full((300, 3), 9.0))
+    counts[17, 1] = 1e6
+    with pytest.warns(UserWarning, match=r"; row patient 17 of the training data, column 1: 1e\+06 is ") as told:
+        architectures.mlp((3,), "poisson", [2], [4], data=counts, row_names=names)
+    assert len(told) == 1  # in the units of the counts, once
+    counts[17, 1] = -9999
+    with pytest.raises(ValueError, match=r"training data: 1 of 900 .* the first is -9999 in row patient 17, column 1"):
+        al.fit(architectures.mlp((3,), "poisson", [2], [4]), counts, epochs=1, row_names=names)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_a_spread_whose_square_float32_cannot_hold_is_refused(unit):
+    x = torch.randn(100, 2)
+    x[:, 1] *= unit
+    with pytest.raises(ValueError, match=r"element \[1\] of x has a spread of .*, whose square float32 cannot hold"):
+        architectures.mlp((2,), "normal", [2], [4], data=x)
+    architectures.mlp((2,), "normal", [2], [4], data=x.clamp(-1e12, 1e12) if unit > 1 else x * 1e15)
+
+
+def test_counts_beyond_every_rate_are_refused():
+    with pytest.raises(ValueError, match=r"a mean of .*e\+10, and the rate of a count ends at 1e\+09; wanted"):
+        architectures.mlp((2,), "poisson", [2], [4], data=(1e11 * torch.rand(50, 2)).round())

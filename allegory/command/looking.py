@@ -33,13 +33,14 @@ def report(
 ) -> None:
     """Writes one self-contained page of a run: curves, likelihoods, samples, what each level does, the diagnosis."""
     import allegory.views.page  # noqa: F401  before the run is opened: from there on Ctrl-C is an exception
+    from allegory.views.layout import file_name
 
     opened = console.open_run(run, device, data)
     command, about = opened.config.get("command"), opened.config.get("data")
     source = str(about.get("source", "")) if isinstance(about, dict) else ""
     quoted = ""
     if isinstance(command, dict) and source:
-        quoted = command_line(source, check_stored(command, f"{Path(run) / 'config.json'}"))
+        quoted = command_line(file_name(source), check_stored(command, f"{Path(run) / 'config.json'}"))
     path = opened.report(out, split=split, examples=examples, samples=importance_samples, command=quoted)
     for part in ("data", "model") if opened.knows_its_model else ("model",):
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,7 @@ def train(
     from allegory.data.splits import load_together
     from allegory.runtime import processes
     from allegory.training.checkpoint import load
-    from allegory.training.defaults import kl_warmup_steps, lr_warmup_steps
-    from allegory.training.directory import CONFIG, LAST, check_unoccupied, read_config
+    from allegory.training.directory import CONFIG, check_unoccupied
     from allegory.views.figures import save_pictures
 
     console.imports_done(data)
@@ -78,13 +79,7 @@ def train(
         raise ValueError(f"--out {out} is in {data}, whose images are the data: those of the run would be among them")
     stored: Any = {}
     if resume and (Path(out) / CONFIG).exists():
-        config = read_config(out)
-        stored, recorded = config.get("command"), config.get("data")
-        if not isinstance(stored, dict):
-            raise ValueError(f"{out} was not trained by `allegory train`; resume it with the code that trained it")
-        recorded_seed = recorded.get("seed", 0) if isinstance(recorded, dict) else 0
-        stored.setdefault("split_seed", recorded_seed)  # up to 0.2 the seed of the training was that of the split, too
-        check_stored(stored, f"{Path(out) / CONFIG}")
+        stored = _stored_settings(out)
     elif not resume:
         processes.broadcast(lambda: check_unoccupied(out))  # before anything is read or built
     options = settings(stored, {key: value for key, value in flags.items() if value is not None})
@@ -107,17 +102,13 @@ def train(
     torch.manual_seed(options["seed"])
     model = build(**parts, data=examples.head, row_names=examples.row_names("train"))
     model = model if shard else model.to(where)
-    sizes = len(examples.train), options["batch_size"], options["epochs"]
-    if options["kl_warmup"] is None:
-        options["kl_warmup"] = kl_warmup_steps(model.levels, *sizes)
-    if options["lr_warmup"] is None:
-        options["lr_warmup"] = lr_warmup_steps(*sizes)
+    options = _with_warmups(options, model.levels, len(examples.train))
     console.say(f"{model!r}, on {where}")
     if model.config.get("padded"):
         size = " x ".join(map(str, examples.event_shape[1:]))
         console.say(f"{size} are padded for the convolutions; the likelihood is of the {size} alone")
     _check(model, examples, where, fits=None if options["likelihood"] == "auto" else source.choose_likelihood())
-    try:
+    with _explained(data, out):
         record = fit(
             model,
             examples.train,
@@ -134,32 +125,10 @@ def train(
             compile="auto" if options["compile"] is None else options["compile"],
             **{key: options[key] for key in FIT},
         )
-    except KeyboardInterrupt:
-        if (Path(out) / LAST).exists():
-            console.say(f"stopped; a checkpoint is in {out}; resume with: allegory train {data} --out {out} --resume")
-        raise
-    except RuntimeError as error:
-        if processes.world_size() == 1 or not any(word in str(error) for word in ("Connection", "gloo", "NCCL")):
-            raise
-        reason = str(error).split("] ", 1)[-1].split(". ")[0]
-        raise ValueError(
-            f"another process of this training has died ({reason}), and may have printed why; {out} keeps the last "
-            "checkpoint: run the same command with --resume"
-        ) from None
     if processes.rank() > 0:
         return
     save_pictures(out, load(out) if shard else model, examples.valid)
-    print(f"{out}: {record.passes:g} epochs, {record.seconds:.0f} s, stopped by {record.stopped}")
-    if record.best_epoch is None:
-        print("the warm-up had not ended, so these are the last weights; train longer")
-    else:
-        print(f"validation bound {record.best_bound:.2f} nats per example, in epoch {round(record.best_epoch, 2):g}")
-    if record.best_objective is not None:
-        print(f"chosen by the objective at beta = {written(options['beta'])}, {record.best_objective:.2f}")
-    bound = record.history[-1]["bound"] if record.best_bound is None else record.best_bound
-    if record.baseline is not None:
-        less = f"the bound, {bound:.2f}, is worse than " if bound < record.baseline else ""
-        print(f"{less}the baseline of independent elements: {record.baseline:.2f}")
+    _print_record(record, out, options)
     print(f"next: allegory evaluate {out}")
 
 
@@ -237,3 +206,65 @@ def _trackers(out: Path, tensorboard: bool, wandb: bool, config: dict[str, Any])
 
     chosen = [trackers.tensorboard(out / "tensorboard")] if tensorboard else []
     return chosen + ([trackers.wandb(out, name=out.name, config=config)] if wandb else [])
+
+
+def _stored_settings(out: str) -> dict[str, Any]:
+    """The settings of the run that is resumed, checked."""
+    from allegory.training.directory import CONFIG, read_config
+
+    config = read_config(out)
+    stored, recorded = config.get("command"), config.get("data")
+    if not isinstance(stored, dict):
+        raise ValueError(f"{out} was not trained by `allegory train`; resume it with the code that trained it")
+    recorded_seed = recorded.get("seed", 0) if isinstance(recorded, dict) else 0
+    stored.setdefault("split_seed", recorded_seed)  # up to 0.2 the seed of the training was that of the split, too
+    return check_stored(stored, f"{Path(out) / CONFIG}")
+
+
+def _with_warmups(options: dict[str, Any], levels: int, examples: int) -> dict[str, Any]:
+    """The settings; warm-ups that were not given are chosen by the size of the training."""
+    from allegory.training.defaults import kl_warmup_steps, lr_warmup_steps
+
+    sizes = examples, options["batch_size"], options["epochs"]
+    kl_warmup, lr_warmup = options["kl_warmup"], options["lr_warmup"]
+    return options | {
+        "kl_warmup": kl_warmup_steps(levels, *sizes) if kl_warmup is None else kl_warmup,
+        "lr_warmup": lr_warmup_steps(*sizes) if lr_warmup is None else lr_warmup,
+    }
+
+
+@contextlib.contextmanager
+def _explained(data: str, out: str) -> Iterator[None]:
+    """Says how to resume a training that was stopped, or that lost one of its processes."""
+    from allegory.runtime import processes
+    from allegory.training.directory import LAST
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (Path(out) / LAST).exists():
+            console.say(f"stopped; a checkpoint is in {out}; resume with: allegory train {data} --out {out} --resume")
+        raise
+    except RuntimeError as error:
+        if processes.world_size() == 1 or not any(word in str(error) for word in ("Connection", "gloo", "NCCL")):
+            raise
+        reason = str(error).split("] ", 1)[-1].split(". ")[0]
+        raise ValueError(
+            f"another process of this training has died ({reason}), and may have printed why; {out} keeps the last "
+            "checkpoint: run the same command with --resume"
+        ) from None
+
+
+def _print_record(record: Any, out: str, options: dict[str, Any]) -> None:
+    """How the training went, and what it has reached."""
+    print(f"{out}: {record.passes:g} epochs, {record.seconds:.0f} s, stopped by {record.stopped}")
+    if record.best_epoch is None:
+        print("the warm-up had not ended, so these are the last weights; train longer")
+    else:
+        print(f"validation bound {record.best_bound:.2f} nats per example, in epoch {round(record.best_epoch, 2):g}")
+    if record.best_objective is not None:
+        print(f"chosen by the objective at beta = {written(options['beta'])}, {record.best_objective:.2f}")
+    bound = record.history[-1]["bound"] if record.best_bound is None else record.best_bound
+    if record.baseline is not None:
+        less = f"the bound, {bound:.2f}, is worse than " if bound < record.baseline else ""
+        print(f"{less}the baseline of independent elements: {record.baseline:.2f}")

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from allegory.data.cutting import chunks
 from allegory.data.recoding import two_values
+from allegory.data.values import remarks
 
-__all__ = ["choose_likelihood"]
+__all__ = ["by_values", "choose_likelihood"]
 
 LARGEST = 1e9  # rate of allegory.families.poisson and negative_binomial; float32 has no other numbers of that size
 
@@ -29,10 +30,21 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
     Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31, or from a negative one
     up at most 31: "categorical". Whole numbers in 0..255: "discretized_logistic". Whole numbers from 0 on, up to more
     than 255, of variance above their mean: "negative_binomial". Otherwise: "normal". For dynamic data pass the `valid`
-    split, since `train` holds probabilities.
+    split, since `train` holds probabilities. What `allegory.data.remarks` says of the values is in the reason.
 
     >>> choose_likelihood(torch.tensor([[1.0], [3.0], [16.0]]))
     ('categorical', 'whole numbers 1..16, 17 levels')
+    """
+    name, why = by_values(x)
+    told = remarks(x, name)
+    return name, "; ".join([why, *(told[:-1] if name == "normal" else told)])
+
+
+def by_values(x: Tensor) -> tuple[str, str]:
+    """As `choose_likelihood`, without what else there is to say of the values.
+
+    >>> by_values(torch.tensor([[0.0], [255.0]]))
+    ('bernoulli', 'two values, 0 and 255, taken as 0 and 1')
     """
     two = two_values(x)
     if two is not None:

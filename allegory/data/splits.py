@@ -32,7 +32,7 @@ from allegory.data.cutting import cut, row_digests
 from allegory.data.description import describe, is_described, recorded_offset
 from allegory.data.files import read_splits
 from allegory.data.leakage import near_copies, overlap
-from allegory.data.likelihood import choose_likelihood
+from allegory.data.likelihood import by_values
 from allegory.data.recoding import binarize, to_binary, two_values
 from allegory.data.stored import Stored
 from allegory.data.values import DENSITIES, unlike
@@ -90,7 +90,7 @@ class Data:
         >>> load("digits").choose_likelihood()
         ('categorical', 'whole numbers 0..16, 17 levels')
         """
-        name, why = choose_likelihood(self.valid if self.dynamic else self._all_examples())
+        name, why = by_values(self.valid if self.dynamic else self._all_examples())
         if self.offset is None:
             return name, why
         return name if name in WITH_OFFSET else "normal", f"{why}, once their offset is taken off"

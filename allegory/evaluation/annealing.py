@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.bounds import log_likelihood
+from allegory.evaluation.bounds import log_likelihood, standard_error
 from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.model import VAE, Choose, Distributions, Latents, check_is_vae
 from allegory.runtime.threads import one_at_a_time
@@ -135,16 +135,13 @@ def compare_with_ais(
         found = ais(model, x[rows], **settings)
         nll, bound = -found.log_likelihood, -log_likelihood(model, x[rows], samples=samples)
 
-    def error(values: Tensor) -> float:
-        return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
-
     return dict(
         examples=len(rows),
         nll=nll.mean().item(),
-        nll_stderr=error(nll),
+        nll_stderr=standard_error(nll),
         nll_bound=bound.mean().item(),
         difference=(bound - nll).mean().item(),
-        difference_stderr=error(bound - nll),
+        difference_stderr=standard_error(bound - nll),
         effective_sample_size=found.effective_sample_size.mean().item(),
         acceptance=found.acceptance.mean().item(),
     )

@@ -40,7 +40,7 @@ from allegory.runtime.compilation import compile_or_warn
 from allegory.runtime.html import html_table
 from allegory.runtime.threads import one_at_a_time
 
-__all__ = ["Evaluation", "bound_curve", "evaluate", "log_likelihood"]
+__all__ = ["Evaluation", "bound_curve", "evaluate", "log_likelihood", "standard_error"]
 
 ACTIVE_VARIANCE = 0.01
 MIN_EFFECTIVE_SAMPLES = 2.0
@@ -203,9 +203,9 @@ def evaluate(
         examples=len(x),
         importance_samples=samples,
         nll=-bound.mean().item(),
-        nll_stderr=_stderr(bound),
+        nll_stderr=standard_error(bound),
         elbo=elbo.mean().item(),
-        elbo_stderr=_stderr(elbo),
+        elbo_stderr=standard_error(elbo),
         reconstruction=terms[:, 0].mean().item(),
         kl_per_level=terms[:, 1:].mean(0).tolist(),
         active_units=active,
@@ -257,7 +257,7 @@ def bound_curve(
 
     with evaluating(model, precision):
         (bounds,) = run_passes(x, Particles(model, x, samples, pairs, compile), averages)
-    return [(k, bound.mean().item(), _stderr(bound)) for k, bound in zip(counts, bounds.unbind(1), strict=True)]
+    return [(k, bound.mean().item(), standard_error(bound)) for k, bound in zip(counts, bounds.unbind(1), strict=True)]
 
 
 def _log_weights(model: VAE, x: Tensor, noise: Noise) -> Tensor:
@@ -291,5 +291,10 @@ def _combine_passes(passes: Iterable[list[Tensor]]) -> list[Tensor]:
     return sums
 
 
-def _stderr(x: Tensor) -> float:
+def standard_error(x: Tensor) -> float:
+    """The standard error of the mean of x: (N,); NaN for one example.
+
+    >>> round(standard_error(torch.tensor([1.0, 2.0, 3.0])), 3)
+    0.577
+    """
     return (x.std(correction=1) / math.sqrt(len(x))).item() if len(x) > 1 else math.nan

@@ -53,6 +53,7 @@ __all__ = ["COLUMNS", "Diagnosis", "Level", "diagnose"]
 COLLAPSED_NATS = 0.1
 WEAK_NATS = 1.0
 OVERFIT_NATS, OVERFIT_SHARE = 1.0, 0.02
+OVERFITS = "the model overfits"
 MAX_CONTEXTS = 64
 COLUMNS = ("level", "rate", "active units", "information", "gain", "verdict")
 """Of `Diagnosis.rows`."""
@@ -87,12 +88,14 @@ class Diagnosis:
         evaluation: of the held-out data.
         gap: the training ELBO minus the held-out one, nats; None without training data.
         verdict: in plain words, a line for each finding.
+        overfits: whether the gap is overfitting, see the module.
     """
 
     levels: list[Level]
     evaluation: Evaluation
     gap: float | None
     verdict: list[str]
+    overfits: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -163,8 +166,9 @@ def diagnose(
     on_train = None if train is None else _quiet_evaluate(model, train, samples)
     gap = None if on_train is None else on_train.elbo - result.elbo
     ladder = isinstance(model.encoders, TopDown)
-    lines = [*_baseline_line(result), *_level_lines(levels, ladder), *_gap_line(model, result, train, on_train)]
-    return Diagnosis(levels, result, gap, [*lines, *_trust_line(result)])
+    on_gap = _gap_line(model, result, train, on_train)
+    lines = [*_baseline_line(result), *_level_lines(levels, ladder), *on_gap, *_trust_line(result)]
+    return Diagnosis(levels, result, gap, lines, any(OVERFITS in line for line in on_gap))
 
 
 def _quiet_evaluate(model: VAE, x: Tensor, samples: int) -> Evaluation:
@@ -209,8 +213,9 @@ def _level_lines(levels: list[Level], ladder: bool) -> list[str]:
             )
         elif level.verdict == "idle":
             lines.append(
-                f"level {t} is idle: it costs {rate:.2f} nats, but drawing it from its prior instead costs only "
-                f"{level.loss:.2f}; the levels below ignore it: train longer, or with a longer KL warm-up"
+                f"level {t} is idle: it costs {rate:.2f} nats, but drawing it from its prior instead "
+                f"{'costs only' if level.loss >= 0 else 'gains'} {abs(level.loss):.2f}; the levels below ignore it: "
+                "train longer, or with a longer KL warm-up"
             )
         elif level.verdict == "weak":
             lines.append(
@@ -232,7 +237,7 @@ def _gap_line(model: VAE, result: Evaluation, train: Tensor | None, on_train: Ev
     reference = baseline(model, train, train)
     learned = 0.0 if reference is None else max(0.0, on_train.elbo - reference)
     large = gap > OVERFIT_NATS and not gap < 2 * error and gap > OVERFIT_SHARE * learned
-    remedy = "; the model overfits: try dropout, weight decay, a smaller network, or more data" if large else ""
+    remedy = f"; {OVERFITS}: try dropout, weight decay, a smaller network, or more data" if large else ""
     side = "above" if gap >= 0 else "below"
     return [f"the training ELBO is {abs(gap):.2f} nats {side} the held-out one{remedy}"]
 

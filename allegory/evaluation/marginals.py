@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, StudentT, constraints
 
-from allegory.distributions import Codes, ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
+from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial, ShiftedCategorical
 from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
+from allegory.runtime.modes import forked_rng
 
-__all__ = ["baseline", "independent_elements", "mean_log_prob"]
+__all__ = ["baseline", "independent_elements", "log_probs", "mean_log_prob"]
 
 MAX_NUMBERS = 2**24  # of the training data, at most
 MAX_FIT_NUMBERS = 2**20  # where a fit goes over them many times
@@ -60,9 +61,17 @@ def mean_log_prob(law: Distribution, x: Any) -> float:
         law: over one event, on the CPU.
         x: (N, *event) data.
     """
+    return log_probs(law, x).mean().item()
+
+
+def log_probs(law: Distribution, x: Any) -> Tensor:
+    """(N,) log p(x) of each example, nats, float64, on the CPU.
+
+    Args:
+        law, x: as of `mean_log_prob`.
+    """
     rows = max(1, CHUNK_NUMBERS // math.prod(x.shape[1:]))
-    parts = [law.log_prob(x[i : i + rows].cpu().double()).sum() for i in range(0, len(x), rows)]
-    return (torch.stack(parts).sum() / len(x)).item()
+    return torch.cat([law.log_prob(x[i : i + rows].cpu().double()) for i in range(0, len(x), rows)])
 
 
 def independent_elements(model: VAE, train: Any) -> Distribution | None:
@@ -71,8 +80,7 @@ def independent_elements(model: VAE, train: Any) -> Distribution | None:
     Args:
         model, train: as of `baseline`.
     """
-    devices = list({p.device for p in model.parameters() if p.is_cuda})
-    with evaluating(model), torch.random.fork_rng(devices):
+    with evaluating(model), forked_rng(model):
         law: Any = model.generate(1)
     while isinstance(law, Independent):
         law = law.base_dist
@@ -94,7 +102,7 @@ def _fit(law: Any, support: Any, x: Tensor) -> Distribution | None:
         lowest = int(support.lower_bound)
         found = _histogram(x - lowest, int(support.upper_bound) - lowest + 1)
         if lowest:
-            found = Codes(found.logits, lowest, validate_args=False)
+            found = ShiftedCategorical(found.logits, lowest, validate_args=False)
     elif isinstance(support, type(constraints.nonnegative_integer)):
         found = _negative_binomial(_subsample(x, MAX_FIT_NUMBERS), x)
     elif isinstance(law, ContinuousBernoulli):

@@ -18,6 +18,7 @@ from torch.distributions import Distribution
 from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, run_passes
 from allegory.ladder import TopDown
 from allegory.model import VAE
+from allegory.runtime.modes import forked_rng
 from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["conditional_means", "posterior_moments", "prior_variances"]
@@ -55,8 +56,7 @@ def prior_variances(model: VAE, draws: int = 1000) -> list[Tensor]:
     >>> prior_variances(model)[-1]
     tensor([1., 1.])
     """
-    devices = list({p.device for p in model.parameters() if p.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices):
+    with torch.no_grad(), forked_rng(model):
         torch.manual_seed(0)
         if isinstance(model.encoders, TopDown):
             top, below = model.prior(), [torch.ones(())] * (model.levels - 1)

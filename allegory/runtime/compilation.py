@@ -14,6 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from allegory.runtime.messages import first_line
+
 __all__ = ["choose_compile", "compile_or_warn", "disable_compile", "has_compiler", "time_call"]
 
 WORTHWHILE_SECONDS = 120.0  # seconds of training from which on compiling it does
@@ -43,8 +45,9 @@ def compile_or_warn(function: Callable[..., Any], device: torch.device) -> Calla
         except Exception as error:
             found = function(*arguments)  # raises the same error, if it is not the compiler's
             now = function
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            warnings.warn(f"torch.compile fails on this machine, so nothing is compiled: {reason}", stacklevel=2)
+            warnings.warn(
+                f"torch.compile fails on this machine, so nothing is compiled: {first_line(error)}", stacklevel=2
+            )
             return found
 
     return call

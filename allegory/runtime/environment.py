@@ -2,6 +2,7 @@
 
     environment()  ->  versions, platform, processor, cores, threads, capability, instructions, devices, variables,
                        compiler
+    machine()      ->  the few of these that a run keeps, and the date
 
 The last digits of a bound depend on the instructions and the threads that sum it, and the speed on all of these.
 Nothing here identifies the machine: no host, no user, no folder, unless one of the variables does.
@@ -13,11 +14,12 @@ import os
 import platform
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["environment"]
+__all__ = ["environment", "machine"]
 
 INSTRUCTIONS = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
@@ -73,6 +75,34 @@ def environment() -> dict[str, Any]:
         "devices": {"cpu": _processor(), **{f"cuda:{i}": torch.cuda.get_device_name(i) for i in gpus}},
         "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
         "compiler": _compiler(),
+    }
+
+
+def machine(device: Any = "cpu") -> dict[str, Any]:
+    """What a run keeps of the machine it is computed on: the date in UTC, the device, the processor, the widest vector
+    instructions that torch uses, threads per operation, processes, the system, and the version of Python.
+
+    Args:
+        device: of torch.
+
+    >>> found = machine()
+    >>> found["device"], found["processes"], found["date"].endswith("+00:00")
+    ('cpu', 1, True)
+    """
+    import torch
+
+    from allegory.runtime.processes import world_size  # which imports torch
+
+    where = torch.device(device)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
     }
 
 

@@ -1,4 +1,6 @@
-r"""Messages: how an error names a value of the data; what to do with data that are no tensor, or of another shape."""
+r"""Messages: how an error names a value of the data, what another library's error says in one line, and what to do
+with data that are no tensor, or of another shape.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-__all__ = ["describe_index", "no_tensor", "reshaping"]
+__all__ = ["describe_index", "first_line", "no_tensor", "reshaping"]
 
 
 def describe_index(index: Sequence[int], rows: Sequence[Any] | None = None) -> str:
@@ -25,6 +27,15 @@ def describe_index(index: Sequence[int], rows: Sequence[Any] | None = None) -> s
     row, *rest = index
     within = f", {'column' if len(rest) == 1 else 'index'} {', '.join(map(str, rest))}" if rest else ""
     return f"row {row if rows is None else rows[row]}{within}"
+
+
+def first_line(error: Exception) -> str:
+    r"""The first line of an error's message that says something; else its type.
+
+    >>> first_line(RuntimeError("\n\nno C++ compiler\nmore")), first_line(RuntimeError())
+    ('no C++ compiler', 'RuntimeError')
+    """
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def no_tensor(name: str, x: Any) -> str:

@@ -1,5 +1,5 @@
 r"""Modes: training and eval mode, of every module on its own, so that a part that is frozen in eval mode stays so; and
-the argument checks of torch.distributions, off where every pass would pay for them.
+the argument checks of torch.distributions, off where every pass would pay for them; and torch's generators.
 """
 
 from __future__ import annotations
@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from torch.distributions import Distribution
 
-__all__ = ["eval_mode", "frozen_parts", "no_validation", "train_mode"]
+__all__ = ["eval_mode", "forked_rng", "frozen_parts", "no_validation", "train_mode"]
 
 
 @contextmanager
@@ -57,3 +58,10 @@ def no_validation() -> Iterator[None]:
         yield
     finally:
         Distribution.set_default_validate_args(before)
+
+
+@contextmanager
+def forked_rng(module: nn.Module) -> Iterator[None]:
+    """Draws inside leave torch's generators as they were, on the CPU and on the GPUs that the module is on."""
+    with torch.random.fork_rng(list({p.device for p in module.parameters() if p.is_cuda})):
+        yield

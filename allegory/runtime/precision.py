@@ -13,8 +13,9 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
-__all__ = ["autocast", "autocast_enabled", "bfloat16_speedup", "choose_precision", "without_autocast"]
+__all__ = ["autocast", "autocast_enabled", "bfloat16_speedup", "choose_precision", "to_float32", "without_autocast"]
 
 MIN_SPEEDUP = 1.5  # the least speed-up at which bfloat16 is chosen
 
@@ -46,6 +47,16 @@ def without_autocast() -> AbstractContextManager[Any]:
         if torch.is_autocast_enabled(device):
             return torch.autocast(device, enabled=False)
     return nullcontext()
+
+
+def to_float32(x: Tensor) -> Tensor:
+    """A network's output as a density needs it: in float32 where it was computed in bfloat16 or float16, of which only
+    three digits are right.
+
+    >>> to_float32(torch.ones(2, dtype=torch.bfloat16)).dtype, to_float32(torch.ones(2, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 @cache

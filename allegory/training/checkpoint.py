@@ -29,6 +29,7 @@ from allegory.training.directory import (
     WEIGHTS,
     check_same_run,
     config_digest,
+    machines,
     read_config,
     versions,
 )
@@ -68,7 +69,9 @@ def save(
     if broken:
         more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
         raise ValueError(f"{broken[0]}{more} of the model are NaN, so that nothing it scores or draws is a number")
-    config: dict[str, Any] = dict(format=FORMAT, **versions(), **parameter_units(model), model=model.config, fit={})
+    config: dict[str, Any] = dict(
+        format=FORMAT, **versions(), machines=machines(model), **parameter_units(model), model=model.config, fit={}
+    )
     if model.config is None or arguments is not None:
         config |= {"class": f"{type(model).__module__}.{type(model).__qualname__}", "arguments": arguments or {}}
     taken = config.keys() & (about or {}).keys()

@@ -27,6 +27,7 @@ from allegory.data.builtin import BUILTIN
 from allegory.legacy import parameter_units
 from allegory.model import VAE
 from allegory.runtime import processes
+from allegory.runtime.environment import machine
 from allegory.runtime.storage import check_regular, locked, write_atomically
 from allegory.training import schema
 from allegory.training.identity import check_same_inputs
@@ -35,8 +36,8 @@ from allegory.training.tensors import read_state
 from allegory.version import __version__
 
 __all__ = [
-    "check_same_run", "check_unoccupied", "config_digest", "new_run", "open_run", "read_config", "stored_settings",
-    "versions", "write_config", "write_json",
+    "check_same_run", "check_unoccupied", "config_digest", "machines", "new_run", "open_run", "read_config",
+    "stored_settings", "versions", "write_config", "write_json",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -76,6 +77,11 @@ def read_config(run: str | Path) -> dict[str, Any]:
             raise ValueError(f"{path} was not written by allegory: it has no valid {key!r}")
     schema.check(config["model"] or {}, schema.MODEL, f"{path}, model")
     schema.check(config["fit"] or {}, schema.FIT, f"{path}, fit")
+    known = config.get("machines", [])
+    if not isinstance(known, list):
+        raise ValueError(f"{path}: machines is {known!r}, wanted a list")
+    for found in known:
+        schema.check(found, schema.MACHINE, f"{path}, machines", tuple(schema.MACHINE))
     if isinstance(config.get("data"), dict) and "checksum" in config["data"]:  # else it is a user's own
         schema.check(config["data"], schema.DATA, f"{path}, data")
     return config
@@ -183,6 +189,18 @@ def versions() -> dict[str, str]:
     return {"allegory": __version__, "torch": torch.__version__}
 
 
+def machines(model: VAE, before: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The machines of a run, with the date on which each was first used: those of before, and this one if it is new.
+
+    Args:
+        model: on its device.
+        before: the run's config so far.
+    """
+    known: list[dict[str, Any]] = (before or {}).get("machines", [])
+    here = machine(next(model.parameters(), torch.empty(0)).device)
+    return known if here in [{**other, "date": here["date"]} for other in known] else [*known, here]
+
+
 @contextmanager
 def open_run(
     out: str | Path | None,
@@ -216,7 +234,7 @@ def open_run(
         config = _configuration(model, settings, about, inputs)
         if resume and os.path.lexists(run / CONFIG):
             stack.enter_context(locked(run))
-            return run, _resumed(run, config)
+            return run, _resumed(run, config | {"machines": machines(model, read_config(run))})
         left = [name for name in (WEIGHTS, LAST, METRICS) if os.path.lexists(run / name)]
         if resume and left:
             raise ValueError(
@@ -254,6 +272,7 @@ def _configuration(
     config: dict[str, Any] = dict(
         format=FORMAT,
         **versions(),
+        machines=machines(model),
         **parameter_units(model),
         model=getattr(model, "config", None),
         fit=_as_written(settings),
@@ -294,9 +313,8 @@ def _check_same_settings(run: Path, before: dict[str, Any], now: dict[str, Any])
             f"{run} was begun by an earlier version of allegory, which had parameters in other units; it can be loaded "
             "and evaluated, but not resumed: train into a new directory"
         )
-    pairs = [
-        (key, before.get(key), now[key]) for key in now if key not in ("allegory", "torch", "fit", "inputs", "command")
-    ]
+    others = ("allegory", "torch", "machines", "fit", "inputs", "command")
+    pairs = [(key, before.get(key), now[key]) for key in now if key not in others]
     pairs += [(key, (before["fit"] or {}).get(key), value) for key, value in now["fit"].items() if key not in BUDGET]
     for key, old, new in pairs:
         old, new = _as_written(old), _as_written(new)

@@ -29,6 +29,7 @@ from torch.func import functional_call
 from allegory.conditional import Conditional
 from allegory.runtime import processes
 from allegory.runtime.compilation import has_compiler
+from allegory.runtime.messages import first_line
 from allegory.training.batches import Batch
 from allegory.training.clipping import clip_scale
 from allegory.training.state import State
@@ -98,8 +99,9 @@ class FusedStep:
             if not first:
                 raise
             self.usable = False  # as a whole; the step in parts may compile, or says what is wrong
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            warnings.warn(f"the step does not compile as a whole, and is taken in parts: {reason}", stacklevel=2)
+            warnings.warn(
+                f"the step does not compile as a whole, and is taken in parts: {first_line(error)}", stacklevel=2
+            )
             return False
         return True
 

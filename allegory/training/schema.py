@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["DATA", "FIT", "LINE", "MODEL", "POSITION", "Kind", "check", "parse"]
+__all__ = ["DATA", "FIT", "LINE", "MACHINE", "MODEL", "POSITION", "Kind", "check", "parse"]
 
 DEEPEST = 600
 """How deep lists and objects may be nested: Python can write a little less than a thousand."""
@@ -73,6 +73,12 @@ DATA = {
     "lowest": FINITE, "offset": _either(_list_of(FINITE), NOTHING),
 }  # fmt: skip
 """Of the description of the data, as `allegory.data.describe` writes it."""
+
+MACHINE = {
+    "date": TEXT, "device": TEXT, "processor": TEXT, "instructions": TEXT, "threads": WHOLE, "processes": WHOLE,
+    "system": TEXT, "python": TEXT,
+}  # fmt: skip
+"""Of a machine that a run was computed on, as `allegory.runtime.environment.machine` describes it."""
 
 LINE = {
     "epoch": TIME, "step": INDEX, "lr": NUMBER, "beta": _either(NUMBER, NUMBERS), "train": NUMBER,

@@ -341,6 +341,8 @@ class State:
         if position["best_epoch"] is not None:
             wanted |= {f"best/{key}": value for key, value in self.average.state_dict().items()}
         wanted.pop("random_cuda", None)  # of a run on the CPU there is none
+        learned = {key for key in wanted if key.startswith("optimizer/")}
+        learned |= {f"model/{name}" for name, p in self.model.named_parameters() if p.requires_grad}
         lacking, foreign = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys() - {*RANDOM}
         for names, what in ((lacking, "lacks"), (foreign, "has no place for")):
             if names:
@@ -352,6 +354,8 @@ class State:
                 raise ValueError(
                     f"{key} is {found.dtype} of shape {tuple(found.shape)}, wanted {like.dtype} of {tuple(like.shape)}"
                 )
+            if key in learned and not bool(torch.isfinite(found).all()):
+                raise ValueError(f"{key} has values that are not finite, which no checkpoint is written with")
 
     def _select_local(self, tensors: dict[str, Tensor], seed: int) -> None:
         """Selects this process's random state from those of all; new noise if the number of processes, or the kind of

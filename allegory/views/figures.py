@@ -4,6 +4,7 @@ A picture of p(x | z_1) shows its mean, which is not a sample: a sample of indep
 categories it shows the expected level.
 
 Shapes: images are (N, H, W) or (N, C, H, W) with C = 1 or 3; values are scaled from [low, high] to black and white.
+What is no number (NaN) has no grey: a picture refuses it, a sheet in a report shows it in magenta.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def are_images(event_shape: tuple[int, ...]) -> bool:
 
 
 def sheet(images: Tensor, columns: int, low: float, high: float, scale: int = 1, gap: int = 2) -> Tensor:
-    """Many images as one, (H', W', 3) uint8, row by row.
+    """Many images as one, (H', W', 3) uint8, row by row; NaN is magenta.
 
     Args:
         images: (N, H, W) or (N, C, H, W).
@@ -60,6 +61,7 @@ def sheet(images: Tensor, columns: int, low: float, high: float, scale: int = 1,
     if images.dim() == 3:
         images = images[:, None]
     images = ((images - low) / (high - low)).clamp(0, 1).expand(-1, 3, -1, -1)
+    images = torch.where(images.isnan(), images.new_tensor([1.0, 0.0, 1.0]).view(3, 1, 1), images)
     images = images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     n, _, height, width = images.shape
     rows = -(-n // columns)
@@ -79,16 +81,29 @@ def picture(images: Tensor, columns: int = 8, low: float | None = None, high: fl
         low, high: values shown as black and as white; by default the smallest and the largest of these images.
 
     Raises:
-        ValueError: not images.
+        ValueError: not images, none at all, values that are no finite numbers, or low above high.
 
     >>> picture(torch.rand(6, 1, 8, 8), columns=3).size
     (296, 198)
     """
     from PIL import Image
 
-    if not are_images(tuple(images.shape[1:])):
+    images = torch.as_tensor(images).detach()
+    images = images if images.is_floating_point() else images.float()
+    if not are_images(tuple(images.shape[1:])) or not images.numel():
         raise ValueError(f"images: got shape {tuple(images.shape)}, wanted (N, H, W) or (N, C, H, W) with C = 1 or 3")
+    if not images.isfinite().all():
+        wrong = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"images: {len(wrong)} of {len(images)} have values that are NaN or infinite, the first of them image "
+            f"{wrong[0]}; a picture would show them as black: look for what made them, or replace them, as by "
+            "torch.nan_to_num"
+        )
     low, high = (images.min().item() if low is None else low), (images.max().item() if high is None else high)
+    if not low <= high:
+        raise ValueError(f"low={low}, high={high}: wanted low, shown as black, below high, shown as white")
+    if not columns >= 1:
+        raise ValueError(f"columns={columns}: wanted at least 1")
     scale = max(1, 96 // max(images.shape[-2:]))
     return Image.fromarray(sheet(images, columns, low, max(high, low + 1e-9), scale).numpy())
 
@@ -97,7 +112,7 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
     """Writes a picture as PNG, whole or not at all.
 
     Raises:
-        ValueError: not images, or no space or permission to write.
+        ValueError: as of `picture`, or no space or permission to write.
     """
     import io
 
@@ -111,7 +126,11 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
     file: Any = io.BytesIO()
     said = PngImagePlugin.PngInfo()
     said.add_text("Software", "allegory")  # so that it may be written over, see `allegory.views.outputs`
-    picture(images, columns, low, high).save(file, format="png", pnginfo=said)
+    try:
+        drawn = picture(images, columns, low, high)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    drawn.save(file, format="png", pnginfo=said)
     write_atomically(Path(path), file.getvalue())
 
 

@@ -432,15 +432,20 @@ class Run:
         return any(isinstance(part, BernoulliFamily) for part in self.model.decoders[0].modules())
 
     @cached_property
-    def _independent_elements(self) -> Distribution | None:
-        """The baseline: independent elements, fitted to the training data."""
+    def independent_elements(self) -> Distribution | None:
+        """The baseline: independent elements, fitted to all of the training data, a distribution over one event, on the
+        CPU; None where the likelihood has none, see `allegory.evaluation.marginals`.
+
+        Raises:
+            ValueError: as `data`.
+        """
         return self._with_seed(0, lambda: independent_elements(*self._split_to_score("train")))
 
     def baseline_nll(self, x: Tensor) -> float | None:
         """What independent elements reach on x, (N, *event), nats per example, fitted to all of the training data; None
         where there is no such baseline, see `allegory.evaluation.marginals`.
         """
-        return None if self._independent_elements is None else -mean_log_prob(self._independent_elements, x)
+        return None if self.independent_elements is None else -mean_log_prob(self.independent_elements, x)
 
     def _split_to_score(self, split: str) -> tuple[VAE, Tensor]:
         """The model and the examples; dynamically binarised data are binarised once."""

@@ -70,7 +70,7 @@ def test_ways_to_split_that_mean_nothing_are_refused(tmp_path):
     for source, choices, told in (
         (tmp_path / "x.npy", {"split": "by name"}, "split='by name': wanted one of random, ordered, groups"),
         (tmp_path / "x.npy", {"split": "groups"}, "wanted an array `groups`"),
-        (three, {"split": "ordered"}, "holds its own splits"),
+        (three, {"split": "ordered"}, "has its own splits"),
         ("digits", {"split": "ordered"}, "digits is built in and has its own splits"),
         ("digits", {"array": "x"}, "digits is built in"),
         (tmp_path / "x.npy", {"array": "x"}, "only a .npz file has arrays with names"),

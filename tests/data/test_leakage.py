@@ -83,8 +83,8 @@ def test_load_says_what_a_random_split_does_to_windows(tmp_path):
 
 
 def test_load_counts_rows_that_nearly_equal(tmp_path):
-    rows = normal(40, 6).repeat_interleave(10, 0)
-    np.save(tmp_path / "x.npy", (rows + 1e-5 * normal(400, 6)).numpy())
+    rows = normal(60, 30).repeat_interleave(10, 0)
+    np.save(tmp_path / "x.npy", (rows + 1e-5 * normal(600, 30)).numpy())
     (line,) = lines(tmp_path / "x.npy")
     assert re.search(
         r"about \d+% of valid rows and \d+% of test rows nearly equal a row of train; .* --split groups", line

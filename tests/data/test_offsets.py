@@ -105,7 +105,7 @@ def test_splits_share_an_offset_and_files_that_stay_on_disk_have_it(tmp_path, mo
     assert data.with_offset(data.test).numpy() == pytest.approx(x[400:], abs=1e-4)
     path = write(tmp_path / "x.npy", 1.7e9 + SECONDS)
     inside = load_quietly(path)
-    monkeypatch.setattr(parts, "KEPT", 10)
+    monkeypatch.setattr(parts, "MAX_IN_MEMORY", 10)
     stored = load_quietly(path)
     assert not isinstance(stored.train, torch.Tensor)
     assert torch.equal(stored.offset, inside.offset)

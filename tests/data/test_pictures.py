@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from allegory.data import file_names, load, parts, read
+import allegory as al
+from allegory.command import main
+from allegory.data import file_names, load, parts, read, to_binary
 from allegory.data.pictures import read_image
 
 
@@ -205,3 +207,56 @@ def test_nothing_is_said_where_all_is_taken(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(tmp_path)
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def coloured(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(value).integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_on_coloured_images_reads_grey_ones_and_one_on_grey_says_which_is_coloured(in_folder, capsys):
+    for i in range(12):
+        coloured(in_folder / "colour" / f"{i}.png", i)
+        draw(in_folder / "grey" / f"{i}.png", i)
+    for kind in ("colour", "grey"):
+        words = ["train", kind, "--out", f"run-{kind}", "--epochs", "1", "--hidden", "8", "--latent", "2"]
+        assert main(words) == 0
+    assert main(["encode", "run-colour", "grey", "--out", "z.npz"]) == 0
+    x = al.Run("run-colour").read("grey")
+    assert x.shape == (12, 3, 8, 8)
+    assert torch.equal(x[:, :1].expand(-1, 3, -1, -1), x)
+    assert np.load("z.npz")["z1_mean"].shape == (12, 2)
+    capsys.readouterr()
+    assert main(["encode", "run-grey", "colour", "--out", "y.npz"]) == 2
+    assert "12 of 12 images are coloured, the first 0.png; wanted grey ones" in capsys.readouterr().err
+
+
+def test_images_that_stay_on_disk_are_named_in_messages(tmp_path, monkeypatch):
+    for i in range(10):
+        draw(tmp_path / f"scan{i}.png", i)
+    Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / "scan4.png")
+    monkeypatch.setattr(parts, "MAX_IN_MEMORY", 100)
+    data = load(tmp_path)
+    assert not isinstance(data.train, torch.Tensor)
+    split = next(split for split in ("train", "valid", "test") if "scan4.png" in data.row_names(split))
+    with pytest.raises(ValueError, match=r"in row scan\d\.png, index 0, 0, \d; wanted only 77 and 78"):
+        to_binary(getattr(data, split), (77.0, 78.0))
+    model = al.architectures.mlp((1, 8, 8), "bernoulli", [2], [4]).float()
+    with pytest.raises(ValueError, match=r"the first is \d+ in row scan\d\.png, index 0, 0, 0"):
+        model.check(getattr(data, split))
+
+
+def test_what_a_folder_without_images_holds_is_said(tmp_path):
+    for i in range(3):
+        np.save(tmp_path / f"{i}.npy", np.zeros((2, 2)))
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match=r"but 3 \.npy, 1 broken links; wanted .*, np\.stack of the arrays"):
+        read(tmp_path)

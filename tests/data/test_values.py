@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from allegory.data import remarks
+from allegory.data import choose_likelihood, remarks
 from allegory.data.values import unlike
 
 X = torch.randn(3000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
@@ -111,3 +111,10 @@ def test_a_split_of_the_same_units_is_not():
     for other in (X[:1], X + 3, 4 * X, X[:40] * 0.3):
         assert unlike(other, X) == ""
     assert unlike((DRAW - 0.7).clamp(min=0)[:200], (DRAW - 0.7).clamp(min=0)) == ""
+
+
+def test_the_choice_of_a_likelihood_says_it_too():
+    name, why = choose_likelihood(torch.cat([X, X[:, :1]], 1))
+    assert name == "normal"
+    assert re.fullmatch(r"real values, -\d\.\d+ to \d\.\d+; column 3 repeats column 0", why)
+    assert choose_likelihood(X)[1].count(";") == 0

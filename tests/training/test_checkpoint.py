@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.training import checkpoint, tensors
+from allegory.training import checkpoint, directory, tensors
 
 
 class Small(al.VAE):
@@ -306,11 +305,9 @@ def test_of_two_trainings_in_one_directory_the_second_is_refused(tmp_path):
 
     def second(line):
         for resume in (False, True):
-            script = f"import sys; sys.path[:0] = {sys.path!r}\nimport test_checkpoint as t, torch\n"
-            script += "torch.set_default_dtype(torch.float64)\n"
-            script += f"t.trained(t.Path({str(run)!r}), epochs=5, resume={resume})"
-            found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-            told.append(found.stderr.splitlines()[-1])
+            with pytest.raises(ValueError, match=r"is not empty|is in use") as error:
+                trained(run, epochs=5, resume=resume)
+            told.append(str(error.value))
 
     trained(run, tracker=second, epochs=1)
     assert "is not empty" in told[0]
@@ -368,3 +365,30 @@ def test_no_clipping_is_strict_json_and_can_be_resumed(tmp_path):
         tensors.write_tensors(run / f"{name}.safetensors", values, state)
     trained(run, clip=math.inf, epochs=4, resume=True)
     assert al.Run(run).summary.epochs == 4
+
+
+def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):
+    """Each machine once, with the date on which it was first used: however often a training is resumed there."""
+
+    def machines():
+        return checkpoint.read_config(tmp_path / "run").get("machines")
+
+    x = torch.rand(20, 3).round().double()
+    again = dict(valid=x, batch_size=10, out=tmp_path / "run", resume=True)
+    model = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4]).double()
+    al.fit(model, x, epochs=1, **again)
+    (first,) = machines()
+    assert first["device"] == "cpu"
+    here = directory.machine
+    later = {"date": "2031-01-01T00:00:00+00:00"}
+    monkeypatch.setattr(directory, "machine", lambda device: {**here(device), **later})
+    al.fit(model, x, epochs=2, **again)
+    assert machines() == [first]
+    monkeypatch.setattr(directory, "machine", lambda device: {**here(device), **later, "processor": "another"})
+    al.fit(model, x, epochs=3, **again)
+    assert machines() == [first, {**first, **later, "processor": "another"}]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for wrong in (3, [3], [{**first, "threads": "two"}], [{"date": "today"}]):
+        (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "machines": wrong}))
+        with pytest.raises(ValueError, match="machines"):
+            checkpoint.read_config(tmp_path / "run")

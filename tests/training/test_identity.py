@@ -120,6 +120,10 @@ SPOILT = {
     "totals is torch.float64 of shape (2,)": replaced("totals", lambda x: x[:2].clone()),
     "random is torch.uint8 of shape (1, 8)": replaced("random", lambda x: x[:, :8].clone()),
     "lacks 1 tensors, such as random": without("random"),
+    "model/decoders.0.network.bias has values that are not finite": replaced(
+        "model/decoders.0.network.bias", lambda x: x / 0
+    ),
+    "optimizer/0/exp_avg has values that are not finite": replaced("optimizer/0/exp_avg", lambda x: x * torch.nan),
 }
 
 

@@ -1,9 +1,11 @@
 """Pictures show the values of their images."""
 
+import numpy as np
 import pytest
 import torch
 
 import allegory as al
+from allegory.views.figures import save_sheet, sheet
 
 
 def test_samples_are_a_picture():
@@ -13,3 +15,34 @@ def test_samples_are_a_picture():
     assert al.views.picture(images * 0).getpixel((30, 30)) == (0,) * 3  # one value alone
     with pytest.raises(ValueError, match=r"got shape \(5, 12\), wanted \(N, H, W\)"):
         al.views.picture(torch.zeros(5, 12))
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_picture(wrong, tmp_path):
+    """It was black."""
+    images = torch.rand(5, 1, 4, 4)
+    images[2, 0, 1, 1] = images[4, 0, 0, 0] = wrong
+    with pytest.raises(
+        ValueError, match=r"^images: 2 of 5 have values that are NaN or infinite, the first of them image 2"
+    ):
+        al.views.picture(images)
+    with pytest.raises(ValueError, match=r"new.png: images: 2 of 5"):
+        save_sheet(tmp_path / "new.png", images, 2, 0, 1)
+    assert not (tmp_path / "new.png").exists()
+    if wrong != wrong:  # in a report it is seen
+        shown = sheet(images, 5, 0, 1)
+        assert (shown == torch.tensor([255, 0, 255], dtype=torch.uint8)).all(-1).sum() == 2
+
+
+def test_a_picture_takes_what_has_values():
+    wanted = al.views.picture(torch.eye(4).expand(2, 4, 4)).tobytes()
+    assert al.views.picture(np.stack([np.eye(4)] * 2)).tobytes() == wanted
+    assert al.views.picture(torch.eye(4).expand(2, 4, 4) > 0).tobytes() == wanted
+    assert al.views.picture(torch.eye(4).expand(2, 4, 4).clone().requires_grad_()).tobytes() == wanted
+    for images in (torch.zeros(0, 4, 4), 3.0):
+        with pytest.raises(ValueError, match="images: got shape"):
+            al.views.picture(images)
+    with pytest.raises(ValueError, match="low=1, high=0: wanted low"):
+        al.views.picture(torch.eye(4)[None], low=1, high=0)
+    with pytest.raises(ValueError, match="columns=0"):
+        al.views.picture(torch.eye(4)[None], columns=0)

@@ -66,3 +66,12 @@ def test_a_folder_that_is_not_there_is_said_before_the_work(tmp_path):
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere; make it first"):
         check_out(tmp_path / "nowhere" / "x.npz")
     check_out(tmp_path / "loop.npz")  # a link to itself, which the result takes the place of
+
+
+def test_a_run_may_be_called_as_its_data_are(tmp_path, monkeypatch):
+    """`allegory train cave --out cave`: nothing could be written into that run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cave").mkdir()
+    check_out("cave/report.html", "cave")
+    with pytest.raises(ValueError, match="is in the data that are read"):
+        check_out("cave/report.html", "./cave")

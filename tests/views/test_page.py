@@ -1,5 +1,8 @@
 """The page of a run: all that it has to show, for every kind of data and state of the run; in a real browser."""
 
+import html
+import json
+import os
 import re
 import shlex
 import shutil
@@ -21,10 +24,12 @@ from allegory.views.page import report
 from allegory.views.runs import summary
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 EVERYTHING = [
-    "Data and model", "Likelihood", "Training", "Samples", "Reconstructions", "What the levels do",
+    "Verdict", "Likelihood", "Data and model", "Training", "Samples", "Reconstructions", "What the levels do",
     "Latent space", "Most and least likely examples", "How to reproduce it",
 ]  # fmt: skip
+WITHOUT_DATA = ["Verdict", "Data and model", "Training", "Samples", "How to reproduce it"]
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +109,12 @@ class Page(HTMLParser):
     def handle_data(self, data):
         self.words.append(data)
 
+    @staticmethod
+    def words_of(text):
+        """The words that are read, of the HTML of a page, without those of its style."""
+        text = re.sub(r"<style>.*?</style>|base64,[^\"]*|<path [^>]*>", "", text, flags=re.S)
+        return re.sub(r"<[^>]+>", " ", html.unescape(re.sub(r"<[^>]+>", " ", text))).split()
+
     def titles(self):
         return re.findall(r"<h2>(.*?)</h2>", self.text)
 
@@ -142,9 +153,9 @@ def test_a_page_says_what_was_measured():
 def test_every_bound_of_a_page_is_of_the_same_noise(monkeypatch):
     seen = {}
     for name in ("diagnose", "bound_curve", "log_likelihood"):
-        function = getattr(sys.modules["allegory.views.page"], name)
+        function = getattr(sys.modules["allegory.views.measured"], name)
         keep = lambda *a, name=name, function=function: seen.setdefault(name, function(*a))  # noqa: E731
-        monkeypatch.setattr(f"allegory.views.page.{name}", keep)
+        monkeypatch.setattr(f"allegory.views.measured.{name}", keep)
     report("run", train("bits"), samples=30)
     nll = seen["diagnose"].evaluation.nll
     assert seen["bound_curve"][-1][1] == pytest.approx(-nll, abs=1e-4)
@@ -179,7 +190,8 @@ def test_the_random_state_is_left_as_it_was():
     state = torch.get_rng_state()
     first = report("run", x, samples=5).read_text()
     assert torch.equal(state, torch.get_rng_state())
-    strip = re.compile(r'(id="|#)[mp][0-9a-f]{10}')  # the ids of plots are their own
+    # The ids of plots are their own, and the minute may change.
+    strip = re.compile(r'(id="|#)[mp][0-9a-f]{10}|\d{4}-\d\d-\d\d \d\d:\d\d UTC')
     assert strip.sub("", first) == strip.sub("", report("run", x, samples=5, out="other.html").read_text())
 
 
@@ -203,7 +215,7 @@ def test_a_run_that_has_not_ended_is_reported_so_far():
 def test_without_data_what_the_model_alone_can_show_is_shown():
     train("vectors")
     page = Page(report("run", missing="they are lost"))
-    assert page.titles() == [EVERYTHING[0], "Training", "Samples", EVERYTHING[-1]]
+    assert page.titles() == WITHOUT_DATA
     assert "Samples from the prior" in page.text
     assert "Parts that need data are left out: they are lost." in page.text
 
@@ -231,7 +243,7 @@ def test_data_that_have_gone_or_changed_are_named(capsys):
     Path("x.npy").unlink()
     assert main(["report", "run", "--out", "page.html"]) == 0
     assert "x.npy" in capsys.readouterr().err
-    assert Page("page.html").titles() == [EVERYTHING[0], "Training", "Samples", EVERYTHING[-1]]
+    assert Page("page.html").titles() == WITHOUT_DATA
     assert "x.npy" in Path("page.html").read_text()
 
 
@@ -262,8 +274,7 @@ def test_the_command_that_is_quoted_asks_for_the_same(words):
 def test_a_browser_shows_every_figure_and_has_nothing_to_complain_of(kind):
     playwright = pytest.importorskip("playwright.sync_api")
     path, said, asked = report("run", train(kind), samples=10).resolve(), [], set()
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with playwright.sync_playwright() as browsers, browsers.chromium.launch(executable_path=CHROMIUM, args=flags) as it:
+    with playwright.sync_playwright() as browsers, browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as it:
         for width, scheme in [(1200, "light"), (1200, "dark"), (390, "light")]:
             page = it.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
             page.on("console", lambda message: said.append(message.text))
@@ -306,3 +317,140 @@ def test_the_baseline_of_a_report_is_that_of_evaluate(tmp_path):
     _, drawn = run.data.subset("test", 40)
     assert f"{run.baseline_nll(drawn):.2f}" in text
     assert abs(run.baseline_nll(drawn) - al.diagnose(run.model, drawn, drawn, samples=2).evaluation.baseline_nll) > 0.01
+
+
+def test_a_page_names_no_folder(tmp_path, monkeypatch):
+    """Of the machine on which it was made: it is made to be passed on."""
+    secret = tmp_path / "ada's secret folder"
+    secret.mkdir()
+    np.save(secret / "x.npy", bits().numpy())
+    run = secret / "runs" / "mine"
+    words = ["train", str(secret / "x.npy"), "--out", str(run), "--epochs", "2", "--latent", "2", "--hidden", "4"]
+    assert main(words) == 0
+    quick = ["--importance-samples", "5", "--out", "page.html"]
+    pages = {}
+    for name in ("with data", "without"):
+        assert main(["report", str(run), *quick]) == 0
+        pages[name] = Path("page.html").read_text()
+        (secret / "x.npy").unlink(missing_ok=True)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "model": None, "class": "mine.VAE"}))
+    pages["without model"] = al.report(run, out="other.html").read_text()
+    for name, text in pages.items():
+        words = " ".join(Page.words_of(text))
+        assert "x.npy" in words, name
+        for place in (tmp_path.name, "secret", str(Path.home()), os.getcwd()):
+            assert place not in html.unescape(text), (name, place)
+        assert not re.search(r"(?<![\w.<)/])/[\w.-]+/", words), name
+    assert "allegory train x.npy --latent 2" in pages["with data"]
+    assert "left out" in pages["without"]
+
+
+def test_a_page_opens_with_the_verdict_and_the_baseline():
+    train("bits")
+    run = al.Run("run", data=None)
+    page = Page(report(run, bits(), samples=10, train=bits()))
+    first = page.text.split("<h2>")[1]
+    assert first.startswith("Verdict")
+    assert re.search(r'<p class="headline">(Good|Mixed|Bad|No verdict): ', first)
+    assert "independent elements" in first
+    assert '<th scope="row">baseline</th>' in first
+    assert '<section id="part-1" class="verdict ' in page.text
+
+
+def test_a_broken_model_is_called_broken():
+    train("bits")
+    model = al.load("run")
+    with torch.no_grad():
+        next(model.decoders[0].parameters()).fill_(float("nan"))
+    al.save(model, "broken")
+    text = report("broken", bits(), samples=5, train=bits()).read_text()
+    assert "Bad: the bound is not a finite number for 40 of 40 examples." in text
+
+
+def test_every_table_names_its_columns_and_every_number_its_unit():
+    text = report("run", train("bits"), samples=10).read_text()
+    tables = re.findall(r'<table class="numbers">(.*?)</table>', text, re.S)
+    assert len(tables) == 5
+    for table in tables:
+        assert re.findall(r'<th scope="col"[^>]*>(.+?)</th>', table)
+    assert "bits per element of x" in text
+    assert "information: how much the level says" in text
+
+
+def test_a_page_says_when_on_what_and_with_what():
+    text = report("run", train("bits"), samples=10, command="allegory train bits.npy").read_text()
+    where = json.loads(Path("run/config.json").read_text())["machines"]
+    assert len(where) == 1
+    words = html.unescape(text)
+    for told in (
+        where[0]["date"][:16].replace("T", " ") + " UTC", where[0]["processor"], where[0]["instructions"],
+        f"allegory {al.__version__}, torch {torch.__version__}", "seed of the training", "allegory train bits.npy",
+        f"Python {sys.version.split()[0]}", "its numbers with K = 10 and seed 0",
+    ):  # fmt: skip
+        assert told in words, told
+
+
+def test_values_are_in_the_units_of_the_data(monkeypatch):
+    """Categories from -2 on are counted from 0 in the model, and are -2 and more on the page."""
+    from allegory.views import plots
+
+    np.save("x.npy", np.random.default_rng(0).integers(-2, 3, (60, 4)))
+    assert main(["train", "x.npy", "--out", "run", "--epochs", "1", "--latent", "2", "--hidden", "4"]) == 0
+    seen, keep = [], plots.marginal
+    monkeypatch.setattr(plots, "marginal", lambda *a, **k: seen.append(a) or keep(*a, **k))
+    text = al.report(al.Run("run"), samples=5).read_text()
+    columns = {name: (data, drawn) for data, drawn, name, *_ in seen if name.startswith("column")}
+    assert list(columns) == [f"column {d}" for d in range(4)]
+    assert min(data.min() for data, _ in columns.values()) == -2
+    assert min(drawn.min() for _, drawn in columns.values()) == -2
+    assert "from -2 to 2 in the training data" in text
+
+
+def test_a_line_is_no_image_of_one_pixel_in_height():
+    torch.manual_seed(0)
+    x = torch.randn(40, 1, 1, 16)
+    model = al.architectures.mlp((1, 1, 16), "normal", latent=[2], hidden=[4], data=x)
+    page = Page(report(al.save(model, "line"), x, samples=5, train=x))
+    assert 'table class="strips"' not in page.text
+    assert "standard deviations" in page.text
+
+
+def test_the_elements_of_a_long_example_keep_their_numbers():
+    text = report("run", train("counts"), samples=5).read_text()
+    labels = {int(label.replace(",", "")) for label in re.findall(r"<text[^>]*>([\d,]+)</text>", text)}
+    assert max(labels) >= 1000
+    assert "200 of 1,500 columns are shown, evenly spaced" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+def test_a_browser_draws_no_text_of_a_plot_smaller_than_eleven_pixels():
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = report("run", train("vectors"), samples=10).resolve()
+    sizes = (
+        "[...document.querySelectorAll('svg text, svg tspan')].map(e =>"
+        " parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a)"
+    )
+    with playwright.sync_playwright() as browsers, browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as it:
+        for width in (360, 390, 800, 1280, 1920):
+            page = it.new_page(viewport={"width": width, "height": 800})
+            page.goto(path.as_uri())
+            found = page.evaluate(sizes)
+            assert len(found) > 100
+            assert min(found) >= 11, width
+            assert max(found) < 18, width
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+def test_paper_is_white_and_has_no_links():
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = report("run", train("bits"), samples=10).resolve()
+    with playwright.sync_playwright() as browsers, browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as it:
+        page = it.new_page(color_scheme="dark")
+        page.goto(path.as_uri())
+        page.emulate_media(media="print", color_scheme="dark")
+        look = "getComputedStyle(document.body).{}".format
+        assert page.evaluate(look("backgroundColor")) == "rgb(255, 255, 255)"
+        assert page.evaluate(look("color")) == "rgb(28, 32, 36)"
+        assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        assert page.pdf().startswith(b"%PDF")

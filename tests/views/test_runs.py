@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -303,3 +304,36 @@ def test_many_draws_come_in_parts_and_leave_the_global_generator_alone(tmp_path,
     assert len(torch.cat([part.means for part in parts]).unique(dim=0)) == 8
     with pytest.raises(ValueError, match="n=0: wanted at least 1"):
         run.sample(0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_data_in_other_units_than_those_of_the_training_are_told(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 3)) * [1, 10, 100] + [0, 50, 0]
+    np.save("x.npy", x)
+    main(["train", "x.npy", "--out", "run", "--epochs", "1", "--hidden", "8", "--latent", "2"])
+    run = al.Run("run")
+
+    def told(x):
+        np.save("y.npy", x)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            run.encode("y.npy")
+        return [str(one.message) for one in found if "y.npy" in str(one.message)]
+
+    for usual in (x, x[:1], x[5:8], 3 * x + 5, np.r_[x, [[1e6] * 3]]):
+        assert told(usual) == []
+    assert re.search(r"y.npy: its values are .* spreads of the training data away from their mean", *told(1000 * x))
+    assert re.search(r"y.npy: its values vary by 0\.001 of what the training data do; are they in", *told(x / 1000))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_categorical_run_keeps_the_codes_of_its_data():
+    x = np.random.default_rng(0).integers(-2, 3, (100, 4))
+    np.save("x.npy", x)
+    assert main(["train", "x.npy", "--out", "run", "--epochs", "1", "--hidden", "8", "--latent", "2"]) == 0
+    run = al.Run("run")
+    assert run.data.train.min() == -2
+    assert {*run.sample(500).flatten().tolist()} <= {-2, -1, 0, 1, 2}
+    assert main(["sample", "run", "--count", "9", "--out", "s.npz"]) == 0
+    assert main(["encode", "run", "s.npz", "--array", "samples", "--out", "z.npz"]) == 0
+    assert run.evaluate(samples=3).baseline_nll == pytest.approx(4 * np.log(5), rel=0.1)

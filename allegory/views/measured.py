@@ -1,0 +1,160 @@
+r"""What a report measures, once, with the same noise for every bound.
+
+    bounds        L_K of each example x, and of each drawn training example, with the same K
+    gain          L_K(x) - log p_0(x), with p_0 the independent elements of `allegory.evaluation.marginals`: a
+                  difference of each example, so that its standard error is that of a paired comparison
+    diagnosis     L_K and its parts, the rate of every level, and what `allegory.diagnose` finds
+    unit_rates    the rate of every unit
+
+Shapes: N examples x, (N, *event); N' training examples; K particles; T levels. Bounds are in nats.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from allegory.evaluation.bounds import Evaluation, bound_curve, log_likelihood
+from allegory.evaluation.diagnosis import Diagnosis, diagnose
+from allegory.evaluation.marginals import independent_elements, log_probs
+from allegory.evaluation.passes import pairs_per_pass
+from allegory.model import VAE
+from allegory.views.layout import file_name
+from allegory.views.runs import Run
+
+__all__ = ["Examples", "Measured", "draw_examples", "mean_and_error", "measure"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of a run's data, or given ones.
+
+    Attributes:
+        x: (N, *event) examples the model was not trained on.
+        train: (N', *event) examples it was trained on; None where they are not known.
+        split: the name of the split that x is from; empty if it is not known.
+        of, of_train: how many examples the splits have that these were drawn from; None where they were given.
+        rows: what the user calls the rows of x; empty where they were given.
+        law: independent elements, fitted to all of the training data; None where they are not known, or the likelihood
+            has none.
+    """
+
+    x: Tensor
+    train: Tensor | None
+    split: str
+    of: int | None = None
+    of_train: int | None = None
+    rows: Sequence[str] = ()
+    law: Distribution | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured; see the module.
+
+    Attributes:
+        examples: on what.
+        samples: K.
+        diagnosis: with the evaluation.
+        bounds: (N,) L_K of x, on the CPU.
+        train_bounds: (N',) L_K of the training examples, on the CPU; None without them.
+        gain: (N,) L_K(x) - log p_0(x); None without a baseline.
+        curve: (K, L_K, its standard error), K = 1, 2, 5, ...
+        unit_rates: of each level, level 1 first, nats, (*event_t); None where q or p does not factorise over units.
+    """
+
+    examples: Examples
+    samples: int
+    diagnosis: Diagnosis
+    bounds: Tensor
+    train_bounds: Tensor | None
+    gain: Tensor | None
+    curve: list[tuple[int, float, float]]
+    unit_rates: list[Tensor | None]
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """L_K and its parts on x."""
+        return self.diagnosis.evaluation
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean of (N,) values, and its standard error; NaN for one value.
+
+    >>> mean_and_error(torch.tensor([1.0, 3.0]))
+    (2.0, 1.0)
+    """
+    values = values.double()
+    error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+    return values.mean().item(), error
+
+
+def draw_examples(run: Run, split: str, examples: int) -> Examples:
+    """Random examples of a split of the run's data, and of its training data.
+
+    Raises:
+        ValueError: the run's data are not known, are gone, or have changed.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        (rows, x), (_, train) = (run.data.subset(part, examples) for part in (split, "train"))
+    names = run.data.row_names(split)
+    return Examples(
+        x.to(run.device), train.to(run.device), split, len(getattr(run.data, split)), len(run.data.train),
+        [file_name(str(names[row])) for row in rows.tolist()], run.independent_elements,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def measure(model: VAE, found: Examples, samples: int) -> Measured:
+    """Measures a model; torch's global generator is used.
+
+    Args:
+        model: any VAE, in eval mode.
+        found: the examples.
+        samples: K.
+    """
+    x, train = found.x, found.train
+    law = independent_elements(model, train) if found.law is None and train is not None else found.law
+    independent = None if law is None else log_probs(law, x)
+    baseline = None if independent is None else -independent.mean().item()
+    diagnosis: Diagnosis = _with_seed(lambda: diagnose(model, x, train, samples, baseline))
+    rates = _unit_rates(model, x)
+    bounds: Tensor = _with_seed(lambda: log_likelihood(model, x, samples)).cpu().double()
+    return Measured(
+        found,
+        samples,
+        diagnosis,
+        bounds,
+        None if train is None else _with_seed(lambda: log_likelihood(model, train, samples)).cpu().double(),
+        None if independent is None else bounds - independent,
+        _with_seed(lambda: bound_curve(model, x, samples)),
+        rates,
+    )
+
+
+def _with_seed(function: Callable[[], Any]) -> Any:
+    """Calls it with the same noise as the others, and without the warning of a small effective sample size, which the
+    page says in words.
+    """
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "L_")
+        return function()
+
+
+def _unit_rates(model: VAE, x: Tensor) -> list[Tensor | None]:
+    """The mean rate of every unit, (*event_t), level 1 first."""
+    found = []
+    for rows in x.split(max(1, pairs_per_pass(model, x) // 4)):
+        rates = model(rows, samples=4).unit_kl
+        found.append([None if rate is None else rate.mean(0).sum(0).cpu() for rate in rates])
+    levels = zip(*found, strict=True)
+    return [None if level[0] is None else torch.stack(level).sum(0) / len(x) for level in levels]
