@@ -425,7 +425,7 @@ def test_a_browser_draws_no_text_of_a_plot_smaller_than_eleven_pixels():
     path = report("run", train("vectors"), samples=10).resolve()
     sizes = (
         "[...document.querySelectorAll('svg text, svg tspan')].map(e =>"
-        " parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a)"
+        " parseFloat(getComputedStyle(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b))"
     )
     with playwright.sync_playwright() as browsers, browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as it:
         for width in (360, 390, 800, 1280, 1920):
