@@ -85,7 +85,7 @@ class ConvLadder:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """The shape of z_T."""
+        """The shape of z_T, (C_T, H_T, W_T)."""
         height, width = (side if side == 1 else side // self.scales[-1] for side in self.sides)
         return self.latent[-1], height, width
 

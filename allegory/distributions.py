@@ -308,6 +308,7 @@ class Codes(Categorical):
         return super().sample(torch.Size(sample_shape)) + self.lowest
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
+        """(k, *) all categories, as torch's Categorical lists them, from `lowest` on."""
         return super().enumerate_support(expand) + self.lowest
 
 
