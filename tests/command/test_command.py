@@ -614,6 +614,7 @@ def test_two_values_come_back_as_they_were_called(values):
     assert min(values) < pairs["reconstructions"].min()
 
 
+@pytest.mark.filterwarnings("ignore:.* are they in the same units")
 def test_rows_and_splits_are_named_as_the_user_has_them(capsys):
     train = ("--out", "run", "--hidden", "8", "--latent", "2", "--epochs", "1")
     x = np.random.default_rng(0).integers(0, 5, (100, 6))
