@@ -309,9 +309,11 @@ class ShiftedCategorical(Categorical):
 
     @property
     def mode(self) -> Tensor:
+        """The likeliest value, (*batch)."""
         return super().mode + self.lowest
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
+        """(k, *batch) its values, the lowest first; as of torch."""
         return super().enumerate_support(expand) + self.lowest
 
 

@@ -57,8 +57,8 @@ class Outliers(NamedTuple):
         often = f", and is {self.repeats / self.total:.1%} of all values" if self.repeats >= 10 else ""
         row = self.row if row_names is None else row_names[self.row]
         return (
-            f"{self.far_values} of {self.total} values are more than {OUTLIER_DISTANCE:g} spreads off the middle; "
-            f"row {row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads away{often}"
+            f"{self.far_values} of {self.total} values are more than {OUTLIER_DISTANCE:g} spreads away from the middle"
+            f"; row {row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads away{often}"
         )
 
 

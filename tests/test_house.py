@@ -220,6 +220,7 @@ INHERITED = {
     "log_prob",
     "sample",
     "mean",
+    "mode",
     "variance",
     "extra_repr",
     "law",

@@ -371,7 +371,7 @@ def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):
     """Each machine once, with the date on which it was first used: however often a training is resumed there."""
 
     def machines():
-        return checkpoint.read_config(tmp_path / "run").get("machines")
+        return directory.read_config(tmp_path / "run").get("machines")
 
     x = torch.rand(20, 3).round().double()
     again = dict(valid=x, batch_size=10, out=tmp_path / "run", resume=True)
@@ -391,4 +391,4 @@ def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):
     for wrong in (3, [3], [{**first, "threads": "two"}], [{"date": "today"}]):
         (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "machines": wrong}))
         with pytest.raises(ValueError, match="machines"):
-            checkpoint.read_config(tmp_path / "run")
+            directory.read_config(tmp_path / "run")
