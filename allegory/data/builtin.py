@@ -80,8 +80,13 @@ class Builtin(NamedTuple):
         """The folder of its files: in `ALLEGORY_DATA` if that is set, else in the user's cache."""
         import pooch
 
-        cache = os.environ.get("ALLEGORY_DATA") or pooch.os_cache("allegory")
-        return Path(cache).expanduser() / self.name.replace("-", "_")
+        try:
+            cache = Path(os.environ.get("ALLEGORY_DATA") or pooch.os_cache("allegory")).expanduser()
+        except RuntimeError:  # neither HOME nor an entry of this user
+            raise ValueError(
+                f"{self.name}: this user has no home to keep it in; set ALLEGORY_DATA to a folder"
+            ) from None
+        return cache / self.name.replace("-", "_")
 
 
 _MNIST_LICENCE = "not stated by its authors; commonly given as CC BY-SA 3.0"
@@ -181,7 +186,10 @@ def cached(name: str) -> bool:
     """
     row = find(name)
     files = [row.packed] if row.packed else row.files
-    return all((row.folder / file).exists() for file, _ in files)
+    try:
+        return all((row.folder / file).exists() for file, _ in files)
+    except (ValueError, OSError):  # no such folder, or one that cannot be looked into
+        return False
 
 
 def find(name: str) -> Builtin:

@@ -899,3 +899,14 @@ def test_importing_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    def fails(name):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("ALLEGORY_DATA", raising=False)
+    monkeypatch.setattr("pooch.os_cache", fails)
+    assert not builtin.cached("mnist")
+    with pytest.raises(ValueError, match="mnist: this user has no home to keep it in; set ALLEGORY_DATA"):
+        splits.load("mnist")
