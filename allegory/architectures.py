@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from allegory import activations, families, likelihoods, priors
 from allegory.activations import Activation, make_activation
@@ -35,6 +35,7 @@ from allegory.model import VAE
 from allegory.networks import Asinh, Climb, Concat, Offset, OneHot, Residual, Vectors, scaled, zeroed
 from allegory.networks import mlp as perceptron
 from allegory.priors import Prior, make_prior
+from allegory.runtime.messages import no_tensor, reshaping
 
 __all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent", "mlp"]
 
@@ -347,6 +348,13 @@ def _likelihood_and_input(
     """The family of p(x | z_1), and the input layer of the encoder, in the units of the data."""
     family = make_family(likelihood, event_shape, categories, lowest)
     input_layer = make_input(family, event_shape)
+    if data is not None and not isinstance(data, Tensor):
+        raise ValueError(no_tensor("data", data))
+    if data is not None and data.shape[1:] != Size(event_shape):
+        raise ValueError(
+            f"data: examples of shape {tuple(data.shape[1:])}, but event_shape={tuple(event_shape)}"
+            f"{reshaping(data.shape, event_shape)}"
+        )
     if data is not None:
         init_units(input_layer, family, data, event_shape, not isinstance(likelihood, str), row_names)
     return family, input_layer
@@ -355,6 +363,9 @@ def _likelihood_and_input(
 def _check_widths(**named: Any) -> None:
     """Checks shapes and widths: sequences of whole numbers, from 1 to what an int32 holds."""
     for name, widths in named.items():
+        if isinstance(widths, Tensor):
+            shape = tuple(widths.shape)
+            raise ValueError(f"{name}: got a tensor of shape {shape}, wanted numbers, such as {shape[1:]}")
         if isinstance(widths, int):
             of = "one for each level" if name in ("latent", "scales") else "one for each dimension"
             of = "one for each layer" if name == "hidden" else of

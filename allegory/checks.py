@@ -10,6 +10,7 @@ Shapes: S particles, B batch, T levels; x is (B, *event), z_t (S, B, *event_t).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from allegory.runtime.messages import describe_index
+from allegory.runtime.messages import describe_index, no_tensor, reshaping
 from allegory.support import check_support
 
 __all__ = [
     "check_batch_shape",
     "check_distribution",
     "check_independence",
+    "check_prior",
     "check_tensor",
     "check_values",
     "name_failing_conditional",
@@ -56,11 +58,27 @@ def check_batch_shape(name: str, law: Distribution, wanted: tuple[int, ...]) -> 
 def check_tensor(x: Any, name: str) -> None:
     """Raises a ValueError unless x is a floating-point tensor, or `Stored`, of at least one example."""
     if not hasattr(x, "is_floating_point"):
-        raise ValueError(f"{name}: got {type(x).__name__}, wanted a tensor, such as torch.as_tensor(x).float()")
+        raise ValueError(no_tensor(name, x))
     if x.dim() < 1 or not len(x):
         raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (N, *event) with at least one example")
     if not x.is_floating_point():
-        raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use x.float()")
+        how = "x.float()" if not x.is_complex() else "torch.view_as_real(x).flatten(1), say"
+        raise ValueError(f"{name}: got {x.dtype}, wanted floating point numbers; use {how}")
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ValueError(f"{name}: got a sparse tensor, {x.layout}, wanted a dense one; use x.to_dense()")
+
+
+def check_prior(prior: Any) -> None:
+    """Raises a ValueError for a prior that needs a context, such as one in the place of an encoder."""
+    try:
+        inspect.signature(getattr(prior, "forward", prior)).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"the prior, {type(prior).__name__}, cannot be called without arguments: {error}; wanted p(z_T), such as "
+            "al.StandardNormal, first: VAE(prior, encoder, decoder)"
+        ) from None
+    except ValueError:  # what is not written in Python tells no signature
+        pass
 
 
 def check_values(law: Distribution, x: Any, name: str, rows: Sequence[Any] | None = None) -> None:
@@ -73,8 +91,11 @@ def check_values(law: Distribution, x: Any, name: str, rows: Sequence[Any] | Non
         rows: (N,) what the user calls the rows of x; by default their numbers, in the file for data on disk.
     """
     if law.event_shape != x.shape[1:]:
+        hint = reshaping(x.shape, law.event_shape)
+        if law.batch_shape[1:] + law.event_shape == x.shape[1:]:
+            hint = f", in a batch of {tuple(law.batch_shape)}: wanted Conditional(..., event_dim={x.dim() - 1})"
         raise ValueError(
-            f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
+            f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}{hint}"
         )
     for called, part in [(rows, x)] if isinstance(x, Tensor) else x.chunks():
         finite = torch.isfinite(part)
@@ -168,13 +189,20 @@ def name_failing_conditional(conditionals: Mapping[str, nn.Module]) -> Iterator[
         if not called or "alloc" in str(error):
             raise
         given, own = types
+        if own in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{called[-1]} of {given}, but its weights are {own}: draws and densities are in float32; keep the "
+                "model in it, model.float(), and give precision='bfloat16' to what trains or scores"
+            ) from None
         if given != own:
             short = str(own).removeprefix("torch.")
             raise ValueError(
                 f"{called[-1]} of {given}, but its weights are {own}: convert the data, x.to(torch.{short}), or "
                 f"the model, model.to({given})"
             ) from None
-        raise ValueError(f"{called[-1]}, which it cannot read: {' '.join(str(error).split())}") from None
+        folded = "; al.networks.Images and Vectors make one of its two leading dimensions, particles and examples"
+        hint = folded if "(unbatched)" in str(error) else ""
+        raise ValueError(f"{called[-1]}, which it cannot read: {' '.join(str(error).split())}{hint}") from None
     finally:
         for hook in hooks:
             hook.remove()

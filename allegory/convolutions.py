@@ -80,12 +80,12 @@ class ConvLadder:
     @property
     def sides(self) -> tuple[int, int]:
         """Height and width of what the networks see: of x, with its padding."""
-        height, width = (side if side == 1 else _up_to(side, self.scales[-1]) for side in self.size)
+        height, width = (side if side == 1 else _round_up(side, self.scales[-1]) for side in self.size)
         return height, width
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """The shape of z_T, (C_T, H_T, W_T)."""
+        """The shape of z_T, the coarsest grid, (*event_T)."""
         height, width = (side if side == 1 else side // self.scales[-1] for side in self.sides)
         return self.latent[-1], height, width
 
@@ -213,14 +213,14 @@ def choose_scales(event_shape: Sequence[int], levels: int) -> tuple[list[int], b
         while -(-max(longer) // largest) > 9 and 2 * largest <= min(longer):
             largest *= 2
         grids = [2**i for i in range(1, largest.bit_length())]
-        sides = [_up_to(side, largest) for side in longer]
+        sides = [_round_up(side, largest) for side in longer]
         padded = sides != longer
     if len(set(sides)) == 1 and sides[0] <= 16 * grids[-1]:
         grids.append(sides[0])
     return [grids[-1 - t * len(grids) // levels] for t in reversed(range(levels))], padded
 
 
-def _up_to(side: int, factor: int) -> int:
+def _round_up(side: int, factor: int) -> int:
     """The next multiple of the factor."""
     return -(-side // factor) * factor
 

@@ -50,7 +50,6 @@ from allegory.support import check_support
 
 __all__ = [
     "Bernoulli",
-    "Codes",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "IndependentBernoulli",
@@ -58,6 +57,7 @@ __all__ = [
     "NormalMixture",
     "OptimalNormal",
     "Poisson",
+    "ShiftedCategorical",
     "bernoulli_log_mass",
     "map_tensors",
     "tempered",
@@ -273,14 +273,14 @@ class NegativeBinomial(TorchNegativeBinomial):
         return (log_p + n * F.logsigmoid(-logits) + x * F.logsigmoid(logits)).to(self.logits.dtype)
 
 
-class Codes(Categorical):
+class ShiftedCategorical(Categorical):
     """torch's Categorical over the whole numbers from `lowest` on.
 
     Args:
         logits: (*, k) of the categories lowest, ..., lowest + k - 1.
         lowest: the first of them.
 
-    >>> law = Codes(torch.zeros(5), lowest=-2)
+    >>> law = ShiftedCategorical(torch.zeros(5), lowest=-2)
     >>> law.log_prob(torch.tensor([-2.0, 2.0]))
     tensor([-1.6094, -1.6094])
     """
@@ -289,9 +289,9 @@ class Codes(Categorical):
         self.lowest = lowest
         super().__init__(logits=logits, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Codes:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ShiftedCategorical:
         logits = self.logits.expand((*batch_shape, self.logits.shape[-1]))
-        return Codes(logits, self.lowest, validate_args=False)
+        return ShiftedCategorical(logits, self.lowest, validate_args=False)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
@@ -307,8 +307,13 @@ class Codes(Categorical):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         return super().sample(torch.Size(sample_shape)) + self.lowest
 
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest value, (*batch)."""
+        return super().mode + self.lowest
+
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """(k, *) all categories, as torch's Categorical lists them, from `lowest` on."""
+        """(k, *batch) its values, the lowest first; as of torch."""
         return super().enumerate_support(expand) + self.lowest
 
 

@@ -34,13 +34,13 @@ from torch.distributions import Normal as NormalLaw
 
 from allegory.distributions import (
     Bernoulli,
-    Codes,
     ContinuousBernoulli,
     DiscretizedLogistic,
     IndependentBernoulli,
     NegativeBinomial,
     OptimalNormal,
     Poisson,
+    ShiftedCategorical,
 )
 from allegory.positivity import inverse_positive, positive
 from allegory.runtime.precision import to_float32
@@ -179,7 +179,7 @@ class CategoricalFamily(Family):
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
         logits = to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
-        law = Codes(logits, self.lowest) if self.lowest else Categorical(logits=logits)
+        law = ShiftedCategorical(logits, self.lowest) if self.lowest else Categorical(logits=logits)
         return Independent(law, event_dim)
 
     def extra_repr(self) -> str:

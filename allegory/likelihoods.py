@@ -10,6 +10,7 @@ The constants by which x is standardised are 0 and 1 here, and set from data in 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -33,6 +34,10 @@ NAMES = (
     "continuous_bernoulli",
     *COUNTS,
 )
+MEANT = {
+    "gaussian": "normal", "gauss": "normal", "mse": "normal_shared", "bce": "bernoulli", "binary": "bernoulli",
+    "softmax": "categorical", "cross_entropy": "categorical",
+}  # fmt: skip
 LOCATION_SCALE = (
     families.Normal, families.NormalFixed, families.NormalLearned, families.NormalOptimal, families.StudentTFamily,
 )  # fmt: skip
@@ -79,7 +84,10 @@ def make_family(likelihood: Likelihood, event_shape: Sequence[int], categories: 
     if not isinstance(likelihood, str):
         return _checked(likelihood, event_shape)
     if likelihood not in NAMES:
-        raise ValueError(f"unknown likelihood {likelihood!r}; wanted one of {', '.join(NAMES)}")
+        lower = likelihood.lower()
+        nearest = [MEANT[lower]] if lower in MEANT else difflib.get_close_matches(lower, NAMES, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"unknown likelihood {likelihood!r}; {hint}wanted one of {', '.join(NAMES)}")
     if likelihood == "categorical":
         if categories is None:
             raise ValueError("the categorical likelihood needs its number of categories")

@@ -16,7 +16,7 @@ Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -31,13 +31,14 @@ from allegory.checks import (
     check_batch_shape,
     check_distribution,
     check_independence,
+    check_prior,
     check_tensor,
     check_values,
     name_failing_conditional,
     nearly_equal,
     two_examples,
 )
-from allegory.conditional import Conditional
+from allegory.conditional import Conditional, StandardNormal
 from allegory.distributions import map_tensors, tempered
 from allegory.ladder import TopDown
 from allegory.notation import generative, inference, p_name, q_name
@@ -89,6 +90,9 @@ class VAE(nn.Module):
         state: nn.Module | Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(prior, type) or not callable(prior):
+            got = f"the class {prior.__name__}" if isinstance(prior, type) else type(prior).__name__
+            raise ValueError(f"prior: got {got}, wanted a module whose call gives p(z_T), such as al.StandardNormal(2)")
         self.prior = prior
         self.encoders: Any = encoder if isinstance(encoder, TopDown) else _module_list(encoder)
         self.decoders = _module_list(decoder)
@@ -166,8 +170,8 @@ class VAE(nn.Module):
 
     def _sampler(self, samples: int, noise: Sequence[Tensor | None] | None = None) -> Draw:
         """The function that draws z_1..T ~ q(. | x): S times where q depends on x alone, once from each later law."""
-        if samples < 1:
-            raise ValueError(f"samples={samples}: wanted at least one particle")
+        if not hasattr(samples, "__index__") or samples < 1:
+            raise ValueError(f"samples={samples!r}: wanted at least one particle, a whole number")
         first = self.levels if self._top_down else 1
 
         def draw(t: int, q: Distribution) -> Tensor:
@@ -277,8 +281,8 @@ class VAE(nn.Module):
             n: number of draws.
             temperature: the standard deviations of all latents are multiplied by it; see `distributions.tempered`.
         """
-        if n < 1:
-            raise ValueError(f"n={n}: wanted at least one")
+        if not hasattr(n, "__index__") or n < 1:
+            raise ValueError(f"n={n}: wanted at least one, a whole number")
         *_, state = self._generate_down(
             lambda t, p, state: tempered(p, temperature).sample((n,) if state is None else ())
         )
@@ -319,6 +323,10 @@ class VAE(nn.Module):
         check_tensor(x, name)
         if any(hasattr(p, "to_local") for p in self.parameters()):
             raise ValueError("this model is sharded over processes; load the whole model from its run, al.load(out)")
+        device = next((p.device for p in self.parameters()), x.device)
+        if x.device.type != device.type:
+            raise ValueError(f"{name} is on {x.device}, the model on {device}: move one of them, x.to({device.type!r})")
+        check_prior(self.prior)
         with eval_mode(self), torch.random.fork_rng(), self._name_failing_conditional():
             check_values(self.generate(1), x, name, rows)
             trace = self(x[:1])
@@ -472,8 +480,21 @@ def _reparameterize(q: Distribution, noise: Tensor, samples: int, level: int) ->
     return torch.addcmul(law.loc, law.scale, noise)
 
 
+def check_is_vae(model: Any) -> None:
+    """Raises a ValueError for anything but a VAE, or one that torch.compile has wrapped."""
+    if isinstance(getattr(model, "_orig_mod", model), VAE):
+        return
+    inner = getattr(model, "module", None)  # of DistributedDataParallel and DataParallel
+    wanted = "the VAE inside of it, model.module" if isinstance(inner, VAE) else "a VAE, and the data after it"
+    raise ValueError(f"model: got {type(model).__name__}, wanted {wanted}")
+
+
 def _module_list(modules: nn.Module | Sequence[nn.Module]) -> nn.ModuleList:
     single = isinstance(modules, nn.Module) and not isinstance(modules, nn.ModuleList | nn.Sequential)
     if isinstance(modules, nn.Sequential):
         raise ValueError("got an nn.Sequential, which composes modules; wanted a conditional or a list")
-    return nn.ModuleList([modules] if single else list(modules))  # type: ignore[arg-type, list-item]
+    found = [modules] if single or not isinstance(modules, Iterable) else list(modules)
+    for module in found:
+        if not isinstance(module, nn.Module) or isinstance(module, StandardNormal):
+            raise ValueError(f"got {type(module).__name__}, wanted conditionals: VAE(prior, encoder, decoder)")
+    return nn.ModuleList(found)  # type: ignore[arg-type]

@@ -28,9 +28,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from allegory.runtime import processes
 from allegory.runtime.compilation import disable_compile
@@ -50,6 +51,7 @@ def elbo(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     >>> al.elbo(trace).shape
     torch.Size([7])
     """
+    _check_trace(trace)
     return (trace.log_px - _apply_beta(trace.kl, beta).sum(0)).mean(0)
 
 
@@ -72,6 +74,7 @@ def free_bits(
     >>> bool((al.free_bits(trace, nats=2.0) <= al.elbo(trace)).all())
     True
     """
+    _check_trace(trace)
     levels = len(trace.latents)
     values = [nats] if isinstance(nats, int | float) else list(nats)
     free = torch.as_tensor(nats, dtype=trace.x.dtype, device=trace.x.device)
@@ -154,7 +157,13 @@ stl.held = dreg.held = True  # type: ignore[attr-defined]
 free_bits.bound = elbo  # type: ignore[attr-defined]
 
 
+def _check_trace(trace: Any) -> None:
+    if isinstance(trace, nn.Module | Tensor):
+        raise ValueError(f"got {type(trace).__name__}, wanted the trace of a pass, model(x)")
+
+
 def _log_w(trace: Trace, beta: float | Tensor) -> Tensor:
+    _check_trace(trace)
     return trace.log_px - _apply_beta(trace.log_qz - trace.log_pz, beta).sum(0)
 
 
@@ -163,5 +172,6 @@ def _apply_beta(rates: Tensor, beta: float | Tensor) -> Tensor:
 
 
 def _check_held(name: str, trace: Trace) -> None:
+    _check_trace(trace)
     if torch.is_grad_enabled() and not trace.held:
         raise ValueError(f"{name} needs a trace of a held posterior, model(x, samples, held=True), for its gradient")

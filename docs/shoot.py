@@ -18,14 +18,14 @@ from allegory.command import command_line
 from allegory.views.layout import file_name
 
 OUT = Path(__file__).with_name("report.png")
-SIZE = {"width": 1080, "height": 1500}
+SIZE = {"width": 1080, "height": 1560}
 
 if __name__ == "__main__":
     run, *browser = sys.argv[1:]
     opened = al.Run(run)
     command = command_line(file_name(opened.source), opened.config["command"])
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as browsers:
-        page = opened.report(Path(folder) / "report.html", command=command, samples=500, examples=500)
+        page = opened.report(Path(folder) / "report.html", command=command, samples=200, examples=500)
         chromium = browsers.chromium.launch(executable_path=browser[0] if browser else shutil.which("chromium"))
         shown = chromium.new_page(viewport=SIZE)
         shown.goto(page.as_uri())

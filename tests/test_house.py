@@ -211,6 +211,7 @@ def public():
 
 
 INHERITED = {
+    "enumerate_support",
     "arg_constraints",
     "entropy",
     "rsample",
@@ -219,6 +220,7 @@ INHERITED = {
     "log_prob",
     "sample",
     "mean",
+    "mode",
     "variance",
     "extra_repr",
     "law",

@@ -70,10 +70,10 @@ def run(out: str | None = None) -> None:
         out: where to write; by default a new folder, allegory-demo, in the current one.
     """
     with new_run(out or _unused_name("allegory-demo")) as folder:
-        _train_and_tell(folder)
+        _train_and_report(folder)
 
 
-def _train_and_tell(folder: Path) -> None:
+def _train_and_report(folder: Path) -> None:
     from rich.table import Table
 
     digits = load("digits")

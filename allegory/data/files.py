@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allegory.data import parts
-from allegory.data.offsets import find_offset, without_offset
+from allegory.data.offsets import find_offset, subtract_offset
 from allegory.data.parts import WANTED, Part, naming_errors, split_names
 from allegory.data.pictures import find_images, read_folder, rows_by_split
 from allegory.data.stored import Mapped, Stored
@@ -34,7 +34,7 @@ __all__ = ["file_names", "read_arrays", "read_splits"]
 
 Array = NDArray[Any]
 
-SMALLEST = 1e-30
+SMALLEST_VALUE = 1e-30
 _ADVICE = {  # by the kind of an array
     "c": "; np.stack([x.real, x.imag], -1) has two for each",
     "M": "; x.astype('M8[s]').astype('i8') has seconds",
@@ -186,7 +186,7 @@ def _to_examples(array: Array, where: str, offset: Array | None) -> Any:
         return _to_tensor(array, where, offset)
     if not array.flags.c_contiguous:
         raise ValueError(f"{where}: too large for memory, and in Fortran order; save np.ascontiguousarray of it")
-    _check_sizes([_largest(without_offset(part, offset), start, array, where) for start, part in _parts(array)], where)
+    _check_sizes([_largest(subtract_offset(part, offset), start, array, where) for start, part in _parts(array)], where)
     return Stored(Mapped(array, offset))
 
 
@@ -194,7 +194,7 @@ def _to_tensor(array: Array, where: str, offset: Array | None) -> Tensor:
     """float32 (N, *event), after checking that these are finite numbers that float32 can hold."""
     x, largest = np.empty(array.shape, np.float32), []
     for start, part in _parts(array):
-        moved = without_offset(part, offset)
+        moved = subtract_offset(part, offset)
         largest.append(_largest(moved, start, array, where))
         x[start : start + len(part)] = moved
     _check_sizes(largest, where)
@@ -252,5 +252,5 @@ def _check_sizes(largest: Sequence[float], where: str) -> None:
         largest: the size of the largest number of each of its parts.
         where: in the message.
     """
-    if 0 < max(largest) < SMALLEST:
+    if 0 < max(largest) < SMALLEST_VALUE:
         raise ValueError(f"{where}: no value is larger than {max(largest):g}, which float32 cannot hold; rescale them")

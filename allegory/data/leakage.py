@@ -19,8 +19,9 @@ from torch import Tensor
 
 __all__ = ["near_copies", "overlap"]
 
-GAP, SHARE, FEWEST = 20, 0.1, 5  # a factor between distances; of the rows that are looked at; and at least so many
-QUERIES, KNOWN, COLUMNS, NEIGHBOURS = 500, 10_000, 128, 50  # at most
+DISTANCE_RATIO = 20  # of a neighbour of a row to the one before it: what is nearer is a copy
+MIN_SHARE, MIN_ROWS = 0.1, 5  # of the rows that are looked at; and at least so many
+MAX_QUERIES, MAX_KNOWN, MAX_COLUMNS, MAX_NEIGHBOURS = 500, 10_000, 128, 50
 
 
 def near_copies(x: Tensor, known: Tensor) -> float:
@@ -31,23 +32,23 @@ def near_copies(x: Tensor, known: Tensor) -> float:
         x: (N, *event), of which at most 500 rows are looked at, evenly spaced.
         known: (M, *event), of which at most 10,000 rows are.
 
-    >>> x = torch.randn(100, 4)
-    >>> near_copies(x + 1e-4, x), near_copies(torch.randn(100, 4), x)
+    >>> x = torch.randn(1000, 4)
+    >>> near_copies(x + 1e-4, x), near_copies(torch.randn(1000, 4), x)
     (1.0, 0.0)
     """
-    x, known = _rows(x, QUERIES), _rows(known, KNOWN)
+    x, known = _rows(x, MAX_QUERIES), _rows(known, MAX_KNOWN)
     varied = (known != known[:1]).any(0).nonzero()[:, 0]
-    columns = varied[:: max(1, len(varied) // COLUMNS)]
+    columns = varied[:: max(1, len(varied) // MAX_COLUMNS)]
     if len(known) < 2 or not len(columns):
         return 0.0
     x, known = x[:, columns].double(), known[:, columns].double()
     ordered = known.T.contiguous().sort(1).values
     at, others = _ranks(x, ordered), _ranks(known, ordered)
     distances = torch.cdist(at, others).clamp(min=0.5 / len(known))
-    nearest, rows = distances.topk(min(NEIGHBOURS + 1, len(known)), largest=False)
-    gap = (nearest[:, 1:] > GAP * nearest[:, :-1]).any(1) & (x != known[rows[:, 0]]).any(1)
+    nearest, rows = distances.topk(min(MAX_NEIGHBOURS + 1, len(known)), largest=False)
+    gap = (nearest[:, 1:] > DISTANCE_RATIO * nearest[:, :-1]).any(1) & (x != known[rows[:, 0]]).any(1)
     share = gap.double().mean().item()
-    return share if share >= SHARE and gap.sum() >= FEWEST else 0.0
+    return share if share >= MIN_SHARE and gap.sum() >= MIN_ROWS else 0.0
 
 
 def overlap(x: Any) -> int:

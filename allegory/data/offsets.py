@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["find_offset", "without_offset"]
+__all__ = ["find_offset", "subtract_offset"]
 
 Array = NDArray[Any]
 
-LOST = 1e-4  # of the width of the usual values
-DEVIATIONS = 5
-NUMBERS, ROWS, FEWEST = 2**22, 4096, 64  # looked at, at a time; rows
+MAX_LOSS = 1e-4  # of the width of the usual values
+WIDTH_DEVIATIONS = 5
+CHUNK_NUMBERS, MAX_ROWS, MIN_ROWS = 2**22, 4096, 64  # looked at, at a time; rows
 
 
 def find_offset(array: Array) -> Array | None:
@@ -37,8 +37,8 @@ def find_offset(array: Array) -> Array | None:
     if array.dtype.itemsize <= 2 or array.dtype == np.float32:
         return None
     event, size = array.shape[1:], math.prod(array.shape[1:])
-    rows = array[:: max(1, len(array) // max(FEWEST, min(ROWS, NUMBERS // size)))].reshape(-1, size)
-    width = max(1, NUMBERS // len(rows))
+    rows = array[:: max(1, len(array) // max(MIN_ROWS, min(MAX_ROWS, CHUNK_NUMBERS // size)))].reshape(-1, size)
+    width = max(1, CHUNK_NUMBERS // len(rows))
     parts = [rows[:, i : i + width].astype(np.float64) for i in range(0, size, width)]
     middles = [np.partition(part, len(part) // 2, axis=0)[len(part) // 2] for part in parts]
     needed = [_is_lost(part, middle, 0.0) for part, middle in zip(parts, middles, strict=True)]
@@ -52,7 +52,7 @@ def find_offset(array: Array) -> Array | None:
     return offset.reshape(event)
 
 
-def without_offset(part: Array, offset: Array | None) -> Array:
+def subtract_offset(part: Array, offset: Array | None) -> Array:
     """The rows of an array less the offset, (n, *event), with all their digits."""
     if offset is None:
         return part
@@ -63,9 +63,9 @@ def _is_lost(x: Array, middle: Array, offset: Any) -> Array:
     """(D) whether float32 moves the usual values of x - offset, (N, D), too far."""
     with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused elsewhere
         apart = np.abs(x - middle)
-        width = DEVIATIONS * _median_above_zero(apart)
+        width = WIDTH_DEVIATIONS * _median_above_zero(apart)
         moved = np.abs((x - offset) - (x - offset).astype(np.float32))
-        return (width > 0) & (np.where(apart <= width, moved, 0.0).max(0) > LOST * width)
+        return (width > 0) & (np.where(apart <= width, moved, 0.0).max(0) > MAX_LOSS * width)
 
 
 def _median_above_zero(apart: Array) -> Array:

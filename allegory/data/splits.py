@@ -38,7 +38,7 @@ from allegory.data.stored import Stored
 from allegory.data.values import DENSITIES, unlike
 from allegory.runtime import processes
 
-WINDOWS = 101  # rows of a file in which overlapping windows are looked for
+WINDOW_ROWS = 101  # rows of a file in which overlapping windows are looked for
 WITH_OFFSET = (*DENSITIES, "bernoulli", "categorical")  # likelihoods that do not depend on where zero is
 
 __all__ = ["Data", "load", "load_together", "read", "reload"]
@@ -167,7 +167,7 @@ class Data:
             seen.update(found)
         return counts
 
-    def _of_one_array(self) -> list[str]:
+    def _splits_of_one_array(self) -> list[str]:
         """The splits that were cut from the array from which train was."""
         if not self.rows:
             return ["train"]
@@ -175,9 +175,9 @@ class Data:
             split for split in ("valid", "test") if not torch.isin(self.rows[split], self.rows["train"]).any()
         ]
 
-    def _first_of_file(self, count: int) -> Tensor:
+    def _first_rows_of_file(self, count: int) -> Tensor:
         """The first rows of the array that was cut, in its order."""
-        splits = self._of_one_array()
+        splits = self._splits_of_one_array()
         rows = torch.cat([self.rows[split] for split in splits])
         ends = np.cumsum([0, *(len(self.rows[split]) for split in splits)])
         chosen = rows.argsort()[:count].tolist()
@@ -287,7 +287,7 @@ def _split_remarks(data: Data) -> list[str]:
             f"{' and '.join(equal)} equal rows of another split, so that what is held out may flatter the model; "
             f"{together}"
         )
-    if data.split == "random" and (step := overlap(data._first_of_file(WINDOWS))):
+    if data.split == "random" and (step := overlap(data._first_rows_of_file(WINDOW_ROWS))):
         lines.append(
             f"each row repeats the one before it, {step} further on, as windows of one series do: split at random, "
             "what is held out has nearly all been seen; --split ordered (in Python split='ordered') holds out the end"
@@ -296,7 +296,7 @@ def _split_remarks(data: Data) -> list[str]:
         shares = {split: near_copies(getattr(data, split), data.train) for split in held}
         near = [f"{share:.0%} of {split} rows" for split, share in shares.items() if share]
         lines += [f"about {' and '.join(near)} nearly equal a row of train; {together}"] if near else []
-    for split in (split for split in held if split not in data._of_one_array()):
+    for split in (split for split in held if split not in data._splits_of_one_array()):
         if told := unlike(getattr(data, split), data.train):
             lines.append(f"{split}: {told}; are they in the same units, of the same kind?")
     return lines
@@ -325,7 +325,7 @@ def _load_path(
     size: int | Sequence[int] | None = None,
     offset: Any = "find",
 ) -> Data:
-    wanted = _both(size)
+    wanted = _width_and_height(size)
     parts = read_splits(path, array, wanted, offset)
     examples, rows = cut(parts, seed, split, name)
     names = [file for part in parts.values() for file in part.names]
@@ -336,7 +336,7 @@ def _load_path(
     )  # fmt: skip
 
 
-def _both(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+def _width_and_height(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     """Width and height, of which one number means both."""
     if size is None:
         return None
@@ -418,7 +418,7 @@ def read(
     if dynamic or _is_builtin(source):
         return load(source, dynamic=dynamic).test
     wanted = "find" if offset is None else np.asarray(offset, np.float64) if np.any(offset) else None
-    found = [*read_splits(Path(source), array, _both(size), wanted, channels).values()]
+    found = [*read_splits(Path(source), array, _width_and_height(size), wanted, channels).values()]
     if offset is None and found[0].offset is not None:
         first = np.argwhere(found[0].offset)[0].tolist()
         raise ValueError(

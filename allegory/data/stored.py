@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Size, Tensor
 
-from allegory.data.offsets import without_offset
+from allegory.data.offsets import subtract_offset
 from allegory.runtime.memory import trim
 
 __all__ = ["Mapped", "Pictures", "Stored"]
@@ -232,8 +232,8 @@ class Mapped:
         if found < numbers.nbytes:
             raise ValueError(f"{self.array.filename} has become shorter while it was in use: row {last} is missing")
         whole = bool((np.diff(rows.numpy()) == 1).all())
-        kept = numbers if whole else numbers[(rows - first).numpy()]
-        moved = without_offset(kept, self.offset)
+        chosen = numbers if whole else numbers[(rows - first).numpy()]
+        moved = subtract_offset(chosen, self.offset)
         return torch.from_numpy(moved.astype(np.uint8 if self.dtype == torch.uint8 else np.float32, copy=False))
 
 

@@ -25,7 +25,7 @@ LARGEST_WHOLE = 1e9  # float32 has whole numbers alone of that size
 REPEATED_SHARE, EDGE_SHARE = 0.05, 0.01  # of the rows: for a value, and for the smallest or the largest
 MIN_REPEATS = 10
 MAX_FEW, MAX_LEVELS, MAX_CATEGORIES = 100, 1024, 31  # different values of a column, of all elements, of categories
-UNLIKE = 20  # times the width of the usual values
+FAR_WIDTHS = 20  # times the width of the usual values
 
 
 def remarks(x: Any, likelihood: str) -> list[str]:
@@ -40,7 +40,7 @@ def remarks(x: Any, likelihood: str) -> list[str]:
     >>> remarks(torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 99.0]] * 20), "discretized_logistic")[0]
     '99 is 17% of all values, and far from the others, 0..2: if it stands for what is missing, drop or fill in those...'
     """
-    rows, table = _some_rows(x, MAX_ROWS), x.dim() == 2
+    rows, table = _sampled_rows(x, MAX_ROWS), x.dim() == 2
     found = _channels_remarks(x.shape[1:])
     if likelihood not in DENSITIES:
         return found + _discrete_remarks(rows, table)
@@ -65,13 +65,13 @@ def unlike(x: Any, train: Any) -> str:
     >>> unlike(torch.rand(50, 2), 255 * torch.rand(50, 2))
     'column 0 is mostly 0.0... to 0.8..., in train ... to ...'
     """
-    found, known = (_some_rows(part, MAX_ROWS) for part in (x, train))
+    found, known = (_sampled_rows(part, MAX_ROWS) for part in (x, train))
     if x.dim() > 2:
         found, known = found.reshape(-1, 1), known.reshape(-1, 1)
     (low, middle, high), (low_0, middle_0, high_0) = (_range(part[:, :MAX_COLUMNS]) for part in (found, known))
     width, width_0 = high - low, high_0 - low_0
-    scaled = (np.maximum(width, width_0) > UNLIKE * np.minimum(width, width_0)) & (np.minimum(width, width_0) > 0)
-    moved = (np.abs(middle - middle_0) > UNLIKE * np.maximum(width, width_0)) & (width_0 > 0)
+    scaled = (np.maximum(width, width_0) > FAR_WIDTHS * np.minimum(width, width_0)) & (np.minimum(width, width_0) > 0)
+    moved = (np.abs(middle - middle_0) > FAR_WIDTHS * np.maximum(width, width_0)) & (width_0 > 0)
     for i in np.flatnonzero(moved | (scaled & (len(found) >= 2 * MIN_REPEATS))):
         what = f"column {i} is" if x.dim() == 2 else "its values are"
         return f"{what} mostly {low[i]:g} to {high[i]:g}, in train {low_0[i]:g} to {high_0[i]:g}"
@@ -86,7 +86,7 @@ def unlike(x: Any, train: Any) -> str:
     return ""
 
 
-def _some_rows(x: Any, most: int) -> NDArray[Any]:
+def _sampled_rows(x: Any, most: int) -> NDArray[Any]:
     """(n, D) the first rows, as many as have 2^22 numbers, in float64."""
     count = max(MIN_REPEATS, min(most, MAX_NUMBERS // max(1, math.prod(x.shape[1:]))))
     return x[:count].flatten(1).double().numpy(force=True)

@@ -5,6 +5,7 @@ from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate, log_li
 from allegory.evaluation.diagnosis import Diagnosis, Level, diagnose
 from allegory.evaluation.marginals import baseline
 from allegory.evaluation.moments import posterior_moments
+from allegory.evaluation.passes import evaluating as scoring  # noqa: F401, its earlier name
 from allegory.evaluation.speed import choose_speed
 
 __all__ = [

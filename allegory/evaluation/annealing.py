@@ -31,7 +31,7 @@ from torch import Tensor
 
 from allegory.evaluation.bounds import log_likelihood, standard_error
 from allegory.evaluation.passes import evaluating, pairs_per_pass
-from allegory.model import VAE, Choose, Distributions, Latents
+from allegory.model import VAE, Choose, Distributions, Latents, check_is_vae
 from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["Annealed", "ais", "compare_with_ais"]
@@ -86,6 +86,7 @@ def ais(
     for name, value in dict(chains=chains, temperatures=temperatures, leapfrog=leapfrog).items():
         if value < 1:
             raise ValueError(f"{name}={value}: wanted at least 1")
+    check_is_vae(model)
     model.check(x)
     if posterior is not None and [len(z) for z in posterior] != [len(x)] * model.levels:
         raise ValueError(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, StudentT, constraints
 
-from allegory.distributions import Codes, ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial
+from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial, ShiftedCategorical
 from allegory.evaluation.passes import evaluating
 from allegory.model import VAE
 from allegory.runtime.modes import forked_rng
@@ -102,7 +102,7 @@ def _fit(law: Any, support: Any, x: Tensor) -> Distribution | None:
         lowest = int(support.lower_bound)
         found = _histogram(x - lowest, int(support.upper_bound) - lowest + 1)
         if lowest:
-            found = Codes(found.logits, lowest, validate_args=False)
+            found = ShiftedCategorical(found.logits, lowest, validate_args=False)
     elif isinstance(support, type(constraints.nonnegative_integer)):
         found = _negative_binomial(_subsample(x, MAX_FIT_NUMBERS), x)
     elif isinstance(law, ContinuousBernoulli):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from allegory.model import VAE
+from allegory.model import VAE, check_is_vae
 from allegory.runtime import processes
 from allegory.runtime.memory import caching
 from allegory.runtime.modes import eval_mode, no_validation
@@ -42,9 +42,10 @@ def evaluating(model: nn.Module, precision: str = "float32") -> Iterator[None]:
 
 def check_scored(model: VAE, x: Tensor, samples: int) -> None:
     """Checks what is to be scored: K, and that x fits the model; and that all processes were given the same."""
+    check_is_vae(model)
     if not hasattr(samples, "__index__") or not 1 <= samples < 2**31:
         raise ValueError(f"samples={samples}: wanted K >= 1 particles, a whole number below 2^31")
-    processes.check_same(samples=samples, x=getattr(x, "rows", x), model=model)
+    processes.check_same("an evaluation", samples=samples, x=getattr(x, "rows", x), model=model)
     model.check(x)
 
 

@@ -18,6 +18,7 @@ import hashlib
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,55 +43,93 @@ __all__ = [
 
 
 BROADCAST_NOTE = "broadcast to all processes"
-nesting = 0  # of `together`
+APART = "with al.together(False)"
+SILENT_SECONDS, MISSING_SECONDS = 5.0, 60.0  # of waiting for the others: until that is said, and is an error
+nesting = alone = 0  # of `together`, and of its opposite
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def together(on: bool = True) -> Iterator[None]:
     """All processes of torch.distributed do the same, with the same arguments, and each takes its share: what is called
-    inside scores as `torchrun -m allegory evaluate` does. Outside, each process works alone, on what it has.
+    inside scores as `torchrun -m allegory evaluate` does. Outside, each process scores what it has, alone.
+
+    Args:
+        on: False for the opposite: inside each process works alone, in `fit`, too, which else all have to call.
 
     >>> with al.together():
     ...     bounds = al.log_likelihood(model, x, samples=10)
     """
-    global nesting
-    nesting += 1
+    global nesting, alone
+    nesting, alone = nesting + on, alone + (not on)
     try:
         yield
     finally:
-        nesting -= 1
+        nesting, alone = nesting - on, alone - (not on)
 
 
 def world_size() -> int:
     """The number of processes that work together."""
-    return dist.get_world_size() if nesting and _initialized() else 1
+    return dist.get_world_size() if _together() else 1
 
 
 def rank() -> int:
     """The index of this process; 0 writes files and prints."""
-    return dist.get_rank() if nesting and _initialized() else 0
+    return dist.get_rank() if _together() else 0
 
 
-def check_same(**given: Any) -> None:
-    """Compares what the processes that work together were given.
+def check_same(what: str, /, **given: Any) -> None:
+    """Waits for the processes that work together, and compares what they were given.
 
     Args:
+        what: all of them have to call.
         given: what has to be the same in all of them, by name: tensors, modules, anything with a repr.
 
     Raises:
-        ValueError: in all of them, something differs.
+        ValueError: in all of them, something differs; in those that are here, another one is not.
     """
     if world_size() == 1:
         return
+    _meet(what)
     found = all_gather({name: _fingerprint(value) for name, value in given.items()})
     for name in given:
         if len({each[name] for each in found}) > 1:
             failure = ValueError(
                 f"{name} is not the same in the {world_size()} processes, which share out one and the same work: give "
-                "all of them the same; to let each score what it has, leave out al.together()"
+                f"all of them the same; to let each do its own, {APART}"
             )
             failure.add_note(BROADCAST_NOTE)
             raise failure
+
+
+def _meet(what: str) -> None:
+    """Waits until all processes are here. A collective operation would wait for half an hour for one that never comes,
+    or exchange something with whatever it does instead; the store of the process group tells which one is missing.
+    """
+    store, me = dist.distributed_c10d._get_default_store(), dist.get_rank()
+    meeting = store.add(f"allegory/{me}", 1)
+    keys = [f"allegory/{process}/{meeting}" for process in range(world_size())]
+    store.set(keys[me], what)
+    began, said = time.monotonic(), False
+    while not store.check(keys):
+        waited = time.monotonic() - began
+        if waited > MISSING_SECONDS or (waited > SILENT_SECONDS and not said):
+            missing = ", ".join(str(process) for process, key in enumerate(keys) if not store.check([key]))
+            line = (
+                f"process {me} waits in {what} for process {missing} of {len(keys)}: all of them have to call it, "
+                f"with the same arguments; to let one do it alone, {APART}; for one that is only late, "
+                "torch.distributed.barrier() waits"
+            )
+            if waited > MISSING_SECONDS:
+                store.delete_key(keys[me])
+                store.add(f"allegory/{me}", -1)
+                raise ValueError(line.replace(" waits ", f" has waited {waited:.0f} seconds "))
+            warnings.warn(line, stacklevel=5)
+            said = True
+        time.sleep(min(0.05, 0.001 + waited / 10))
+    called = [store.get(key).decode() for key in keys]
+    if len(set(called)) > 1:
+        each = ", ".join(f"{name} in process {process}" for process, name in enumerate(called))
+        raise ValueError(f"the processes do not do the same: {each}; let all call the same, or each alone, {APART}")
 
 
 def _fingerprint(value: Any) -> str:
@@ -184,6 +223,10 @@ def process_group() -> Iterator[None]:
         gc.collect()  # frees the last references to the group: its threads must not outlive the interpreter
         dist.destroy_process_group()
         time.sleep(0.1)  # where torch still holds it (a mesh), lets its threads release their last tensors
+
+
+def _together() -> bool:
+    return bool(nesting) and not alone and _initialized()
 
 
 def _initialized() -> bool:

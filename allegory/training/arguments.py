@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,19 +14,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from allegory import objectives
 from allegory.data.stored import Stored
 from allegory.evaluation.marginals import baseline
 from allegory.evaluation.speed import tolerates_bfloat16
-from allegory.model import VAE
+from allegory.model import VAE, check_is_vae
 from allegory.objectives import elbo
 from allegory.runtime import processes
 from allegory.runtime.compilation import WORTHWHILE_SECONDS, choose_compile, has_compiler, time_call
+from allegory.runtime.messages import no_tensor
 from allegory.runtime.modes import frozen_parts, train_mode
 from allegory.runtime.precision import choose_precision
 from allegory.training.budget import Budget
 from allegory.training.directory import stored_settings
+from allegory.training.scale import warn_of_scale
 from allegory.training.schedule import (
     WARMUP_SHARE,
     Cosine,
@@ -149,10 +153,14 @@ def plan(
     Raises:
         ValueError: an invalid setting, in one line.
     """
+    _check_kinds(model, data, valid)
     processes.check_same(
-        model=[(name, tuple(p.shape)) for name, p in model.state_dict().items()], data=getattr(data, "rows", data),
-        valid=valid, **as_json(settings),
-    )  # fmt: skip
+        "fit",
+        model=[(name, None if is_lazy(x) else tuple(x.shape)) for name, x in model.state_dict().items()],
+        data=getattr(data, "rows", data),
+        valid=getattr(valid, "rows", valid),
+        **as_json(settings),
+    )
     objective, samples, requested = settings["objective"], settings["samples"], dict(settings)
     _check_objective_kind(objective)
     _check_numbers(settings)
@@ -184,9 +192,12 @@ def plan(
             WORTHWHILE_SECONDS / steps if processes.world_size() == 1 else math.inf
         )  # several call it once, as often as each other
         with torch.random.fork_rng():
-            x = x if transform is None else transform(x)
+            x = x if transform is None else transform(x.clone())
             seconds = time_call(lambda: score(x, weight).sum().backward(), device, stop_below=stop_below)
         return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
+
+    if not before and processes.rank() == 0:
+        warn_of_scale(model, seen)
 
     # All processes take part in the measurement, so one of them decides whether there is one.
     open_question = requested["compile"] == "auto" and not shard and processes.broadcast(lambda: has_compiler(device))
@@ -207,6 +218,16 @@ def plan(
     )
 
 
+def _check_kinds(model: Any, data: Any, valid: Any) -> None:
+    """Checks what kind of thing each is, before any is used."""
+    check_is_vae(model)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("model: none of its parameters has requires_grad, so there is nothing to train")
+    for name, x in {"training data": data, "validation data": valid}.items():
+        if x is not None and not isinstance(x, Tensor | Stored):
+            raise ValueError(no_tensor(name, x))
+
+
 def _training_copy(model: VAE) -> VAE:
     """A copy to try, in the modes of the training."""
     trial = copy.deepcopy(model)
@@ -218,14 +239,29 @@ def _check_objective_kind(objective: Any) -> None:
     if not callable(objective):
         known = isinstance(objective, str) and hasattr(objectives, objective)
         name = objective if known else "elbo"
-        raise ValueError(f"objective={objective!r}: wanted a function, such as objective=al.{name}")
+        given = repr(objective) if isinstance(objective, str) else type(objective).__name__
+        raise ValueError(f"objective={given}: wanted a function, such as objective=al.{name}")
+    try:
+        inspect.signature(objective).bind(None, 1.0)
+    except TypeError as error:
+        raise ValueError(
+            f"objective {name_of(objective)} cannot be called with (trace, beta): {error}; wanted a function of both, "
+            "since fit gives it the weight of the KL: fit(..., beta=4.0)"
+        ) from None
+    except ValueError:  # what is not written in Python tells no signature
+        pass
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
-    for name in ("epochs", "minutes", "lr", "clip", "skip", "patience", "lr_warmup", "kl_warmup", "lr_final", "ema"):
+    optional, others = ("epochs", "minutes", "patience"), ("lr_warmup", "kl_warmup", "lr_final", "ema", "weight_decay")
+    for name in (*optional, "lr", "clip", "skip", *others):
         value = settings[name]
-        if value is not None and not callable(value) and (isinstance(value, str) or not hasattr(value, "__float__")):
+        if value is None and name in optional:
+            continue
+        if not callable(value) and (isinstance(value, str) or not hasattr(value, "__float__")):
             raise ValueError(f"{name}={value!r}: wanted a number")
+    if settings["epochs"] is not None and settings["epochs"] % 1:
+        raise ValueError(f"epochs={settings['epochs']}: wanted a whole number")
     for name, least in {"batch_size": 1, "samples": 1, "seed": -(2**63)}.items():
         value = settings[name]
         if not hasattr(value, "__index__") or not least <= value < 2**63:
@@ -256,22 +292,30 @@ def _check_speed(precision: Any, compile: Any) -> None:
 
 
 def _check_last_batch(model: VAE, data: Any, transform: Callable[[Tensor], Tensor] | None, batch_size: int) -> None:
-    """Batch normalisation of vectors has no statistics of a single example, which may be the last batch of an epoch."""
-    if len(data) % batch_size != 1 % batch_size or not any(isinstance(part, _BatchNorm) for part in model.modules()):
+    """Batch normalisation of vectors has no statistics of a single example, which may be the last batch of an epoch, or
+    the share that one of several processes has of it.
+    """
+    several = processes.world_size()
+
+    def leaves_one(size: int) -> bool:
+        return any(0 < batch < 2 * several for batch in (min(size, len(data)), len(data) % size))
+
+    if not leaves_one(batch_size) or not any(isinstance(part, _BatchNorm) for part in model.modules()):
         return
     trial = copy.deepcopy(model).train()
     with torch.random.fork_rng():
-        x = data[:1] if transform is None else transform(data[:1])
+        x = data[:1] if transform is None else transform(data[:1].clone())
         try:
             with torch.no_grad():
                 trial(x.to(next(trial.parameters()).device))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            fits = (size for size in range(batch_size + 1, len(data) + 1) if len(data) % size != 1)
+            fits = (size for size in range(batch_size + 1, len(data) + 1) if not leaves_one(size))
+            share = "a batch of one" if several == 1 else f"one of {several} processes a single example"
             raise ValueError(
-                f"{len(data)} examples in batches of {batch_size} leave a batch of one, and BatchNorm has no "
-                f"statistics of one example; wanted another batch_size, such as {next(fits, 'that of more data')}"
+                f"{len(data)} examples in batches of {batch_size} leave {share}, and BatchNorm has no statistics of "
+                f"one example; wanted another batch_size, such as {next(fits, 'that of more data')}"
             ) from None
 
 
@@ -291,9 +335,9 @@ def _check_objective(
         held: whether the objective needs the posterior held.
         beta: a value of it.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
-        x = data[:2] if transform is None else transform(data[:2])
+        x = data[:2] if transform is None else transform(data[:2].clone())
         trial, device = _training_copy(model), next(model.parameters()).device
         beta = beta.to(device) if isinstance(beta, Tensor) else beta
         bound = objective(trial(x.to(device), samples=samples, held=held), beta)
@@ -302,6 +346,8 @@ def _check_objective(
             f"objective {name_of(objective)}: got {tuple(bound.shape) if isinstance(bound, Tensor) else bound!r} for "
             f"{len(x)} examples, wanted (B,), nats per example; average over the particles, not over the examples"
         )
+    if not bound.requires_grad:
+        raise ValueError(f"objective {name_of(objective)}: its result has no gradient to learn from")
 
 
 def lr_schedule(lr: Any, warmup: int, final: float) -> Schedule:
@@ -331,6 +377,9 @@ def beta_schedule(beta: Any, warmup: int, levels: int) -> Schedule:
             raise ValueError(f"kl_warmup={warmup}: wanted none where beta is a schedule")
         return _Checked("beta", beta, levels)
     beta = beta.tolist() if hasattr(beta, "tolist") else beta
+    several = isinstance(beta, Sequence) and all(isinstance(value, int | float) for value in beta)
+    if not isinstance(beta, int | float) and not several:
+        raise ValueError(f"beta={beta!r}: wanted a number, or one for each of {levels} levels")
     values = [beta] if isinstance(beta, int | float) else list(beta)
     if any(not 0 <= value < math.inf for value in values) or (
         not isinstance(beta, int | float) and len(values) != levels
@@ -385,7 +434,7 @@ def _warn_of_warmup(lr: Schedule, beta: Schedule, steps: int) -> None:
         warnings.warn(
             f"{' and '.join(long)} of a training of {steps} steps: no weights count as the best on validation data "
             "before a warm-up has ended, so the last are kept; train longer, or warm up for fewer steps",
-            stacklevel=4,
+            stacklevel=6,
         )
 
 
@@ -411,9 +460,6 @@ def _check_data(
     """Checks that the model can score the data, after the transform if there is one; returns the training data as the
     model sees them, of data on disk with a transform some.
     """
-    for name, x in {"training": data, "validation": valid}.items():
-        if x is not None and not isinstance(x, Tensor | Stored):
-            raise ValueError(f"{name} data: got {type(x).__name__}, wanted a tensor, such as torch.from_numpy gives")
     if data.dim() < 1 or len(data) < 2:
         raise ValueError(f"training data: got shape {tuple(data.shape)}, wanted at least two examples, (N, *event)")
     device = next(model.parameters()).device
@@ -424,11 +470,26 @@ def _check_data(
             model.check(data.to(device), "training data", row_names)
         else:
             samples = []
-            for rows, part in [(row_names, data)] if isinstance(data, Tensor) else data.chunks():
-                changed = transform(part)
+            for rows, part in [(row_names, data.clone())] if isinstance(data, Tensor) else data.chunks():
+                changed = _transformed(transform, part)
                 model.check(changed.to(device), "training data", rows)
                 samples.append(changed[:: max(1, len(data) // BASELINE_EXAMPLES)])
             seen = torch.cat(samples)
         if valid is not None:
             model.check(valid.to(device), "validation data")
     return seen
+
+
+def _transformed(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A transform's result, which has to be as many examples: a bound is averaged over those that were drawn."""
+    if not callable(transform):
+        raise ValueError(f"transform={transform!r}: wanted a function, such as allegory.data.binarize")
+    changed = transform(x)
+    if not isinstance(changed, Tensor):
+        raise ValueError(f"transform: got {type(changed).__name__} for a batch of examples, wanted a tensor")
+    if len(changed) != len(x):
+        raise ValueError(
+            f"transform: got {len(changed)} examples for {len(x)}, wanted as many, each in the place of one; leave "
+            "some out, or add others, before fit"
+        )
+    return changed

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from allegory.architectures import build
 from allegory.legacy import convert_legacy, parameter_units
-from allegory.model import VAE
+from allegory.model import VAE, check_is_vae
 from allegory.runtime.storage import temporary_path, write_atomically
 from allegory.training.directory import (
     CONFIG,
@@ -33,7 +33,7 @@ from allegory.training.directory import (
     read_config,
     versions,
 )
-from allegory.training.tensors import read_tensors, write_tensors
+from allegory.training.tensors import read_tensors, uncompiled, write_tensors
 
 __all__ = ["load", "save"]
 
@@ -54,14 +54,21 @@ def save(
         The directory.
 
     Raises:
-        ValueError: a directory that is not empty or cannot be written; arguments that are not JSON; a sharded model.
+        ValueError: a directory that is not empty or cannot be written; arguments that are not JSON; a sharded model;
+            weights that are NaN.
 
     >>> model = al.architectures.mlp((3,), "bernoulli", latent=[2], hidden=[4])
     >>> al.load(al.save(model, "saved")).sample(5).shape
     torch.Size([5, 3])
     """
+    check_is_vae(model)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
     if any(hasattr(p, "to_local") for p in model.parameters()):
         raise ValueError("this model is sharded over processes; its run, fit's out, has the whole model: al.load(out)")
+    broken = [name for name, x in model.state_dict().items() if x.is_floating_point() and bool(torch.isnan(x).any())]
+    if broken:
+        more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise ValueError(f"{broken[0]}{more} of the model are NaN, so that nothing it scores or draws is a number")
     config: dict[str, Any] = dict(
         format=FORMAT, **versions(), machines=machines(model), **parameter_units(model), model=model.config, fit={}
     )
@@ -80,7 +87,7 @@ def save(
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise ValueError(f"{path} exists and is not empty; choose another directory")
         part.mkdir(parents=True)
-        write_tensors(part / WEIGHTS, model.state_dict(), {"config": config_digest(json.loads(text))})
+        write_tensors(part / WEIGHTS, uncompiled(model.state_dict()), {"config": config_digest(json.loads(text))})
         write_atomically(part / CONFIG, text.encode())
         part.replace(run)
     except OSError as error:
@@ -127,6 +134,8 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
         if state.get("config") != config_digest(config):  # it may ask for a model of any size
             _check_buildable(run, config, own, weights)
         built = _build_from_config(run, config, own)
+    own_names = {next(iter(uncompiled({name: value}))): name for name, value in built.state_dict().items()}
+    weights = {own_names.get(name, name): value for name, value in uncompiled(weights).items()}
     if "units" not in config:
         weights = convert_legacy(built, weights)
     if built is not model:

@@ -60,7 +60,7 @@ from allegory.training.schedule import Schedule
 from allegory.training.state import Record, State
 from allegory.training.step import Step, model_score, score_function
 from allegory.training.trackers import Tracker, Trackers
-from allegory.training.validation import validate
+from allegory.training.validation import validate, warn_if_not_finite
 
 __all__ = ["fit"]
 
@@ -167,7 +167,8 @@ def fit(
     plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume, row_names)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
     average, frozen = _copy_for_average(model, shard), frozen_parts(model)
-    inputs = functools.partial(describe_inputs, model, data, valid, transform)
+    schedules = {name: value for name, value in (("lr", lr), ("beta", beta)) if callable(value)}
+    inputs = functools.partial(describe_inputs, model, data, valid, transform, objective, schedules)
     data, valid = _to_device_of(model, data), _to_device_of(model, valid)
     batches = Batches(data, batch_size, seed, transform)
     budget = Budget(epochs, minutes, patience, len(batches))
@@ -217,11 +218,14 @@ def fit(
             clock.update()
         now.stopped = budget.over(now, clock.seconds)
         average_buffers(average, model)
+        if valid is None:
+            warn_if_not_finite(average, batches)
         state.save(run, clock)
     return Record(**{key: getattr(now, key) for key in Record.__dataclass_fields__})
 
 
 def _to_device_of(model: VAE, x: Any) -> Any:
+    x = x.detach() if isinstance(x, Tensor) else x  # what made it is not trained
     return None if x is None else x.to(next(model.parameters()).device)
 
 
@@ -240,7 +244,7 @@ def _training_context(state: State, run: Path | None) -> Iterator[list[int]]:
     """The context of the loop: a forked torch generator, and signals collected if there is a run to save; at the end,
     even after Ctrl-C, the model has the weights to use.
     """
-    with torch.random.fork_rng(), warnings.catch_warnings(), no_validation(), caching():
+    with torch.random.fork_rng(), warnings.catch_warnings(), no_validation(), caching(), torch.enable_grad():
         warnings.filterwarnings("ignore", "The .grad attribute")  # the compiler reads it, and does not need it
         warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # about in-place changes of a view; there are none
         try:

@@ -1,9 +1,9 @@
 r"""Recovery: a step never synchronises, so a loss that is not finite is found at the end of the epoch.
 
-If one was not finite, or if a gradient was above `skip` times the median for the fourth time in a row (the training has
-diverged, which is as bad as NaN), the epoch is run again step by step to find out where, the weights go back to the
-average as it was when the epoch began, and the learning rate is halved. An epoch that fails for the sixth time is an
-error; after five restarts in all, gradients that are merely large are followed.
+If one was not finite, or a weight is not after a step, or if a gradient was above `skip` times the median for the
+fourth time in a row (the training has diverged, which is as bad as NaN), the epoch is run again step by step to find
+out where, the weights go back to the average as it was when the epoch began, and the learning rate is halved. An epoch
+that fails for the sixth time is an error; after five restarts in all, gradients that are merely large are followed.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Recovery:
         """Whether this epoch has to be undone."""
         totals = self.state.all_totals()
         finite, bursts = bool(torch.isfinite(totals).all()), totals[-1].item()
+        finite = self.state.has_finite_weights() and finite
         return not finite or (bursts > 0 and self.state.position.restarts < MAX_RESTARTS)
 
     def restart(self, seconds: float) -> str:
@@ -78,6 +79,7 @@ class Recovery:
         state, now = self.state, self.state.position
         changed = dict(restarts=now.restarts + 1, failures=now.failures + 1, lr_scale=now.lr_scale / 2)
         finite, epoch = bool(torch.isfinite(state.all_totals()).all()), now.epoch + 1
+        finite = state.has_finite_weights() and finite
         state.restore(self.snapshot)
         where = f"epoch {epoch}, {self._find_failure(finite, seconds)}"
         state.restore(self.snapshot)
@@ -111,6 +113,8 @@ class Recovery:
             self.step(batch, self.budget.done(now, seconds))
             if not bool(torch.isfinite(state.all_totals()).all()):
                 return f"step {now.step}: the bound was finite, but its gradient was not"
+            if not state.has_finite_weights():
+                return f"step {now.step}: bound and gradient were finite, but the weights after the step are not"
             if self.failed():
                 return f"step {now.step}: {large}"
         return f"{large}, but not when the epoch was run again" if finite else "the failure did not occur again"

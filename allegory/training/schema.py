@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["DATA", "FIT", "LINE", "MACHINE", "MODEL", "POSITION", "Kind", "check", "parse"]
 
-DEEPEST = 600
+MAX_NESTING = 600
 """How deep lists and objects may be nested: Python can write a little less than a thousand."""
 
 
@@ -108,7 +108,7 @@ def parse(text: str | bytes, where: str) -> Any:
         level, depth = [found], 0
         while level := [part for value in level for part in _parts(value)]:
             depth += 1
-            if depth > DEEPEST:
+            if depth > MAX_NESTING:
                 raise RecursionError
         return found
     except RecursionError:

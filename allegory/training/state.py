@@ -23,7 +23,7 @@ from allegory.training.clipping import initial_norms
 from allegory.training.clock import Clock
 from allegory.training.curves import draw_history
 from allegory.training.directory import LAST, WEIGHTS, config_digest, read_config
-from allegory.training.tensors import read_tensors, write_tensors
+from allegory.training.tensors import read_tensors, uncompiled, write_tensors
 
 __all__ = ["Position", "Record", "Snapshot", "State", "rank_seed"]
 
@@ -171,6 +171,16 @@ class State:
         processes.all_reduce(totals[:1])
         return totals
 
+    def has_finite_weights(self) -> bool:
+        """Whether all weights are finite, and no buffer is NaN, in every process: the last step may be too large though
+        its gradient was finite, and no pass through the model follows it.
+        """
+        weights = [p for p in self.parameters if p.numel()]
+        finite = torch.isfinite(torch.stack(torch._foreach_norm(weights, math.inf))).all()
+        numbers = [sharding.to_local(b) for b in self.model.buffers() if b.is_floating_point()]
+        whole = all(not bool(torch.isnan(b).any()) for b in numbers)
+        return processes.all_reduce_max(float(not (bool(finite) and whole)))[0] == 0
+
     def running_bound(self, batch_size: int) -> float | None:
         """The mean objective over this epoch so far, to be shown; None where other processes have parts of it."""
         bound, _, count, *_ = self.totals.tolist() if processes.world_size() == 1 else [0.0] * 3
@@ -297,7 +307,7 @@ class State:
                 write_tensors(run / LAST, tensors, position)
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
-            write_tensors(run / WEIGHTS, weights, of_run)
+            write_tensors(run / WEIGHTS, uncompiled(weights), of_run)
             position |= self.metrics.write(run, position.pop("history"))
             write_tensors(run / LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written

@@ -22,7 +22,7 @@ from torch import Tensor
 from allegory.runtime.storage import check_regular, write_atomically
 from allegory.training import schema
 
-__all__ = ["read_state", "read_tensors", "write_tensors"]
+__all__ = ["read_state", "read_tensors", "uncompiled", "write_tensors"]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,3 +94,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any])
     digest = f"{hashlib.sha256(json.dumps(state).encode()).hexdigest()} {_digest(data)}"
     text = json.dumps({"state": state, "sha256": digest})  # one key: safetensors writes several in any order
     write_atomically(path, serialize(data, {"allegory": text}))
+
+
+def uncompiled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by the names that they have without torch.compile, so that a run does not depend on it.
+
+    >>> list(uncompiled({"_orig_mod.prior.s": torch.zeros(1)}))
+    ['prior.s']
+    """
+    return {name.replace("_orig_mod.", ""): value for name, value in weights.items()}

@@ -10,6 +10,7 @@ Shapes: M validation examples, T levels.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +21,9 @@ from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.trace import Trace
+from allegory.training.batches import Batches
 
-__all__ = ["validate"]
+__all__ = ["validate", "warn_if_not_finite"]
 
 
 def validate(
@@ -65,3 +67,22 @@ def validate(
     reconstruction, *rates = means[len(weights) :]
     found = dict(bound=bound, elbo=reconstruction - sum(rates), reconstruction=reconstruction, kl_per_level=rates)
     return found | ({"objective": chosen_by[0]} if chosen_by else {})
+
+
+def warn_if_not_finite(model: VAE, batches: Batches) -> None:
+    """Warns where the weights score a batch at no finite number of nats: after the last step of a training without
+    validation data nobody else looks.
+
+    Args:
+        model: with the weights to use.
+        batches: of the training data.
+    """
+    with evaluating(model), torch.random.fork_rng():
+        x = next(iter(batches.epoch(0))).x
+        broken = int((~torch.isfinite(model(x).log_weight)).sum())
+    if broken:
+        warnings.warn(
+            f"the weights after the last step give {broken} of {len(x)} examples no finite bound; train again, with a "
+            "lower lr",
+            stacklevel=5,
+        )

@@ -42,7 +42,7 @@ STYLE: Any = {
     "legend.columnspacing": 1.0,
 }  # fmt: skip
 MARKED, DOTS = 30, 800  # the most points of a line with markers, and of a scatter plot
-NAMED = 6  # levels in a legend
+MAX_LEGEND = 6  # levels in a legend
 numbers = count()  # of plots, so that no two on a page share an id
 
 
@@ -69,7 +69,7 @@ def _as_svg(plot: Callable[..., None]) -> Callable[..., str]:
     return call
 
 
-def _whole(axis: Any) -> None:
+def _whole_ticks(axis: Any) -> None:
     """Whole numbers alone on an axis, with separators of thousands."""
     from matplotlib.ticker import MaxNLocator
 
@@ -96,7 +96,8 @@ def _level_colours(levels: int) -> list[Any]:
 
 def _level_names(levels: int, name: str) -> list[str | None]:
     """What stands in the legend: each level of a few, else some of them."""
-    named = {round(i * (levels - 1) / (NAMED - 1)) for i in range(NAMED)} if levels > NAMED else set(range(levels))
+    count = min(levels, MAX_LEGEND)
+    named = {round(i * (levels - 1) / max(1, count - 1)) for i in range(count)}
     return [f"{name} {t + 1}" if t in named else None for t in range(levels)]
 
 
@@ -105,7 +106,7 @@ def _epochs(axis: Any, history: Sequence[dict[str, Any]], best: float | None) ->
     if best is not None:
         axis.axvline(best, color=INK, linestyle=":", linewidth=1, label="weights kept")
     axis.set_xlabel("epoch")
-    _whole(axis.xaxis)
+    _whole_ticks(axis.xaxis)
     return [line["epoch"] for line in history]
 
 
@@ -305,7 +306,7 @@ def unit_rates(axis: Any, rates: Sequence[Tensor | None]) -> None:
     axis.set(xlabel="unit, the one of the highest rate first", ylabel="rate, nats per example")
     lowest = [values.min().item() for values in rates if values is not None and values.isfinite().all()]
     axis.set_ylim(min([0.0, *lowest]))
-    _whole(axis.xaxis)
+    _whole_ticks(axis.xaxis)
     axis.legend(ncols=2)
 
 
@@ -320,7 +321,7 @@ def aggregate(axis: Any, posterior: Tensor, prior: Tensor, names: Sequence[str])
     axis.scatter(*prior[:DOTS].T, s=12, linewidth=0, alpha=0.45, label="prior", color=COLOURS[1])
     axis.scatter(*posterior[:DOTS].T, s=12, linewidth=0, alpha=0.6, label="aggregate posterior", color=COLOURS[0])
     axis.set(xlabel=names[0], ylabel=names[1])
-    _room_above(axis)
+    _leave_room_above(axis)
     axis.legend(loc="upper right", markerscale=2, ncols=2)
 
 
@@ -342,7 +343,7 @@ def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str, labels: tuple[st
         axis.bar(values - 0.2, shares[0], 0.4, label=labels[0])
         axis.bar(values + 0.2, shares[1], 0.4, label=labels[1])
         axis.set(ylabel="share")
-        _whole(axis.xaxis)
+        _whole_ticks(axis.xaxis)
     else:
         tail = 0.001 if len(data) > 2000 else 0.0
         start, end = (data[:100_000].double().quantile(q).item() for q in (tail, 1 - tail))
@@ -354,11 +355,11 @@ def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str, labels: tuple[st
             axis.hist(x.numpy(), edges, weights=weights, label=label, **look)
         axis.set(ylabel="density")
     axis.set(xlabel=name)
-    _room_above(axis)
+    _leave_room_above(axis)
     axis.legend(loc="upper right", ncols=2)
 
 
-def _room_above(axis: Any) -> None:
+def _leave_room_above(axis: Any) -> None:
     """Room for a legend above what is drawn."""
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.2 * (high - low))
@@ -378,8 +379,8 @@ def correlations(axis: Any, x: Tensor, title: str, name: str = "column") -> None
     ends = (-0.5, len(matrix) - 0.5)
     shown = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", extent=(*ends, *ends[::-1]))
     axis.set(title=title, xlabel=name, ylabel=name)
-    _whole(axis.xaxis)
-    _whole(axis.yaxis)
+    _whole_ticks(axis.xaxis)
+    _whole_ticks(axis.yaxis)
     axis.grid(False)
     axis.figure.colorbar(shown, ax=axis, shrink=0.8, label="correlation", ticks=[-1, 0, 1])
 
@@ -406,7 +407,7 @@ def projection(axis: Any, data: Tensor, drawn: Tensor, title: str) -> None:
             if label == "data":  # the same limits at every temperature
                 limits = axis.get_xlim(), axis.get_ylim()
         axis.set(xlabel="first component", ylabel="second component", xlim=limits[0], ylim=limits[1])
-    _room_above(axis)
+    _leave_room_above(axis)
     axis.legend(loc="upper right", markerscale=2, ncols=2)
 
 
@@ -457,4 +458,4 @@ def path(axis: Any, at: Sequence[int], steps: Tensor, title: str, name: str, lim
 
 def _over_elements(axis: Any, title: str, name: str, limits: tuple[float, float]) -> None:
     axis.set(title=title, xlabel=name, ylabel="standard deviations", ylim=limits)
-    _whole(axis.xaxis)
+    _whole_ticks(axis.xaxis)

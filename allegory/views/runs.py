@@ -50,7 +50,7 @@ from allegory.views.figures import expected, save_pictures
 __all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]
 
 SPLITS = ("train", "valid", "test")
-UNITS_ROWS, MANY, FAR = 1000, 10, 20  # rows that are compared with the training data; spreads
+COMPARED_ROWS, MIN_ROWS, FAR_SPREADS = 1000, 10, 20  # rows that are compared with the training data; spreads
 
 
 class Reconstructions(NamedTuple):
@@ -417,12 +417,12 @@ class Run:
         if not reads or reads[0].loc.shape != x.shape[1:]:
             return ""
         with torch.no_grad():
-            y = reads[0](x[:UNITS_ROWS].to(self.device)).double()
+            y = reads[0](x[:COMPARED_ROWS].to(self.device)).double()
         usual = y.abs().median().item()
-        if usual > FAR:
+        if usual > FAR_SPREADS:
             return f"its values are {usual:,.3g} spreads of the training data away from their mean"
         spread = (y - y.mean(0)).square().mean(0).sqrt().median().item()
-        if len(y) >= MANY and 0 < spread < 1 / FAR:
+        if len(y) >= MIN_ROWS and 0 < spread < 1 / FAR_SPREADS:
             return f"its values vary by {spread:.2g} of what the training data do"
         return ""
 

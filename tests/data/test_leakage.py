@@ -107,4 +107,4 @@ def test_the_first_rows_of_a_file_are_found_again(tmp_path):
     x = np.arange(200.0).reshape(100, 2)
     np.save(tmp_path / "x.npy", x)
     data = splits.load(tmp_path / "x.npy", seed=3)
-    assert torch.equal(data._first_of_file(7), torch.from_numpy(x[:7]).float())
+    assert torch.equal(data._first_rows_of_file(7), torch.from_numpy(x[:7]).float())

@@ -21,7 +21,7 @@ import allegory as al
 from allegory.command import main
 from allegory.runtime import processes
 from allegory.runtime.modes import no_validation
-from allegory.training.arguments import _check_objective
+from allegory.training.arguments import _check_last_batch, _check_objective
 from allegory.training.state import State
 
 HERE = Path(__file__).parent
@@ -134,8 +134,61 @@ def test_what_differs_between_processes_is_said_in_all_of_them(together):
 def test_what_processes_were_given_is_compared(one, other, same, monkeypatch):
     monkeypatch.setattr(processes, "world_size", lambda: 2)
     monkeypatch.setattr(processes, "all_gather", lambda found: [found, {"x": processes._fingerprint(other)}])
+    monkeypatch.setattr(processes, "_meet", lambda what: None)
     with nullcontext() if same else pytest.raises(ValueError, match=r"x is not the same in the 2 processes"):
-        processes.check_same(x=one)
+        processes.check_same("fit", x=one)
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """That of two processes, of which this is the first."""
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    return store
+
+
+def test_a_process_that_does_not_come_is_missed_and_may_come_later(store, monkeypatch):
+    monkeypatch.setattr(processes, "SILENT_SECONDS", 0.02)
+    monkeypatch.setattr(processes, "MISSING_SECONDS", 1.0)
+    for _ in range(2):
+        with (
+            pytest.warns(UserWarning, match="process 0 waits in fit for process 1 of 2: all of them have to call it"),
+            pytest.raises(ValueError, match=r"has waited \d seconds in fit .* alone, with al.together\(False\)"),
+        ):
+            processes._meet("fit")
+    store.set("allegory/1/1", "fit")
+    processes._meet("fit")  # both are here
+    store.set("allegory/1/2", "an evaluation")
+    with pytest.raises(ValueError, match="an evaluation in process 1; let all call the same"):
+        processes._meet("fit")
+
+
+def test_each_process_may_work_alone(monkeypatch):
+    monkeypatch.setattr(processes, "_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    assert (processes.world_size(), processes.rank()) == (1, 0)
+    with al.together():
+        assert (processes.world_size(), processes.rank()) == (2, 1)
+        with al.together(False), al.together():
+            assert (processes.world_size(), processes.rank()) == (1, 0)
+        assert processes.world_size() == 2
+    model, x = al.architectures.mlp((6,), "bernoulli", latent=[3], hidden=[7]), torch.ones(4, 6)
+    with al.together(False):
+        assert al.fit(model.double(), x, epochs=1).epoch == 1
+
+
+def test_a_share_of_one_has_no_statistics(monkeypatch):
+    net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4))
+    decoder = al.Conditional(torch.nn.Linear(2, 6), al.families.bernoulli)
+    model = al.VAE(al.StandardNormal(2), al.Conditional(net, al.families.normal), decoder)
+    x = torch.ones(64, 6)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"batches of 31 leave one of 2 processes a single .* such as 32$"):
+        _check_last_batch(model, x, None, 31)
+    _check_last_batch(model, x, None, 32)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Several threads give what each gives alone, and leave nothing switched."""
 
+import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,13 @@ import torch
 from torch.distributions import Distribution
 
 import allegory as al
+from allegory.runtime import threads
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_said(monkeypatch):
+    """Beside other work a training may take long."""
+    monkeypatch.setattr(threads, "SILENT_SECONDS", 600.0)
 
 
 @pytest.fixture
@@ -59,3 +67,47 @@ def test_a_training_waits_for_another_and_scores_in_its_own_thread(trials):
     al.log_likelihood(second, x, samples=2)
     assert order == [1, 2, 3]
     one.join()
+
+
+def test_who_waits_for_another_thread_says_so(trials, monkeypatch):
+    monkeypatch.setattr(threads, "SILENT_SECONDS", 0.05)
+    build, _ = trials
+    first, second = build()[:2]
+    x = (torch.rand(16, 6) < 0.5).double()
+    started, told = threading.Event(), threading.Event()
+
+    def watch(line):
+        started.set()
+        assert told.wait(60)
+
+    one = threading.Thread(target=lambda: al.fit(first, x, epochs=1, tracker=watch), name="training")
+    one.start()
+    assert started.wait(60)
+    monkeypatch.setattr(threads.warnings, "warn", lambda *said, **more: told.set() or found.extend(said))
+    found = []
+    assert al.log_likelihood(second, x, samples=2).shape == (16,)
+    one.join()
+    assert "waits for thread training, which trains or scores" in found[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_process_forked_while_a_thread_trains_does_not_wait_for_it(trials):
+    first = trials[0]()[0]
+    x = (torch.rand(16, 6) < 0.5).double()
+    started, done = threading.Event(), threading.Event()
+
+    def watch(line):
+        started.set()
+        assert done.wait(60)
+
+    one = threading.Thread(target=lambda: al.fit(first, x, epochs=1, tracker=watch))
+    one.start()
+    assert started.wait(60)
+    child = os.fork()
+    if child == 0:
+        free = threads._lock.acquire(blocking=False)
+        os._exit(0 if free else 1)
+    done.set()
+    one.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

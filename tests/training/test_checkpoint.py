@@ -305,7 +305,7 @@ def test_of_two_trainings_in_one_directory_the_second_is_refused(tmp_path):
 
     def second(line):
         for resume in (False, True):
-            with pytest.raises(ValueError, match="is not empty|is in use") as error:
+            with pytest.raises(ValueError, match=r"is not empty|is in use") as error:
                 trained(run, epochs=5, resume=resume)
             told.append(str(error.value))
 
@@ -371,7 +371,7 @@ def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):
     """Each machine once, with the date on which it was first used: however often a training is resumed there."""
 
     def machines():
-        return checkpoint.read_config(tmp_path / "run").get("machines")
+        return directory.read_config(tmp_path / "run").get("machines")
 
     x = torch.rand(20, 3).round().double()
     again = dict(valid=x, batch_size=10, out=tmp_path / "run", resume=True)
@@ -391,4 +391,4 @@ def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):
     for wrong in (3, [3], [{**first, "threads": "two"}], [{"date": "today"}]):
         (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "machines": wrong}))
         with pytest.raises(ValueError, match="machines"):
-            checkpoint.read_config(tmp_path / "run")
+            directory.read_config(tmp_path / "run")

@@ -189,3 +189,58 @@ def test_a_run_of_the_cpu_goes_on_on_a_gpu_and_back(tmp_path, monkeypatch):
     assert state.position.step == 6
     spoil(run, lambda tensors: tensors | {"random_cuda": torch.zeros(1, 16, dtype=torch.uint8)})
     assert train(run, epochs=4, resume=True).epoch == 4
+
+
+class Own(nn.Module):
+    """What torch prints of it does not say which function it applies."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.linear = function, nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.function(self.linear(x))
+
+
+def own(function):
+    torch.manual_seed(1)
+    decoder = al.Conditional(nn.Linear(2, 12), al.families.bernoulli)
+    return al.VAE(al.StandardNormal(2), al.Conditional(Own(function), al.families.normal), decoder)
+
+
+SAME_NAMES = {
+    "networks or a transform that computed": (
+        dict(model=lambda: own(torch.tanh)), dict(model=lambda: own(torch.relu))
+    ),
+    "or a transform that computed": (dict(transform=lambda x: x), dict(transform=lambda x: 1 - x)),
+    "lr of another schedule": (dict(lr=lambda step, done: 1e-3), dict(lr=lambda step, done: 1e-3 / (1 + step))),
+    "beta of another schedule": (dict(beta=lambda step, done: 1.0), dict(beta=lambda step, done: done)),
+    "objective of the same name, but of other code": (
+        dict(objective=lambda trace, beta: al.elbo(trace, beta)), dict(objective=lambda trace, beta: al.iwae(trace))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", SAME_NAMES)
+def test_what_has_the_same_name_and_does_something_else_is_refused(message, tmp_path):
+    first, second = ({k: v() if k == "model" else v for k, v in part.items()} for part in SAME_NAMES[message])
+    train(tmp_path / "run", **first)
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "run", epochs=4, resume=True, **second)
+    again = {k: v() if k == "model" else v for k, v in SAME_NAMES[message][0].items()}
+    assert train(tmp_path / "run", epochs=4, resume=True, **again).epoch == 4
+
+
+def test_a_trained_model_and_an_objective_that_counts_its_calls_go_on(tmp_path):
+    calls = 0
+
+    def objective(trace, beta):
+        nonlocal calls
+        calls += 1
+        return al.elbo(trace, beta * min(1.0, calls / 100))
+
+    net = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    decoder = al.Conditional(nn.Linear(2, 12), al.families.bernoulli)
+    model = al.VAE(al.StandardNormal(2), al.Conditional(net, al.families.normal), decoder)
+    for epochs in (2, 3, 4):
+        assert train(tmp_path / "run", model=model, objective=objective, epochs=epochs, resume=True).epoch == epochs

@@ -21,9 +21,11 @@ def likelihood(found: Measured) -> Section:
     """The bound, its parts, and its distribution over the examples."""
     result, k = found.evaluation, found.samples
     rates = " + ".join(f"{rate:.2f}" for rate in result.kl_per_level)
+    of = f" of {found.examples.split}" if found.examples.split else ""
     words = [
+        f"On {result.examples:,} examples{of}, in nats per example, K = {k}.",
         f"-L_{k} is {result.nll:.2f} ± {result.nll_stderr:.2f} {UNIT}. -ELBO is -reconstruction and the rates of the "
-        f"levels: {-result.elbo:.2f} = {-result.reconstruction:.2f} + {rates}."
+        f"levels: {-result.elbo:.2f} = {-result.reconstruction:.2f} + {rates}.",
     ]
     levels = list(enumerate(zip(result.kl_per_level, result.active_units, found.diagnosis.levels, strict=True), 1))
     rows = [

@@ -39,7 +39,7 @@ def origin(summary: Summary, config: dict[str, Any], model: VAE | None) -> Secti
         ("objective", summary.objective),
     ]
     if summary.stopped != "saved":
-        trained = f"{_several(summary.epochs, 'epoch')}, {_several(summary.steps, 'step')}"
+        trained = f"{_counted(summary.epochs, 'epoch')}, {_counted(summary.steps, 'step')}"
         rows += [
             ("trained", f"{trained}, {summary.minutes:.1f} minutes"),
             ("ended by", summary.stopped or "not finished"),
@@ -91,7 +91,7 @@ def _values(about: dict[str, Any]) -> str:
     return "" if low is None or high is None else f"from {low + lowest:g} to {high + lowest:g} in the training data"
 
 
-def _several(count: int, word: str) -> str:
+def _counted(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
@@ -105,7 +105,7 @@ def _date(text: str) -> str:
 
 def _machine(found: dict[str, Any]) -> str:
     """A machine, as `allegory.runtime.environment.machine` describes it, in one line."""
-    threads = _several(found["threads"], "thread")
+    threads = _counted(found["threads"], "thread")
     processes = f" in each of {found['processes']} processes" if found["processes"] > 1 else ""
     return (
         f"{found['device']}; {found['processor']}, {found['instructions']}, {threads}{processes}; "

@@ -62,7 +62,7 @@ def samples_of(model: VAE, x: Tensor | None, show: Show) -> Section:
     section.figures += [Figure(clouds, words + "deviations of all latents.")] if clouds else []
     chosen = evenly_spaced(range(data.shape[1]), SINGLE)
     single = [plots.marginal(data[:, d], drawn_x[:, d], show.element(d), height=2.4) for d in chosen]
-    some = _some(len(chosen), data.shape[1], show)
+    some = _shown_of(len(chosen), data.shape[1], show)
     words = f"Single {show.elements}s, in the data and in samples from the model, in the units of the data."
     section.figures.append(Figure(single, words + some))
     if data.shape[1] > 1 and len(data) > 2:
@@ -71,7 +71,7 @@ def samples_of(model: VAE, x: Tensor | None, show: Show) -> Section:
             plots.correlations(values[:, chosen], title, show.elements if len(chosen) == data.shape[1] else "shown")
             for values, title in ((data, "data"), (drawn_x, "model"))
         ]
-        some = _some(len(chosen), data.shape[1], show)
+        some = _shown_of(len(chosen), data.shape[1], show)
         section.figures.append(Figure(both, f"Correlations between {show.elements}s.{some}"))
     return section
 
@@ -107,7 +107,7 @@ def takes_temperature(model: VAE) -> bool:
     return True
 
 
-def _some(shown: int, size: int, show: Show) -> str:
+def _shown_of(shown: int, size: int, show: Show) -> str:
     return f" {shown} of {size:,} are shown, evenly spaced." if shown < size else ""
 
 

@@ -39,7 +39,7 @@ def training(summary: Summary, settings: dict[str, Any], history: list[dict[str,
     warmed = 0.0 if isinstance(beta, str) else _warmed(history)
     rises = " Until the warm-up of the KL has ended, what is maximised in training is no bound." if warmed else ""
     curves = plots.bounds(history, best, baseline, warmed, height=HEIGHT)
-    section.figures = [Figure([curves], f"The bound over the training; higher is better.{beside}{rises}")]
+    section.figures = [Figure([curves], f"The bound over training; higher is better.{beside}{rises}")]
     if "kl_per_level" in history[0]:
         caption = "-ELBO on the validation data, lower is better: -reconstruction, and on it the rates of the levels."
         low, _ = plots.stack_limits(history)

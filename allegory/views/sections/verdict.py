@@ -24,7 +24,7 @@ from allegory.views.runs import Summary
 
 __all__ = ["verdict", "verdict_from_training"]
 
-SLIGHT = 0.5
+SLIGHT_SPREADS = 0.5
 SHOWN = 8  # levels with a line of their own
 UNIT = "nats per example"
 COLUMNS = ("quantity", "value", "standard error", "unit", "what it is")
@@ -44,7 +44,7 @@ def verdict(found: Measured, summary: Summary) -> Section:
         gain, error = mean_and_error(found.gain)
         of_baseline = mean_and_error(found.gain - found.bounds)[1]
         rows += [
-            ("baseline", f"{result.baseline_nll:.2f}", _error(of_baseline), UNIT,
+            ("baseline, independent elements", f"{result.baseline_nll:.2f}", _error(of_baseline), UNIT,
              "-log p(x) if the elements of x were independent, each with its own distribution in the training data"),
             ("gain", f"{gain:.2f}", _error(error), UNIT,
              "baseline minus the model, example by example; above zero the model has learned how elements depend on "
@@ -72,7 +72,7 @@ def verdict_from_training(summary: Summary, why: str) -> Section:
     if bound is not None:
         rows.append(("-bound", f"{-bound:.2f}", UNIT, "the model, on the validation data, in training"))
     if baseline is not None:
-        rows.append(("baseline", f"{-baseline:.2f}", UNIT, "independent elements, on the same data"))
+        rows.append(("baseline, independent elements", f"{-baseline:.2f}", UNIT, "on the same data"))
     if bound is None:
         grade, headline = "unknown", "no verdict: nothing was measured, here or in training"
     elif not math.isfinite(bound):
@@ -97,7 +97,7 @@ def _judge(found: Measured, summary: Summary) -> tuple[str, str]:
         return "bad", f"bad: the bound is not a finite number for {broken:,} of {result.examples:,} examples"
     wrong = _faults(found.diagnosis, summary)
     if found.gain is None:
-        found_wrong = f"; {_and(wrong)}" if wrong else ""
+        found_wrong = f"; {_joined(wrong)}" if wrong else ""
         return "unknown", f"no verdict: there is no baseline to compare with ({_no_baseline(found)}){found_wrong}"
     gain, error = mean_and_error(found.gain)
     size = f"{abs(gain):.2f}{'' if math.isnan(error) else f' ± {error:.2f}'} {UNIT}"
@@ -109,7 +109,7 @@ def _judge(found: Measured, summary: Summary) -> tuple[str, str]:
     if _slight(found) and not wrong:
         return "mixed", f"mixed: {better}"
     if wrong:
-        return "mixed", f"mixed: {better}, but {_and(wrong)}"
+        return "mixed", f"mixed: {better}, but {_joined(wrong)}"
     working = "its level works" if len(found.diagnosis.levels) == 1 else "all levels work"
     return "good", f"good: {better}, and {working}"
 
@@ -119,7 +119,7 @@ def _slight(found: Measured) -> list[str]:
     if found.gain is None or len(found.bounds) < 2 or not found.bounds.isfinite().all():
         return []
     gain, spread = found.gain.mean().item(), (found.bounds - found.gain).std().item()
-    if not 0 < gain < SLIGHT * spread:
+    if not 0 < gain < SLIGHT_SPREADS * spread:
         return []
     return [
         f"the gain is small beside the spread of the baseline over the examples, {spread:.2f} nats: little has been "
@@ -139,7 +139,7 @@ def _faults(diagnosis: Diagnosis, summary: Summary) -> list[str]:
         levels = [str(level.level) for level in diagnosis.levels if level.verdict == state]
         if levels:
             many = len(levels) > 1
-            faults.append(f"level{'s' * many} {_and(levels)} {several if many else one}")
+            faults.append(f"level{'s' * many} {_joined(levels)} {several if many else one}")
     faults += ["the model overfits"] if diagnosis.overfits else []
     result = diagnosis.evaluation
     if result.importance_samples > MIN_EFFECTIVE_SAMPLES and result.unreliable > 0.5:
@@ -177,5 +177,5 @@ def _error(error: float) -> str:
     return "" if math.isnan(error) else f"{error:.2f}"
 
 
-def _and(words: Sequence[str]) -> str:
+def _joined(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
