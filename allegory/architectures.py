@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
 from allegory import activations, families, likelihoods, priors
 from allegory.activations import Activation, make_activation
@@ -35,7 +35,6 @@ from allegory.model import VAE
 from allegory.networks import Asinh, Climb, Concat, Offset, OneHot, Residual, Vectors, scaled, zeroed
 from allegory.networks import mlp as perceptron
 from allegory.priors import Prior, make_prior
-from allegory.runtime.messages import no_tensor, reshaping
 
 __all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent", "mlp"]
 
@@ -348,13 +347,6 @@ def _likelihood_and_input(
     """The family of p(x | z_1), and the input layer of the encoder, in the units of the data."""
     family = make_family(likelihood, event_shape, categories, lowest)
     input_layer = make_input(family, event_shape)
-    if data is not None and not isinstance(data, Tensor):
-        raise ValueError(no_tensor("data", data))
-    if data is not None and data.shape[1:] != Size(event_shape):
-        raise ValueError(
-            f"data: examples of shape {tuple(data.shape[1:])}, but event_shape={tuple(event_shape)}"
-            f"{reshaping(data.shape, event_shape)}"
-        )
     if data is not None:
         init_units(input_layer, family, data, event_shape, not isinstance(likelihood, str), row_names)
     return family, input_layer

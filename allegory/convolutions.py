@@ -201,7 +201,7 @@ def choose_scales(event_shape: Sequence[int], levels: int) -> tuple[list[int], b
         The scales, and whether they are of padded sides.
 
     >>> choose_scales((1, 32, 32), levels=5), choose_scales((1, 29, 31), levels=3)
-    (([2, 4, 4, 8, 32], False), ([2, 4, 32], True))
+    (([2, 4, 8, 32, 32], False), ([2, 4, 32], True))
     """
     sides = event_shape[1:]
     grids, padded = _factors(sides, only_two=True), False

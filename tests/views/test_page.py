@@ -201,7 +201,7 @@ def test_a_run_that_has_not_ended_is_reported_so_far():
     def fails_later(x):
         nonlocal steps
         steps += len(x) <= 20
-        if steps > 9:
+        if steps > 11:  # the first two compare the transform with that of a resumed training
             raise RuntimeError("the power is gone")
         return x
 

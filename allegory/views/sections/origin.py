@@ -86,9 +86,8 @@ def _values(about: dict[str, Any]) -> str:
     """What the values of the data are, as far as it is recorded."""
     if two := about.get("two_values"):
         return f"{two[0]:g} and {two[1]:g}"
-    lowest = about.get("lowest") or 0.0
     low, high = about.get("range") or (None, None)
-    return "" if low is None or high is None else f"from {low + lowest:g} to {high + lowest:g} in the training data"
+    return "" if low is None or high is None else f"from {low:g} to {high:g} in the training data"
 
 
 def _counted(count: int, word: str) -> str:
