@@ -324,6 +324,7 @@ def test_densities_are_in_the_units_of_the_data(capsys):
     assert bounds[1] - bounds[0] == pytest.approx(3 * np.log(1000), abs=0.01)
 
 
+@pytest.mark.filterwarnings("default:levels.npz. test. 45 of 45 values")
 def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
     rng = np.random.default_rng(0)
     np.save("ok.npy", rng.normal(size=(50, 5)))
