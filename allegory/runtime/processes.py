@@ -44,7 +44,7 @@ __all__ = [
 
 BROADCAST_NOTE = "broadcast to all processes"
 APART = "with al.together(False)"
-SILENT_SECONDS, MISSING_SECONDS = 5.0, 60.0  # of waiting for the others: until that is said, and is an error
+SILENT_SECONDS, MISSING_SECONDS = 5.0, 600.0  # of waiting for the others: until that is said, and is an error
 nesting = alone = 0  # of `together`, and of its opposite
 
 
