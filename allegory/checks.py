@@ -10,7 +10,6 @@ Shapes: S particles, B batch, T levels; x is (B, *event), z_t (S, B, *event_t).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from allegory.runtime.messages import describe_index, no_tensor, reshaping
+from allegory.runtime.messages import call_error, describe_index, no_tensor, reshaping
 from allegory.support import check_support
 
 __all__ = [
@@ -70,15 +69,12 @@ def check_tensor(x: Any, name: str) -> None:
 
 def check_prior(prior: Any) -> None:
     """Raises a ValueError for a prior that needs a context, such as one in the place of an encoder."""
-    try:
-        inspect.signature(getattr(prior, "forward", prior)).bind()
-    except TypeError as error:
+    error = call_error(getattr(prior, "forward", prior))
+    if error:
         raise ValueError(
             f"the prior, {type(prior).__name__}, cannot be called without arguments: {error}; wanted p(z_T), such as "
             "al.StandardNormal, first: VAE(prior, encoder, decoder)"
-        ) from None
-    except ValueError:  # what is not written in Python tells no signature
-        pass
+        )
 
 
 def check_values(law: Distribution, x: Any, name: str, rows: Sequence[Any] | None = None) -> None:

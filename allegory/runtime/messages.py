@@ -4,6 +4,7 @@ with data that are no tensor, or of another shape.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from math import prod
 from os import PathLike
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-__all__ = ["describe_index", "first_line", "no_tensor", "reshaping"]
+__all__ = ["call_error", "describe_index", "first_line", "no_tensor", "reshaping"]
 
 
 def describe_index(index: Sequence[int], rows: Sequence[Any] | None = None) -> str:
@@ -36,6 +37,21 @@ def first_line(error: Exception) -> str:
     ('no C++ compiler', 'RuntimeError')
     """
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def call_error(function: Any, *arguments: Any) -> str:
+    """Why a function cannot be called with such arguments; empty where it can, or where it tells no signature.
+
+    >>> call_error(lambda trace: trace, None, 1.0), call_error(lambda: None)
+    ('too many positional arguments', '')
+    """
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # what is not written in Python
+        return ""
+    return ""
 
 
 def no_tensor(name: str, x: Any) -> str:

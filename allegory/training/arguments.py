@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from allegory.model import VAE, check_is_vae
 from allegory.objectives import elbo
 from allegory.runtime import processes
 from allegory.runtime.compilation import WORTHWHILE_SECONDS, choose_compile, has_compiler, time_call
-from allegory.runtime.messages import no_tensor
+from allegory.runtime.messages import call_error, no_tensor
 from allegory.runtime.modes import frozen_parts, train_mode
 from allegory.runtime.precision import choose_precision
 from allegory.training.budget import Budget
@@ -241,15 +240,12 @@ def _check_objective_kind(objective: Any) -> None:
         name = objective if known else "elbo"
         given = repr(objective) if isinstance(objective, str) else type(objective).__name__
         raise ValueError(f"objective={given}: wanted a function, such as objective=al.{name}")
-    try:
-        inspect.signature(objective).bind(None, 1.0)
-    except TypeError as error:
+    error = call_error(objective, None, 1.0)
+    if error:
         raise ValueError(
             f"objective {name_of(objective)} cannot be called with (trace, beta): {error}; wanted a function of both, "
             "since fit gives it the weight of the KL: fit(..., beta=4.0)"
-        ) from None
-    except ValueError:  # what is not written in Python tells no signature
-        pass
+        )
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:

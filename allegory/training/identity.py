@@ -93,7 +93,7 @@ def check_same_inputs(run: Any, before: dict[str, Any], now: dict[str, Any], sam
             f"for the same weights was {one:.6g}, and is {other:.6g}; {remedy}"
         )
     code, now_code = before.get("objective") or {}, now["objective"] or {}
-    if code.get("python") == now_code.get("python") and code != now_code:
+    if same_versions and code.get("python") == now_code.get("python") and code != now_code:
         raise ValueError(f"{run} was trained with an objective of the same name, but of other code; {remedy}")
 
 
@@ -127,12 +127,16 @@ def _densities(model: nn.Module, data: Any, transform: Callable[..., Any] | None
 
 
 def _code(function: Any) -> dict[str, str] | None:
-    """What Python has compiled a function to; None for what is not written in it."""
+    """What Python has compiled a function to, without its docstring; None for what is not written in it. A set has
+    another order in each process.
+    """
     code = getattr(getattr(function, "func", function), "__code__", None)
     if code is None:
         return None
-    constants = [value for value in code.co_consts if not hasattr(value, "co_code")]
-    text = repr((code.co_code, constants, code.co_names))
+    words = getattr(function, "func", function).__doc__
+    constants = [value for value in code.co_consts if value != words and not hasattr(value, "co_code")]
+    ordered = [sorted(map(repr, value)) if isinstance(value, frozenset) else value for value in constants]
+    text = repr((code.co_code, ordered, code.co_names))
     return dict(python=sys.version, code=hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -140,7 +144,7 @@ def _values(schedule: Callable[[int, float], Any]) -> list[float] | None:
     """Of a schedule, at some steps; None where it has none there."""
     try:
         return torch.stack([torch.as_tensor(schedule(*when), dtype=torch.float64) for when in WHEN]).flatten().tolist()
-    except Exception:
+    except Exception:  # of a schedule that reads what only a training has
         return None
 
 

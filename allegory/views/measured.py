@@ -11,7 +11,6 @@ Shapes: N examples x, (N, *event); N' training examples; K particles; T levels. 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.evaluation.bounds import Evaluation, bound_curve, log_likelihood
+from allegory.evaluation.bounds import Evaluation, bound_curve, log_likelihood, standard_error
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
 from allegory.evaluation.marginals import independent_elements, log_probs
 from allegory.evaluation.passes import pairs_per_pass
@@ -92,8 +91,7 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     (2.0, 1.0)
     """
     values = values.double()
-    error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
-    return values.mean().item(), error
+    return values.mean().item(), standard_error(values)
 
 
 def draw_examples(run: Run, split: str, examples: int) -> Examples:

@@ -10,6 +10,7 @@ from torch import nn
 
 import allegory as al
 from allegory.data.stored import Mapped, Stored
+from allegory.training import identity
 from allegory.training.identity import describe_inputs
 from allegory.training.state import State
 from allegory.training.tensors import write_tensors
@@ -244,3 +245,24 @@ def test_a_trained_model_and_an_objective_that_counts_its_calls_go_on(tmp_path):
     model = al.VAE(al.StandardNormal(2), al.Conditional(net, al.families.normal), decoder)
     for epochs in (2, 3, 4):
         assert train(tmp_path / "run", model=model, objective=objective, epochs=epochs, resume=True).epoch == epochs
+
+
+def test_an_objective_is_the_same_in_another_process_and_with_other_words():
+    def objective(trace, beta):
+        """Its words."""
+        return trace if beta in {0.0, 8.0} else None
+
+    def with_constants(change):
+        other = type(objective)(
+            objective.__code__.replace(co_consts=tuple(map(change, objective.__code__.co_consts))), {}
+        )
+        other.__doc__ = other.__code__.co_consts[0]
+        return other
+
+    orders = frozenset([0.0, 8.0]), frozenset([8.0, 0.0])
+    assert repr(orders[0]) != repr(orders[1])  # as that of a set of words from one process to the next
+    codes = [identity._code(with_constants(lambda c, o=o: o if isinstance(c, frozenset) else c)) for o in orders]
+    assert codes[0] == codes[1] == identity._code(objective)
+    assert identity._code(with_constants(lambda c: "Others." if c == "Its words." else c)) == codes[0]
+    others = frozenset([1.0, 8.0])
+    assert identity._code(with_constants(lambda c: others if isinstance(c, frozenset) else c)) != codes[0]
