@@ -28,6 +28,7 @@ INTERNAL = (
     "__init__", "__main__", "version", "legacy", "activations", "checks", "convolutions", "initialization",
     "likelihoods", "moved", "notation", "positivity", "runtime.", "command.", "data.cutting", "data.files",
     "data.leakage", "data.offsets", "data.parts", "data.pictures", "evaluation.passes", "views.terminal",
+    "tabular.building", "tabular.description", "tabular.frames", "tabular.inference", "tabular.resolution",
     "training.scale", "views.layout", "views.measured", "views.sections", "views.showing",
 )  # fmt: skip
 ROOMS = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))

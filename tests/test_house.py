@@ -25,6 +25,7 @@ BELOW = {
     "runtime": {"version"},
     **dict.fromkeys(CORE, RUNTIME | CORE),
     "data": RUNTIME,
+    "tabular": RUNTIME | CORE | {"data"},
     "evaluation": RUNTIME | CORE,
     "training": RUNTIME | CORE | {"data", "evaluation"},
     "views": RUNTIME | CORE | {"data", "evaluation", "training"},

@@ -1,0 +1,198 @@
+r"""Inference: what kind of column each is, from all its values.
+
+    missing or the same throughout                      constant
+    true and false, 0 and 1                             binary
+    text, and numbers with at most 32 steps between     categorical; ordinal where the type itself has an order
+        the smallest and the largest
+    whole numbers from 0 on                             count
+    other numbers from 0 on                             positive
+    other numbers                                       real
+    dates and times                                     datetime
+
+Row numbers, names and other text of which nearly every row has its own value are no data: they are refused, by name.
+
+Shapes: N rows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allegory.tabular.columns import CODED, KINDS, UNITS, Column, check_column, levels_of, nanoseconds
+from allegory.tabular.frames import Name, Values
+from allegory.tabular.resolution import Step, find_edges, find_points, find_step
+
+__all__ = ["infer_column", "names_rows"]
+
+Array = NDArray[Any]
+
+MAX_LEVELS = 32  # steps from the smallest number to the largest, for categories
+MIN_ROWS_PER_LEVEL = 5
+MIN_ROWS_OF_ID = 20
+MAX_CATEGORIES = 1000  # of text, unless it is said to be categorical
+FLOAT32 = 2.0**24  # float32 has all whole numbers up to this
+ID_NAME = re.compile(
+    r"(^|[\W_])(id|ids|uuid|guid|key|index|idx|rowid|row|nr|number|unnamed: 0)$|[a-z]ID$", re.IGNORECASE
+)
+
+
+def infer_column(
+    name: Name, values: Values, kind: str | None = None, resolution: float | None = None, gap: Any = None
+) -> Column:
+    """What a column is.
+
+    Args:
+        name: of the column, for messages.
+        values: of all rows.
+        kind: what it is said to be; by default found in its values.
+        resolution: the step of its numbers; by default found in them.
+        gap: the value that stands for a gap in it.
+
+    >>> infer_column("n", Values("number", np.arange(100) ** 2, np.zeros(100, bool), "int64")).kind
+    'count'
+    """
+    where = f"column {name!r}"
+    column = Column(
+        name, kind or "real", values.dtype, gap=gap, marker=values.marker, ordered=values.ordered,
+        declared=values.declared, rows=len(values.data), gaps=int(values.missing.sum()),
+    )  # fmt: skip
+    if kind is not None and kind not in KINDS:
+        check_column(column, where)
+    seen = values.data[~values.missing]
+    if kind is None or kind == "constant":
+        found = _trivial(values, seen, kind)
+        if found is not None:
+            unit = "s" if values.sort in ("datetime", "duration") and found else ""
+            return replace(column, kind="constant", values=found, unit=unit)
+    if kind == "constant":
+        raise ValueError(f"{where} is said to be constant, and has more than one value; drop it, or say what it is")
+    if values.sort in ("datetime", "duration") and kind not in CODED:
+        return _infer_times(column, values, kind, resolution)
+    if values.sort in ("label", "boolean") or kind in CODED:
+        return _infer_codes(column, values, kind, where)
+    return _infer_numbers(column, values, kind, resolution)
+
+
+def names_rows(name: Name, values: Values) -> str:
+    """Why a column only tells the rows apart, in words; "" where it does not.
+
+    >>> names_rows("id", Values("number", np.arange(100), np.zeros(100, bool), "int64"))
+    'whole numbers, all different, without a hole'
+    """
+    seen = values.data[~values.missing]
+    if len(seen) < MIN_ROWS_OF_ID or values.declared:
+        return ""
+    if values.sort == "label":
+        count = len(values.levels)
+        if count > MAX_CATEGORIES or (count >= MIN_ROWS_OF_ID and count > len(seen) / 2):
+            return f"text, {count:,} different values in {len(seen):,} rows"
+    elif values.sort == "number":
+        different = np.unique(seen)
+        if len(different) < len(seen) or not (different == np.rint(different)).all():
+            return ""
+        if different[-1] - different[0] == len(seen) - 1:
+            return "whole numbers, all different, without a hole"
+        if isinstance(name, str) and ID_NAME.search(name):
+            return "whole numbers, all different"
+    return ""
+
+
+def _trivial(values: Values, seen: Array, kind: str | None) -> tuple[Any, ...] | None:
+    """The one value of a column, none if all are missing; None where it has more than one."""
+    if not len(seen):
+        return values.levels if values.declared else ()
+    if values.declared and len(values.levels) > 1:
+        return None
+    return tuple(levels_of(values)[0]) if (seen == seen[0]).all() else None
+
+
+def _infer_codes(column: Column, values: Values, kind: str | None, where: str) -> Column:
+    if values.sort in ("datetime", "duration"):
+        raise ValueError(f"{where} is said to be {kind}, and holds times; convert them to text")
+    levels = levels_of(values)[0]
+    if kind in ("real", "positive", "count", "datetime"):
+        raise ValueError(f"{where} is said to be {kind}, and holds {levels[0]!r}; convert it to numbers, or drop it")
+    if kind is None:
+        kind = "binary" if values.sort == "boolean" else "ordinal" if values.ordered else "categorical"
+    if kind == "ordinal" and len(levels) == 1:
+        kind = "categorical"
+    return check_column(replace(column, kind=kind, values=tuple(levels)), where)
+
+
+def _infer_numbers(column: Column, values: Values, kind: str | None, resolution: float | None) -> Column:
+    different, counts = np.unique(values.data[~values.missing], return_counts=True)
+    integers = different.dtype.kind in "iu" or values.dtype.lower().startswith(("int", "uint"))
+    step = find_step(different, integers) if resolution is None else Step(resolution)
+    whole = step is not None and step.size.is_integer() and step.anchor.is_integer()
+    if kind is None:
+        if len(different) == 2 and different.tolist() == [0, 1]:
+            return replace(column, kind="binary", values=(0, 1))
+        steps = np.inf if step is None else (different[-1] - different[0]) / step.size
+        if steps < MAX_LEVELS and counts.sum() >= MIN_ROWS_PER_LEVEL * len(counts):
+            return replace(column, kind="categorical", values=tuple(levels_of(values)[0]))
+        kind = "real" if different[0] < 0 else "count" if whole else "positive"
+    if kind == "datetime":
+        raise ValueError(f"column {column.name!r} is said to be datetime, and holds numbers; convert them to dates")
+    if kind in ("count", "positive") and different[0] < 0:
+        raise ValueError(f"column {column.name!r} is said to be {kind}, and holds {different[0]:g}")
+    if kind == "count" and not whole:
+        raise ValueError(f"column {column.name!r} is said to be count, and holds numbers that are not whole")
+    origin = _origin(different, step)
+    x = (different - origin).astype(np.float64)
+    points = find_points(x, counts, step)
+    low, high = find_edges(different.astype(np.float64), tuple(p + float(origin) for p in points), whole)
+    return replace(
+        column, kind=kind, resolution=None if step is None else step.size, points=points, origin=origin,
+        anchor=0.0 if step is None else _anchor(x[0], step), range=(float(x[0]), float(x[-1])),
+        low=None if low is None else low - float(origin), high=None if high is None else high - float(origin),
+    )  # fmt: skip
+
+
+def _anchor(first: float, step: Step) -> float:
+    """An anchor of x, once the origin is taken off: 0 where x has multiples of the step alone."""
+    k = first / step.size
+    return 0.0 if abs(k - round(k)) < 1e-6 else float(first - np.floor(k) * step.size if step.anchor else first)
+
+
+def _origin(different: Array, step: Step | None) -> int | float:
+    """What is taken off, so that float32 can tell the values apart: 0 where it can without; else the middle value."""
+    low, high = float(different[0]), float(different[-1])
+    middle = different[len(different) // 2].item()
+    width = (high - low) * 2.0**-12 if step is None else step.size
+    largest = max(abs(low), abs(high))
+    if largest <= FLOAT32 * width or high - low > largest / 4:
+        return 0
+    return int(middle)
+
+
+def _infer_times(column: Column, values: Values, kind: str | None, resolution: float | None) -> Column:
+    """A column of times: whole nanoseconds less the earliest."""
+    ticks, size = nanoseconds(values.data[~values.missing])
+    different, counts = np.unique(ticks, return_counts=True)
+    first, last = int(different[0]) * size, int(different[-1]) * size
+    if max(abs(first), abs(last)) >= 2**63:
+        raise ValueError(
+            f"column {column.name!r} holds times outside of the years 1678 to 2261; if they stand for a gap, say "
+            "gaps=['9999-12-31'], or whatever it is"
+        )
+    common = int(np.gcd.reduce(np.diff(different))) * size if len(different) > 1 else size
+    base = next(ticks for ticks in UNITS.values() if common % ticks == 0 or (last - first) // ticks > 2**52)
+    multiples = (
+        (different - different[0]) * size // base if size < base else (different - different[0]) * (size // base)
+    )
+    step = base * int(find_step(multiples, whole=True).size)  # type: ignore[union-attr]
+    unit = "D" if step % UNITS["D"] == 0 else "s"
+    origin = first if values.sort == "datetime" else 0
+    x = ((different * size - first) + (first - origin)) / UNITS[unit]
+    size_x = step / UNITS[unit] if resolution is None else resolution
+    if kind is None:
+        kind = "datetime" if values.sort == "datetime" else "real" if x[0] < 0 else "positive"
+    return replace(
+        column, kind=kind, unit=unit, origin=origin, resolution=size_x, points=find_points(x, counts, Step(size_x)),
+        anchor=_anchor(x[0], Step(size_x)), range=(float(x[0]), float(x[-1])), low=0.0 if kind == "positive" else None,
+    )  # fmt: skip

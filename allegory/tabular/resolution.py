@@ -1,0 +1,169 @@
+r"""Resolution: the step of the numbers in a column, the values that come again and again, and the edges of its range.
+
+    step       the largest delta of which all numbers are multiples, from an anchor: whole numbers, cents, 0.05, halves,
+               a sensor's step; none where numbers are truly continuous
+    points     values that are met far more often than those around them: 0, a cap, 99,999
+    edges      what values cannot pass: 0 for counts and amounts, 0 and 1 for shares, a cap at which they pile up
+
+All of it is found in all rows, and no seed decides. Rounding to float64, or to float32 where the values are such, does
+not count: 0.1 + 0.2 is a multiple of 0.1.
+
+Shapes: N values, U different ones, in order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Step", "decimals_of", "find_edges", "find_points", "find_step", "snap"]
+
+Array = NDArray[Any]
+
+ROUNDING = 8.0  # units in the last place, that arithmetic may have cost
+MAX_DECIMALS = 12
+CERTAIN = 1e-6  # the probability that multiples of a smaller step are multiples of this one by chance
+MAX_LATTICE = 100_000  # steps within the range, where they are no decimals
+MIN_LATTICE = 5  # different values
+MIN_REPEATS, EXCESS, MAX_POINTS = 10, 5.0, 128
+WINDOW = 0.05  # of the values on each side, with which the count of one is compared
+
+
+class Step(NamedTuple):
+    """All values are anchor + k size, for whole k."""
+
+    size: float
+    anchor: float = 0.0
+
+
+def find_step(values: Array, whole: bool = False) -> Step | None:
+    """The step of different values, (U,), in order; `whole` where their type holds whole numbers alone.
+
+    >>> find_step(np.array([0.1 + 0.2, 0.5, 0.7, 12.0])), find_step(np.arange(25) / 2)
+    (Step(size=0.1, anchor=0.0), Step(size=0.5, anchor=0.0))
+    >>> find_step(np.sort(np.random.default_rng(0).normal(size=100))) is None
+    True
+    """
+    if len(values) < 2:
+        return Step(1.0) if whole or (len(values) and float(values[0]).is_integer()) else None
+    if whole:
+        return _decimal_step(values.astype(np.int64), 0)
+    values = values.astype(np.float64)
+    epsilons = [2.0**-52]
+    if len(values) > 2 and np.array_equal(values, values.astype(np.float32).astype(np.float64)):
+        epsilons.append(2.0**-23)
+    for epsilon in epsilons:
+        for decimals in range(MAX_DECIMALS + 1):
+            scaled = values * 10.0**decimals
+            room = ROUNDING * epsilon * np.abs(scaled)
+            if room.max() > 0.05:
+                break
+            if (np.abs(scaled - np.rint(scaled)) <= room).all():
+                return _decimal_step(np.rint(scaled).astype(np.int64), decimals)
+    return _lattice(values, epsilons[-1])
+
+
+def _decimal_step(multiples: Array, decimals: int) -> Step:
+    """The step of values that are `multiples`, (U,), of 10^-decimals."""
+    common = int(np.gcd.reduce(np.diff(multiples)))
+    first = int(multiples[0])
+    power = 1  # the largest power of ten that is left after rounding is certain; other factors need as much evidence
+    sizes = sorted({common // k for k in range(1, 101) if common % k == 0} | {1}, reverse=True)
+    for size in sizes:
+        if size > 1 and (len(multiples) - 1) * math.log(size) >= -math.log(CERTAIN) and len(multiples) >= MIN_LATTICE:
+            power = size
+            break
+    anchor = first % power
+    return Step(power / 10**decimals, anchor / 10**decimals)
+
+
+def _lattice(values: Array, epsilon: float) -> Step | None:
+    """The step of values that are no decimals, such as whole numbers that were standardised: Euclid, with rounding."""
+    if len(values) < MIN_LATTICE:
+        return None
+    room = 4 * ROUNDING * epsilon * np.abs(values).max()
+    steps = np.diff(values)
+    steps = steps[steps > room]
+    if not len(steps):
+        return None
+    size, least = steps.min(), max((values[-1] - values[0]) / MAX_LATTICE, 100 * room)
+    while size > least:
+        rest = np.abs(steps - np.rint(steps / size) * size)
+        if (rest <= room * np.maximum(1, steps / size)).all():
+            k = np.rint((values - values[0]) / size)
+            size = float((values[-1] - values[0]) / k[-1])
+            return Step(size, float(values[0]))
+        size = rest[rest > room * np.maximum(1, steps / size)].min()
+    return None
+
+
+def decimals_of(step: Step) -> int | None:
+    """How many decimals the step and its anchor have; None for more than twelve.
+
+    >>> decimals_of(Step(0.05)), decimals_of(Step(1 / 3))
+    (2, None)
+    """
+    for decimals in range(MAX_DECIMALS + 1):
+        scaled = np.array([step.size, step.anchor]) * 10.0**decimals
+        if (np.abs(scaled - np.rint(scaled)) <= ROUNDING * 2.0**-52 * np.abs(scaled)).all() and scaled[0] >= 0.5:
+            return decimals
+    return None
+
+
+def snap(x: Array, step: Step) -> Array:
+    """The nearest multiples of a step, (N,), with no more digits than they have: 3 steps of 0.1 are 0.3. What differs
+    from one by rounding alone stays as it is.
+
+    >>> snap(np.array([0.149, 0.1 + 0.2]), Step(0.05)).tolist()
+    [0.15, 0.30000000000000004]
+    """
+    nearest = step.anchor + np.rint((x - step.anchor) / step.size) * step.size
+    decimals = decimals_of(step)
+    if decimals is not None:
+        nearest = np.rint(nearest * 10.0**decimals) / 10.0**decimals
+    room = 4 * ROUNDING * 2.0**-52 * np.maximum(np.abs(x), abs(step.anchor))
+    return np.where(np.abs(x - nearest) <= room, x, nearest)
+
+
+def find_points(values: Array, counts: Array, step: Step | None) -> tuple[float, ...]:
+    """Which of the different values, (U,), with their counts, (U,), come again and again, in order.
+
+    A value is met at least ten times, and five times as often as a value is around it: among a twentieth of all on
+    either side, on average over the steps there, or over the values that there are, where there is no step.
+
+    >>> find_points(np.arange(5), np.array([600, 3, 2, 4, 1]), Step(1.0))
+    (0.0,)
+    """
+    if len(values) < 2:
+        return ()
+    total = np.concatenate([[0], np.cumsum(counts)])
+    reach = max(MIN_REPEATS, WINDOW * total[-1])
+    often = np.flatnonzero(counts >= MIN_REPEATS)
+    first = np.searchsorted(total, total[often] - reach, side="right") - 1
+    last = np.searchsorted(total, total[often + 1] + reach, side="left") - 1
+    first, last = np.maximum(first, 0), np.minimum(last, len(values) - 1)
+    cells = last - first if step is None else np.rint((values[last] - values[first]) / step.size)
+    others = total[last + 1] - total[first] - counts[often]
+    excess = counts[often] / np.maximum(others / np.maximum(cells, 1), 1e-300)
+    found = often[(excess > EXCESS) & (others >= 0) & (cells >= 1)]
+    most = np.sort(found[np.argsort(-counts[found], kind="stable")[:MAX_POINTS]])
+    return tuple(float(value) for value in values[most])
+
+
+def find_edges(values: Array, points: tuple[float, ...], whole: bool) -> tuple[float | None, float | None]:
+    """What values cannot pass, below and above, None where nothing is known: 0 where none is negative; 1 for shares;
+    the smallest or the largest where they pile up there.
+
+    >>> find_edges(np.array([0.0, 0.4, 1.0]), (), False), find_edges(np.array([1.0, 2.0, 90.0]), (90.0,), True)
+    ((0.0, 1.0), (0.0, 90.0))
+    """
+    if not len(values):
+        return None, None
+    smallest, largest = float(values[0]), float(values[-1])
+    low = smallest if smallest in points else 0.0 if smallest >= 0 else None
+    share = not whole and smallest >= 0 and 0.5 < largest <= 1
+    high = largest if largest in points else 1.0 if share else None
+    return low, high
