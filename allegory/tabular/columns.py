@@ -115,7 +115,8 @@ def column_from_json(plain: Any, where: str) -> Column:
     """
     if not isinstance(plain, Mapping):
         raise ValueError(f"{where} is {plain!r:.60}; wanted an object with name, kind and dtype")
-    where = f"{where} ({plain['name']!r})" if "name" in plain else where
+    if "name" in plain:
+        where = f"{where}{', ' if where else ''}column {plain['name']!r}"
     fields = {field.name: field for field in dataclasses.fields(Column)}
     unknown, missing = sorted(plain.keys() - fields.keys()), [k for k in ("name", "kind", "dtype") if k not in plain]
     if unknown or missing:

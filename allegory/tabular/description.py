@@ -10,7 +10,7 @@ from allegory.tabular.columns import CODED, Column
 from allegory.tabular.frames import Name
 from allegory.tabular.likelihood import law_of
 
-__all__ = ["table_of"]
+__all__ = ["in_words", "table_of"]
 
 HEADS = ("column", "kind", "values", "resolution", "gaps", "again and again", "likelihood")
 MOST_VALUES, MOST_POINTS, WIDEST = 4, 3, 44
@@ -32,7 +32,7 @@ def table_of(columns: Sequence[Column], dropped: Sequence[Name] = ()) -> str:
 def _row(column: Column) -> tuple[str, ...]:
     gaps = f"{column.gaps / column.rows:.2g}" if column.rows and column.gaps else ""
     gaps += f" ({column.gap!r})" if column.gap is not None else ""
-    points = [_number(column, point) for point in column.points]
+    points = [in_words(column, point) for point in column.points]
     more = f" and {len(points) - MOST_POINTS} more" if len(points) > MOST_POINTS else ""
     return (
         str(column.name), column.kind, _values(column)[:WIDEST], _resolution(column), gaps,
@@ -49,7 +49,7 @@ def _values(column: Column) -> str:
         return ", ".join(values[:MOST_VALUES]) + more if values else "none"
     if column.range is None:
         return ""
-    low, high = (_number(column, edge) for edge in column.range)
+    low, high = (in_words(column, edge) for edge in column.range)
     return f"{low} .. {high}"
 
 
@@ -59,7 +59,12 @@ def _resolution(column: Column) -> str:
     return "none" if column.resolution is None else f"{column.resolution:.6g}{' ' + column.unit if column.unit else ''}"
 
 
-def _number(column: Column, x: Any) -> str:
+def in_words(column: Column, x: Any) -> str:
+    """A number x of a column as the value that it stands for.
+
+    >>> in_words(Column("year", "count", "int64", origin=2000), 15.0)
+    '2015'
+    """
     if column.kind == "datetime":
         return times_as_text(column, x)
     return f"{x + column.origin:.10g}" + (f" {column.unit}" if column.unit else "")

@@ -159,8 +159,8 @@ def _columns(frame: Any) -> tuple[str, list[Any], Callable[[Any], Iterator[Any]]
             "or a dictionary of columns"
         ) from None
     except nw.exceptions.DuplicateError:
-        names = list(frame.columns)
-        return "pandas", names, lambda places: iter(())
+        names = list(getattr(frame, "column_names", frame.columns))
+        return "", names, lambda places: iter(())
     container = wrapped.implementation.value
     if container not in LIBRARIES:
         raise ValueError(f"a frame of {container}; wanted one of {', '.join(LIBRARIES)}, to which it can be converted")

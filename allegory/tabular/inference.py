@@ -1,13 +1,14 @@
 r"""Inference: what kind of column each is, from all its values.
 
     missing or the same throughout                      constant
-    true and false, 0 and 1                             binary
-    text, and numbers with at most 32 steps between     categorical; ordinal where the type itself has an order
-        the smallest and the largest
+    true and false, two numbers                         binary
+    text                                                categorical; ordinal where the type itself has an order
     whole numbers from 0 on                             count
     other numbers from 0 on                             positive
     other numbers                                       real
     dates and times                                     datetime
+
+Where a column has at most 32 different numbers, all that are met ten times are points: their probabilities are free.
 
 Row numbers, names and other text of which nearly every row has its own value are no data: they are refused, by name.
 
@@ -25,13 +26,13 @@ from numpy.typing import NDArray
 
 from allegory.tabular.columns import CODED, KINDS, UNITS, Column, check_column, levels_of, nanoseconds
 from allegory.tabular.frames import Name, Values
-from allegory.tabular.resolution import Step, find_edges, find_points, find_step
+from allegory.tabular.resolution import MIN_REPEATS, Step, find_edges, find_points, find_step
 
 __all__ = ["infer_column", "names_rows"]
 
 Array = NDArray[Any]
 
-MAX_LEVELS = 32  # steps from the smallest number to the largest, for categories
+MAX_LEVELS = 32  # different numbers, whose probabilities are free
 MIN_ROWS_PER_LEVEL = 5
 MIN_ROWS_OF_ID = 20
 MAX_CATEGORIES = 1000  # of text, unless it is said to be categorical
@@ -129,11 +130,11 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
     integers = different.dtype.kind in "iu" or values.dtype.lower().startswith(("int", "uint"))
     step = find_step(different, integers) if resolution is None else Step(resolution)
     whole = step is not None and step.size.is_integer() and step.anchor.is_integer()
+    few = len(different) <= MAX_LEVELS and counts.sum() >= MIN_ROWS_PER_LEVEL * len(different)
     if kind is None:
-        if len(different) == 2 and different.tolist() == [0, 1]:
-            return replace(column, kind="binary", values=(0, 1))
-        steps = np.inf if step is None else (different[-1] - different[0]) / step.size
-        if steps < MAX_LEVELS and counts.sum() >= MIN_ROWS_PER_LEVEL * len(counts):
+        if len(different) == 2:
+            return replace(column, kind="binary", values=tuple(levels_of(values)[0]))
+        if few and step is None:
             return replace(column, kind="categorical", values=tuple(levels_of(values)[0]))
         kind = "real" if different[0] < 0 else "count" if whole else "positive"
     if kind == "datetime":
@@ -144,13 +145,15 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
         raise ValueError(f"column {column.name!r} is said to be count, and holds numbers that are not whole")
     origin = _origin(different, step)
     x = (different - origin).astype(np.float64)
-    points = find_points(x, counts, step)
-    low, high = find_edges(different.astype(np.float64), tuple(p + float(origin) for p in points), whole)
-    return replace(
+    piled = find_points(x, counts, step)
+    points = tuple(x[counts >= MIN_REPEATS].tolist()) if few else piled
+    low, high = find_edges(different.astype(np.float64), tuple(p + float(origin) for p in piled), whole)
+    column = replace(
         column, kind=kind, resolution=None if step is None else step.size, points=points, origin=origin,
         anchor=0.0 if step is None else _anchor(x[0], step), range=(float(x[0]), float(x[-1])),
         low=None if low is None else low - float(origin), high=None if high is None else high - float(origin),
     )  # fmt: skip
+    return check_column(column, f"column {column.name!r}")
 
 
 def _anchor(first: float, step: Step) -> float:
@@ -192,7 +195,8 @@ def _infer_times(column: Column, values: Values, kind: str | None, resolution: f
     size_x = step / UNITS[unit] if resolution is None else resolution
     if kind is None:
         kind = "datetime" if values.sort == "datetime" else "real" if x[0] < 0 else "positive"
-    return replace(
+    column = replace(
         column, kind=kind, unit=unit, origin=origin, resolution=size_x, points=find_points(x, counts, Step(size_x)),
         anchor=_anchor(x[0], Step(size_x)), range=(float(x[0]), float(x[-1])), low=0.0 if kind == "positive" else None,
     )  # fmt: skip
+    return check_column(column, f"column {column.name!r}")

@@ -28,7 +28,8 @@ MAX_DECIMALS = 12
 CERTAIN = 1e-6  # the probability that multiples of a smaller step are multiples of this one by chance
 MAX_LATTICE = 100_000  # steps within the range, where they are no decimals
 MIN_LATTICE = 5  # different values
-MIN_REPEATS, EXCESS, MAX_POINTS = 10, 5.0, 128
+MIN_REPEATS, MIN_GAIN, EXCESS, MAX_POINTS = 10, 2e-3, 5.0, 64
+PASSES = 4
 WINDOW = 0.05  # of the values on each side, with which the count of one is compared
 
 
@@ -131,26 +132,40 @@ def snap(x: Array, step: Step) -> Array:
 def find_points(values: Array, counts: Array, step: Step | None) -> tuple[float, ...]:
     """Which of the different values, (U,), with their counts, (U,), come again and again, in order.
 
-    A value is met at least ten times, and five times as often as a value is around it: among a twentieth of all on
-    either side, on average over the steps there, or over the values that there are, where there is no step.
+    A value is met at least ten times, and five times as often as a value beside it: among a twentieth of all on the one
+    side or the other, on average over the steps there, or over the values that there are, where there is no step. And
+    its own probability, in place of that of those beside it, saves at least 0.002 nats per row.
 
     >>> find_points(np.arange(5), np.array([600, 3, 2, 4, 1]), Step(1.0))
     (0.0,)
     """
-    if len(values) < 2:
-        return ()
-    total = np.concatenate([[0], np.cumsum(counts)])
-    reach = max(MIN_REPEATS, WINDOW * total[-1])
-    often = np.flatnonzero(counts >= MIN_REPEATS)
-    first = np.searchsorted(total, total[often] - reach, side="right") - 1
-    last = np.searchsorted(total, total[often + 1] + reach, side="left") - 1
-    first, last = np.maximum(first, 0), np.minimum(last, len(values) - 1)
-    cells = last - first if step is None else np.rint((values[last] - values[first]) / step.size)
-    others = total[last + 1] - total[first] - counts[often]
-    excess = counts[often] / np.maximum(others / np.maximum(cells, 1), 1e-300)
-    found = often[(excess > EXCESS) & (others >= 0) & (cells >= 1)]
+    often, found = np.flatnonzero(counts >= MIN_REPEATS), np.zeros(0, np.int64)
+    for _ in range(PASSES if len(values) > 1 else 0):  # what was found is no longer around the others
+        rest = counts.copy()
+        rest[found] = 0
+        excess = counts[often] / np.maximum(_expected(values, rest, often, step), 1e-300)
+        gain = counts[often] / counts.sum() * np.log(np.maximum(excess, 1e-300))
+        found = often[(excess > EXCESS) & (gain >= MIN_GAIN)]
     most = np.sort(found[np.argsort(-counts[found], kind="stable")[:MAX_POINTS]])
     return tuple(float(value) for value in values[most])
+
+
+def _expected(values: Array, counts: Array, places: Array, step: Step | None) -> Array:
+    """How often the values at some places would be met if they were like those below them, or, if more, above them."""
+    total, met = (np.concatenate([[0], np.cumsum(part)]) for part in (counts, counts > 0))
+    reach = max(MIN_REPEATS, WINDOW * total[-1])
+    first = np.maximum(np.searchsorted(total, total[places] - reach, side="right") - 1, 0)
+    last = np.minimum(np.searchsorted(total, total[places + 1] + reach, side="left") - 1, len(values) - 1)
+    sides = ((first, places), (places + 1, last + 1))
+    if step is None:
+        cells = [met[end] - met[start] for start, end in sides]
+    else:
+        cells = [
+            np.rint((values[places] - values[first]) / step.size),
+            np.rint((values[last] - values[places]) / step.size),
+        ]
+    means = [(total[end] - total[start]) / np.maximum(n, 1) for (start, end), n in zip(sides, cells, strict=True)]
+    return np.maximum(*means)
 
 
 def find_edges(values: Array, points: tuple[float, ...], whole: bool) -> tuple[float | None, float | None]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from allegory.tabular.building import build_column, build_frame, typed_as
-from allegory.tabular.columns import Column, check_column, column_from_json, decode_column, encode_column
+from allegory.tabular.columns import Column, column_from_json, decode_column, encode_column
 from allegory.tabular.description import table_of
 from allegory.tabular.frames import Frame, Name, Values, open_frame, shown, take_gaps
 from allegory.tabular.inference import infer_column, names_rows
@@ -88,11 +88,13 @@ class Schema:
             _check_known(option, names, opened.names)
         found, ids = [], dict[Name, str]()
         for name in (name for name in opened.names if name not in set(drop)):
-            values, gap = take_gaps(opened.read(name), tuple(by_name.get(name, ()) if by_name else gaps))
-            ids |= {name: why} if name not in kinds and (why := names_rows(name, values)) else {}
-            if name not in ids:
-                native = bool((opened.read(name).missing).any()) if gap is not None else False
-                found.append(infer_column(name, values, kinds.get(name), steps.get(name), None if native else gap))
+            read = opened.read(name)
+            values, gap = take_gaps(read, tuple(by_name.get(name, ()) if by_name else gaps))
+            if name not in kinds and (why := names_rows(name, values)):
+                ids[name] = why
+                continue
+            gap = None if read.missing.any() else gap  # the library's own comes back where there are both
+            found.append(infer_column(name, values, kinds.get(name), steps.get(name), gap))
         if ids:
             told, first = ", ".join(f"{name!r} ({why})" for name, why in ids.items()), next(iter(ids))
             raise ValueError(
@@ -134,9 +136,7 @@ class Schema:
         changes = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
 
         def changed(column: Column) -> Column:
-            where = f"column {name!r}"
-            plain = check_column(replace(column, **changes), where).to_json()
-            return column_from_json(plain, where)
+            return column_from_json(replace(column, **changes).to_json(), "")
 
         return replace(self, columns=tuple(changed(c) if c.name == name else c for c in self.columns))
 
@@ -241,7 +241,7 @@ class Schema:
 
         >>> Schema.from_json({"container": "pandas", "columns": [{"name": "a", "kind": "odd", "dtype": "int64"}]})
         Traceback (most recent call last):
-        ValueError: schema, column 1 ('a'): kind is 'odd'; wanted one of real, positive, ...
+        ValueError: schema, column 'a': kind is 'odd'; wanted one of real, positive, ...
         """
         if not isinstance(plain, Mapping) or not isinstance(plain.get("columns"), list) or not plain["columns"]:
             raise ValueError("schema: wanted an object with a list of columns, as Schema.to_json() gives it")
@@ -250,7 +250,7 @@ class Schema:
             raise ValueError(f"schema: container is {container!r}; wanted one of {', '.join(CONTAINERS)}")
         if not isinstance(dropped, list) or not all(isinstance(name, (str, int, float)) for name in dropped):
             raise ValueError(f"schema: dropped is {dropped!r:.60}; wanted a list of names")
-        columns = [column_from_json(part, f"schema, column {i}") for i, part in enumerate(plain["columns"], 1)]
+        columns = [column_from_json(part, "schema") for part in plain["columns"]]
         names = [column.name for column in columns]
         if len(set(names)) < len(names):
             raise ValueError(f"schema: the column {next(n for n in names if names.count(n) > 1)!r} stands twice in it")

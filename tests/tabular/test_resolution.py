@@ -80,8 +80,21 @@ def test_decimals_are_those_of_the_step_and_its_anchor():
         (R.lognormal(8, 1, 5000).round(2), []),
         (np.rint(R.normal(0, 3, 10_000)), []),
         (np.r_[np.zeros(9), R.normal(size=991)], []),
+        (np.r_[np.zeros(10), R.normal(size=29_990)], []),
     ],
-    ids=["zeros", "zeros and 99,999", "a cap", "hours", "ages", "counts", "reals", "cents", "rounded", "nine zeros"],
+    ids=[
+        "zeros",
+        "zeros and 99,999",
+        "a cap",
+        "hours",
+        "ages",
+        "counts",
+        "reals",
+        "cents",
+        "rounded",
+        "nine zeros",
+        "one in three thousand",
+    ],
 )
 def test_what_comes_again_and_again(values, wanted):
     different, counts = np.unique(values, return_counts=True)
