@@ -4,16 +4,15 @@ A conditional distribution is a module whose call returns a `torch.distributions
 them: prior, encoder, decoder. A hierarchical VAE is a chain of them. One trace scores them all.
 """
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from allegory import moved
+from allegory.moved import keep_old_names
 from allegory.runtime.openmp import limit_spinning
 from allegory.version import __version__
 
 limit_spinning()
-sys.meta_path.append(moved)
+keep_old_names(__name__)
 
 if TYPE_CHECKING:
     from allegory import architectures, families, networks

@@ -1,17 +1,17 @@
-"""Modules by the names that they had before the wings: `allegory.builtin` is `allegory.data.builtin`, found if it is
-asked for.
+"""Modules by the names that they had before the wings: `allegory.builtin` is `allegory.data.builtin`.
+
+The old names stand in sys.modules below the package's own, each for a module that is imported when something of it is
+asked for. Nothing else of Python's importing is touched.
 """
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.abc import Loader
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["MOVED", "find_spec"]
+__all__ = ["MOVED", "keep_old_names"]
 
 MOVED = {
     **dict.fromkeys(("builtin", "cave", "files", "stored"), "data"),
@@ -22,23 +22,22 @@ MOVED = {
 """The wing of each of these modules."""
 
 
-class _Moved(Loader):
-    """Loads a module by its name of today."""
+class _Moved(ModuleType):
+    """A module by an old name; its names are those of the module of today."""
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return None
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":  # what looks at all modules asks for these, and imports nothing
+            raise AttributeError(name)
+        package, _, room = self.__name__.rpartition(".")
+        return getattr(import_module(f"{package}.{MOVED[room]}.{room}"), name)
 
-    def exec_module(self, module: ModuleType) -> None:
-        package, _, name = module.__name__.rpartition(".")
-        sys.modules[module.__name__] = import_module(f"{package}.{MOVED[name]}.{name}")
 
-
-def find_spec(name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-    """The specification of a module of the package that has moved, as an importer asks for it; None for any other.
+def keep_old_names(package: str) -> None:
+    """Lets the modules of a package be imported by their old names, too.
 
     >>> from allegory.builtin import shuffle_and_cut
     >>> shuffle_and_cut.__module__
     'allegory.data.builtin'
     """
-    package, _, last = name.rpartition(".")
-    return ModuleSpec(name, _Moved()) if package == "allegory" and last in MOVED else None
+    for room in MOVED:
+        sys.modules[f"{package}.{room}"] = _Moved(f"{package}.{room}")
