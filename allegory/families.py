@@ -72,11 +72,14 @@ class Family(nn.Module):
 
     Attributes:
         size: parameters per element.
+        reads: what they are, where each may be any real number, so that a network that ends in a bounded layer does not
+            fit; empty where such an end can be meant, as for a mean.
 
     A new family is a class with `size` and `law`; see `normal`.
     """
 
     size: int
+    reads: str = ""
 
     def law(self, *parameters: Tensor) -> Distribution:
         """The distribution of the elements, from `size` tensors of shape (*batch, *event)."""
@@ -99,6 +102,7 @@ class Family(nn.Module):
 
 class Normal(Family):
     size = 2
+    reads = "mu and log sigma"
 
     def law(self, mu: Tensor, s: Tensor) -> Distribution:  # type: ignore[override]
         return NormalLaw(mu, positive(s))
@@ -152,6 +156,7 @@ class NormalOptimal(Family):
 
 class BernoulliFamily(Family):
     size = 1
+    reads = "log-odds"
 
     def law(self, logits: Tensor) -> Distribution:  # type: ignore[override]
         return Bernoulli(logits)
@@ -165,12 +170,15 @@ class BernoulliFamily(Family):
 
 class ContinuousBernoulliFamily(Family):
     size = 1
+    reads = "log-odds"
 
     def law(self, logits: Tensor) -> Distribution:  # type: ignore[override]
         return ContinuousBernoulli(logits=logits)
 
 
 class CategoricalFamily(Family):
+    reads = "logits"
+
     def __init__(self, k: int, lowest: int = 0) -> None:
         super().__init__()
         if k < 2:
@@ -188,6 +196,7 @@ class CategoricalFamily(Family):
 
 class DiscretizedLogisticFamily(Family):
     size = 2
+    reads = "a location and a log scale"
 
     def __init__(self, bins: int) -> None:
         super().__init__()
@@ -202,6 +211,8 @@ class DiscretizedLogisticFamily(Family):
 
 
 class DiscretizedLogisticMixtureFamily(Family):
+    reads = "weights, locations and log scales"
+
     def __init__(self, components: int, bins: int) -> None:
         super().__init__()
         self.component = DiscretizedLogisticFamily(bins)
@@ -216,6 +227,7 @@ class DiscretizedLogisticMixtureFamily(Family):
 
 class StudentTFamily(Family):
     size = 3
+    reads = "a location, a log scale and log degrees of freedom"
 
     def law(self, mu: Tensor, s: Tensor, nu: Tensor) -> Distribution:  # type: ignore[override]
         return StudentT(2 + positive(nu), mu, positive(s))
@@ -223,6 +235,7 @@ class StudentTFamily(Family):
 
 class PoissonFamily(Family):
     size = 1
+    reads = "a log rate"
 
     def __init__(self, bound: float = 1e9) -> None:
         super().__init__()
@@ -234,6 +247,7 @@ class PoissonFamily(Family):
 
 class NegativeBinomialFamily(Family):
     size = 2
+    reads = "a log mean and a log dispersion"
 
     def __init__(self, bound: float = 1e9) -> None:
         super().__init__()
@@ -251,7 +265,7 @@ class Standardized(Family):
 
     def __init__(self, family: Family, loc: Tensor, scale: Tensor) -> None:
         super().__init__()
-        self.family, self.size = family, family.size
+        self.family, self.size, self.reads = family, family.size, family.reads
         self.loc: Tensor
         self.scale: Tensor
         self.register_buffer("loc", loc)
@@ -276,7 +290,7 @@ class StandardizedCounts(Family):
 
     def __init__(self, family: Family, *event_shape: int) -> None:
         super().__init__()
-        self.family, self.size = family, family.size
+        self.family, self.size, self.reads = family, family.size, family.reads
         self.loc: Tensor
         self.scale: Tensor
         self.register_buffer("loc", torch.zeros(event_shape))

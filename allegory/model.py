@@ -17,7 +17,6 @@ Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -291,7 +290,7 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
         """(n, *event): z from the prior, at a temperature as in `generate`, then a draw from p(x | z_1)."""
-        with self._name_failing_conditional():
+        with name_failing_conditional(self._conditionals()):
             x = self.generate(n, temperature).sample()
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())  # categories are stored as floats
 
@@ -327,7 +326,7 @@ class VAE(nn.Module):
         if x.device.type != device.type:
             raise ValueError(f"{name} is on {x.device}, the model on {device}: move one of them, x.to({device.type!r})")
         check_prior(self.prior)
-        with eval_mode(self), torch.random.fork_rng(), self._name_failing_conditional():
+        with eval_mode(self), torch.random.fork_rng(), name_failing_conditional(self._conditionals()):
             check_values(self.generate(1), x, name, rows)
             trace = self(x[:1])
             _ = trace.kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
@@ -348,11 +347,11 @@ class VAE(nn.Module):
         names = [p_name(t, self.levels) for t in range(self.levels, -1, -1)]
         check_independence(densities, x, latents, names + [self._q_name(t) for t in range(self.levels, 0, -1)])
 
-    def _name_failing_conditional(self) -> AbstractContextManager[None]:
+    def _conditionals(self) -> dict[str, nn.Module]:
+        """Decoders and encoders by the names of mathematics."""
         encoders = self.encoders.posteriors if self._top_down else self.encoders
-        conditionals = {p_name(t, self.levels): decoder for t, decoder in enumerate(self.decoders)}
-        conditionals |= {self._q_name(t): encoder for t, encoder in enumerate(encoders, start=1)}
-        return name_failing_conditional(conditionals)
+        decoders = {p_name(t, self.levels): decoder for t, decoder in enumerate(self.decoders)}
+        return decoders | {self._q_name(t): encoder for t, encoder in enumerate(encoders, start=1)}
 
     @property
     def _top_down(self) -> bool:

@@ -27,6 +27,7 @@ from allegory.training.directory import (
     CONFIG,
     FORMAT,
     WEIGHTS,
+    check_not_older,
     check_same_run,
     config_digest,
     machines,
@@ -65,10 +66,8 @@ def save(
     model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
     if any(hasattr(p, "to_local") for p in model.parameters()):
         raise ValueError("this model is sharded over processes; its run, fit's out, has the whole model: al.load(out)")
-    broken = [name for name, x in model.state_dict().items() if x.is_floating_point() and bool(torch.isnan(x).any())]
-    if broken:
-        more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
-        raise ValueError(f"{broken[0]}{more} of the model are NaN, so that nothing it scores or draws is a number")
+    if broken := _nan_among(model.state_dict()):
+        raise ValueError(f"{broken} of the model are NaN, so that nothing it scores or draws is a number")
     config: dict[str, Any] = dict(
         format=FORMAT, **versions(), machines=machines(model), **parameter_units(model), model=model.config, fit={}
     )
@@ -122,6 +121,9 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     """
     config = read_config(run)
     weights, state = read_tensors(Path(run) / WEIGHTS)
+    check_not_older(Path(run), state)
+    if broken := _nan_among(weights):
+        raise ValueError(f"{Path(run) / WEIGHTS} is damaged: {broken} are NaN; restore the file")
     if isinstance(model, nn.Module):
         if own:
             raise ValueError(
@@ -152,6 +154,12 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     if built is not model:  # a model that is given is not made of what config.json says
         check_same_run(Path(run), config, state, WEIGHTS)
     return built.eval()
+
+
+def _nan_among(tensors: dict[str, Tensor]) -> str:
+    """The first tensor with a NaN, and how many more there are, in words; empty where there is none."""
+    broken = [name for name, x in tensors.items() if x.is_floating_point() and bool(torch.isnan(x).any())]
+    return f"{broken[0]}{f' and {len(broken) - 1} more tensors' if len(broken) > 1 else ''}" if broken else ""
 
 
 def _misfit(run: str | Path, differences: list[str]) -> ValueError:

@@ -36,8 +36,8 @@ from allegory.training.tensors import read_state
 from allegory.version import __version__
 
 __all__ = [
-    "check_same_run", "check_unoccupied", "config_digest", "machines", "new_run", "open_run", "read_config",
-    "stored_settings", "versions", "write_config", "write_json",
+    "check_not_older", "check_same_run", "check_unoccupied", "config_digest", "machines", "new_run", "open_run",
+    "read_config", "stored_settings", "versions", "write_config", "write_json",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -117,6 +117,27 @@ def check_same_run(run: Path, config: dict[str, Any], state: dict[str, Any], nam
         raise ValueError(
             f"{run}: {CONFIG} and {name} are not of one training: {CONFIG} is of another run, or was changed; restore "
             "both"
+        )
+
+
+def check_not_older(run: Path, state: dict[str, Any]) -> None:
+    """Checks that weights are no older copy. They are written before the checkpoint, so that a kill between the two
+    leaves them newer, never older; what earlier versions and `save` write has no step.
+
+    Args:
+        run: the directory.
+        state: the JSON of its weights.
+
+    Raises:
+        ValueError: the checkpoint is of a later step.
+    """
+    if "step" not in state or not (run / LAST).exists():
+        return
+    later = read_state(run / LAST).get("step", 0)
+    if later > state["step"]:
+        raise ValueError(
+            f"{run}: {WEIGHTS} is of step {state['step']:,}, an older copy than {LAST}, of step {later:,}; restore it, "
+            f"or take {LAST} away to use the older weights"
         )
 
 

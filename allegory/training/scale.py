@@ -1,4 +1,4 @@
-r"""Scale: whether networks can begin with the data as they are.
+r"""Scale: whether networks can begin with the data as they are, and put out what their family reads.
 
 At the start a network puts out numbers around 1 for inputs around 1. Raw levels of 0..255, or salaries, end elsewhere:
 
@@ -6,6 +6,8 @@ At the start a network puts out numbers around 1 for inputs around 1. Raw levels
                    training of any length leaves it there
     p(x | z_1)     x, in numbers above 30, costs more than 1,000 nats an element: the law does not reach there; or x
                    varies by less than 0.01, and the law's sigma is at least 0.001
+
+And a network that ends in a sigmoid, as they do where a loss reads probabilities, leaves log-odds within 0..1.
 
 No such training fails, and its bound is that of a much worse model. Models that read x in units of its own, as those of
 `allegory.architectures` do that are given `data`, show none of it.
@@ -18,9 +20,10 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from allegory.conditional import Conditional
 from allegory.evaluation.passes import evaluating
 from allegory.families import Normal as NormalFamily
 from allegory.families import NormalLearned, StudentTFamily
@@ -32,6 +35,13 @@ EXAMPLES = 100
 SHARE = 0.05
 NARROW, WIDE = 1.01e-3, 50.0  # sigma of q
 COSTS, LARGE, SMALL = 1000.0, 30.0, 0.01  # nats; of x
+FAR, NEAR = 1e4, 1e-3  # the factor by which an output is to reach its ends; how near it comes
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+BOUNDED = (
+    nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Softmax, nn.Softmax2d, nn.Tanh, nn.Hardtanh, nn.Softsign, nn.ReLU,
+    nn.ReLU6, nn.Softplus, nn.SiLU, nn.GELU, nn.ELU, nn.Mish,
+)  # fmt: skip
+RESHAPING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout)
 
 
 def warn_of_scale(model: VAE, x: Any) -> None:
@@ -59,6 +69,8 @@ def remark_on_scale(model: VAE, x: Any) -> str:
     """
     rows = x[torch.arange(0, len(x), max(1, len(x) // EXAMPLES))][:EXAMPLES]
     rows = rows.to(next(model.parameters()).device)
+    if squashed := _remark_on_ends(model, rows):
+        return squashed
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(0)
         trace = model(rows)
@@ -83,6 +95,56 @@ def remark_on_scale(model: VAE, x: Any) -> str:
     if bounded and 0 < spread < SMALL:
         return f"x varies by {spread:.2g}, and sigma of p(x | z_1) is at least 0.001: {seen}; {remedy}{more}"
     return ""
+
+
+def _remark_on_ends(model: VAE, x: Tensor) -> str:
+    """The conditional whose network ends in a bounded layer, while its family reads any real number; "" for none."""
+    for name, part in model._conditionals().items():
+        reads = getattr(part.family, "reads", "") if isinstance(part, Conditional) else ""
+        if not reads:
+            continue
+        last = part.network
+        while isinstance(last, nn.Sequential):
+            last = next((layer for layer in reversed(last) if not isinstance(layer, RESHAPING)), nn.Identity())
+        ends = f"ends in {type(last).__name__}" if isinstance(last, BOUNDED) else ""
+        if not ends and part is model.decoders[0] and isinstance(part.network, nn.Module):
+            ends = _bounds(model, part.network, x)
+        if ends:
+            return f"the network of {name} {ends}, and its family reads {reads}, any real numbers: leave that layer out"
+    return ""
+
+
+def _bounds(model: VAE, network: nn.Module, x: Tensor) -> str:
+    """Where the output of the network of p(x | z_1) ends, however large that of its last layer of weights is, in words;
+    "" where it does not: a sigmoid need not be a layer.
+    """
+    called: list[nn.Module] = []
+    outputs: list[Any] = []
+
+    def run(*hooks: Any) -> None:
+        try:
+            with evaluating(model), torch.random.fork_rng():
+                torch.manual_seed(0)
+                model(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    layers = [part for part in network.modules() if isinstance(part, WEIGHTED)]
+    run(*(layer.register_forward_hook(lambda layer, *_: called.append(layer)) for layer in layers))
+    if not called:
+        return ""
+    run(
+        called[-1].register_forward_hook(lambda _, inputs, y: FAR * y),
+        network.register_forward_hook(lambda _, inputs, y: outputs.append(y)),
+    )
+    if not isinstance(outputs[0], Tensor) or outputs[0].is_complex():
+        return ""
+    low, high = outputs[0].min().item(), outputs[0].max().item()
+    if high <= 1 < high + NEAR and (0 <= low < NEAR or -1 <= low < NEAR - 1):
+        return f"puts out {'0' if low >= 0 else '-1'}..1 alone"
+    zeros = (outputs[0] == 0).double().mean().item()
+    return "never puts out a number below 0" if low == 0 and SHARE < zeros < 1 else ""
 
 
 def _share_of_extremes(law: Distribution) -> float:

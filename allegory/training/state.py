@@ -307,7 +307,7 @@ class State:
                 write_tensors(run / LAST, tensors, position)
             part = "best/" if self.best else "average/"
             weights = {key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
-            write_tensors(run / WEIGHTS, uncompiled(weights), of_run)
+            write_tensors(run / WEIGHTS, uncompiled(weights), of_run | {"step": position["step"]})
             position |= self.metrics.write(run, position.pop("history"))
             write_tensors(run / LAST, tensors, position)
         processes.all_reduce_max(0.0)  # the others wait until it is written
@@ -342,7 +342,9 @@ class State:
             wanted |= {f"best/{key}": value for key, value in self.average.state_dict().items()}
         wanted.pop("random_cuda", None)  # of a run on the CPU there is none
         learned = {key for key in wanted if key.startswith("optimizer/")}
-        learned |= {f"model/{name}" for name, p in self.model.named_parameters() if p.requires_grad}
+        parts = [part for part in ("model", "average", "best") if part != "best" or position["best_epoch"] is not None]
+        named = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        learned |= {f"{part}/{name}" for part in parts for name in named}
         lacking, foreign = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys() - {*RANDOM}
         for names, what in ((lacking, "lacks"), (foreign, "has no place for")):
             if names:

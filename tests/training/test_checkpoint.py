@@ -13,7 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
-from allegory.training import checkpoint, directory, tensors
+from allegory.training import checkpoint, directory, state, tensors
 
 
 class Small(al.VAE):
@@ -392,3 +392,60 @@ def test_a_run_knows_when_and_on_what_it_was_made(tmp_path, monkeypatch):
         (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "machines": wrong}))
         with pytest.raises(ValueError, match="machines"):
             directory.read_config(tmp_path / "run")
+
+
+def test_an_older_copy_of_the_same_run_s_weights_is_found(tmp_path):
+    run, weights = tmp_path / "run", "weights.safetensors"
+    older = (trained(run) / weights).read_bytes()
+    newer = (trained(run, epochs=4, resume=True) / weights).read_bytes()
+    (run / weights).write_bytes(older)
+    for read in (al.load, lambda run: al.Run(run).sample(1)):
+        with pytest.raises(ValueError, match=r"weights.safetensors is of step 8, an older copy than .* of step 16"):
+            read(run)
+    last = (run / "last.safetensors").read_bytes()
+    (run / "last.safetensors").unlink()  # they are good weights
+    same(al.load(run), al.load(run))
+    (run / "last.safetensors").write_bytes(last)
+    trained(run, epochs=4, resume=True)  # a resume writes them anew
+    assert (run / weights).read_bytes() == newer
+
+
+def test_weights_that_a_kill_has_left_newer_than_the_checkpoint_are_no_fault(tmp_path, monkeypatch):
+    run = trained(tmp_path / "run")
+    write = state.write_tensors
+
+    def killed(path, values, position):
+        if path.name == "last.safetensors" and position["step"] > 8:
+            raise KeyboardInterrupt
+        write(path, values, position)
+
+    monkeypatch.setattr(state, "write_tensors", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, epochs=3, resume=True)
+    monkeypatch.undo()
+    same(al.load(run), al.load(run))
+    resumed = (trained(run, epochs=3, resume=True) / "weights.safetensors").read_bytes()
+    twice = trained(tmp_path / "twice")
+    assert resumed == (trained(twice, epochs=3, resume=True) / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("part", ["average", "best", "model"])
+def test_a_nan_in_a_checkpoint_without_hashes_is_refused(tmp_path, part):
+    run = trained(tmp_path / "run")
+    values, position = tensors.read_tensors(run / "last.safetensors")
+    name = next(key for key in values if key.startswith(f"{part}/") and key.endswith("weight"))
+    values[name].view(-1)[3] = math.nan
+    save_file(values, run / "last.safetensors", {"allegory": json.dumps(position)})
+    with pytest.raises(ValueError, match=rf"last.safetensors does not fit this model: {part}/.* not finite") as error:
+        trained(run, epochs=3, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_nan_weights_without_hashes_are_refused(tmp_path):
+    run = trained(tmp_path / "run")
+    values, _ = tensors.read_tensors(run / "weights.safetensors")
+    for value in values.values():
+        value.view(-1)[0] = math.nan
+    save_file(values, run / "weights.safetensors", {"allegory": "{}"})
+    with pytest.raises(ValueError, match=r"weights.safetensors is damaged: .* more tensors are NaN; restore the file$"):
+        al.load(run)
