@@ -67,6 +67,7 @@ def mlp(
     data: Tensor | None = None,
     lowest: int | None = None,
     row_names: Sequence[Any] | None = None,
+    offset: Tensor | None = None,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -96,6 +97,7 @@ def mlp(
             is unchanged.
         lowest: the first of the categories; by default 0, or the smallest number of `data` if it is negative.
         row_names: (N,) what messages call the rows of `data`, such as `Data.row_names`; by default their numbers.
+        offset: (*event) what was taken off `data`, such as `Data.offset`: messages give values with it.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -118,7 +120,7 @@ def mlp(
     )  # fmt: skip
     act = make_activation(activation)
     event_dim, size, levels = len(event_shape), math.prod(event_shape), len(latent)
-    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names)
+    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names, offset)
     first = nn.Sequential(input_layer, nn.Flatten(-event_dim))
     inputs = size * (family.size if isinstance(input_layer, OneHot) else 1)
 
@@ -187,6 +189,7 @@ def conv(
     padded: bool = False,
     lowest: int | None = None,
     row_names: Sequence[Any] | None = None,
+    offset: Tensor | None = None,
 ) -> VAE:
     """A ladder of T = len(latent) levels of convolutions, with a state through which p(z_t | z_{t+1}, ..., z_T)
     sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very deep VAE. With
@@ -215,7 +218,7 @@ def conv(
             by earlier versions had not.
         padded: whether sides that the scales do not divide are padded for the networks; the likelihood is of x alone.
             Without scales it is decided with them: primes such as 29 x 31 are.
-        lowest, row_names: as in `mlp`.
+        lowest, row_names, offset: as in `mlp`.
 
     Raises:
         ValueError: as `mlp`; data that are not images; scales that do not divide their sides.
@@ -253,7 +256,7 @@ def conv(
     )
     if any(ladder.kernel(scale) in ((1, 3), (3, 1)) for scale in (stem, *scales)):
         config["lines"] = True
-    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names)
+    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names, offset)
     outputs = family.size * event_shape[0]
     encoder = ladder.encoder(input_layer, outputs if isinstance(input_layer, OneHot) else event_shape[0])
     offset = Offset(outputs, height, width)
@@ -343,12 +346,13 @@ def _likelihood_and_input(
     lowest: int,
     data: Tensor | None,
     row_names: Sequence[Any] | None,
+    offset: Tensor | None,
 ) -> tuple[Any, nn.Module]:
     """The family of p(x | z_1), and the input layer of the encoder, in the units of the data."""
     family = make_family(likelihood, event_shape, categories, lowest)
     input_layer = make_input(family, event_shape)
     if data is not None:
-        init_units(input_layer, family, data, event_shape, not isinstance(likelihood, str), row_names)
+        init_units(input_layer, family, data, event_shape, not isinstance(likelihood, str), row_names, offset)
     return family, input_layer
 
 

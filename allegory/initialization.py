@@ -38,6 +38,7 @@ def init_units(
     event_shape: Sequence[int],
     custom: bool,
     row_names: Sequence[Any] | None = None,
+    offset: Tensor | None = None,
 ) -> None:
     """Sets how the encoder reads x, and the units of a location-scale likelihood.
 
@@ -48,6 +49,7 @@ def init_units(
         event_shape: of x.
         custom: whether the family is a user's own.
         row_names: (N,) what messages call the rows.
+        offset: (*event) what was taken off the values; messages have it again.
 
     Raises:
         ValueError: no tensor, or of another shape; for a density, data without a spread.
@@ -59,7 +61,7 @@ def init_units(
             f"data: examples of shape {tuple(data.shape[1:])}, but event_shape={tuple(event_shape)}"
             f"{reshaping(data.shape, event_shape)}"
         )
-    loc, scale = _units(input_layer, family, data, custom, row_names)
+    loc, scale = _units(input_layer, family, data, custom, row_names, offset)
     for module in (input_layer, family):
         if isinstance(module, Standardize | families.Standardized):
             module.loc.copy_(loc)
@@ -67,7 +69,12 @@ def init_units(
 
 
 def _units(
-    input_layer: nn.Module, family: Any, data: Tensor, custom: bool, row_names: Sequence[Any] | None
+    input_layer: nn.Module,
+    family: Any,
+    data: Tensor,
+    custom: bool,
+    row_names: Sequence[Any] | None,
+    offset: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The location and the spread of x. For densities the spread is each element's own. Otherwise columns have their
     own, and pixels one, so that a pixel that hardly varies is not amplified; elements of two values are pixels.
@@ -94,7 +101,7 @@ def _units(
             f"element {index} of x has a spread of {scale[tuple(index)].item():.3g}, whose square float32 cannot hold; "
             f"rescale it, such that its spread is between {1 / SPREAD:g} and {SPREAD:g}"
         )
-    warn_of_outliers(outliers if x is data else units_of(data).outliers, row_names)
+    warn_of_outliers(outliers if x is data else units_of(data).outliers, row_names, offset)
     return loc, torch.where(constant, 1.0, scale)
 
 

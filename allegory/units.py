@@ -47,18 +47,21 @@ class Outliers(NamedTuple):
     far_values: int
     total: int
 
-    def told(self, row_names: Sequence[Any] | None = None) -> str:
+    def told(self, row_names: Sequence[Any] | None = None, offset: Tensor | None = None) -> str:
         """In words.
 
         Args:
             row_names: (N,) what the user calls the rows; by default their numbers in x.
+            offset: (*event) what was taken off the user's values; by default nothing.
         """
         place = f"column {self.element[0]}" if len(self.element) == 1 else f"element {list(self.element)}"
         often = f", and is {self.repeats / self.total:.1%} of all values" if self.repeats >= 10 else ""
         row = self.row if row_names is None else row_names[self.row]
+        added = 0.0 if offset is None else offset[self.element].item()
+        value = f"{self.value:g}" if not added else f"about {_rounded(self.value + added, self.value * 2**-23):.10g}"
         return (
             f"{self.far_values} of {self.total} values are more than {OUTLIER_DISTANCE:g} spreads away from the middle"
-            f"; row {row} of the training data, {place}: {self.value:g} is {self.distance:,.3g} spreads away{often}"
+            f"; row {row} of the training data, {place}: {value} is {self.distance:,.3g} spreads away{often}"
         )
 
 
@@ -119,19 +122,28 @@ def _units_of_columns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return loc, scale, torch.where(inlier, 0.0, (x - middle).abs() / r)
 
 
-def warn_of_outliers(outliers: Outliers | None, row_names: Sequence[Any] | None = None) -> None:
+def _rounded(value: float, error: float) -> float:
+    """A value to the power of ten above its error."""
+    step = 10.0 ** math.ceil(math.log10(abs(error)))
+    return round(value / step) * step
+
+
+def warn_of_outliers(
+    outliers: Outliers | None, row_names: Sequence[Any] | None = None, offset: Tensor | None = None
+) -> None:
     """Warns of values that are far from all others.
 
     Args:
         outliers: as `units_of` returns it.
         row_names: (N,) what the user calls the rows.
+        offset: (*event) what was taken off the user's values.
 
     Raises:
         ValueError: one that is too far to be computed with.
     """
     if outliers is None:
         return
-    told = outliers.told(row_names)
+    told = outliers.told(row_names, offset)
     if outliers.distance > LARGEST_DISTANCE:
         raise ValueError(
             f"{told}: no density in float32 reaches so far; if it stands for what is missing, drop those rows or fill "

@@ -100,7 +100,7 @@ def train(
     parts |= {"categories": about["categories"], "lowest": about.get("lowest")}
     _check_memory(build, parts)
     torch.manual_seed(options["seed"])
-    model = build(**parts, data=examples.head, row_names=examples.row_names("train"))
+    model = build(**parts, data=examples.head, row_names=examples.row_names("train"), offset=examples.offset)
     model = model if shard else model.to(where)
     options = _with_warmups(options, model.levels, len(examples.train))
     console.say(f"{model!r}, on {where}")

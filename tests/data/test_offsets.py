@@ -1,6 +1,8 @@
 """What float32 cannot tell apart has an offset taken off, which changes no density, and comes back with the samples."""
 
 import json
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -167,3 +169,31 @@ def test_a_run_keeps_the_offset_and_writes_with_it(tmp_path, capsys, monkeypatch
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"run: config.json has an offset of 1 numbers for examples of shape \[2\]"):
         _ = al.Run("run").data
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize(("fill", "told"), [(-9999.0, "-10000"), (0.0, "0"), (9e9, "9000000000")])
+def test_a_fill_value_is_told_with_the_offset(fill, told, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "x.npy", np.where(np.arange(500) == 45, fill, 1.7e9 + SECONDS), SIGNAL)
+    row = [*load_quietly(tmp_path / "x.npy").row_names("train")].index(45)  # a row of the training split
+    assert main(["train", "x.npy", "--out", "run", "--epochs", "1", "--hidden", "4", "--latent", "2"]) == 0
+    assert re.search(
+        rf"row 45 of the training data, column 0: about {told} is .* spreads away", capsys.readouterr().err
+    )
+    data = load_quietly(tmp_path / "x.npy")
+    with pytest.warns(UserWarning, match=rf"row {row} of the training data, column 0: about {told} is"):
+        al.architectures.mlp((2,), "normal", [2], [4], data=data.train, offset=data.offset)
+
+
+def test_other_values_of_such_a_column_are_told_as_they_are(tmp_path):
+    fill = np.where(np.arange(500) % 9 == 4, -3.0, SIGNAL)
+    data = load_quietly(write(tmp_path / "x.npy", 1.7e9 + SECONDS, np.where(np.arange(500) == 45, -1e4, fill)))
+    with pytest.warns(UserWarning, match="column 1: -10000 is"):
+        al.architectures.mlp((2,), "normal", [2], [4], data=data.train, offset=data.offset)
+
+
+def load_quietly(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load(path)
