@@ -45,6 +45,7 @@ def remarks(x: Any, likelihood: str) -> list[str]:
     if likelihood not in DENSITIES:
         return found + _discrete_remarks(rows, table)
     told = _columns_remarks(rows[:, :MAX_COLUMNS]) if table else _elements_remarks(rows.reshape(-1, 1))
+    found += _fill_value(rows[:, :MAX_COLUMNS]) if table else []
     repeated = len(rows) - len(np.unique(rows, axis=0))
     if repeated >= EDGE_SHARE * len(rows):
         told.append(f"{repeated:,} of {len(rows):,} rows repeat an earlier row")
@@ -111,7 +112,7 @@ def _channels_remarks(event_shape: Sequence[int]) -> list[str]:
 
 def _discrete_remarks(x: NDArray[Any], table: bool) -> list[str]:
     """What is said of discrete data, (N, D)."""
-    values, counts = np.unique(x, return_counts=True)
+    values = np.unique(x)
     if (values != values.round()).any():
         return []
     if len(values) == 1:
@@ -121,14 +122,25 @@ def _discrete_remarks(x: NDArray[Any], table: bool) -> list[str]:
             f"each row has a single 1: if they are codes of {x.shape[1]} categories, one column with their numbers, "
             "x.argmax(1)[:, None], is scored as categories"
         ]
-    for i, others in (0, values[1:]), (-1, values[:-1]):
-        gap, width = np.abs(values[i] - others).min(), others[-1] - others[0]
-        if gap >= max(5, 2 * width) and width and counts[i] >= MIN_REPEATS:
-            return [
-                f"{values[i]:g} is {counts[i] / x.size:.0%} of all values, and far from the others, {others[0]:g}.."
-                f"{others[-1]:g}: if it stands for what is missing, drop or fill in those rows"
-            ]
-    return []
+    return (_fill_value(x) if table else []) or _fill_value(x.reshape(-1, 1), "all values")
+
+
+def _fill_value(x: NDArray[Any], where: str = "") -> list[str]:
+    """The number that may stand for what is missing in the first column of whole numbers that has one, and how many
+    more have: the smallest or the largest, repeated, and far from all others.
+    """
+    lines = []
+    for column in np.flatnonzero((x == x.round()).all(0)):
+        values, counts = np.unique(x[:, column], return_counts=True)
+        for i, others in ((0, values[1:]), (-1, values[:-1])) if len(values) > 2 else ():
+            gap, width = np.abs(values[i] - others).min(), others[-1] - others[0]
+            if gap >= max(5, 2 * width) and counts[i] >= MIN_REPEATS:
+                lines.append(
+                    f"{values[i]:g} is {counts[i] / len(x):.0%} of {where or f'the values of column {column}'}, and "
+                    f"far from the others, {others[0]:g}..{others[-1]:g}"
+                )
+    more = f", and {len(lines) - 1} more columns have such a number" if len(lines) > 1 else ""
+    return [f"{lines[0]}{more}: if it stands for what is missing, drop or fill in those rows"] if lines else []
 
 
 def _elements_remarks(x: NDArray[Any]) -> list[str]:

@@ -50,6 +50,7 @@ from allegory.views.figures import expected, save_pictures
 __all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]
 
 SPLITS = ("train", "valid", "test")
+BYTE = 255
 COMPARED_ROWS, MIN_ROWS, FAR_SPREADS = 1000, 10, 20  # rows that are compared with the training data; spreads
 
 
@@ -352,8 +353,8 @@ class Run:
                 f"{tuple(about['event_shape'])}"
             )
         x = to_binary(x, tuple(about["two_values"])) if about["two_values"] else x
-        if told := self._unlike_training(x):
-            warnings.warn(f"{source}: {told}; are they in the same units?", stacklevel=2)
+        if told := (self._other_bits(x) if folder else "") or self._unlike_training(x):
+            warnings.warn(f"{source}: {told}", stacklevel=2)
         return x
 
     def report(self, out: str | Path | None = None, **settings: Any) -> Path:
@@ -411,6 +412,17 @@ class Run:
             raise ValueError(f"n={n}: wanted at least 1")
         return self.model.generate(n, temperature)
 
+    def _other_bits(self, x: Any) -> str:
+        """Whether images are of 8 bits a channel and those of the training data of 16, or the reverse, in words."""
+        (low, high), (first, last) = (x.min().item(), x.max().item()), self.range or (0.0, 0.0)
+        if self.config["data"]["two_values"] or (high > BYTE) == (last > BYTE):
+            return ""
+        found, known, change = ("16", "8", "divided") if high > BYTE else ("8", "16", "multiplied")
+        return (
+            f"its images are of {found} bits a channel, {low:g}..{high:g}, those of the training data of {known}, "
+            f"{first:g}..{last:g}: as they are they mean something else; wanted them {change} by 257, or saved as those"
+        )
+
     def _unlike_training(self, x: Any) -> str:
         """Where the values of x, (N, *event), are far from what the encoder reads as usual, in words; else ""."""
         reads = [part for part in self.model.encoders.modules() if isinstance(part, Standardize)]
@@ -420,10 +432,11 @@ class Run:
             y = reads[0](x[:COMPARED_ROWS].to(self.device)).double()
         usual = y.abs().median().item()
         if usual > FAR_SPREADS:
-            return f"its values are {usual:,.3g} spreads of the training data away from their mean"
+            away = f"{usual:,.3g} spreads of the training data away from their mean"
+            return f"its values are {away}; are they in the same units?"
         spread = (y - y.mean(0)).square().mean(0).sqrt().median().item()
         if len(y) >= MIN_ROWS and 0 < spread < 1 / FAR_SPREADS:
-            return f"its values vary by {spread:.2g} of what the training data do"
+            return f"its values vary by {spread:.2g} of what the training data do; are they in the same units?"
         return ""
 
     @cached_property

@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -191,9 +190,3 @@ def test_other_values_of_such_a_column_are_told_as_they_are(tmp_path):
     data = load_quietly(write(tmp_path / "x.npy", 1.7e9 + SECONDS, np.where(np.arange(500) == 45, -1e4, fill)))
     with pytest.warns(UserWarning, match="column 1: -10000 is"):
         al.architectures.mlp((2,), "normal", [2], [4], data=data.train, offset=data.offset)
-
-
-def load_quietly(path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load(path)

@@ -260,3 +260,23 @@ def test_what_a_folder_without_images_holds_is_said(tmp_path):
     (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(ValueError, match=r"but 3 \.npy, 1 broken links; wanted .*, np\.stack of the arrays"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("eight_first", [True, False])
+def test_images_of_other_bits_than_a_run_was_trained_on_are_told_so(tmp_path, eight_first):
+    for i in range(12):
+        draw(tmp_path / "eight" / f"{i}.png", i)
+        pixels = 257 * np.asarray(Image.open(tmp_path / "eight" / f"{i}.png")).astype(np.uint16)
+        (tmp_path / "sixteen").mkdir(exist_ok=True)
+        write_png(tmp_path / "sixteen" / f"{i}.png", pixels[..., None])
+    first, other = ("eight", "sixteen") if eight_first else ("sixteen", "eight")
+    data, about = load(tmp_path / first).scored_as("normal")
+    model = al.architectures.mlp(data.event_shape, "normal", [2], [4], data=data.train)
+    run = al.Run(al.save(model, tmp_path / "run", about={"data": about}))
+    found, known = ("16", "8") if eight_first else ("8", "16")
+    change = "divided" if eight_first else "multiplied"
+    with pytest.warns(
+        UserWarning, match=rf"images are of {found} bits .* of the training data of {known}, .* {change}"
+    ):
+        run.read(tmp_path / other)
+    run.read(tmp_path / first)  # of which nothing is said

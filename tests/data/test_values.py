@@ -11,6 +11,7 @@ from allegory.data.values import unlike
 X = torch.randn(3000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 DRAW = torch.rand(3000, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
 SHARES = torch.distributions.Dirichlet(torch.full((5,), 2.0)).sample((3000,)).float()
+CODES = torch.randint(0, 5, (500, 6), generator=torch.Generator().manual_seed(2)).float()
 EQUAL = torch.cat([X[:1].expand(1500, -1), X[1500:]])
 SAID = {
     "a flood of zeros": ((DRAW - 0.7).clamp(min=0), r"^0 is \d\d% of the values of column 0, and 5 more columns"),
@@ -22,6 +23,14 @@ SAID = {
     "a total": (torch.cat([X, X[:, :2].sum(1, keepdim=True)], 1), r"^columns 0, 1, 3: each follows from the others"),
     "equal rows": (EQUAL, r"^1,499 of 3,000 rows repeat an earlier row$"),
     "whole numbers": ((100 * X).round(), r"^columns 0, 1, 2: whole numbers$"),
+    "a code for what is missing": (
+        torch.where(DRAW < 0.02, -999.0, torch.cat([CODES] * 6) - 2),
+        r"^-999 is \d% of the values of column 0, and far from the others, -2\.\.2, and 5 more columns",
+    ),
+    "the same in one column": (
+        torch.cat([X, torch.where(DRAW[:, :1] < 0.02, -999.0, torch.cat([CODES] * 6)[:, :1])], 1),
+        r"^-999 is \d% of the values of column 3, and far from the others, 0\.\.4: if it stands",
+    ),
     "a sensor's steps": (
         (30 * DRAW).round() / 7,
         r"^column 0 has only 31 different values, and 5 more columns have few$",
@@ -37,7 +46,7 @@ def test_what_a_density_has_no_bound_on_is_said(name):
     lines = remarks(x, "normal")
     assert any(re.search(message, line) for line in lines), lines
     assert lines[-1].startswith("a density has no upper bound there")
-    assert remarks(x, "categorical") == []
+    assert [line for line in remarks(x, "categorical") if "far from the others" not in line] == []
 
 
 @pytest.mark.parametrize(
@@ -47,13 +56,24 @@ def test_of_other_data_nothing_is_said(x):
     assert remarks(x, "normal") == []
 
 
-CODES = torch.randint(0, 5, (500, 6), generator=torch.Generator().manual_seed(2)).float()
 WHOLE = {
     "a code for what is missing": (
         torch.where(DRAW[:500] < 0.02, 99.0, CODES),
-        r"^99 is 2% of all values, and far from the others, 0..4: if it stands for what is missing, drop or fill",
+        r"^99 is \d% of the values of column 0, and far from the others, 0..4, and \d more columns have such "
+        "a number: if it stands for what is missing, drop or fill",
     ),
-    "a negative one": (torch.where(DRAW[:500] < 0.02, -9.0, CODES[:, :6].clamp(max=2)), "^-9 is 2% of all values"),
+    "a negative one": (
+        torch.where(DRAW[:500] < 0.02, -9.0, CODES[:, :6].clamp(max=2)),
+        r"^-9 is \d% of the values of column 0",
+    ),
+    "one for few rows of each column": (
+        torch.where(DRAW[:500] < 0.008, 99.0, CODES),
+        r"^99 is 1% of all values, and far from the others, 0..4: if it stands for what is missing, drop or fill",
+    ),
+    "in one column of several kinds": (
+        torch.cat([CODES[:, :1], 255 * CODES[:, 1:2], torch.where(DRAW[:500, :1] < 0.05, 99.0, CODES[:, 2:3])], 1),
+        r"^99 is \d% of the values of column 2, and far from the others, 0..4: if",
+    ),
     "a mask in a deep picture": (
         torch.where(DRAW[:500, :4].view(-1, 1, 2, 2) < 0.1, 65535.0, (4095 * DRAW[:500, :4]).round().view(-1, 1, 2, 2)),
         "^65535 is 10% of all values",
