@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from allegory.evaluation.moments import conditional_means, prior_variances
-from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, run_passes
+from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, row_seeds, run_passes
 from allegory.evaluation.speed import choose_speed
 from allegory.model import VAE
 from allegory.runtime.compilation import compile_or_warn
@@ -130,6 +130,7 @@ def log_likelihood(
     pairs: int | None = None,
     precision: str = "float32",
     compile: bool | str = False,
+    seed: int | None = None,
 ) -> Tensor:
     """(N,) L_K of each example with K = samples, nats: a lower bound on log p(x) in expectation.
 
@@ -138,6 +139,8 @@ def log_likelihood(
         x: (N, *event) data.
         samples: K.
         pairs, precision, compile: as in `evaluate`.
+        seed: with one, the noise of an example depends on it and on the values of the example alone: a score, the
+            same in every call and whatever the other examples are. Without, torch's generator gives the noise.
 
     >>> al.log_likelihood(model, x, samples=10).shape
     torch.Size([7])
@@ -150,7 +153,8 @@ def log_likelihood(
         return (torch.stack([weigh(model, rows, noise).logsumexp(0) for noise in noises]).logsumexp(0),)
 
     with evaluating(model, precision):
-        (log_w,) = run_passes(x, Particles(model, x, samples, pairs, compile), score)
+        seeds = None if seed is None else row_seeds(x, seed)
+        (log_w,) = run_passes(x, Particles(model, x, samples, pairs, compile, seeds), score)
     return (log_w - math.log(samples)).to(x.dtype)
 
 

@@ -3,7 +3,9 @@ r"""Passes: how N examples with K particles each go through a model, some pairs 
 Everything runs without gradients, in eval mode, in passes of about `pairs` pairs, so that memory does not grow with K
 or N. By default a pass makes about a million numbers for p(x | z_1), which still fit into a cache; compiled, which goes
 over them once, four times as many. Where q is normal, the noise of an example depends only on torch's seed and on its
-position among the examples: a result does not depend on `pairs`.
+position among the examples: a result does not depend on `pairs`. With `row_seeds` it depends on a given seed and on the
+values of the example instead, and so does the result, whatever stands beside the example; what draws without the given
+noise, such as a q that is not normal, then takes one example at a time.
 
 Within `al.together()` each process takes its share of the examples, and all get the whole result.
 
@@ -13,9 +15,13 @@ Shapes: S particles per pass, B examples per pass, N examples, K particles in al
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from hashlib import blake2b
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
@@ -23,11 +29,20 @@ from torch.distributions import Distribution, Independent, Normal
 from allegory.model import VAE, check_is_vae
 from allegory.runtime import processes
 from allegory.runtime.memory import caching
-from allegory.runtime.modes import eval_mode, no_validation
+from allegory.runtime.modes import eval_mode, forked_rng, no_validation
 from allegory.runtime.precision import autocast
 from allegory.runtime.threads import one_at_a_time
 
-__all__ = ["Noise", "Particles", "check_scored", "evaluating", "pairs_per_pass", "run_passes"]
+__all__ = [
+    "Noise",
+    "Particles",
+    "RowNoise",
+    "check_scored",
+    "evaluating",
+    "pairs_per_pass",
+    "row_seeds",
+    "run_passes",
+]
 
 Noise = tuple[int, Sequence[Tensor | None]]  # S, and the noise of S particles for `VAE.forward`
 
@@ -57,6 +72,64 @@ def pairs_per_pass(model: VAE, x: Tensor) -> int:
     return max(100, min(2**14, 2**20 // (size * math.prod(x.shape[1:]))))
 
 
+def row_seeds(x: Any, seed: int, apart: bool = False) -> np.ndarray:
+    """(N,) a seed for each example, from `seed` and its values: of equal examples the same.
+
+    Args:
+        x: (N, *event) data, a tensor or `Stored`.
+        seed: a whole number.
+        apart: whether equal examples get different seeds, the first, the second, ... of them.
+
+    >>> a, b, c = row_seeds(torch.tensor([[1.0, math.nan], [0.0, 2.0], [1.0, math.nan]]), seed=0)
+    >>> bool(a == c), bool(a == b)
+    (True, False)
+    """
+    if not hasattr(seed, "__index__") or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed={seed!r}: wanted a whole number of at most 63 bits")
+    key, seen = int(seed).to_bytes(8, "little", signed=True), Counter[bytes]()
+    seeds = np.empty(len(x), dtype=np.int64)
+    for start in range(0, len(x), 2**14):
+        part = x[start : start + 2**14].detach().double().cpu().flatten(1)
+        rows = torch.where(part.isnan(), math.nan, part + 0.0).numpy()  # one kind of NaN, and one zero
+        for i, row in enumerate(rows, start=start):
+            found = blake2b(row.tobytes(), digest_size=16, key=key).digest()
+            if apart:
+                seen[found] += 1
+                found = blake2b(found, digest_size=16, salt=seen[found].to_bytes(16, "little")).digest()
+            seeds[i] = int.from_bytes(found[:4], "little")  # of a seed torch's generator uses 32 bits
+    return seeds
+
+
+class RowNoise:
+    """Noise that each of B examples draws from a generator of its own.
+
+    Args:
+        seeds: (B,) of the generators.
+        like: a tensor of the wanted type and device.
+
+    >>> noise = RowNoise([1, 2, 1], torch.zeros(()))
+    >>> u = noise.uniform(4)
+    >>> u.shape, bool((u[:, 0] == u[:, 2]).all())
+    (torch.Size([4, 3]), True)
+    """
+
+    def __init__(self, seeds: Sequence[int] | np.ndarray, like: Tensor) -> None:
+        self.like = like
+        self.generators = [torch.Generator(like.device).manual_seed(int(seed)) for seed in seeds]
+
+    def normal(self, particles: int, *shape: int) -> Tensor:
+        """(S, B, *shape) standard normal."""
+        return self._each(torch.Tensor.normal_, particles, *shape)
+
+    def uniform(self, particles: int, *shape: int) -> Tensor:
+        """(S, B, *shape) uniform in (0, 1)."""
+        u = self._each(torch.Tensor.uniform_, particles, *shape)
+        return u.clamp(min=torch.finfo(u.dtype).eps / 4)
+
+    def _each(self, draw: Callable[..., Tensor], *size: int) -> Tensor:
+        return torch.stack([draw(self.like.new_empty(size), generator=g) for g in self.generators], 1)
+
+
 class Particles:
     """K particles for each of N examples: how many a pass takes, and their noise.
 
@@ -66,26 +139,48 @@ class Particles:
         samples: K.
         pairs: (example, particle) pairs per pass.
         compile: whether a pass is compiled.
+        seeds: (N,) of the examples, as `row_seeds` gives them; else torch's generator gives one for all.
+        alone: whether what takes a pass draws from torch's generator, too, so that with seeds of their own the examples
+            have to come one at a time.
     """
 
     PAIRS_PER_GENERATOR = 64  # pairs that share a generator: seeding one takes as long as drawing a thousand numbers
 
-    def __init__(self, model: VAE, x: Tensor, samples: int, pairs: int | None, compile: bool = False) -> None:
+    def __init__(
+        self,
+        model: VAE,
+        x: Tensor,
+        samples: int,
+        pairs: int | None = None,
+        compile: bool = False,
+        seeds: np.ndarray | None = None,
+        alone: bool = False,
+    ) -> None:
         limit = pairs_per_pass(model, x)
         pairs = pairs or limit * (4 if compile else 1)
         self.size = math.ceil(samples / math.ceil(samples / limit))
         self.passes = [min(self.size, samples - start) for start in range(0, samples, self.size)]
-        self.block = max(1, self.PAIRS_PER_GENERATOR // self.size)
+        self.block = max(1, self.PAIRS_PER_GENERATOR // self.size) if seeds is None else 1
         self.rows = max(1, pairs // (self.size * self.block)) * self.block
         self.chunk = max(1, pairs // self.rows)  # particles at a time, for the rows of a pass
-        seed = int(torch.randint(2**62, ()))
-        self.device, self.seed = x.device, processes.broadcast(lambda: seed)
-        self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in model.encode(x[:1])]
+        self.device, self.seeds, self.seed = x.device, seeds, 0
+        if seeds is None:
+            seed = int(torch.randint(2**62, ()))
+            self.seed = processes.broadcast(lambda: seed)
+        with forked_rng(model) if seeds is not None else nullcontext():
+            self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in model.encode(x[:1])]
+        if seeds is not None and (alone or None in self.shapes):
+            self.rows = 1
+
+    def seed_of(self, start: int) -> int:
+        """Of torch's generator, for what does not use the given noise, in the pass that begins at example `start`."""
+        return self.seed + start if self.seeds is None else int(self.seeds[start])
 
     def noise(self, start: int, count: int) -> Iterator[Noise]:
         """The noise of each pass, for the examples from `start` on, a multiple of the block."""
         blocks = range(start // self.block, math.ceil((start + count) / self.block))
-        generators = [torch.Generator(self.device).manual_seed(self.seed + i) for i in blocks]
+        seeds = [self.seed + i if self.seeds is None else int(self.seeds[i]) for i in blocks]
+        generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
         def draw(particles: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             size = (particles, self.block, *shape)
@@ -119,7 +214,7 @@ def run_passes(
     for start in starts or [0]:  # a process without rows needs the shapes of the results, too
         rows = x[start : start + particles.rows]
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-            torch.manual_seed(particles.seed + start)  # for what does not use the given noise
+            torch.manual_seed(particles.seed_of(start))
             parts = score(rows, particles.noise(start, len(rows)))
         each = len(parts) - summed
         if not whole:

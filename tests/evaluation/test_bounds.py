@@ -2,6 +2,7 @@
 
 import math
 
+import linear_gaussian
 import pytest
 import torch
 from torch import nn
@@ -129,3 +130,21 @@ def test_an_example_whose_weights_are_all_zero_is_not_trusted():
         found = al.evaluate(model, 1e6 + torch.randn(6, 3), samples=5)
     assert math.isnan(found.effective_sample_size)
     assert found.unreliable == 1
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_with_a_seed_a_row_has_its_score_whatever_stands_beside_it(levels):
+    """Whether q is normal, at level 1 of a chain of diagonal laws, or not."""
+    normal = al.architectures.mlp((5,), "normal", latent=[3, 2][:levels], hidden=[8]).double()
+    x = torch.randn(50, 5)
+    x[7] = x[3]
+    for model, rows in [(normal, x), (linear_gaussian.chain(levels)[0], x[:, :4])]:
+        state, order = torch.get_rng_state(), torch.randperm(50)
+        scores = al.log_likelihood(model, rows, samples=20, seed=1)
+        assert torch.equal(state, torch.get_rng_state())
+        assert_close(al.log_likelihood(model, rows[order], samples=20, seed=1), scores[order], atol=1e-9, rtol=0)
+        assert_close(al.log_likelihood(model, rows[3:4], samples=20, seed=1), scores[7:8], atol=1e-9, rtol=0)
+    other = al.log_likelihood(normal, x, samples=20, seed=2)
+    assert bool((other != al.log_likelihood(normal, x, samples=20, seed=1)).all())
+    with pytest.raises(ValueError, match=r"seed=1.5: wanted a whole number"):
+        al.log_likelihood(normal, x, samples=20, seed=1.5)
