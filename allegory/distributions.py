@@ -364,6 +364,15 @@ class DiscretizedLogistic(Distribution):
             u = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps)
             return (self.loc + self.scale * torch.logit(u)).round().clamp(0, self.bins - 1)
 
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(X <= x), (*)."""
+        inside = torch.sigmoid((value.floor() + 0.5 - self.loc) / self.scale)
+        return inside.masked_fill(value < 0, 0).masked_fill(value >= self.bins - 1, 1)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The smallest x with P(X <= x) >= u, (*)."""
+        return (self.loc + self.scale * torch.logit(value) - 0.5).ceil().clamp(0, self.bins - 1)
+
     def _survival(self, j: int) -> Tensor:
         """P(x >= j)."""
         return torch.sigmoid((self.loc - j + 0.5) / self.scale)

@@ -17,7 +17,7 @@ PACKAGE = Path(allegory.__file__).parent
 RUNTIME, CORE = {"runtime", "version"}, {
     "support", "distributions", "positivity", "families", "conditional", "ladder", "trace", "checks", "notation",
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
-    "convolutions", "architectures", "legacy",
+    "convolutions", "architectures", "quantiles", "legacy",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "activations": set(),
     "trace": {"distributions"},
     "checks": {"support"},
+    "quantiles": set(),
     "model": {"checks", "conditional", "distributions", "ladder", "notation", "trace"},
     "objectives": {"trace"},
     "priors": {"conditional", "distributions", "ladder", "networks", "positivity", "units"},
