@@ -365,12 +365,12 @@ class DiscretizedLogistic(Distribution):
             return (self.loc + self.scale * torch.logit(u)).round().clamp(0, self.bins - 1)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """P(X <= x), (*)."""
+        """(*) P(X <= x) of each element."""
         inside = torch.sigmoid((value.floor() + 0.5 - self.loc) / self.scale)
         return inside.masked_fill(value < 0, 0).masked_fill(value >= self.bins - 1, 1)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The smallest x with P(X <= x) >= u, (*)."""
+        """(*) the smallest x with P(X <= x) >= u."""
         return (self.loc + self.scale * torch.logit(value) - 0.5).ceil().clamp(0, self.bins - 1)
 
     def _survival(self, j: int) -> Tensor:

@@ -139,7 +139,7 @@ def test_with_a_seed_a_row_has_its_score_whatever_stands_beside_it(levels):
     x = torch.randn(50, 5)
     x[7] = x[3]
     for model, rows in [(normal, x), (linear_gaussian.chain(levels)[0], x[:, :4])]:
-        state, order = torch.get_rng_state(), torch.randperm(50)
+        order, state = torch.randperm(50), torch.get_rng_state()
         scores = al.log_likelihood(model, rows, samples=20, seed=1)
         assert torch.equal(state, torch.get_rng_state())
         assert_close(al.log_likelihood(model, rows[order], samples=20, seed=1), scores[order], atol=1e-9, rtol=0)
