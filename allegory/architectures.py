@@ -259,10 +259,10 @@ def conv(
     family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names, offset)
     outputs = family.size * event_shape[0]
     encoder = ladder.encoder(input_layer, outputs if isinstance(input_layer, OneHot) else event_shape[0])
-    offset = Offset(outputs, height, width)
+    bias = Offset(outputs, height, width)
     if data is not None:
-        init_output_bias(offset, family, data)
-    decoders, states = ladder.decoders(family, outputs, offset)
+        init_output_bias(bias, family, data)
+    decoders, states = ladder.decoders(family, outputs, bias)
     p_top = make_prior(prior, ladder.grid, encoder, components, event_shape, data)
     model = VAE(p_top, encoder, decoders, states or None)
     model.config = config
