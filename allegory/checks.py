@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from allegory.conditional import Conditional
 from allegory.runtime.messages import call_error, describe_index, no_tensor, reshaping
 from allegory.support import check_support
 
@@ -26,6 +27,7 @@ __all__ = [
     "check_distribution",
     "check_independence",
     "check_prior",
+    "check_readers",
     "check_tensor",
     "check_values",
     "name_failing_conditional",
@@ -67,14 +69,48 @@ def check_tensor(x: Any, name: str) -> None:
         raise ValueError(f"{name}: got a sparse tensor, {x.layout}, wanted a dense one; use x.to_dense()")
 
 
-def check_prior(prior: Any) -> None:
-    """Raises a ValueError for a prior that needs a context, such as one in the place of an encoder."""
-    error = call_error(getattr(prior, "forward", prior))
+def check_prior(prior: Any, given: int = 0) -> None:
+    """Raises a ValueError for a prior that needs a context, such as one in the place of an encoder.
+
+    Args:
+        prior: p(z_T), or p(z_T | c).
+        given: how many contexts it is called with.
+    """
+    error = _call_error(prior, given)
+    if error and given:
+        raise ValueError(f"the prior, {type(prior).__name__}, cannot be called with the {given} given: {error}")
     if error:
         raise ValueError(
             f"the prior, {type(prior).__name__}, cannot be called without arguments: {error}; wanted p(z_T), such as "
             "al.StandardNormal, first: VAE(prior, encoder, decoder)"
         )
+
+
+def check_readers(readers: Mapping[str, tuple[Any, int]], given: int) -> None:
+    """Raises a ValueError for a conditional that cannot be called with its own context and with what is given.
+
+    Args:
+        readers: conditionals, and how many contexts of its own each has, by name.
+        given: how many contexts are given.
+    """
+    for name, (part, own) in readers.items():
+        error = _call_error(part, own + given)
+        if error and given:
+            raise ValueError(
+                f"given: {name} reads nothing that is given: {error}; wanted networks of {own + given} contexts, such "
+                "as al.networks.Concat(...), or a model without given"
+            )
+        if error:
+            raise ValueError(
+                f"{name} cannot be called with its own context alone: {error}; what it reads besides is given, given=c"
+            )
+
+
+def _call_error(part: Any, contexts: int) -> str:
+    """Why a module, or the network of a conditional, cannot be called with so many contexts; empty where it can."""
+    called = part.network if isinstance(part, Conditional) else part
+    called = called[0] if isinstance(called, nn.ModuleList) and len(called) else called  # such as a Climb
+    return call_error(getattr(called, "forward", called), *[None] * contexts)
 
 
 def check_values(law: Distribution, x: Any, name: str, rows: Sequence[Any] | None = None) -> None:
@@ -103,26 +139,42 @@ def check_values(law: Distribution, x: Any, name: str, rows: Sequence[Any] | Non
         check_support(law, part, name, called)
 
 
-def two_examples(x: Any) -> Tensor:
-    """(2, *event) the first of x: (N, *event), and the first among a thousand that differs from it, if there is one."""
-    x = x[:SEARCHED]
-    other = int((x != x[:1]).flatten(1).any(1).to(torch.int8).argmax())
-    return x[torch.tensor([0, other])]
+def two_examples(x: Any, contexts: Sequence[Tensor] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(2, *event) the first of x: (N, *event), and the first among a thousand that differs from it, if there is one; of
+    those rather one with something else given.
+
+    Args:
+        x: a tensor, or `Stored`.
+        contexts: what is given, (N, *context) each.
+
+    Returns:
+        The examples, and what is given with them.
+    """
+    x, contexts = x[:SEARCHED], tuple(c[:SEARCHED] for c in contexts)
+    differs = sum((part != part[:1]).flatten(1).any(1).to(torch.int8) for part in (x, *contexts))
+    differs = differs * (x != x[:1]).flatten(1).any(1).to(torch.int8)
+    rows = torch.tensor([0, int(differs.argmax())])
+    return x[rows], tuple(c[rows] for c in contexts)
 
 
 def check_independence(
-    densities: Callable[[Tensor, Sequence[Tensor]], Tensor], x: Tensor, latents: Sequence[Tensor], names: Sequence[str]
+    densities: Callable[[Tensor, Sequence[Tensor], tuple[Tensor, ...]], Tensor],
+    x: Tensor,
+    latents: Sequence[Tensor],
+    contexts: tuple[Tensor, ...],
+    names: Sequence[str],
 ) -> None:
     """Raises a ValueError if a density depends on other examples or particles. Of two examples with two particles
-    each, one is exchanged for another, and the densities of the others must not move.
+    each, one is exchanged for another, with what is given with it, and the densities of the others must not move.
 
     Args:
-        densities: (D, S, B) log-densities of examples x with latents z_1, ..., z_T.
+        densities: (D, S, B) log-densities of examples x with latents z_1, ..., z_T, and of what is given with them.
         x: (2, *event) two examples.
         latents: z_1, ..., z_T, (2, 2, *event_t) each.
+        contexts: what is given, (2, *context) each.
         names: (D,) of the densities, in the order in which they are judged: one builds on those before it.
     """
-    before, again = densities(x, latents), densities(x, latents)
+    before, again = densities(x, latents, contexts), densities(x, latents, contexts)
 
     def compare(what: str, after: Tensor, unchanged: Tensor) -> None:
         for i, name in enumerate(names):
@@ -138,15 +190,14 @@ def check_independence(
                 )
 
     for s, b in ((0, 0), (1, 1)):
-        swapped = x.clone()
-        swapped[b] = x[1 - b]
+        swapped, *others = (part[[1 - b, 1 - b]] for part in (x, *contexts))
         examples, particles = (torch.zeros(2, 2, dtype=torch.bool, device=x.device) for _ in range(2))
         examples[:, 1 - b] = particles[1 - s, b] = True
-        compare("examples", densities(swapped, latents), examples)
+        compare("examples", densities(swapped, latents, tuple(others)), examples)
         changed = [z.clone() for z in latents]
         for z, old in zip(changed, latents, strict=True):
             z[s, b] = old[1 - s, 1 - b]
-        after = densities(x, changed)
+        after = densities(x, changed, contexts)
         compare("examples", after, examples)
         compare("particles", after, particles)
 

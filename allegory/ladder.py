@@ -30,7 +30,8 @@ class TopDown(nn.Module):
     """q(z_T | x) prod_t q(z_t | z_{t+1}, ..., z_T, x); takes the place of a VAE's encoder.
 
     Args:
-        network: x -> (h_1, ..., h_T), level 1 first, (B, *) each; see `allegory.networks.Climb`.
+        network: x -> (h_1, ..., h_T), level 1 first, (B, *) each; see `allegory.networks.Climb`. What is given, see
+            `allegory.given`, it reads after x, and the posteriors after their own contexts.
         posteriors: T modules, level 1 first, that return q(z_t | h_t, s_{t+1}) when called with (h_t, s_{t+1}). The
             state s_{t+1} of the generative loop is (S, B, *), for a Markov chain z_{t+1}. The last, at the top, is
             called with h_T alone.
@@ -59,9 +60,9 @@ class TopDown(nn.Module):
     def __len__(self) -> int:
         return len(self.posteriors)
 
-    def forward(self, x: Tensor) -> Sequence[Tensor]:
-        """h_1, ..., h_T of x: (B, *event)."""
-        features = self.network(x)
+    def forward(self, x: Tensor, *given: Tensor) -> Sequence[Tensor]:
+        """h_1, ..., h_T of x: (B, *event), and of what is given."""
+        features = self.network(x, *given)
         if isinstance(features, Tensor) or len(features) != len(self):
             got = "one tensor" if isinstance(features, Tensor) else f"{len(features)}"
             raise ValueError(f"a top-down posterior of {len(self)} levels reads h_1, ..., h_{len(self)}; got {got}")
@@ -71,7 +72,9 @@ class TopDown(nn.Module):
         """q(z_T | x), with batch shape (B,), for x: (B, *event)."""
         return self.posteriors[-1](self(x)[-1])
 
-    def posterior(self, level: int, feature: Tensor, state: Tensor | None, prior: Distribution) -> Distribution:
+    def posterior(
+        self, level: int, feature: Tensor, state: Tensor | None, prior: Distribution, given: Sequence[Tensor] = ()
+    ) -> Distribution:
         """q(z_t | h_t, s_{t+1}), given p(z_t | s_{t+1}).
 
         Args:
@@ -79,11 +82,12 @@ class TopDown(nn.Module):
             feature: h_t.
             state: s_{t+1}; None at the top.
             prior: p(z_t | s_{t+1}).
+            given: what is given, (S, B, *context) each, at the top (B, *context).
         """
         module = self.posteriors[level - 1]
         if state is None:
-            return module(feature)
-        q = module(feature, state)
+            return module(feature, *given)
+        q = module(feature, state, *given)
         return _relative_to_prior(prior, q, level) if self.residual else q
 
     def extra_repr(self) -> str:

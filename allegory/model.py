@@ -9,7 +9,7 @@ or down,
 
 The Markov chain is s_t = z_t. One loop goes down, for generation and for both ways to infer; one pass gives a trace,
 of which every bound is a function, see `allegory.trace`. The VAE of Kingma & Welling (2014) is T = 1; nothing below
-depends on T.
+depends on T. With something given, p(x | c), every conditional reads c as well, see `allegory.given`.
 
 Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t), s_t (S, B, *).
 """
@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
-from torch.func import functional_call
+from torch.distributions import Distribution
 from torch.nn.parameter import is_lazy
 
 from allegory.checks import (
@@ -31,19 +30,21 @@ from allegory.checks import (
     check_distribution,
     check_independence,
     check_prior,
+    check_readers,
     check_tensor,
     check_values,
     name_failing_conditional,
-    nearly_equal,
     two_examples,
 )
-from allegory.conditional import Conditional, StandardNormal
-from allegory.distributions import map_tensors, tempered
+from allegory.conditional import StandardNormal
+from allegory.distributions import tempered
+from allegory.draws import draw_latent, draw_to, law_of, reparameterize
+from allegory.given import Contexts, Given, as_contexts, check_contexts, expand_contexts, reads_given, take_rows
+from allegory.held import posterior_without_gradient
 from allegory.ladder import TopDown
 from allegory.notation import generative, inference, p_name, q_name
-from allegory.runtime.compilation import disable_compile
 from allegory.runtime.modes import eval_mode, forked_rng, no_validation
-from allegory.runtime.precision import autocast_enabled, to_float32, without_autocast
+from allegory.runtime.precision import without_autocast
 from allegory.runtime.threads import one_at_a_time
 from allegory.trace import Trace
 
@@ -59,7 +60,8 @@ class VAE(nn.Module):
     """A variational autoencoder with one level of latents, or a chain of T.
 
     Args:
-        prior: p(z_T); its call, without arguments, gives a distribution of batch shape ().
+        prior: p(z_T); its call, without arguments, gives a distribution of batch shape (). Or p(z_T | c), called with
+            what is given, of batch shape (B,).
         encoder: q(z_1 | x), or the sequence of q(z_t | z_{t-1}), t = 1, ..., T; or a `TopDown`.
         decoder: p(x | s_1), or the sequence of p(z_{t-1} | s_t), t = 1, ..., T.
         state: the state that the generative loop carries down, T modules, level 1 first: s_t = state_t(z_t, s_{t+1}),
@@ -93,6 +95,7 @@ class VAE(nn.Module):
             got = f"the class {prior.__name__}" if isinstance(prior, type) else type(prior).__name__
             raise ValueError(f"prior: got {got}, wanted a module whose call gives p(z_T), such as al.StandardNormal(2)")
         self.prior = prior
+        self._prior_reads_given = reads_given(prior)
         self.encoders: Any = encoder if isinstance(encoder, TopDown) else _module_list(encoder)
         self.decoders = _module_list(decoder)
         self.states = None if state is None else _module_list(state)
@@ -109,7 +112,12 @@ class VAE(nn.Module):
         return len(self.encoders)
 
     def forward(
-        self, x: Tensor, samples: int = 1, held: bool = False, noise: Sequence[Tensor | None] | None = None
+        self,
+        x: Tensor,
+        samples: int = 1,
+        held: bool = False,
+        noise: Sequence[Tensor | None] | None = None,
+        given: Given = None,
     ) -> Trace:
         """Draws z_1..T ~ q(. | x) and evaluates p on the way down.
 
@@ -122,43 +130,46 @@ class VAE(nn.Module):
                 without dropout or noise in them: the first time that this is done in training, both are compared.
             noise: standard normal noise for z_1, ..., z_T, (S, B, *event_t) each, where q is normal; None, for all
                 levels or for one, draws it from torch's generator.
+            given: c of a conditional model, (B, *context), or several.
         """
-        draw = self._sampler(samples, noise)
+        contexts, draw = as_contexts(given, len(x)), self._sampler(samples, noise)
         if not held:
-            return self._trace(x, samples, draw)
-        latents, q = self._infer(x, samples, draw)
+            return self._trace(x, samples, draw, contexts)
+        latents, q = self._infer(x, samples, draw, contexts)
         latents = tuple(z.view_as(z) for z in latents)
-        inferred = _posterior_without_gradient(self, x, latents, q)
-        return replace(self._trace(x, samples, _fixed_latents(latents), inferred), held=True)
+        inferred = posterior_without_gradient(self, x, latents, q, contexts)
+        return replace(self._trace(x, samples, _fixed_latents(latents), contexts, inferred), held=True)
 
-    def score(self, x: Tensor, latents: Sequence[Tensor]) -> Trace:
+    def score(self, x: Tensor, latents: Sequence[Tensor], given: Given = None) -> Trace:
         """The densities of given latents: log p(x, z) and log q(z | x).
 
         Args:
             x: (B, *event) data.
             latents: z_1, ..., z_T, each (S, B, *event_t).
+            given: as in `forward`.
         """
-        return self._trace(x, len(latents[0]), _fixed_latents(tuple(latents)))
+        return self._trace(x, len(latents[0]), _fixed_latents(tuple(latents)), as_contexts(given, len(x)))
 
     def _trace(
         self,
         x: Tensor,
         samples: int,
         draw: Draw,
+        contexts: Contexts = (),
         inferred: tuple[Latents, Distributions] | None = None,
         prior: Distribution | None = None,
     ) -> Trace:
         if self._top_down and inferred is None:
-            latents, q, p, state = self._infer_top_down(x, samples, draw, prior)
+            latents, q, p, seen = self._infer_top_down(x, samples, draw, contexts, prior)
         else:
-            latents, q = inferred or self._infer_bottom_up(x, draw)
+            latents, q = inferred or self._infer_bottom_up(x, draw, contexts)
 
-            def take_given(t: int, p: Distribution, state: Tensor | None) -> Tensor:
+            def take(t: int, p: Distribution, state: Tensor | None) -> Tensor:
                 self._check_shapes(t, q[t - 1], p, (samples, len(x)))
                 return latents[t - 1]
 
-            _, p, state = self._generate_down(take_given, prior=prior)
-        law = _distribution(self.decoders[0], state)
+            _, p, seen = self._generate_down(take, contexts, prior=prior)
+        law = law_of(self.decoders[0], *seen)
         check_distribution("p(x | z_1)", law)
         if law.event_shape != x.shape[1:]:
             raise ValueError(
@@ -176,66 +187,78 @@ class VAE(nn.Module):
         def draw(t: int, q: Distribution) -> Tensor:
             eps = None if noise is None else noise[t - 1]
             if eps is not None:
-                return _reparameterize(q, eps, samples, t)
+                return reparameterize(q, eps, samples, t)
             with without_autocast():
-                return _draw(q, Size((samples,)) if t == first else Size(), t)
+                return draw_latent(q, Size((samples,)) if t == first else Size(), t)
 
         if noise is not None and len(noise) != self.levels:
             raise ValueError(f"noise: got {len(noise)} tensors, wanted one for each of {self.levels} levels")
         return draw
 
-    def _infer(self, x: Tensor, samples: int, draw: Draw | None = None) -> tuple[Latents, Distributions]:
+    def _infer(
+        self, x: Tensor, samples: int, draw: Draw | None = None, contexts: Contexts = ()
+    ) -> tuple[Latents, Distributions]:
         """z_1..T ~ q(. | x), and q, without p(x | s_1)."""
         draw = draw or self._sampler(samples)
         if not self._top_down:
-            return self._infer_bottom_up(x, draw)
-        latents, q, *_ = self._infer_top_down(x, samples, draw)
+            return self._infer_bottom_up(x, draw, contexts)
+        latents, q, *_ = self._infer_top_down(x, samples, draw, contexts)
         return latents, q
 
-    def _infer_bottom_up(self, x: Tensor, draw: Draw) -> tuple[Latents, Distributions]:
+    def _infer_bottom_up(self, x: Tensor, draw: Draw, contexts: Contexts = ()) -> tuple[Latents, Distributions]:
         latents: list[Tensor] = []
         q: list[Distribution] = []
         for t, encoder in enumerate(self.encoders, start=1):
-            q.append(_distribution(encoder, latents[-1] if latents else x))
+            q.append(law_of(encoder, latents[-1] if latents else x, *contexts))
             latents.append(draw(t, q[-1]))
+            contexts = expand_contexts(contexts, (len(latents[-1]), len(x))) if t == 1 else contexts
         return tuple(latents), tuple(q)
 
     def _infer_top_down(
-        self, x: Tensor, samples: int, draw: Draw, prior: Distribution | None = None
-    ) -> tuple[Latents, Distributions, Distributions, Tensor]:
-        features = self.encoders(x)
+        self, x: Tensor, samples: int, draw: Draw, contexts: Contexts = (), prior: Distribution | None = None
+    ) -> tuple[Latents, Distributions, Distributions, tuple[Tensor, ...]]:
+        features = self.encoders(x, *contexts)
+        beside_state = expand_contexts(contexts, (samples, len(x)))
         q: dict[int, Distribution] = {}
 
         def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
-            q[t] = _distribution(self.encoders.posterior, t, features[t - 1], state, p)
+            c = contexts if state is None else beside_state
+            q[t] = law_of(self.encoders.posterior, t, features[t - 1], state, p, c)
             self._check_shapes(t, q[t], p, (samples, len(x)))
             return draw(t, q[t])
 
-        latents, p, state = self._generate_down(choose, prior=prior)
-        return latents, tuple(q[t] for t in sorted(q)), p, state
+        latents, p, seen = self._generate_down(choose, contexts, prior=prior)
+        return latents, tuple(q[t] for t in sorted(q)), p, seen
 
     def _generate_down(
-        self, choose: Choose, top: int | None = None, prior: Distribution | None = None
-    ) -> tuple[Latents, Distributions, Tensor]:
-        """The generative loop, for every chain and both ways to infer: z_1..top, p(z_1 | s_2), ..., p(z_top), s_1.
+        self, choose: Choose, contexts: Contexts = (), top: int | None = None, prior: Distribution | None = None
+    ) -> tuple[Latents, Distributions, tuple[Tensor, ...]]:
+        """The generative loop, for every chain and both ways to infer: z_1..top; p(z_1 | s_2), ..., p(z_top); and what
+        p(x | s_1) reads, s_1 and what is given.
 
         Args:
             choose: (t, p(z_t | s_{t+1}), s_{t+1}) -> z_t.
-            top: the level to begin at; below T only the value of z_top is known, not its law, and the chain has to be
-                Markov.
+            contexts: what is given, (B, *context) each.
+            top: the level of a z whose value is known, to begin at, if not at p(z_T); below T the chain has to be
+                Markov. What is given then has the leading dimensions of that z.
             prior: p(z_T), if already computed; it may be costly.
         """
-        top = top or self.levels
         latents: list[Tensor] = []
-        laws: list[Any] = [(prior or _distribution(self.prior)) if top == self.levels else None]
+        laws: list[Any] = [None if top else prior or self._prior_law(contexts)]
         state: Any = None
-        for t in range(top, 0, -1):
+        for t in range(top or self.levels, 0, -1):
             z = choose(t, laws[0], state)
+            if contexts and state is None and not top:
+                contexts = expand_contexts(contexts, z.shape[: z.dim() - len(laws[0].event_shape)])
             state = self._next_state(t, z, state)
             latents.insert(0, z)
             if t > 1:
-                laws.insert(0, _distribution(self.decoders[t - 1], state))
-        return tuple(latents), tuple(laws), state
+                laws.insert(0, law_of(self.decoders[t - 1], state, *contexts))
+        return tuple(latents), tuple(laws), (state, *contexts)
+
+    def _prior_law(self, contexts: Contexts = ()) -> Distribution:
+        """p(z_T), of batch shape (); or p(z_T | c), of batch shape (B,)."""
+        return law_of(self.prior, *(contexts if self._prior_reads_given else ()))
 
     def _next_state(self, level: int, z: Tensor, state: Tensor | None) -> Tensor:
         """s_t = state_t(z_t, s_{t+1})."""
@@ -243,73 +266,79 @@ class VAE(nn.Module):
             return z
         return self.states[level - 1](z) if state is None else self.states[level - 1](z, state)
 
-    def encode(self, x: Tensor, samples: int = 1) -> tuple[Distribution, ...]:
+    def encode(self, x: Tensor, samples: int = 1, given: Given = None) -> tuple[Distribution, ...]:
         """The posterior, level by level, level 1 first. The one that depends on x alone, q(z_1 | x) bottom-up or q(z_T
         | x) top-down, has batch shape (B,); the others depend on draws, with batch shape (S, B).
 
         Args:
             x: (B, *event) data.
             samples: S, draws per example.
+            given: as in `forward`.
         """
-        return self._infer(x, samples)[1]
+        return self._infer(x, samples, None, as_contexts(given, len(x)))[1]
 
-    def decode(self, z: Tensor | Sequence[Tensor], level: int = 1, temperature: float = 1.0) -> Distribution:
+    def decode(
+        self, z: Tensor | Sequence[Tensor], level: int = 1, temperature: float = 1.0, given: Given = None
+    ) -> Distribution:
         """p(x | s_1) given z_level and the levels above it; all levels below are drawn from the prior.
 
         Args:
             z: (*batch, *event_level); where the chain is not Markov, z_level, ..., z_T.
             level: the level of z, 1 to T.
             temperature: of the draws; at 0 each level is its mean given the one above.
+            given: c of a conditional model, with all leading dimensions of z, (*batch, *context), or several.
         """
         self._check_level(level)
-        given = [z] if isinstance(z, Tensor) else list(z)
+        known = [z] if isinstance(z, Tensor) else list(z)
         above = self.levels - level + 1
-        if len(given) > above or (self.states is not None and len(given) < above):
-            markov = "; only a Markov chain needs fewer" if len(given) < above else ""
-            raise ValueError(f"level={level}: got {len(given)} latents, wanted z_{level}, ..., z_{self.levels}{markov}")
-        *_, state = self._generate_down(
-            lambda t, p, state: given[t - level] if t >= level else tempered(p, temperature).sample(),
-            level + len(given) - 1,
+        if len(known) > above or (self.states is not None and len(known) < above):
+            markov = "; only a Markov chain needs fewer" if len(known) < above else ""
+            raise ValueError(f"level={level}: got {len(known)} latents, wanted z_{level}, ..., z_{self.levels}{markov}")
+        *_, seen = self._generate_down(
+            lambda t, p, state: known[t - level] if t >= level else tempered(p, temperature).sample(),
+            self._checked_contexts(given),
+            level + len(known) - 1,
         )
-        return _distribution(self.decoders[0], state)
+        return law_of(self.decoders[0], *seen)
 
-    def generate(self, n: int, temperature: float = 1.0) -> Distribution:
+    def generate(self, n: int, temperature: float = 1.0, given: Given = None) -> Distribution:
         """p(x | z_1) for n draws from the prior, with batch shape (n,).
 
         Args:
             n: number of draws.
             temperature: the standard deviations of all latents are multiplied by it; see `distributions.tempered`.
+            given: c of a conditional model, (n, *context), or several; a single row, (1, *context), is for all draws.
         """
         if not hasattr(n, "__index__") or n < 1:
             raise ValueError(f"n={n}: wanted at least one, a whole number")
-        *_, state = self._generate_down(
-            lambda t, p, state: tempered(p, temperature).sample((n,) if state is None else ())
-        )
-        return _distribution(self.decoders[0], state)
+        contexts = self._checked_contexts(given)
+        contexts = as_contexts(expand_contexts(contexts, (n,)) if all(len(c) == 1 for c in contexts) else contexts, n)
+        *_, seen = self._generate_down(lambda t, p, state: draw_to(tempered(p, temperature), (n,)), contexts)
+        return law_of(self.decoders[0], *seen)
 
     @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
+    def sample(self, n: int, temperature: float = 1.0, given: Given = None) -> Tensor:
         """(n, *event): z from the prior, at a temperature as in `generate`, then a draw from p(x | z_1)."""
         with name_failing_conditional(self._conditionals()):
-            x = self.generate(n, temperature).sample()
+            x = self.generate(n, temperature, given).sample()
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())  # categories are stored as floats
 
-    def reconstruct(self, x: Tensor, level: int = 1, temperature: float = 1.0) -> Distribution:
+    def reconstruct(self, x: Tensor, level: int = 1, temperature: float = 1.0, given: Given = None) -> Distribution:
         """p(x | s_1) with batch shape (B,): z_level, ..., z_T are drawn from the posterior, all below from the prior.
 
         Args:
             x: (B, *event) data.
             level: 1 shows what all latents keep of x, T what the top level keeps.
             temperature: of the draws from the prior.
+            given: as in `forward`.
         """
         self._check_level(level)
-        latents, _ = self._infer(x, samples=1)
-        return self.decode([z[0] for z in latents[level - 1 :]], level, temperature)
+        latents, _ = self._infer(x, 1, None, as_contexts(given, len(x)))
+        return self.decode([z[0] for z in latents[level - 1 :]], level, temperature, given)
 
     @one_at_a_time()
-    @one_at_a_time()
     @torch.no_grad()
-    def check(self, x: Tensor, name: str = "x", rows: Sequence[Any] | None = None) -> None:
+    def check(self, x: Tensor, name: str = "x", rows: Sequence[Any] | None = None, given: Given = None) -> None:
         """Raises a ValueError, in one line, if x is empty, not finite, of the wrong shape or outside the support of
         p(x | z_1), or if a density of one example depends on others. `fit` and `evaluate` call it once; the passes
         themselves do not check.
@@ -318,6 +347,7 @@ class VAE(nn.Module):
             x: (N, *event) data.
             name: of x in the message.
             rows: (N,) what the user calls the rows of x; by default their numbers, in the file for data on disk.
+            given: c of a conditional model, (N, *context), or several.
         """
         check_tensor(x, name)
         if any(hasattr(p, "to_local") for p in self.parameters()):
@@ -325,33 +355,54 @@ class VAE(nn.Module):
         device = next((p.device for p in self.parameters()), x.device)
         if x.device.type != device.type:
             raise ValueError(f"{name} is on {x.device}, the model on {device}: move one of them, x.to({device.type!r})")
-        check_prior(self.prior)
+        contexts = self._checked_contexts(as_contexts(given, len(x), f"{name}, given"), f"{name}, given")
+        check_prior(self.prior, len(contexts) if self._prior_reads_given else 0)
+        check_readers(self._readers(), len(contexts))
+        first = take_rows(contexts, slice(1))
         with eval_mode(self), torch.random.fork_rng(), name_failing_conditional(self._conditionals()):
-            check_values(self.generate(1), x, name, rows)
-            trace = self(x[:1])
+            check_values(self.generate(1, given=first), x, name, rows)
+            trace = self(x[:1], given=first)
             _ = trace.kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
             with no_validation():
-                self._check_independence(two_examples(x), trace.p[-1])
+                self._check_independence(*two_examples(x, contexts), None if first else trace.p[-1])
 
-    def _check_independence(self, x: Tensor, prior: Distribution) -> None:
+    def _checked_contexts(self, given: Given, name: str = "given") -> Contexts:
+        """What is given, if this model can read it."""
+        contexts = as_contexts(given, name=name)
+        check_contexts(self, contexts, next((p.device for p in self.parameters()), torch.device("cpu")), name)
+        return contexts
+
+    def _check_independence(self, x: Tensor, contexts: Contexts, prior: Distribution | None) -> None:
         """Whether the densities of x: (2, *event) depend on each other; the prior may be costly."""
         seed = int(torch.randint(2**62, ()))
-        latents = self._infer(x, samples=2)[0]
+        latents = self._infer(x, 2, None, contexts)[0]
 
-        def densities(x: Tensor, latents: Sequence[Tensor]) -> Tensor:
+        def densities(x: Tensor, latents: Sequence[Tensor], contexts: Contexts) -> Tensor:
             """(2 T + 1, S, B) of p from the top down, then of q, which may build on it."""
             torch.manual_seed(seed)  # of conditionals that draw
-            trace = self._trace(x, 2, _fixed_latents(tuple(latents)), prior=prior)
+            trace = self._trace(x, 2, _fixed_latents(tuple(latents)), contexts, prior=prior)
             return torch.cat([trace.log_pz.flip(0), trace.log_px[None], trace.log_qz.flip(0)])
 
         names = [p_name(t, self.levels) for t in range(self.levels, -1, -1)]
-        check_independence(densities, x, latents, names + [self._q_name(t) for t in range(self.levels, 0, -1)])
+        check_independence(
+            densities, x, latents, contexts, names + [self._q_name(t) for t in range(self.levels, 0, -1)]
+        )
 
     def _conditionals(self) -> dict[str, nn.Module]:
         """Decoders and encoders by the names of mathematics."""
-        encoders = self.encoders.posteriors if self._top_down else self.encoders
-        decoders = {p_name(t, self.levels): decoder for t, decoder in enumerate(self.decoders)}
-        return decoders | {self._q_name(t): encoder for t, encoder in enumerate(encoders, start=1)}
+        network = self.encoders.network if self._top_down else None
+        return {name: part for name, (part, _) in self._readers().items() if part is not network}
+
+    def _readers(self) -> dict[str, tuple[nn.Module, int]]:
+        """What reads something given, and how many contexts of its own it has, by name."""
+        found: dict[str, tuple[nn.Module, int]] = {
+            p_name(t, self.levels): (decoder, 1) for t, decoder in enumerate(self.decoders)
+        }
+        if self._top_down:
+            found["the network of the top-down posterior"] = (self.encoders.network, 1)
+        for t, q in enumerate(self.encoders.posteriors if self._top_down else self.encoders, start=1):
+            found[self._q_name(t)] = (q, 2 if self._top_down and t < self.levels else 1)
+        return found
 
     @property
     def _top_down(self) -> bool:
@@ -370,7 +421,8 @@ class VAE(nn.Module):
                 f"level {t}: the encoder gives z_{t} of shape {tuple(q.event_shape)}, but {p_t} is over "
                 f"{tuple(p.event_shape)}"
             )
-        check_batch_shape(p_t, p, () if top else batch)
+        of_each = self._prior_reads_given and len(p.batch_shape) > 0
+        check_batch_shape(p_t, p, batch if not top else batch[1:] if of_each else ())
 
     def _check_level(self, level: int) -> None:
         if not 1 <= level <= self.levels:
@@ -392,91 +444,14 @@ class VAE(nn.Module):
         """Of x, z_1, ..., z_T, by one pass without side effects; None where the model cannot be run."""
         try:
             with eval_mode(self), torch.no_grad(), forked_rng(self):
-                _, p, state = self._generate_down(lambda t, p, state: p.sample((1,) if state is None else ()))
-                return [law.event_shape for law in (self.decoders[0](state), *p)]
+                _, p, seen = self._generate_down(lambda t, p, state: draw_to(p, (1,)))
+                return [law.event_shape for law in (self.decoders[0](*seen), *p)]
         except Exception:  # whatever is wrong is reported where the model is used
             return None
 
 
 def _fixed_latents(latents: Latents) -> Draw:
     return lambda t, q: latents[t - 1]
-
-
-class _Posterior(nn.Module):
-    """q(z | x) at given latents, as a module of its own."""
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, latents: Latents) -> tuple[Latents, Distributions]:
-        return self.model._infer(x, len(latents[0]), _fixed_latents(latents))
-
-
-@disable_compile  # functional_call does not compile
-def _posterior_without_gradient(
-    model: VAE, x: Tensor, latents: Latents, q: Distributions
-) -> tuple[Latents, Distributions]:
-    """q(z | x) at given latents, as a function of the latents alone: no gradient reaches its parameters. The same laws
-    as those that drew them, which is checked the first time.
-    """
-    posterior = _Posterior(model)
-    detached = {name: parameter.detach() for name, parameter in posterior.named_parameters()}
-    if model._compared:
-        return functional_call(posterior, detached, (x, latents))
-    before = _random_states(x.device)
-    latents, again = functional_call(posterior, detached, (x, latents))
-    used_randomness = not all(map(torch.equal, before, _random_states(x.device)))
-    with torch.no_grad():
-        laws = zip(q, again, latents, strict=True)
-        if used_randomness or not all(nearly_equal(one.log_prob(z), other.log_prob(z)) for one, other, z in laws):
-            raise ValueError(
-                "held=True (which stl and dreg need) runs the posterior twice, and dropout would make it two different "
-                "ones, as would other noise in it, or spectral norm, which changes with each run; train without them "
-                "in the posterior, or with another objective"
-            )
-    model._compared = model.training
-    return latents, again
-
-
-def _random_states(device: torch.device) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _distribution(conditional: Callable[..., Distribution], *context: Any) -> Distribution:
-    """Its distribution, in float32 whatever precision its networks ran in."""
-    law = conditional(*context)
-    if isinstance(conditional, Conditional) or not autocast_enabled() or isinstance(law, Tensor):
-        return law
-    return _with_float32(law)
-
-
-@disable_compile
-def _with_float32(law: Distribution) -> Distribution:
-    return map_tensors(law, to_float32)
-
-
-def _draw(q: Distribution, fan_out: Size, level: int) -> Tensor:
-    check_distribution(f"the encoder of level {level}", q)
-    if q.has_rsample:
-        return q.rsample(fan_out)
-    if torch.is_grad_enabled():
-        raise ValueError(
-            f"level {level}: {type(q).__name__} has no reparameterised sample, so its gradient would be wrong; "
-            "use a family that has one (normal), or torch.no_grad() if you only evaluate"
-        )
-    return q.sample(fan_out)
-
-
-def _reparameterize(q: Distribution, noise: Tensor, samples: int, level: int) -> Tensor:
-    """The draw mu + sigma eps."""
-    law = q.base_dist if isinstance(q, Independent) else q
-    if not isinstance(law, Normal):
-        raise ValueError(f"noise of level {level}: wanted None, since {type(law).__name__} has no normal noise")
-    wanted = (samples, *q.batch_shape[-1:], *q.event_shape)
-    if noise.shape != wanted:
-        raise ValueError(f"noise of level {level}: got shape {tuple(noise.shape)}, wanted {wanted}")
-    return torch.addcmul(law.loc, law.scale, noise)
 
 
 def check_is_vae(model: Any) -> None:

@@ -318,17 +318,17 @@ class DepthToSpace(SpaceToDepth):
 
 
 class Climb(nn.ModuleList):
-    """A deterministic pass up, x -> (h_1, ..., h_T), h_t = step_t(h_{t-1}), h_0 = x.
+    """A deterministic pass up, x -> (h_1, ..., h_T), h_t = step_t(h_{t-1}), h_0 = x. The first step also reads what is
+    given.
 
     >>> [h.shape[1] for h in Climb([nn.Linear(5, 3), nn.Linear(3, 2)])(torch.zeros(1, 5))]
     [3, 2]
     """
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        features = []
+    def forward(self, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        features: list[Tensor] = []
         for step in self:
-            x = step(x)
-            features.append(x)
+            features.append(step(features[-1]) if features else step(x, *given))
         return tuple(features)
 
 

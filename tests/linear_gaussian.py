@@ -6,7 +6,8 @@ so x, z_1, ..., z_T are jointly Gaussian, and whatever is conditioned on whateve
 
 p(y | c) = N(m_y + G (c - m_c), C_yy - G C_cy),   G = C_yc C_cc^-1.
 
-That gives q(z_t | z_{t-1}), and q(z_t | s_{t+1}, x).
+That gives q(z_t | z_{t-1}), and q(z_t | s_{t+1}, x). With covariates c every mean has a term that is linear in c, too;
+as one of the jointly Gaussian vectors c gives q(z_t | z_{t-1}, c), and p(x | c).
 """
 
 import torch
@@ -36,25 +37,25 @@ class Diagonal(Affine):
 
 
 class Relative(nn.Module):
-    """q(u | h, s) of u = (z - mu_p) / sigma_p, from q(z | h, s) and p(z | s)."""
+    """q(u | h, s) of u = (z - mu_p) / sigma_p, from q(z | h, s) and p(z | s); or all given c, too."""
 
     def __init__(self, q, p):
         super().__init__()
         self.q, self.p = q, p
 
-    def forward(self, h, s):
-        q, p = self.q(h, s), self.p(s)
+    def forward(self, h, s, *given):
+        q, p = self.q(h, s, *given), self.p(s, *given)
         return Independent(Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev), 1)
 
 
 class Everywhere(nn.Module):
-    """x -> (x, ..., x)."""
+    """x -> (x, ..., x); what is given, the posteriors read themselves."""
 
     def __init__(self, levels):
         super().__init__()
         self.levels = levels
 
-    def forward(self, x):
+    def forward(self, x, *given):
         return (x,) * self.levels
 
 
@@ -89,32 +90,36 @@ class Joint:
         return kind(gain, self.mean[y] - gain @ self.mean[c], (rest + rest.T) / 2)
 
 
-def chain(levels, features=(4, 3, 5, 2, 3, 2), infer="up", markov=True, residual=False):
-    """A random chain with its exact posterior, and its evidence p(x); features of x, z_1, ..., z_T."""
+def chain(levels, features=(4, 3, 5, 2, 3, 2), infer="up", markov=True, residual=False, covariates=0):
+    """A random chain with its exact posterior, and its evidence p(x), or p(x | c); features of x, z_1, ..., z_T."""
     if residual:
         features = (4, 1, 1, 1, 1, 1)  # so that the posterior is a diagonal normal
     kind = Diagonal if residual else Affine
-    prior = kind(None, torch.randn(features[levels]), covariance(features[levels]))
     joint, decoders, above = Joint(), [], []
-    joint.add(levels, [], prior)
+    given = ["c"] if covariates else []
+    if covariates:
+        joint.add("c", [], Affine(None, torch.randn(covariates), covariance(covariates)))
+    weight = torch.randn(features[levels], covariates) if covariates else None
+    prior = kind(weight, torch.randn(features[levels]), covariance(features[levels]))
+    joint.add(levels, given, prior)
     for t in range(levels, 0, -1):
         above = [t] if markov else [t, *above]
-        below, width = features[t - 1], sum(features[i] for i in above)
+        below, width = features[t - 1], sum(features[i] for i in above) + covariates
         decoders.insert(0, kind(torch.randn(below, width), torch.randn(below), covariance(below)))
         if t == 1:  # of x the covariance is full in any case
             decoders[0] = Affine(decoders[0].weight, decoders[0].bias, decoders[0].covariance)
-        joint.add(t - 1, above, decoders[0])
+        joint.add(t - 1, [*above, *given], decoders[0])
     if infer == "up":
-        encoder = [joint.conditional(t, [t - 1], kind) for t in range(1, levels + 1)]
+        encoder = [joint.conditional(t, [t - 1, *given], kind) for t in range(1, levels + 1)]
     else:
         state = {t: [t + 1] if markov else range(t + 1, levels + 1) for t in range(1, levels)}
-        posteriors = [joint.conditional(t, [0, *state.get(t, [])], kind) for t in range(1, levels + 1)]
+        posteriors = [joint.conditional(t, [0, *state.get(t, []), *given], kind) for t in range(1, levels + 1)]
         if residual:
             below = zip(posteriors[:-1], decoders[1:], strict=True)
             posteriors = [*(Relative(q, p) for q, p in below), posteriors[-1]]
         encoder = al.TopDown(Everywhere(levels), posteriors, residual)
     states = None if markov else [al.networks.Concat() for _ in range(levels)]
-    return al.VAE(prior, encoder, decoders, states), joint.conditional(0)
+    return al.VAE(prior, encoder, decoders, states), joint.conditional(0, given)
 
 
 EXACT = {

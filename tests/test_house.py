@@ -17,7 +17,7 @@ PACKAGE = Path(allegory.__file__).parent
 RUNTIME, CORE = {"runtime", "version"}, {
     "support", "distributions", "positivity", "families", "conditional", "ladder", "trace", "checks", "notation",
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
-    "convolutions", "architectures", "quantiles", "legacy",
+    "convolutions", "architectures", "quantiles", "legacy", "given", "draws", "held",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -45,9 +45,14 @@ MAY_IMPORT = {
     "units": set(),
     "activations": set(),
     "trace": {"distributions"},
-    "checks": {"support"},
     "quantiles": set(),
-    "model": {"checks", "conditional", "distributions", "ladder", "notation", "trace"},
+    "checks": {"conditional", "support"},
+    "given": {"networks", "units"},
+    "draws": {"checks", "conditional", "distributions"},
+    "held": {"checks", "given"},
+    "model": {
+        "checks", "conditional", "distributions", "draws", "given", "held", "ladder", "notation", "trace",
+    },
     "objectives": {"trace"},
     "priors": {"conditional", "distributions", "ladder", "networks", "positivity", "units"},
     "likelihoods": {"families", "networks"},

@@ -82,13 +82,13 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[2-top-down, residual]",
     ),
     "mean, not draw, above level 1": (
-        "model",
+        "draws",
         "return q.rsample(fan_out)",
         "return q.rsample(fan_out) if fan_out else q.mean",
         EXACT + "::test_closed_and_sampled_rates_agree_level_by_level[2-bottom-up]",
     ),
     "no gradient through the draw": (
-        "model",
+        "draws",
         "return q.rsample(fan_out)",
         "return q.sample(fan_out)",
         EXACT + "::test_one_level_is_the_textbook_formula",
@@ -124,7 +124,7 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         OBJECTIVES + "::test_dreg_is_iwae_in_expectation_with_less_noise[bottom-up]",
     ),
     "do not hold the posterior": (
-        "model",
+        "held",
         "parameter.detach() for",
         "parameter for",
         OBJECTIVES + "::test_no_gradient_is_left_at_the_exact_posterior[bottom-up-stl]",
@@ -179,7 +179,7 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         BOUNDS + "::test_the_noise_of_examples_and_of_passes_is_independent[40]",
     ),
     "noise without sigma": (
-        "model",
+        "draws",
         "torch.addcmul(law.loc, law.scale, noise)",
         "law.loc + noise",
         BOUNDS + "::test_noise_makes_the_draws",

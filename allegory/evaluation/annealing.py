@@ -29,8 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allegory.draws import draw_to
 from allegory.evaluation.bounds import log_likelihood, standard_error
 from allegory.evaluation.passes import evaluating, pairs_per_pass
+from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.model import VAE, Choose, Distributions, Latents, check_is_vae
 from allegory.runtime.threads import one_at_a_time
 
@@ -63,6 +65,7 @@ def ais(
     temperatures: int = 1000,
     leapfrog: int = 10,
     posterior: Sequence[Tensor] | None = None,
+    given: Given = None,
 ) -> Annealed:
     """AIS: log p(x) of each example by annealed importance sampling with Hamiltonian Monte Carlo.
 
@@ -76,6 +79,7 @@ def ais(
         temperatures: K, steps from the prior to the posterior.
         leapfrog: steps of an HMC trajectory.
         posterior: z_1, ..., z_T, each (N, *event_t), exact draws from p(z | x), to run backwards from.
+        given: c of a conditional model, (N, *context), or several; then it is log p(x | c).
 
     Raises:
         ValueError: latents that are discrete, or bounded; a number below one; a posterior that does not fit.
@@ -87,7 +91,8 @@ def ais(
         if value < 1:
             raise ValueError(f"{name}={value}: wanted at least 1")
     check_is_vae(model)
-    model.check(x)
+    model.check(x, given=given)
+    contexts = as_contexts(given, len(x))
     if posterior is not None and [len(z) for z in posterior] != [len(x)] * model.levels:
         raise ValueError(
             f"posterior: got {len(posterior)} latents of {[len(z) for z in posterior]} examples, wanted "
@@ -95,7 +100,8 @@ def ais(
         )
     with evaluating(model), _frozen_parameters(model):
         if posterior is not None:
-            got, wanted = ([tuple(z.shape[1:]) for z in posterior], [tuple(s) for s in _Target(model, x[:1]).shapes])
+            first = _Target(model, x[:1], take_rows(contexts, slice(1)))
+            got, wanted = ([tuple(z.shape[1:]) for z in posterior], [tuple(s) for s in first.shapes])
             if got != wanted:
                 raise ValueError(f"posterior: got z_1, z_2, ... of shapes {got}, wanted {wanted}")
         # A quarter: the backward pass keeps the activations of the forward pass.
@@ -104,13 +110,14 @@ def ais(
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
             exact = None if posterior is None else [z[rows] for z in posterior]
-            parts.append(_anneal(_Target(model, x[rows]), chains, _schedule(temperatures, x), leapfrog, exact))
+            target = _Target(model, x[rows], take_rows(contexts, rows))
+            parts.append(_anneal(target, chains, _schedule(temperatures, x), leapfrog, exact))
     return Annealed(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 @one_at_a_time()
 def compare_with_ais(
-    model: VAE, x: Tensor, examples: int = 100, samples: int = 1000, seed: int = 0, **settings: Any
+    model: VAE, x: Tensor, examples: int = 100, samples: int = 1000, seed: int = 0, given: Given = None, **settings: Any
 ) -> dict[str, Any]:
     """-L_K and the estimate of annealed importance sampling, on the same random examples.
 
@@ -120,6 +127,7 @@ def compare_with_ais(
         examples: how many of them; AIS takes minutes for a hundred.
         samples: K of L_K.
         seed: of the selection and of the noise; torch's global generator is left alone.
+        given: as in `ais`.
         settings: further arguments of `ais`, such as temperatures.
 
     Returns:
@@ -130,10 +138,11 @@ def compare_with_ais(
     3
     """
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:examples].sort().values.to(x.device)
+    x, contexts = x[rows], take_rows(as_contexts(given, len(x)), rows)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        found = ais(model, x[rows], **settings)
-        nll, bound = -found.log_likelihood, -log_likelihood(model, x[rows], samples=samples)
+        found = ais(model, x, given=contexts, **settings)
+        nll, bound = -found.log_likelihood, -log_likelihood(model, x, samples=samples, given=contexts)
 
     return dict(
         examples=len(rows),
@@ -169,10 +178,10 @@ def _schedule(temperatures: int, x: Tensor) -> Tensor:
 class _Target:
     """p(z) p(x | z)^b of one batch, as a function of all latents concatenated."""
 
-    def __init__(self, model: VAE, x: Tensor) -> None:
-        self.model, self.x = model, x
-        self.prior = model.prior()  # the same at every step; a VampPrior costs a pass of the encoder
-        latents, laws, _ = self.generate_down(lambda t, p, state: p.sample((1, 1) if state is None else ()))
+    def __init__(self, model: VAE, x: Tensor, contexts: Contexts = ()) -> None:
+        self.model, self.x, self.contexts = model, x, contexts
+        self.prior = model._prior_law(contexts)  # the same at every step; a VampPrior costs a pass of the encoder
+        latents, laws, _ = self.generate_down(lambda t, p, state: draw_to(p, (1, len(x))))
         for t, (law, z) in enumerate(zip(laws, latents, strict=True), start=1):
             try:
                 support: Any = law.support
@@ -187,13 +196,13 @@ class _Target:
                 )
         self.shapes = [z.shape[2:] for z in latents]
 
-    def generate_down(self, choose: Choose) -> tuple[Latents, Distributions, Tensor]:
-        return self.model._generate_down(choose, prior=self.prior)
+    def generate_down(self, choose: Choose) -> tuple[Latents, Distributions, tuple[Tensor, ...]]:
+        return self.model._generate_down(choose, self.contexts, prior=self.prior)
 
     def draw(self, chains: int) -> Tensor:
         """(S, B, D) draws from p(z)."""
         shape = (chains, len(self.x))
-        latents, *_ = self.generate_down(lambda t, p, state: p.sample(shape if state is None else ()))
+        latents, *_ = self.generate_down(lambda t, p, state: draw_to(p, shape))
         return self.join(latents)
 
     def join(self, latents: Sequence[Tensor]) -> Tensor:
@@ -205,10 +214,10 @@ class _Target:
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """(S, B) log p(z) and log p(x | z_1)."""
-        given = self.split(u)
-        latents, laws, state = self.generate_down(lambda t, p, state: given[t - 1])
+        known = self.split(u)
+        latents, laws, seen = self.generate_down(lambda t, p, state: known[t - 1])
         log_pz = torch.stack([p.log_prob(z) for p, z in zip(laws, latents, strict=True)]).sum(0)
-        return log_pz, self.model.decoders[0](state).log_prob(self.x)
+        return log_pz, self.model.decoders[0](*seen).log_prob(self.x)
 
     def value_and_grad(self, u: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The values log pi_b(u) and log p(x | z_1), and the gradient of the first."""

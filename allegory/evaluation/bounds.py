@@ -5,7 +5,8 @@ r"""Evaluation: the likelihood of a model, in nats per example.
     active units of level t: those whose posterior mean E[z_t | x] varies over x by more than 0.01 of the variance of
                              the prior, which is 1 for N(0, I)     (Burda et al. 2016). Below the top of a ladder it is
                              the mean of (E q - E p) / sd p, with p(z_t | z_{t+1}): what follows from the levels above
-                             is no activity of this one. So the unit of z does not matter.
+                             is no activity of this one; likewise at the top where the prior is p(z_T | c). So the unit
+                             of z does not matter.
                              Where the mean is a Monte Carlo mean over particles, the variance of its error is
                              subtracted, which needs K > 1: with a single particle its noise counts as activity
 
@@ -35,6 +36,7 @@ from torch import Tensor
 from allegory.evaluation.moments import conditional_means, prior_variances
 from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, row_seeds, run_passes
 from allegory.evaluation.speed import choose_speed
+from allegory.given import Contexts, Given
 from allegory.model import VAE
 from allegory.runtime.compilation import compile_or_warn
 from allegory.runtime.html import html_table
@@ -131,6 +133,7 @@ def log_likelihood(
     precision: str = "float32",
     compile: bool | str = False,
     seed: int | None = None,
+    given: Given = None,
 ) -> Tensor:
     """(N,) L_K of each example with K = samples, nats: a lower bound on log p(x) in expectation.
 
@@ -141,20 +144,21 @@ def log_likelihood(
         pairs, precision, compile: as in `evaluate`.
         seed: with one, the noise of an example depends on it and on the values of the example alone: a score, the
             same in every call and whatever the other examples are. Without, torch's generator gives the noise.
+        given: c of a conditional model, (N, *context), or several; then it is log p(x | c).
 
     >>> al.log_likelihood(model, x, samples=10).shape
     torch.Size([7])
     """
-    check_scored(model, x, samples)
-    precision, compile, _ = choose_speed(model, x, samples, precision, compile)
+    contexts = check_scored(model, x, samples, given)
+    precision, compile, _ = choose_speed(model, x, samples, precision, compile, given)
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
 
-    def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
-        return (torch.stack([weigh(model, rows, noise).logsumexp(0) for noise in noises]).logsumexp(0),)
+    def score(rows: Tensor, noises: Iterator[Noise], *given: Tensor) -> tuple[Tensor]:
+        return (torch.stack([weigh(model, rows, given, noise).logsumexp(0) for noise in noises]).logsumexp(0),)
 
     with evaluating(model, precision):
         seeds = None if seed is None else row_seeds(x, seed)
-        (log_w,) = run_passes(x, Particles(model, x, samples, pairs, compile, seeds), score)
+        (log_w,) = run_passes(x, Particles(model, x, samples, pairs, compile, seeds, contexts=contexts), score)
     return (log_w - math.log(samples)).to(x.dtype)
 
 
@@ -166,6 +170,7 @@ def evaluate(
     pairs: int | None = None,
     precision: str = "float32",
     compile: bool | str = False,
+    given: Given = None,
 ) -> Evaluation:
     """L_K, the ELBO and its parts, active units and the effective sample size, of all examples.
 
@@ -177,13 +182,15 @@ def evaluate(
             numbers for p(x | z_1), or four million when compiled.
         precision: "float32", or "bfloat16" for the matrix products of the networks; "auto" as in `choose_speed`.
         compile: whether to compile a pass (torch.compile): a few seconds at the start, then faster; "auto" as there.
+        given: c of a conditional model, (N, *context), or several. All numbers are then of p(x | c); where the prior
+            reads c, a unit of the top level is active if its mean varies by more than what follows from c.
     """
-    check_scored(model, x, samples)
-    precision, compile, _ = choose_speed(model, x, samples, precision, compile)
+    contexts = check_scored(model, x, samples, given)
+    precision, compile, _ = choose_speed(model, x, samples, precision, compile, given)
     weigh = compile_or_warn(_pass_statistics, x.device) if compile else _pass_statistics
 
-    def score(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
-        log_w, log_w2, terms, *means = _combine_passes(weigh(model, rows, noise) for noise in noises)
+    def score(rows: Tensor, noises: Iterator[Noise], *given: Tensor) -> tuple[Tensor, ...]:
+        log_w, log_w2, terms, *means = _combine_passes(weigh(model, rows, given, noise) for noise in noises)
         sums = []  # over the rows, of E[z_t | x], its square, and its error's, (3, *event_t) for each level
         for mean, square in zip(means[::2], means[1::2], strict=True):
             mean, square = mean / samples, square / samples
@@ -193,9 +200,9 @@ def evaluate(
 
     with evaluating(model, precision):
         log_w, log_w2, terms, *sums = run_passes(
-            x, Particles(model, x, samples, pairs, compile), score, summed=model.levels
+            x, Particles(model, x, samples, pairs, compile, contexts=contexts), score, summed=model.levels
         )
-        scales = prior_variances(model)
+        scales = prior_variances(model, contexts=contexts)
     bound = log_w - math.log(samples)
     ess = torch.exp(2 * log_w - log_w2)
     elbo = terms[:, 0] - terms[:, 1:].sum(1)
@@ -234,6 +241,7 @@ def bound_curve(
     pairs: int | None = None,
     precision: str = "float32",
     compile: bool | str = False,
+    given: Given = None,
 ) -> list[tuple[int, float, float]]:
     """L_K against K: (K, the mean of L_K over x, its standard error), for K = 1, 2, 5, 10, ... up to `samples`.
 
@@ -244,44 +252,44 @@ def bound_curve(
         model: any VAE.
         x: (N, *event) data.
         samples: the largest K.
-        pairs, precision, compile: as in `evaluate`.
+        pairs, precision, compile, given: as in `evaluate`.
 
     >>> [k for k, bound, error in al.bound_curve(model, x, samples=12)]
     [1, 2, 5, 10, 12]
     """
-    check_scored(model, x, samples)
-    precision, compile, _ = choose_speed(model, x, samples, precision, compile)
+    contexts = check_scored(model, x, samples, given)
+    precision, compile, _ = choose_speed(model, x, samples, precision, compile, given)
     counts = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
 
-    def averages(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
-        log_w = torch.cat([weigh(model, rows, noise) for noise in noises])
+    def averages(rows: Tensor, noises: Iterator[Noise], *given: Tensor) -> tuple[Tensor]:
+        log_w = torch.cat([weigh(model, rows, given, noise) for noise in noises])
         groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in counts]
         return (torch.stack([group.mean(0) for group in groups], 1),)
 
     with evaluating(model, precision):
-        (bounds,) = run_passes(x, Particles(model, x, samples, pairs, compile), averages)
+        (bounds,) = run_passes(x, Particles(model, x, samples, pairs, compile, contexts=contexts), averages)
     return [(k, bound.mean().item(), standard_error(bound)) for k, bound in zip(counts, bounds.unbind(1), strict=True)]
 
 
-def _log_weights(model: VAE, x: Tensor, noise: Noise) -> Tensor:
+def _log_weights(model: VAE, x: Tensor, given: Contexts, noise: Noise) -> Tensor:
     """(S, B) log w, in float64."""
-    return model(x, samples=noise[0], noise=noise[1]).log_weight.double()
+    return model(x, samples=noise[0], noise=noise[1], given=given).log_weight.double()
 
 
-def _pass_statistics(model: VAE, x: Tensor, noise: Noise) -> list[Tensor]:
+def _pass_statistics(model: VAE, x: Tensor, given: Contexts, noise: Noise) -> list[Tensor]:
     """The sums of one pass, in float64: log sum w and log sum w^2, (B,); sums over the particles of log p(x | z_1) and
     of each rate, (B, 1 + T); for each level the sum of E[z_t | ...] and of its square, both (B, *event_t).
     """
-    trace = model(x, samples=noise[0], noise=noise[1])
+    trace = model(x, samples=noise[0], noise=noise[1], given=given)
     log_px = trace.log_px
     log_w = (log_px + (trace.log_pz - trace.log_qz).sum(0)).double()
     terms = torch.cat([log_px[None], trace.kl]).double().sum(1).T
     found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms]
     for t, (q, p, z) in enumerate(zip(trace.q, trace.p[1:], trace.latents, strict=True), start=1):
         mean = conditional_means(q, z).double()
-        if trace.top_down and t < len(trace.q):
-            with suppress(NotImplementedError):  # then what follows from the levels above is not taken out
+        if (trace.top_down and t < len(trace.q)) or (t == len(trace.q) and p.batch_shape):
+            with suppress(NotImplementedError):  # then what follows from the levels above, or from c, is not taken out
                 mean = (mean - p.mean) / p.stddev
         found += [mean.sum(0), mean.square().sum(0)]
     return found

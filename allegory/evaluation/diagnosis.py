@@ -40,9 +40,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from allegory.draws import draw_to
 from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES, Evaluation, evaluate
 from allegory.evaluation.marginals import baseline
 from allegory.evaluation.passes import evaluating, pairs_per_pass
+from allegory.given import Contexts, Given, as_contexts, expand_contexts, take_rows
 from allegory.ladder import TopDown
 from allegory.model import VAE
 from allegory.runtime.html import html_table
@@ -132,7 +134,13 @@ class Diagnosis:
 @one_at_a_time()
 @torch.no_grad()
 def diagnose(
-    model: VAE, x: Tensor, train: Tensor | None = None, samples: int = 100, baseline_nll: float | None = None
+    model: VAE,
+    x: Tensor,
+    train: Tensor | None = None,
+    samples: int = 100,
+    baseline_nll: float | None = None,
+    given: Given = None,
+    train_given: Given = None,
 ) -> Diagnosis:
     """Checks every level of a model, and reports what is wrong and what to try.
 
@@ -142,41 +150,42 @@ def diagnose(
         train: (N', *event) training data, for the gap between the two, and for the baseline.
         samples: K of the bound, and draws for the means.
         baseline_nll: of x, as in `Evaluation`, if it is already known.
+        given, train_given: c of a conditional model, (N, *context) and (N', *context), or several.
 
     >>> diagnosis = al.diagnose(model, x)
     >>> [level.level for level in diagnosis.levels], len(diagnosis.verdict)
     ([1, 2], 2)
     """
-    result = _quiet_evaluate(model, x, samples)
+    result, contexts = _quiet_evaluate(model, x, samples, given), as_contexts(given, len(x))
     if baseline_nll is None and train is not None:
-        reference = baseline(model, train, x)
+        reference = baseline(model, train, x, contexts)
         baseline_nll = None if reference is None else -reference
     result = replace(result, baseline_nll=baseline_nll)
     draws = max(1, samples // model.levels)
     with evaluating(model):
-        losses = [result.elbo - _elbo_without(model, x, t, draws) for t in range(1, model.levels + 1)]
-        information = _information(model, x)
-        units = [math.prod(q.event_shape) for q in model.encode(x[:1])]
+        losses = [result.elbo - _elbo_without(model, x, contexts, t, draws) for t in range(1, model.levels + 1)]
+        information = _information(model, x[:512], take_rows(contexts, slice(512)))
+        units = [math.prod(q.event_shape) for q in model.encode(x[:1], given=take_rows(contexts, slice(1)))]
     rates = result.kl_per_level
     levels = [
         Level(t, rate, information[t - 1], losses[t - 1], result.active_units[t - 1], units[t - 1], "works")
         for t, rate in enumerate(rates, start=1)
     ]
     levels = [replace(level, verdict=_verdict(level, rates)) for level in levels]
-    on_train = None if train is None else _quiet_evaluate(model, train, samples)
+    on_train = None if train is None else _quiet_evaluate(model, train, samples, train_given)
     gap = None if on_train is None else on_train.elbo - result.elbo
     ladder = isinstance(model.encoders, TopDown)
-    on_gap = _gap_line(model, result, train, on_train)
+    on_gap = _gap_line(model, result, train, on_train, train_given)
     lines = [*_baseline_line(result), *_level_lines(levels, ladder), *on_gap, *_trust_line(result)]
     return Diagnosis(levels, result, gap, lines, any(OVERFITS in line for line in on_gap))
 
 
-def _quiet_evaluate(model: VAE, x: Tensor, samples: int) -> Evaluation:
+def _quiet_evaluate(model: VAE, x: Tensor, samples: int, given: Given) -> Evaluation:
     import warnings
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "L_")  # it is part of the verdict
-        return evaluate(model, x, samples)
+        return evaluate(model, x, samples, given=given)
 
 
 def _verdict(level: Level, rates: list[float]) -> str:
@@ -227,14 +236,16 @@ def _level_lines(levels: list[Level], ladder: bool) -> list[str]:
     return lines
 
 
-def _gap_line(model: VAE, result: Evaluation, train: Tensor | None, on_train: Evaluation | None) -> list[str]:
+def _gap_line(
+    model: VAE, result: Evaluation, train: Tensor | None, on_train: Evaluation | None, train_given: Given
+) -> list[str]:
     """The gap between training and held-out ELBO, and whether it is overfitting, by differences of nats alone: those
     have no unit.
     """
     if train is None or on_train is None:
         return []
     gap, error = on_train.elbo - result.elbo, math.hypot(on_train.elbo_stderr, result.elbo_stderr)
-    reference = baseline(model, train, train)
+    reference = baseline(model, train, train, train_given)
     learned = 0.0 if reference is None else max(0.0, on_train.elbo - reference)
     large = gap > OVERFIT_NATS and not gap < 2 * error and gap > OVERFIT_SHARE * learned
     remedy = f"; {OVERFITS}: try dropout, weight decay, a smaller network, or more data" if large else ""
@@ -251,60 +262,62 @@ def _trust_line(result: Evaluation) -> list[str]:
     ]
 
 
-def _elbo_without(model: VAE, x: Tensor, level: int, samples: int) -> float:
+def _elbo_without(model: VAE, x: Tensor, contexts: Contexts, level: int, samples: int) -> float:
     """The ELBO with z_level drawn from its prior, bottom-up along with all levels above it."""
     bound = _elbo_without_top_down if isinstance(model.encoders, TopDown) else _elbo_without_bottom_up
-    parts = [
-        bound(model, rows, level, samples).double() for rows in x.split(max(1, pairs_per_pass(model, x) // samples))
-    ]
-    return torch.cat(parts).mean().item()
+    size = max(1, pairs_per_pass(model, x) // samples)
+    parts = [slice(start, start + size) for start in range(0, len(x), size)]
+    return torch.cat([bound(model, x[i], take_rows(contexts, i), level, samples).double() for i in parts]).mean().item()
 
 
-def _elbo_without_top_down(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
-    features = model.encoders(x)
+def _elbo_without_top_down(model: VAE, x: Tensor, contexts: Contexts, level: int, samples: int) -> Tensor:
+    features, beside_state = model.encoders(x, *contexts), expand_contexts(contexts, (samples, len(x)))
     rates = [torch.zeros(samples, len(x)).to(x)]
 
     def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
         if t == level:
-            return p.sample((samples, len(x)) if state is None else ())
-        q = model.encoders.posterior(t, features[t - 1], state, p)
-        z = q.sample((samples,) if state is None else ())
+            return draw_to(p, (samples, len(x)))
+        c = contexts if state is None else beside_state
+        q = model.encoders.posterior(t, features[t - 1], state, p, c)
+        z = draw_to(q, (samples, len(x)))
         rates.append(q.log_prob(z) - p.log_prob(z))
         return z
 
-    *_, state = model._generate_down(choose)
-    return (model.decoders[0](state).log_prob(x) - torch.stack(rates).sum(0)).mean(0)
+    *_, seen = model._generate_down(choose, contexts)
+    return (model.decoders[0](*seen).log_prob(x) - torch.stack(rates).sum(0)).mean(0)
 
 
-def _elbo_without_bottom_up(model: VAE, x: Tensor, level: int, samples: int) -> Tensor:
-    latents, q = model._infer_bottom_up(x, model._sampler(samples))
+def _elbo_without_bottom_up(model: VAE, x: Tensor, contexts: Contexts, level: int, samples: int) -> Tensor:
+    latents, q = model._infer_bottom_up(x, model._sampler(samples), contexts)
     rates = [torch.zeros(samples, len(x)).to(x)]
 
     def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
         if t >= level:
-            return p.sample((samples, len(x)) if state is None else ())
+            return draw_to(p, (samples, len(x)))
         rates.append(q[t - 1].log_prob(latents[t - 1]) - p.log_prob(latents[t - 1]))
         return latents[t - 1]
 
-    *_, state = model._generate_down(choose)
-    return (model.decoders[0](state).log_prob(x) - torch.stack(rates).sum(0)).mean(0)
+    *_, seen = model._generate_down(choose, contexts)
+    return (model.decoders[0](*seen).log_prob(x) - torch.stack(rates).sum(0)).mean(0)
 
 
-def _information(model: VAE, x: Tensor) -> list[float]:
-    """E KL(q(z_t | c) || mean_c' q(z_t | c')) of each level, nats; at most log N bottom-up, log M top-down."""
-    x = x[:512]
-    trace = model(x)
+def _information(model: VAE, x: Tensor, contexts: Contexts) -> list[float]:
+    """E KL(q(z_t | c) || mean_c' q(z_t | c')) of each level, nats; at most log N bottom-up, log M top-down. Top-down
+    what is given is kept below the top, as the levels above are; elsewhere it belongs to c.
+    """
+    trace = model(x, given=contexts)
     if not trace.top_down:
-        contexts = (x, *(z[0] for z in trace.latents[:-1]))
         found = []
-        for encoder, context, z in zip(model.encoders, contexts, trace.latents, strict=True):
-            q = encoder(context)
+        for encoder, context, z in zip(
+            model.encoders, (x, *(z[0] for z in trace.latents[:-1])), trace.latents, strict=True
+        ):
+            q = encoder(context, *contexts)
             own = q.log_prob(z[0])
             # (N, N'): row n's draw under every context. A flow scores only as many events as it has contexts.
             every = torch.stack([q.log_prob(row.expand_as(z[0])) for row in z[0]])
             found.append((own - every.logsumexp(1) + math.log(len(x))).mean().item())
         return found
-    features = model.encoders(x)
+    features, beside_state = model.encoders(x, *contexts), expand_contexts(contexts, (1, len(x)))
     rows = torch.randperm(len(x), device=x.device)[: MAX_CONTEXTS - 1]
     others = [h[rows] for h in features]
     itself = rows[:, None] == torch.arange(len(x), device=x.device)  # an example's own context is counted once
@@ -314,15 +327,16 @@ def _information(model: VAE, x: Tensor) -> list[float]:
         z = trace.latents[t - 1]
         own = trace.q[t - 1].log_prob(z)[0]
         if state is None:
-            q = model.encoders.posterior(t, others[t - 1], None, p)
+            q = model.encoders.posterior(t, others[t - 1], None, p, take_rows(contexts, rows))
             other = torch.stack([q.log_prob(row) for row in z[0]], 1)
         else:
-            found_q = (model.encoders.posterior(t, h.expand(len(x), *h.shape), state, p) for h in others[t - 1])
+            each = (h.expand(len(x), *h.shape) for h in others[t - 1])
+            found_q = (model.encoders.posterior(t, h, state, p, beside_state) for h in each)
             other = torch.stack([q.log_prob(z)[0] for q in found_q])
         every = torch.cat([own[None], other.masked_fill(itself, -math.inf)])
         count = 1 + (~itself).sum(0)
         found.insert(0, (own - every.logsumexp(0) + count.log()).mean().item())
         return z
 
-    model._generate_down(compare)
+    model._generate_down(compare, contexts)
     return found

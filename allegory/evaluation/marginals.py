@@ -25,6 +25,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal, 
 
 from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial, ShiftedCategorical
 from allegory.evaluation.passes import evaluating
+from allegory.given import Given, as_contexts, take_rows
 from allegory.model import VAE
 from allegory.runtime.modes import forked_rng
 
@@ -38,7 +39,7 @@ DEGREES_OF_FREEDOM = (2.1, 2.5, 3.0, 4.0, 6.0, 10.0, 30.0, 100.0)
 SHAPES = (0.25, 0.5, 1.0, 2.0, 4.0, 1e6)
 
 
-def baseline(model: VAE, train: Any, x: Any) -> float | None:
+def baseline(model: VAE, train: Any, x: Any, given: Given = None) -> float | None:
     """The mean of log p_0(x), nats per example: what independent elements reach; None where the support of p(x | z_1)
     is none of those that the module lists.
 
@@ -46,11 +47,12 @@ def baseline(model: VAE, train: Any, x: Any) -> float | None:
         model: any VAE; its p(x | z_1) determines the kind of law.
         train: (N, *event) training data, a tensor or `Stored`; the laws are fitted to at most 2^24 of its numbers.
         x: (N', *event) data to score.
+        given: what a conditional model reads besides; the baseline does not.
 
     >>> round(baseline(model, torch.tensor([[0.0] * 6, [1.0] * 6] * 50), torch.ones(5, 6)), 2)      # 6 log 1/2
     -4.16
     """
-    law = independent_elements(model, train)
+    law = independent_elements(model, train, given)
     return None if law is None else mean_log_prob(law, x)
 
 
@@ -74,14 +76,14 @@ def log_probs(law: Distribution, x: Any) -> Tensor:
     return torch.cat([law.log_prob(x[i : i + rows].cpu().double()) for i in range(0, len(x), rows)])
 
 
-def independent_elements(model: VAE, train: Any) -> Distribution | None:
+def independent_elements(model: VAE, train: Any, given: Given = None) -> Distribution | None:
     """p_0, a distribution over one event, on the CPU, in float64.
 
     Args:
-        model, train: as of `baseline`.
+        model, train, given: as of `baseline`.
     """
     with evaluating(model), forked_rng(model):
-        law: Any = model.generate(1)
+        law: Any = model.generate(1, given=take_rows(as_contexts(given), slice(1)))
     while isinstance(law, Independent):
         law = law.base_dist
     try:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from allegory.draws import draw_to
 from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, run_passes
+from allegory.given import Contexts, Given, take_rows
 from allegory.ladder import TopDown
 from allegory.model import VAE
 from allegory.runtime.modes import forked_rng
@@ -25,7 +27,7 @@ __all__ = ["conditional_means", "posterior_moments", "prior_variances"]
 
 
 @one_at_a_time()
-def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[Tensor, Tensor]]:
+def posterior_moments(model: VAE, x: Tensor, samples: int = 100, given: Given = None) -> list[tuple[Tensor, Tensor]]:
     """Mean and standard deviation of every latent given x, level 1 first, each (N, *event_t). Exact where the
     posterior depends on x alone, at level 1 bottom-up and at level T top-down; elsewhere averaged over `samples` draws.
 
@@ -33,38 +35,44 @@ def posterior_moments(model: VAE, x: Tensor, samples: int = 100) -> list[tuple[T
         model: any VAE.
         x: (N, *event) data.
         samples: draws of the levels below.
+        given: c of a conditional model, (N, *context), or several; the moments are of q(z | x, c).
     """
-    check_scored(model, x, samples)
+    contexts = check_scored(model, x, samples, given)
 
-    def moments(rows: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
-        latents, laws = model._infer(rows, samples)
+    def moments(rows: Tensor, noises: Iterator[Noise], *given: Tensor) -> tuple[Tensor, ...]:
+        latents, laws = model._infer(rows, samples, None, given)
         return tuple(part for q, z in zip(laws, latents, strict=True) for part in _conditional_moments(q, z))
 
     with evaluating(model):
-        found = run_passes(x, Particles(model, x, samples, None), moments)
+        found = run_passes(x, Particles(model, x, samples, None, contexts=contexts), moments)
     return [(mean, variance.sqrt()) for mean, variance in zip(found[::2], found[1::2], strict=True)]
 
 
-def prior_variances(model: VAE, draws: int = 1000) -> list[Tensor]:
+def prior_variances(model: VAE, draws: int = 1000, contexts: Contexts = ()) -> list[Tensor]:
     """The variance of each unit of z_t under the prior, (*event_t), level 1 first: exact where the law of z_T tells it,
-    else by draws, with a seed of their own. Below the top of a ladder 1, a scalar: its means are in units of the prior.
+    else by draws, with a seed of their own. Below the top of a ladder 1, a scalar: its means are in units of the prior;
+    so are those of z_T under p(z_T | c).
 
     Args:
         model: any VAE.
         draws: from the prior.
+        contexts: what is given, (N, *context) each; the draws are of these rows, in turn.
 
     >>> prior_variances(model)[-1]
     tensor([1., 1.])
     """
     with torch.no_grad(), forked_rng(model):
         torch.manual_seed(0)
+        contexts = take_rows(contexts, torch.arange(draws) % len(contexts[0])) if contexts else ()
         if isinstance(model.encoders, TopDown):
-            top, below = model.prior(), [torch.ones(())] * (model.levels - 1)
-            drawn = top.sample((draws,)).double().var(0)
+            top, below = model._prior_law(contexts), [torch.ones(())] * (model.levels - 1)
+            drawn = draw_to(top, (draws,)).double().var(0)
         else:
-            latents, laws, _ = model._generate_down(lambda t, p, state: p.sample((draws,) if state is None else ()))
+            latents, laws, _ = model._generate_down(lambda t, p, state: draw_to(p, (draws,)), contexts)
             *below, drawn = (z.double().var(0) for z in latents)
             top = laws[-1]
+    if top.batch_shape:
+        return [*(variance.to(drawn.device) for variance in below), torch.ones_like(drawn)]
     with suppress(NotImplementedError):
         drawn = top.variance
     return [*(variance.to(drawn.device) for variance in below), drawn]

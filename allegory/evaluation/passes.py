@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.model import VAE, check_is_vae
 from allegory.runtime import processes
 from allegory.runtime.memory import caching
@@ -55,13 +56,16 @@ def evaluating(model: nn.Module, precision: str = "float32") -> Iterator[None]:
         yield
 
 
-def check_scored(model: VAE, x: Tensor, samples: int) -> None:
-    """Checks what is to be scored: K, and that x fits the model; and that all processes were given the same."""
+def check_scored(model: VAE, x: Tensor, samples: int, given: Given = None) -> Contexts:
+    """Checks what is to be scored: K, and that x and what is given fit the model; and that all processes have the same.
+    Returns what is given.
+    """
     check_is_vae(model)
     if not hasattr(samples, "__index__") or not 1 <= samples < 2**31:
         raise ValueError(f"samples={samples}: wanted K >= 1 particles, a whole number below 2^31")
-    processes.check_same("an evaluation", samples=samples, x=getattr(x, "rows", x), model=model)
-    model.check(x)
+    processes.check_same("an evaluation", samples=samples, x=getattr(x, "rows", x), model=model, given=given)
+    model.check(x, given=given)
+    return as_contexts(given, len(x))
 
 
 def pairs_per_pass(model: VAE, x: Tensor) -> int:
@@ -142,6 +146,7 @@ class Particles:
         seeds: (N,) of the examples, as `row_seeds` gives them; else torch's generator gives one for all.
         alone: whether what takes a pass draws from torch's generator, too, so that with seeds of their own the examples
             have to come one at a time.
+        contexts: what is given, (N, *context) each.
     """
 
     PAIRS_PER_GENERATOR = 64  # pairs that share a generator: seeding one takes as long as drawing a thousand numbers
@@ -155,6 +160,7 @@ class Particles:
         compile: bool = False,
         seeds: np.ndarray | None = None,
         alone: bool = False,
+        contexts: Contexts = (),
     ) -> None:
         limit = pairs_per_pass(model, x)
         pairs = pairs or limit * (4 if compile else 1)
@@ -163,12 +169,13 @@ class Particles:
         self.block = max(1, self.PAIRS_PER_GENERATOR // self.size) if seeds is None else 1
         self.rows = max(1, pairs // (self.size * self.block)) * self.block
         self.chunk = max(1, pairs // self.rows)  # particles at a time, for the rows of a pass
-        self.device, self.seeds, self.seed = x.device, seeds, 0
+        self.device, self.seeds, self.seed, self.contexts = x.device, seeds, 0, contexts
         if seeds is None:
             seed = int(torch.randint(2**62, ()))
             self.seed = processes.broadcast(lambda: seed)
         with forked_rng(model) if seeds is not None else nullcontext():
-            self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in model.encode(x[:1])]
+            laws = model.encode(x[:1], given=take_rows(contexts, slice(1)))
+            self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in laws]
         if seeds is not None and (alone or None in self.shapes):
             self.rows = 1
 
@@ -201,10 +208,14 @@ def _is_normal(q: Distribution) -> bool:
 
 
 def run_passes(
-    x: Tensor, particles: Particles, score: Callable[[Tensor, Iterator[Noise]], tuple[Tensor, ...]], summed: int = 0
+    x: Tensor,
+    particles: Particles,
+    score: Callable[..., tuple[Tensor, ...]],
+    summed: int = 0,
 ) -> tuple[Tensor, ...]:
-    """Calls `score` on some rows of x at a time and gathers the results, (B, *) each, as (N, *); the last `summed` of
-    them are summed over x instead. Several processes take the rows in turn.
+    """Calls `score` on some rows of x at a time, their noise, and what is given with them, an argument each; gathers
+    the results, (B, *) each, as (N, *); the last `summed` of them are summed over x instead. Several processes take the
+    rows in turn.
 
     Results are written into preallocated tensors: small results kept from one pass to the next would be allocated in
     the large blocks that a pass frees, the next pass would need new blocks, and memory would grow with N.
@@ -212,10 +223,11 @@ def run_passes(
     whole: list[Tensor] = []
     starts = processes.local_rows(torch.arange(0, len(x), particles.rows)).tolist()
     for start in starts or [0]:  # a process without rows needs the shapes of the results, too
-        rows = x[start : start + particles.rows]
+        part_of = slice(start, start + particles.rows)
+        rows, contexts = x[part_of], take_rows(particles.contexts, part_of)
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
             torch.manual_seed(particles.seed_of(start))
-            parts = score(rows, particles.noise(start, len(rows)))
+            parts = score(rows, particles.noise(start, len(rows)), *contexts)
         each = len(parts) - summed
         if not whole:
             whole = [part.new_zeros(len(x), *part.shape[1:]) for part in parts[:each]]

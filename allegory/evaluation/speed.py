@@ -13,6 +13,7 @@ from torch import Tensor
 
 from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.families import BernoulliFamily, CategoricalFamily
+from allegory.given import Given, as_contexts, take_rows
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.compilation import choose_compile, time_call
@@ -26,7 +27,7 @@ WORTHWHILE_SECONDS = 60.0  # seconds of evaluation from which on compiling it do
 
 @one_at_a_time()
 def choose_speed(
-    model: VAE, x: Tensor, samples: int, precision: str = "auto", compile: bool | str = "auto"
+    model: VAE, x: Tensor, samples: int, precision: str = "auto", compile: bool | str = "auto", given: Given = None
 ) -> tuple[str, bool, list[str]]:
     """The precision of an evaluation, and whether to compile it, as requested or as measured to be faster; and notes on
     the choice, to be printed.
@@ -37,6 +38,7 @@ def choose_speed(
         samples: K.
         precision: "float32", "bfloat16" or "auto": bfloat16 where it pays, and x is Bernoulli or categorical.
         compile: True, False or "auto": where the evaluation would take more than a minute.
+        given: as in `evaluate`.
 
     >>> choose_speed(model, x, samples=10)[1]
     False
@@ -53,7 +55,8 @@ def choose_speed(
 
     def expected_seconds() -> float:
         with evaluating(model, precision), torch.random.fork_rng():
-            once = lambda: model(x[:rows], samples=particles).log_weight  # noqa: E731
+            contexts = take_rows(as_contexts(given, len(x)), slice(rows))
+            once = lambda: model(x[:rows], samples=particles, given=contexts).log_weight  # noqa: E731
             return passes * time_call(once, x.device, stop_below=WORTHWHILE_SECONDS / passes)
 
     compiled, second = processes.broadcast(

@@ -72,8 +72,8 @@ def test_few_temperatures_are_unbiased():
 @pytest.mark.parametrize("temperatures", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_on_simulated_data_the_two_directions_hold_the_truth_between_them(temperatures):
     model, evidence = chain(2)
-    latents, _, state = model._generate_down(lambda t, p, s: p.sample((30,) if s is None else ()))
-    x = model.decoders[0](state).sample()
+    latents, _, seen = model._generate_down(lambda t, p, s: p.sample((30,) if s is None else ()))
+    x = model.decoders[0](*seen).sample()
     lower = al.ais(model, x, temperatures=temperatures).log_likelihood
     upper = al.ais(model, x, temperatures=temperatures, posterior=latents).log_likelihood
     exact = evidence().log_prob(x)
