@@ -22,17 +22,26 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from allegory import activations, families, likelihoods, priors
 from allegory.activations import Activation, make_activation
+from allegory.columnar import ColumnsFamily, ObservedFamily
 from allegory.conditional import Conditional
 from allegory.convolutions import ConvLadder, check_channels_first, check_scales, choose_scales
 from allegory.initialization import init_output_bias, init_units
 from allegory.ladder import TopDown
-from allegory.likelihoods import Likelihood, first_category, make_family, make_input
+from allegory.likelihoods import (
+    Likelihood,
+    first_category,
+    input_width,
+    make_family,
+    make_input,
+    output_width,
+)
 from allegory.model import VAE
-from allegory.networks import Asinh, Climb, Concat, Offset, OneHot, Residual, Vectors, scaled, zeroed
+from allegory.networks import Asinh, Climb, Concat, Offset, Residual, Vectors, scaled, zeroed
 from allegory.networks import mlp as perceptron
 from allegory.priors import Prior, make_prior
 
@@ -68,6 +77,7 @@ def mlp(
     lowest: int | None = None,
     row_names: Sequence[Any] | None = None,
     offset: Tensor | None = None,
+    gaps: bool | None = None,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -76,7 +86,7 @@ def mlp(
         event_shape: of x.
         likelihood: one of `LIKELIHOODS`, the family of p(x | z_1); or a custom family: a `families.Family`, or any
             callable (phi, event_dim) -> Distribution with an integer attribute `size`, how many numbers it reads per
-            element of x.
+            element of x. With `families.columns` the model begins as independent columns, each at its marginal optimum.
         latent: width of z_1, ..., z_T.
         hidden: widths of the hidden layers of each encoder, from the bottom up; the decoders mirror them.
         categories: k of the categorical likelihood.
@@ -98,6 +108,8 @@ def mlp(
         lowest: the first of the categories; by default 0, or the smallest number of `data` if it is negative.
         row_names: (N,) what messages call the rows of `data`, such as `Data.row_names`; by default their numbers.
         offset: (*event) what was taken off `data`, such as `Data.offset`: messages give values with it.
+        gaps: whether x may be NaN: what is missing is left out of the likelihood, and the encoder reads what is there,
+            see `allegory.gaps`. By default where `data` have a gap. A table, `families.columns`, always may.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -110,6 +122,7 @@ def mlp(
     {'own': 'torch.nn.modules.activation.PReLU'}
     """
     _check_widths(event_shape=event_shape, latent=latent, hidden=hidden)
+    likelihood, gaps = _gaps(likelihood, gaps, data)
     lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
     config = dict(
@@ -117,12 +130,15 @@ def mlp(
         hidden=list(hidden), categories=categories, activation=_to_config(activations.canonical(activation)),
         dropout=dropout, block=_to_config(block), top_down=top_down, residual=residual, markov=markov,
         prior=_to_config(prior), components=components, **({"lowest": lowest} if lowest else {}),
+        **({"gaps": True} if gaps else {}),
     )  # fmt: skip
     act = make_activation(activation)
-    event_dim, size, levels = len(event_shape), math.prod(event_shape), len(latent)
-    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names, offset)
+    event_dim, rest, levels = len(event_shape), math.prod(event_shape[1:]), len(latent)
+    family, input_layer = _likelihood_and_input(
+        likelihood, event_shape, categories, lowest, gaps, data, row_names, offset
+    )
     first = nn.Sequential(input_layer, nn.Flatten(-event_dim))
-    inputs = size * (family.size if isinstance(input_layer, OneHot) else 1)
+    inputs = input_width(input_layer, event_shape[0]) * rest
 
     def net(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
         return perceptron(inputs, hidden, outputs, act, dropout, block)
@@ -152,8 +168,9 @@ def mlp(
             *(Conditional(link(below, hidden, 2 * above), families.normal) for below, above in pairwise(latent)),
         ]
     states = [latent[t] if markov else sum(latent[t:]) for t in range(levels)]
-    to_x = (link if levels > 1 else net)(states[0], hidden[::-1], family.size * size)
-    shape = (family.size * event_shape[0], *event_shape[1:])
+    outputs = output_width(family, event_shape)
+    to_x = (link if levels > 1 else net)(states[0], hidden[::-1], outputs * rest)
+    shape = (outputs, *event_shape[1:])
     if data is not None:
         init_output_bias(to_x[-1], family, data)
     decoder = [Conditional(nn.Sequential(to_x, nn.Unflatten(-1, shape)), family, event_dim)]
@@ -165,6 +182,8 @@ def mlp(
     top_input_shape = event_shape if top_down or levels == 1 else latent[-2:-1]
     p_top = make_prior(prior, (latent[-1],), encoder, components, top_input_shape, data)
     model = VAE(p_top, encoder, decoder, None if markov else [Concat() for _ in latent])
+    if isinstance(family, ColumnsFamily):
+        _begin_independent(model)
     model.config = config
     return model
 
@@ -190,6 +209,7 @@ def conv(
     lowest: int | None = None,
     row_names: Sequence[Any] | None = None,
     offset: Tensor | None = None,
+    gaps: bool | None = None,
 ) -> VAE:
     """A ladder of T = len(latent) levels of convolutions, with a state through which p(z_t | z_{t+1}, ..., z_T)
     sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very deep VAE. With
@@ -218,7 +238,7 @@ def conv(
             by earlier versions had not.
         padded: whether sides that the scales do not divide are padded for the networks; the likelihood is of x alone.
             Without scales it is decided with them: primes such as 29 x 31 are.
-        lowest, row_names, offset: as in `mlp`.
+        lowest, row_names, offset, gaps: as in `mlp`.
 
     Raises:
         ValueError: as `mlp`; data that are not images; scales that do not divide their sides.
@@ -236,6 +256,7 @@ def conv(
         scales, padded = choose_scales(event_shape, len(latent))
     scales = list(scales)
     stem = math.gcd(scales[0], 4) if stem is None else stem
+    likelihood, gaps = _gaps(likelihood, gaps, data)
     lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
     config = dict(
@@ -243,6 +264,7 @@ def conv(
         scales=scales, stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout,
         markov=markov, prior=_to_config(prior), components=components, checkpointed=checkpointed,
         **({"lowest": lowest} if lowest else {}), **({"padded": True} if padded else {}),
+        **({"gaps": True} if gaps else {}),
     )  # fmt: skip
     name = activations.canonical(activation)
     if name != "GELU":  # omitted where it is the default: earlier runs do not record it, and have to resume
@@ -256,9 +278,11 @@ def conv(
     )
     if any(ladder.kernel(scale) in ((1, 3), (3, 1)) for scale in (stem, *scales)):
         config["lines"] = True
-    family, input_layer = _likelihood_and_input(likelihood, event_shape, categories, lowest, data, row_names, offset)
-    outputs = family.size * event_shape[0]
-    encoder = ladder.encoder(input_layer, outputs if isinstance(input_layer, OneHot) else event_shape[0])
+    family, input_layer = _likelihood_and_input(
+        likelihood, event_shape, categories, lowest, gaps, data, row_names, offset
+    )
+    outputs = output_width(family, event_shape)
+    encoder = ladder.encoder(input_layer, input_width(input_layer, event_shape[0]))
     bias = Offset(outputs, height, width)
     if data is not None:
         init_output_bias(bias, family, data)
@@ -331,12 +355,37 @@ def default_latent(levels: int | None = None, architecture: str = "mlp") -> tupl
 
 
 def _to_config(value: Any) -> Any:
-    """The entry in `model.config`: a name as it is, a custom part by its qualified name."""
-    if isinstance(value, str):
-        return value
+    """The entry in `model.config`: a name as it is, columns by their families, a custom part by its qualified name."""
+    columns = likelihoods.to_config(value)
+    if isinstance(value, str) or columns is not None:
+        return columns or value
     thing = value.func if isinstance(value, functools.partial) else value
     thing = thing if hasattr(thing, "__qualname__") else type(thing)
     return {"own": f"{thing.__module__}.{thing.__qualname__}"}
+
+
+def _gaps(likelihood: Likelihood, gaps: bool | None, data: Tensor | None) -> tuple[Likelihood, bool]:
+    """The likelihood without gaps, and whether x has some. Columns have their own way to leave them out."""
+    if isinstance(likelihood, ObservedFamily):
+        return likelihood.family, True
+    if isinstance(likelihood, ColumnsFamily) or (isinstance(likelihood, dict) and "columns" in likelihood):
+        return likelihood, False
+    found = isinstance(data, Tensor) and data.is_floating_point() and bool(data.isnan().any())
+    if found and gaps is False:
+        raise ValueError("data: some values are NaN, but gaps=False; leave it out, or fill the values in")
+    return likelihood, found if gaps is None else gaps
+
+
+@torch.no_grad()
+def _begin_independent(model: VAE) -> None:
+    """Makes q(z | x) the prior, and p(x | z_1) the output's bias: the bound is that of independent columns."""
+    for network in (part.network for part in model.modules() if isinstance(part, Conditional)):
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+        layers[-1].weight.zero_()
+    for network in (part.network for part in model.encoders.modules() if isinstance(part, Conditional)):
+        [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1].bias.zero_()
+    for decoder in model.decoders[1:]:
+        [layer for layer in decoder.modules() if isinstance(layer, nn.Linear)][-1].bias.zero_()
 
 
 def _likelihood_and_input(
@@ -344,12 +393,13 @@ def _likelihood_and_input(
     event_shape: Sequence[int],
     categories: int | None,
     lowest: int,
+    gaps: bool,
     data: Tensor | None,
     row_names: Sequence[Any] | None,
     offset: Tensor | None,
 ) -> tuple[Any, nn.Module]:
     """The family of p(x | z_1), and the input layer of the encoder, in the units of the data."""
-    family = make_family(likelihood, event_shape, categories, lowest)
+    family = make_family(likelihood, event_shape, categories, lowest, gaps)
     input_layer = make_input(family, event_shape)
     if data is not None:
         init_units(input_layer, family, data, event_shape, not isinstance(likelihood, str), row_names, offset)

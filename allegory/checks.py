@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from allegory.conditional import Conditional
+from allegory.gaps import takes_gaps
 from allegory.runtime.messages import call_error, describe_index, no_tensor, reshaping
 from allegory.support import check_support
 
@@ -35,6 +36,7 @@ __all__ = [
     "two_examples",
 ]
 
+GAPS = "; gaps are left out by a likelihood that takes them, families.observed(family) or families.columns"
 SEARCHED = 1000  # examples among which one is looked for that differs from the first
 
 
@@ -114,7 +116,8 @@ def _call_error(part: Any, contexts: int) -> str:
 
 
 def check_values(law: Distribution, x: Any, name: str, rows: Sequence[Any] | None = None) -> None:
-    """Raises a ValueError where values of x are not finite, or outside the support of p(x | z_1).
+    """Raises a ValueError where values of x are not finite, or outside the support of p(x | z_1); NaN is a gap, where
+    that leaves gaps out.
 
     Args:
         law: p(x | z_1), of any batch shape.
@@ -129,12 +132,14 @@ def check_values(law: Distribution, x: Any, name: str, rows: Sequence[Any] | Non
         raise ValueError(
             f"{name}: examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}{hint}"
         )
+    gaps = takes_gaps(law)
     for called, part in [(rows, x)] if isinstance(x, Tensor) else x.chunks():
-        finite = torch.isfinite(part)
-        if not bool(finite.all()):
+        wrong = part.isinf() if gaps else ~torch.isfinite(part)
+        if bool(wrong.any()):
+            kind, advice = ("infinite", "") if gaps else ("NaN or infinite", GAPS if bool(part.isnan().any()) else "")
             raise ValueError(
-                f"{name}: {int((~finite).sum())} values are NaN or infinite, the first in "
-                f"{describe_index((~finite).nonzero()[0].tolist(), called)}; remove or replace them"
+                f"{name}: {int(wrong.sum())} values are {kind}, the first in "
+                f"{describe_index(wrong.nonzero()[0].tolist(), called)}; remove or replace them{advice}"
             )
         check_support(law, part, name, called)
 

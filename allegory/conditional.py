@@ -20,7 +20,7 @@ from allegory.runtime.precision import to_float32
 
 __all__ = ["Conditional", "StandardNormal"]
 
-FAMILIES = "allegory.families"  # which stands above this module
+FAMILIES = ("allegory.families", "allegory.family")  # which stand above this module
 
 
 class Conditional(nn.Module):
@@ -84,7 +84,7 @@ class StandardNormal(nn.Module):
 def _check_parts(network: Any, family: Any) -> None:
     """Checks what is easily confused: a family, its class, the function that makes it, and a distribution."""
     name = getattr(family, "__name__", type(family).__name__)
-    if type(network).__module__ == FAMILIES:
+    if type(network).__module__ in FAMILIES:
         raise ValueError(f"Conditional: got the family {type(network).__name__} first, wanted it after the network")
     if not callable(network):
         raise ValueError(f"Conditional: got {type(network).__name__} for the network, wanted a torch.nn.Module")
@@ -92,5 +92,5 @@ def _check_parts(network: Any, family: Any) -> None:
         raise ValueError(f"Conditional: got the family {family!r:.80}, wanted one such as al.families.normal")
     if isinstance(family, type):
         raise ValueError(f"Conditional: got the class {name}, wanted a family, such as al.families.normal")
-    if isinstance(family, FunctionType) and family.__module__ == FAMILIES:
+    if isinstance(family, FunctionType) and family.__module__ in FAMILIES:
         raise ValueError(f"Conditional: got the function {name}, wanted what it makes, al.families.{name}(...)")

@@ -131,6 +131,9 @@ discretized_logistic for 0..255, or binarise the data.
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(logits=logits, validate_args=validate_args)
 
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Bernoulli:
+        return Bernoulli(self.logits.expand(batch_shape), validate_args=False)
+
     def _validate_sample(self, value: Tensor) -> None:
         check_support(self, value)
         super()._validate_sample(value)

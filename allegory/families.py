@@ -17,42 +17,40 @@ Legend: *batch any leading dimensions, C channels or features, k categories, m m
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-from torch.distributions import (
-    AffineTransform,
-    Categorical,
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    StudentT,
-    TransformedDistribution,
-)
-from torch.distributions import Normal as NormalLaw
+from torch import Tensor
 
-from allegory.distributions import (
-    Bernoulli,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    IndependentBernoulli,
-    NegativeBinomial,
-    OptimalNormal,
-    Poisson,
-    ShiftedCategorical,
+from allegory.columnar import BetaFamily, ColumnsFamily, IntervalFamily, ObservedFamily, OrdinalFamily, PointsFamily
+from allegory.family import (
+    BernoulliFamily,
+    CategoricalFamily,
+    ContinuousBernoulliFamily,
+    DiscretizedLogisticFamily,
+    DiscretizedLogisticMixtureFamily,
+    Family,
+    NegativeBinomialFamily,
+    Normal,
+    NormalFixed,
+    NormalLearned,
+    NormalOptimal,
+    PoissonFamily,
+    Standardized,
+    StudentTFamily,
 )
 from allegory.positivity import inverse_positive, positive
-from allegory.runtime.precision import to_float32
 
 __all__ = [
     "Family",
     "bernoulli",
+    "beta",
     "categorical",
+    "columns",
     "continuous_bernoulli",
     "discretized_logistic",
     "discretized_logistic_mixture",
     "implied_sigma",
+    "interval",
     "inverse_positive",
     "negative_binomial",
     "normal",
@@ -60,245 +58,16 @@ __all__ = [
     "normal_optimal",
     "normal_per_dimension",
     "normal_shared",
+    "observed",
+    "ordinal",
     "poisson",
     "positive",
     "standardized",
     "student_t",
+    "with_points",
+    "zero_inflated_negative_binomial",
+    "zero_inflated_poisson",
 ]
-
-
-class Family(nn.Module):
-    """A map from a parameter tensor to a distribution over independent elements.
-
-    Attributes:
-        size: parameters per element.
-        reads: what they are, where each may be any real number, so that a network that ends in a bounded layer does not
-            fit; empty where such an end can be meant, as for a mean.
-
-    A new family is a class with `size` and `law`; see `normal`.
-    """
-
-    size: int
-    reads: str = ""
-
-    def law(self, *parameters: Tensor) -> Distribution:
-        """The distribution of the elements, from `size` tensors of shape (*batch, *event)."""
-        raise NotImplementedError
-
-    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        """The distribution over events, from phi: (*batch, size * C, *rest) with event_dim = 1 + len(rest)."""
-        channels = -event_dim
-        if phi.dim() < event_dim or phi.shape[channels] % self.size:
-            raise ValueError(
-                f"{type(self).__name__} reads {self.size} numbers per element, stacked along dimension {channels} "
-                f"of the network's output, but that output has shape {tuple(phi.shape)}"
-            )
-        parameters = to_float32(phi).unflatten(channels, (self.size, -1)).unbind(channels - 1)
-        return Independent(self.law(*parameters), event_dim)
-
-    def extra_repr(self) -> str:
-        return ""
-
-
-class Normal(Family):
-    size = 2
-    reads = "mu and log sigma"
-
-    def law(self, mu: Tensor, s: Tensor) -> Distribution:  # type: ignore[override]
-        return NormalLaw(mu, positive(s))
-
-
-class NormalFixed(Family):
-    size = 1
-
-    def __init__(self, sigma: float) -> None:
-        super().__init__()
-        self.sigma = sigma
-
-    def law(self, mu: Tensor) -> Distribution:  # type: ignore[override]
-        return NormalLaw(mu, torch.full_like(mu, self.sigma))
-
-    def extra_repr(self) -> str:
-        return str(self.sigma)
-
-
-class NormalLearned(Family):
-    """A normal whose sigma is a parameter, not an output of the network: positive(gain * s). Adam moves a parameter by
-    lr a step, and so log sigma by gain * lr: in a few hundred steps to wherever the data want it.
-    """
-
-    size = 1
-    gain = 16.0
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.s = nn.Parameter(torch.zeros(shape))
-
-    def law(self, mu: Tensor) -> Distribution:  # type: ignore[override]
-        return NormalLaw(mu, positive(self.gain * self.s).expand_as(mu))
-
-
-class NormalOptimal(Family):
-    size = 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.variance: Tensor
-        self.seen: Tensor
-        self.register_buffer("variance", torch.ones(()))
-        self.register_buffer("seen", torch.zeros(()))
-
-    def law(self, mu: Tensor) -> Distribution:  # type: ignore[override]
-        if self.training:
-            return OptimalNormal(mu, self.variance, self.seen)
-        return NormalLaw(mu, self.variance.sqrt().expand_as(mu))
-
-
-class BernoulliFamily(Family):
-    size = 1
-    reads = "log-odds"
-
-    def law(self, logits: Tensor) -> Distribution:  # type: ignore[override]
-        return Bernoulli(logits)
-
-    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        """The distribution over events."""
-        elements = super().forward(phi, event_dim)
-        assert isinstance(elements, Independent)
-        return IndependentBernoulli(elements.base_dist, event_dim)
-
-
-class ContinuousBernoulliFamily(Family):
-    size = 1
-    reads = "log-odds"
-
-    def law(self, logits: Tensor) -> Distribution:  # type: ignore[override]
-        return ContinuousBernoulli(logits=logits)
-
-
-class CategoricalFamily(Family):
-    reads = "logits"
-
-    def __init__(self, k: int, lowest: int = 0) -> None:
-        super().__init__()
-        if k < 2:
-            raise ValueError(f"categorical({k}): wanted at least 2 categories")
-        self.size, self.lowest = k, lowest
-
-    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        logits = to_float32(phi).unflatten(-event_dim, (self.size, -1)).movedim(-event_dim - 1, -1)
-        law = ShiftedCategorical(logits, self.lowest) if self.lowest else Categorical(logits=logits)
-        return Independent(law, event_dim)
-
-    def extra_repr(self) -> str:
-        return f"{self.size}, lowest={self.lowest}" if self.lowest else str(self.size)
-
-
-class DiscretizedLogisticFamily(Family):
-    size = 2
-    reads = "a location and a log scale"
-
-    def __init__(self, bins: int) -> None:
-        super().__init__()
-        self.bins = bins
-
-    def law(self, mu: Tensor, s: Tensor) -> DiscretizedLogistic:  # type: ignore[override]
-        half = (self.bins - 1) / 2  # mu = -1 and mu = 1 are the two ends of the range
-        return DiscretizedLogistic(half * (1 + mu), half * positive(s), self.bins)
-
-    def extra_repr(self) -> str:
-        return f"bins={self.bins}"
-
-
-class DiscretizedLogisticMixtureFamily(Family):
-    reads = "weights, locations and log scales"
-
-    def __init__(self, components: int, bins: int) -> None:
-        super().__init__()
-        self.component = DiscretizedLogisticFamily(bins)
-        self.size, self.components = 3 * components, components
-
-    def law(self, *parameters: Tensor) -> Distribution:
-        weights, mu, s = torch.stack(parameters, -1).chunk(3, -1)
-        # Without an initial spread all components would stay equal.
-        spread = torch.linspace(-1, 1, self.components, dtype=mu.dtype, device=mu.device)
-        return MixtureSameFamily(Categorical(logits=weights), self.component.law(mu + spread, s))
-
-
-class StudentTFamily(Family):
-    size = 3
-    reads = "a location, a log scale and log degrees of freedom"
-
-    def law(self, mu: Tensor, s: Tensor, nu: Tensor) -> Distribution:  # type: ignore[override]
-        return StudentT(2 + positive(nu), mu, positive(s))
-
-
-class PoissonFamily(Family):
-    size = 1
-    reads = "a log rate"
-
-    def __init__(self, bound: float = 1e9) -> None:
-        super().__init__()
-        self.bound = bound
-
-    def law(self, s: Tensor) -> Distribution:  # type: ignore[override]
-        return Poisson(positive(s, self.bound))
-
-
-class NegativeBinomialFamily(Family):
-    size = 2
-    reads = "a log mean and a log dispersion"
-
-    def __init__(self, bound: float = 1e9) -> None:
-        super().__init__()
-        self.bound = bound
-
-    def law(self, s: Tensor, r: Tensor) -> Distribution:  # type: ignore[override]
-        total = positive(r, self.bound)
-        return NegativeBinomial(total, logits=positive(s, self.bound).log() - total.log())
-
-
-class Standardized(Family):
-    """`family` for (x - loc) / scale, with its density stated per unit of x; the sigma of a `normal_fixed` is in units
-    of x already.
-    """
-
-    def __init__(self, family: Family, loc: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.family, self.size, self.reads = family, family.size, family.reads
-        self.loc: Tensor
-        self.scale: Tensor
-        self.register_buffer("loc", loc)
-        self.register_buffer("scale", scale)
-
-    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        law: Any = self.family(phi, event_dim).base_dist
-        return Independent(self._rescale(law), event_dim)
-
-    def _rescale(self, law: Any) -> Distribution:
-        if isinstance(law, OptimalNormal):
-            return TransformedDistribution(law, AffineTransform(self.loc, self.scale))
-        loc = self.loc + self.scale * law.loc
-        scale = law.scale if isinstance(self.family, NormalFixed) else self.scale * law.scale
-        return StudentT(law.df, loc, scale) if isinstance(law, StudentT) else NormalLaw(loc, scale)
-
-
-class StandardizedCounts(Family):
-    """A `family` of counts whose s is loc + scale * s': the network parameterises the log of the rate in units of its
-    own, near 0 at the mean of the data.
-    """
-
-    def __init__(self, family: Family, *event_shape: int) -> None:
-        super().__init__()
-        self.family, self.size, self.reads = family, family.size, family.reads
-        self.loc: Tensor
-        self.scale: Tensor
-        self.register_buffer("loc", torch.zeros(event_shape))
-        self.register_buffer("scale", torch.ones(event_shape))
-
-    def law(self, s: Tensor, *more: Tensor) -> Distribution:  # type: ignore[override]
-        return self.family.law(self.loc + self.scale * s, *more)
-
 
 normal = Normal()
 """Continuous data, or a latent: N(mu, sigma^2), both from the network. Support R; density in nats per unit of x.
@@ -330,6 +99,12 @@ variance = mean + mean^2 / positive(r), both in (1e-9, 1e9). A mass."""
 student_t = StudentTFamily()
 """Continuous data with outliers. Support R; phi: mu, s, nu; scale = positive(s), degrees of freedom
 2 + positive(nu), above 2 so that the variance exists. A density per unit of x."""
+
+
+beta = BetaFamily()
+"""Shares between 0 and 1, without the ends, where a density is zero or infinite: those are points, see `with_points`.
+phi: m and s, mean = sigmoid(m), a + b = 2 positive(s). A density per unit of x. Shares of a finite resolution, such as
+whole per cents, have an `interval` instead, from 0 to 1."""
 
 
 def normal_fixed(sigma: float = 1.0) -> Family:
@@ -410,6 +185,90 @@ def implied_sigma(weight: float = 1.0, beta: float = 1.0, elements: int = 1) -> 
     if not (weight > 0 and beta > 0 and elements >= 1):
         raise ValueError(f"weight={weight}, beta={beta}, elements={elements}: wanted numbers above zero")
     return math.sqrt(beta * elements / (2 * weight))
+
+
+def interval(
+    step: float | Tensor,
+    low: float | Tensor | None = None,
+    high: float | Tensor | None = None,
+    law: str = "logistic",
+    components: int = 1,
+    log: bool = False,
+    origin: float | Tensor = 0.0,
+) -> Family:
+    """Numbers of a finite resolution: the mass of [x - step / 2, x + step / 2]. It is at most 1, so that there is no
+    unbounded maximum, and the same in cents as in euros. See `allegory.intervals`.
+
+    phi: mu and s, of a mixture the weights, the mu and the s of its components; of Student's t nu, too.
+
+    Args:
+        step: the resolution, in units of x; or a tensor, one for each element.
+        low, high: the edges of the range. The masses there are those of everything beyond.
+        law: of which the interval has the mass: "logistic", "normal" or "student_t".
+        components: of a mixture of such laws.
+        log: whether it is the law of log(x - low + step), for numbers whose spread grows with their size.
+        origin: a value of the grid.
+
+    >>> law = interval(0.01, low=0)(torch.zeros(2))
+    >>> round(law.log_prob(0.01 * torch.arange(0, 2000)[:, None]).exp().sum().item(), 4)
+    1.0
+    """
+    return IntervalFamily(step, low, high, law, components, log, origin)
+
+
+def with_points(family: Family, values: Sequence[float]) -> Family:
+    """A family, and beside it values that come again and again, each with a mass of its own: a 0, a cap, 40 hours.
+    phi: a logit for each value and one for the family, then those of the family. Where the family has masses, the
+    result has; beside a density it is a mass at the points and a density elsewhere, and its nats depend on the unit of
+    x.
+
+    >>> law = with_points(poisson, [0.0])(torch.zeros(3))          # zero-inflated
+    >>> law.log_prob(torch.zeros(1)).exp()                          # 1/2 + 1/2 e^-1
+    tensor(0.6839)
+    """
+    return PointsFamily(family, values)
+
+
+zero_inflated_poisson = with_points(poisson, [0.0])
+"""Counts with more zeros than a Poisson has: pi [x = 0] + (1 - pi) Poisson(x). phi: two logits, then s. A mass."""
+
+zero_inflated_negative_binomial = with_points(negative_binomial, [0.0])
+"""Counts with more zeros than a negative binomial has (ZINB). phi: two logits, then s and r. A mass."""
+
+
+def ordinal(k: int) -> Family:
+    """Categories 0, ..., k - 1 in their order: P(x <= j) = sigmoid(c_j - eta), with cutpoints c_1 < ... < c_{k-1} that
+    are learned (McCullagh 1980). phi: eta. A mass.
+
+    >>> ordinal(4)(torch.zeros(1)).log_prob(torch.arange(4.0)[:, None]).exp().detach()
+    tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
+    return OrdinalFamily(k)
+
+
+def observed(family: Family) -> Family:
+    """The family with gaps left out: an element that is NaN adds nothing to log p(x | z). Of any family whose elements
+    are independent.
+
+    >>> observed(normal)(torch.zeros(4)).log_prob(torch.tensor([0.0, math.nan]))
+    tensor(-0.9189)
+    """
+    return ObservedFamily(family)
+
+
+def columns(families: Sequence[Family], names: Sequence[str] | None = None) -> Family:
+    """A family for each column of a table: p(x | z) = prod_d p_d(x_d | z), for rows x of D numbers. Gaps, which are
+    NaN, are left out. phi: (*batch, size) numbers; the families of one kind are computed together.
+
+    Args:
+        families: one for each column.
+        names: of the columns, for messages.
+
+    >>> law = columns([normal, categorical(3), interval(1.0, low=0)])(torch.zeros(2 + 3 + 2))
+    >>> law.log_prob(torch.tensor([0.0, 2.0, math.nan]))            # log N(0; 0, 1) + log 1/3
+    tensor(-2.0176)
+    """
+    return ColumnsFamily(families, names)
 
 
 def standardized(family: Family, loc: Tensor, scale: Tensor) -> Family:

@@ -6,6 +6,7 @@ Training need not learn the mean first: the output's bias starts at the data's m
     discretised logistic       the mean, and the scale of a logistic of that variance
     counts                     the mean as the rate, in units of its own; r by the variance
     densities                  0: x is standardised
+    columns of a table         the optimum, see `allegory.marginal`
 
 Shapes: N examples, (N, *event).
 """
@@ -19,16 +20,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allegory import families
+from allegory.columnar import ColumnsFamily, ObservedFamily
+from allegory.family import (
+    BernoulliFamily,
+    CategoricalFamily,
+    DiscretizedLogisticFamily,
+    DiscretizedLogisticMixtureFamily,
+    NormalFixed,
+    Standardized,
+    StandardizedCounts,
+)
+from allegory.marginal import fill_gaps, set_count_units, set_units, shape_of_counts, start_of
 from allegory.networks import LogStandardize, Standardize
-from allegory.positivity import inverse_positive
 from allegory.runtime.messages import no_tensor, reshaping
 from allegory.units import units_of, warn_of_outliers
 
 __all__ = ["init_output_bias", "init_units"]
 
 SPREAD = 1e15  # at most, or its inverse: sigma may be a thousand times larger, and is squared
-DISCRETIZED = (families.DiscretizedLogisticFamily, families.DiscretizedLogisticMixtureFamily)
+DISCRETIZED = (DiscretizedLogisticFamily, DiscretizedLogisticMixtureFamily)
 
 
 def init_units(
@@ -61,11 +71,26 @@ def init_units(
             f"data: examples of shape {tuple(data.shape[1:])}, but event_shape={tuple(event_shape)}"
             f"{reshaping(data.shape, event_shape)}"
         )
+    if isinstance(family, ColumnsFamily):
+        return _init_columns(input_layer, family, data)
+    if isinstance(family, ObservedFamily):
+        input_layer, family, data = input_layer.read, family.family, fill_gaps(data)  # type: ignore[assignment]
     loc, scale = _units(input_layer, family, data, custom, row_names, offset)
     for module in (input_layer, family):
-        if isinstance(module, Standardize | families.Standardized):
+        if isinstance(module, Standardize | Standardized):
             module.loc.copy_(loc)
             module.scale.copy_(scale)
+
+
+def _init_columns(input_layer: Any, family: ColumnsFamily, data: Tensor) -> None:
+    """The units of each block of columns, and of what the encoder reads of it."""
+    for block, index, read in zip(family.blocks, family.columns, input_layer.reads, strict=True):
+        x = data[:, index]
+        set_units(block, x)
+        for part in (part for part in read.modules() if isinstance(part, Standardize)):
+            units = units_of(part.transform(fill_gaps(x)))
+            part.loc.copy_(units.loc)
+            part.scale.copy_(torch.where(units.scale > 0, units.scale, 1.0))
 
 
 def _units(
@@ -80,7 +105,7 @@ def _units(
     own, and pixels one, so that a pixel that hardly varies is not amplified; elements of two values are pixels.
     """
     constant = (data == data[0]).all(0)  # a rounded spread need not be zero
-    density = isinstance(family, families.Standardized) and not isinstance(family.family, families.NormalFixed)
+    density = isinstance(family, Standardized) and not isinstance(family.family, NormalFixed)
     if density and len(data) == 1:
         raise ValueError("one training example has no spread to standardise by; give more")
     if density and bool(constant.any()):
@@ -90,7 +115,7 @@ def _units(
             "a likelihood of discrete values"
         )
     x = torch.log1p(data) if isinstance(input_layer, LogStandardize) else data
-    columns = data.dim() == 2 and (custom or isinstance(family, (families.StandardizedCounts, *DISCRETIZED)))
+    columns = data.dim() == 2 and (custom or isinstance(family, (StandardizedCounts, *DISCRETIZED)))
     if not density and not columns:
         spread = x.std(correction=0)
         return x.mean(0), torch.where(spread > 0, spread, 1.0).expand(x.shape[1:])
@@ -110,38 +135,27 @@ def init_output_bias(last: Any, family: Any, data: Tensor) -> None:
     """Sets the last layer's bias so that p(x | z_1) begins at the marginals of the data. Whether these are in the
     family's support is checked elsewhere.
     """
+    if isinstance(family, ColumnsFamily):
+        pairs = zip(family.blocks, family.columns, strict=True)
+        last.bias.copy_(torch.cat([start_of(block, data[:, index]).flatten() for block, index in pairs]))
+        return
+    if isinstance(family, ObservedFamily):
+        family, data = family.family, fill_gaps(data)
     mean = data.mean(0)
-    if isinstance(family, families.BernoulliFamily):
+    if isinstance(family, BernoulliFamily):
         start = torch.logit((data.sum(0) + 0.5) / (len(data) + 1), eps=1e-6)
-    elif isinstance(family, families.CategoricalFamily):
+    elif isinstance(family, CategoricalFamily):
         first = family.lowest
         counts = torch.stack([(data == first + k).sum(0) for k in range(family.size)]) + 0.5
         start = (counts / counts.sum(0)).log()
-    elif isinstance(family, families.DiscretizedLogisticFamily):
+    elif isinstance(family, DiscretizedLogisticFamily):
         half = (family.bins - 1) / 2
         spread = data.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
         start = torch.stack([mean / half - 1, (spread / half).log()])
-    elif isinstance(family, families.StandardizedCounts):
-        start = _counts_start(family, data)
+    elif isinstance(family, StandardizedCounts):
+        set_count_units(family, data)
+        r = shape_of_counts(family, data)
+        start = torch.stack([torch.zeros_like(r), r][: family.size])
     else:
         return
     last.bias.copy_(start.flatten().view_as(last.bias))
-
-
-def _counts_start(family: families.StandardizedCounts, data: Tensor) -> Tensor:
-    """Sets the units of the rate by the moments of the data; returns the output's bias, by which the rate begins at the
-    mean, and the r of a negative binomial where it gives the variance, which is at least 1.01 times the mean.
-    """
-    mean, spread, _ = units_of(data)
-    mean = mean.clamp(min=1e-2)
-    bound: float = family.family.bound  # type: ignore[assignment]
-    if (mean > bound).any():
-        raise ValueError(
-            f"data: an element has a mean of {mean.max().item():.3g}, and the rate of a count ends at {bound:g}; "
-            "wanted a likelihood of real values, such as normal"
-        )
-    family.loc.copy_(inverse_positive(mean, bound))
-    family.scale.copy_((torch.maximum(spread, mean.sqrt()) / mean).clamp(max=1))
-    excess = spread.square() - mean
-    r = torch.where(excess > 0, mean.square() / excess, math.inf).clamp(min=1e-2).minimum(100 * mean)
-    return torch.stack([torch.zeros_like(r), inverse_positive(r, bound)][: family.size])

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from allegory import families
+from allegory.family import (
+    NegativeBinomialFamily,
+    NormalFixed,
+    NormalLearned,
+    PoissonFamily,
+    Standardized,
+    StandardizedCounts,
+)
 from allegory.networks import LogStandardize, Standardize
 from allegory.priors import VampPrior
 
 __all__ = ["UNITS", "convert_legacy", "parameter_units"]
 
 UNITS = 2
-COUNTS = (families.PoissonFamily, families.NegativeBinomialFamily)
+COUNTS = (PoissonFamily, NegativeBinomialFamily)
 
 
 def parameter_units(model: nn.Module) -> dict[str, int]:
@@ -24,9 +31,9 @@ def parameter_units(model: nn.Module) -> dict[str, int]:
     had.
     """
     changed = any(
-        isinstance(part, families.NormalLearned | VampPrior | LogStandardize)
+        isinstance(part, NormalLearned | VampPrior | LogStandardize)
         or type(part) in COUNTS
-        or (isinstance(part, families.Standardized) and isinstance(part.family, families.NormalFixed))
+        or (isinstance(part, Standardized) and isinstance(part.family, NormalFixed))
         for part in model.modules()
     )
     return {"units": UNITS} if changed and not getattr(model, "legacy", False) else {}
@@ -46,15 +53,15 @@ def convert_legacy(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Te
         return weights
     for module in [*model.modules()]:
         for name, part in module.named_children():
-            if isinstance(part, families.StandardizedCounts):
+            if isinstance(part, StandardizedCounts):
                 setattr(module, name, type(part.family)(1e6))
             elif type(part) in COUNTS:
                 setattr(module, name, type(part)(1e6))
             elif isinstance(part, LogStandardize):
                 setattr(module, name, Standardize(*part.loc.shape))
-            elif isinstance(part, families.Standardized) and isinstance(part.family, families.NormalFixed):
+            elif isinstance(part, Standardized) and isinstance(part.family, NormalFixed):
                 setattr(module, name, part.family)
-            elif isinstance(part, families.NormalLearned):
+            elif isinstance(part, NormalLearned):
                 part.gain = 1.0
     weights = dict(weights)
     for name, part in model.named_modules():

@@ -3,6 +3,8 @@ r"""Likelihoods by name: the family of p(x | z_1) of a name, for x of a given sh
     densities            over standardised x, stated per unit of x; the encoder reads x standardised
     counts               their log-rate in units of its own; the encoder reads log(1 + x), standardised
     categories           the encoder reads unit vectors
+    gaps                 the encoder reads 0 there, and beside x whether it was observed
+    columns              each as its kind
     everything else      as it is; the encoder reads x standardised
 
 The constants by which x is standardised are 0 and 1 here, and set from data in `allegory.initialization`.
@@ -10,6 +12,7 @@ The constants by which x is standardised are 0 and 1 here, and set from data in 
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -19,9 +22,39 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from allegory import families
-from allegory.networks import LogStandardize, OneHot, Standardize
+from allegory.columnar import (
+    ColumnsFamily,
+    IntervalFamily,
+    ObservedFamily,
+    OrdinalFamily,
+    PointsFamily,
+    from_json,
+)
+from allegory.family import (
+    CategoricalFamily,
+    Family,
+    Normal,
+    NormalFixed,
+    NormalLearned,
+    NormalOptimal,
+    StandardizedCounts,
+    StudentTFamily,
+)
+from allegory.networks import (
+    Asinh,
+    LogFrom,
+    LogStandardize,
+    OneHot,
+    ReadColumns,
+    ReadGaps,
+    ReadPoints,
+    Standardize,
+)
 
-__all__ = ["NAMES", "Likelihood", "canonical", "first_category", "make_family", "make_input"]
+__all__ = [
+    "NAMES", "Likelihood", "canonical", "first_category", "input_width", "make_family", "make_input", "output_width",
+    "to_config",
+]  # fmt: skip
 
 CONTINUOUS = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
 COUNTS = ("poisson", "negative_binomial")
@@ -39,22 +72,39 @@ MEANT = {
     "softmax": "categorical", "cross_entropy": "categorical",
 }  # fmt: skip
 LOCATION_SCALE = (
-    families.Normal, families.NormalFixed, families.NormalLearned, families.NormalOptimal, families.StudentTFamily,
+    Normal, NormalFixed, NormalLearned, NormalOptimal, StudentTFamily,
 )  # fmt: skip
 
-Likelihood: TypeAlias = str | Callable[..., Distribution]
+Likelihood: TypeAlias = str | Callable[..., Distribution] | dict[str, Any]
 
 
 def canonical(likelihood: Likelihood, categories: int | None) -> tuple[Likelihood, int | None]:
-    """The name of a family of the library, if it has one, and its number of categories; a custom family unchanged.
+    """The name of a family of the library, if it has one, and its number of categories; a custom family unchanged; the
+    columns that `to_config` has described.
 
     >>> canonical(al.families.categorical(3), None)
     ('categorical', 3)
     """
-    if isinstance(likelihood, families.CategoricalFamily):
+    if isinstance(likelihood, dict) and "columns" in likelihood:
+        described = likelihood["columns"]
+        if not isinstance(described, list):
+            raise ValueError(f"likelihood: columns is {described!r:.60}, wanted a list")
+        return ColumnsFamily([from_json(family) for family in described], likelihood.get("names")), categories
+    if isinstance(likelihood, CategoricalFamily):
         return "categorical", likelihood.size
     names = (name for name in NAMES if getattr(families, name) is likelihood)
     return next(names, likelihood), categories
+
+
+def to_config(likelihood: Likelihood) -> dict[str, Any] | None:
+    """The entry of `model.config` of a family of columns of the library; None of anything else.
+
+    >>> to_config(al.families.columns([al.families.bernoulli]))
+    {'columns': [{'name': 'bernoulli'}]}
+    """
+    if not isinstance(likelihood, ColumnsFamily) or any("own" in described for described in likelihood.described):
+        return None
+    return {"columns": likelihood.described, **({"names": likelihood.names} if likelihood.names else {})}
 
 
 def first_category(likelihood: Likelihood, lowest: int | None, data: Any = None) -> int:
@@ -64,7 +114,7 @@ def first_category(likelihood: Likelihood, lowest: int | None, data: Any = None)
     >>> first_category("categorical", None, torch.tensor([[-2.0, 1.0]])), first_category("categorical", None)
     (-2, 0)
     """
-    if isinstance(likelihood, families.CategoricalFamily):
+    if isinstance(likelihood, CategoricalFamily):
         return likelihood.lowest
     if lowest is not None or likelihood != "categorical" or not isinstance(data, Tensor) or not len(data):
         return lowest or 0
@@ -72,8 +122,10 @@ def first_category(likelihood: Likelihood, lowest: int | None, data: Any = None)
     return int(smallest) if smallest < 0 and smallest == round(smallest) else 0
 
 
-def make_family(likelihood: Likelihood, event_shape: Sequence[int], categories: int | None, lowest: int = 0) -> Any:
-    """The family of p(x | z_1), by name or a custom one.
+def make_family(
+    likelihood: Likelihood, event_shape: Sequence[int], categories: int | None, lowest: int = 0, gaps: bool = False
+) -> Any:
+    """The family of p(x | z_1), by name or a custom one, and whether it leaves gaps out.
 
     Raises:
         ValueError: an unknown name, a custom family that is none, or categories without their number.
@@ -81,6 +133,11 @@ def make_family(likelihood: Likelihood, event_shape: Sequence[int], categories: 
     >>> make_family("categorical", (8,), categories=3)
     CategoricalFamily(3)
     """
+    if gaps:
+        return ObservedFamily(make_family(likelihood, event_shape, categories, lowest))
+    if isinstance(likelihood, ColumnsFamily):
+        likelihood.outputs(event_shape)  # checks their number
+        return copy.deepcopy(likelihood).to(torch.get_default_dtype())
     if not isinstance(likelihood, str):
         return _checked(likelihood, event_shape)
     if likelihood not in NAMES:
@@ -95,18 +152,56 @@ def make_family(likelihood: Likelihood, event_shape: Sequence[int], categories: 
     family = getattr(families, likelihood)
     if likelihood == "normal_per_dimension":
         family = family(*event_shape)
-    elif not isinstance(family, families.Family):
+    elif not isinstance(family, Family):
         family = family()
     if likelihood in CONTINUOUS:
         return _standardized(family, event_shape)
-    return families.StandardizedCounts(family, *event_shape) if likelihood in COUNTS else family
+    return StandardizedCounts(family, *event_shape) if likelihood in COUNTS else family
 
 
 def make_input(family: Any, event_shape: Sequence[int]) -> nn.Module:
     """The input layer of an encoder, by the family of p(x | z_1)."""
-    if isinstance(family, families.CategoricalFamily):
+    if isinstance(family, ColumnsFamily):
+        pairs = zip(family.blocks, family.columns, strict=True)
+        return ReadColumns([ReadGaps(_column_input(block, len(index))) for block, index in pairs], family.columns)
+    if isinstance(family, ObservedFamily):
+        return ReadGaps(make_input(family.family, event_shape), len(event_shape))
+    if isinstance(family, CategoricalFamily):
         return OneHot(family.size, len(event_shape), family.lowest)
-    return (LogStandardize if isinstance(family, families.StandardizedCounts) else Standardize)(*event_shape)
+    return (LogStandardize if isinstance(family, StandardizedCounts) else Standardize)(*event_shape)
+
+
+def _column_input(block: Any, count: int) -> nn.Module:
+    """How a block of columns is read: categories as unit vectors, numbers standardised, the far ones drawn nearer."""
+    if isinstance(block, PointsFamily):
+        return ReadPoints(_column_input(block.family, count), block.values)
+    if isinstance(block, OrdinalFamily):
+        return OneHot(block.k, 1)
+    if isinstance(block, CategoricalFamily | StandardizedCounts):
+        return make_input(block, (count,))
+    log = isinstance(block, IntervalFamily) and block.log
+    return nn.Sequential(LogFrom(block.low, block.step) if log else Standardize(count), Asinh())
+
+
+def input_width(layer: Any, count: int) -> int:
+    """How many numbers an input layer makes of so many, along the first dimension of an event.
+
+    >>> input_width(OneHot(5, 1), 3)
+    15
+    """
+    if isinstance(layer, ReadColumns):
+        indices = [getattr(layer, f"columns_{i}") for i in range(len(layer.reads))]
+        return sum(input_width(read, len(index)) for read, index in zip(layer.reads, indices, strict=True))
+    if isinstance(layer, ReadGaps):
+        return input_width(layer.read, count) + count
+    if isinstance(layer, ReadPoints):
+        return input_width(layer.read, count) + len(layer.values)
+    return count * (layer.k if isinstance(layer, OneHot) else 1)
+
+
+def output_width(family: Any, event_shape: Sequence[int]) -> int:
+    """How many numbers a family, or a user's own, reads for an event, along its first dimension."""
+    return family.outputs(event_shape) if isinstance(family, Family) else family.size * event_shape[0]
 
 
 def _checked(family: Any, event_shape: Sequence[int]) -> Any:
@@ -122,5 +217,5 @@ def _checked(family: Any, event_shape: Sequence[int]) -> Any:
     return _standardized(family, event_shape) if type(family) in LOCATION_SCALE else family
 
 
-def _standardized(family: families.Family, event_shape: Sequence[int]) -> families.Family:
+def _standardized(family: Family, event_shape: Sequence[int]) -> Family:
     return families.standardized(family, torch.zeros(*event_shape), torch.ones(*event_shape))

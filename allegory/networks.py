@@ -32,9 +32,13 @@ __all__ = [
     "DepthToSpace",
     "Images",
     "Lift",
+    "LogFrom",
     "LogStandardize",
     "Offset",
     "OneHot",
+    "ReadColumns",
+    "ReadGaps",
+    "ReadPoints",
     "Residual",
     "SpaceToDepth",
     "Standardize",
@@ -361,8 +365,12 @@ class Standardize(nn.Module):
         self.register_buffer("loc", torch.zeros(event_shape))
         self.register_buffer("scale", torch.ones(event_shape))
 
+    def transform(self, x: Tensor) -> Tensor:
+        """What is standardised: x itself."""
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.loc) / self.scale
+        return (self.transform(x) - self.loc) / self.scale
 
     def inverse(self, y: Tensor) -> Tensor:
         """The x that is read as y."""
@@ -377,12 +385,100 @@ class LogStandardize(Standardize):
     tensor([ 0.0000, 11.5129])
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(torch.log1p(x))
+    def transform(self, x: Tensor) -> Tensor:
+        """What is standardised: log(1 + x)."""
+        return torch.log1p(x)
 
     def inverse(self, y: Tensor) -> Tensor:
         """The x that is read as y."""
         return torch.expm1(super().inverse(y))
+
+
+class LogFrom(Standardize):
+    """(log(x - low + step) - loc) / scale, for numbers from `low` up whose spread grows with their size.
+
+    Args:
+        low, step: (*event) where x begins, and its resolution.
+    """
+
+    def __init__(self, low: Tensor, step: Tensor) -> None:
+        super().__init__(*low.shape)
+        self.low: Tensor
+        self.step: Tensor
+        self.register_buffer("low", low.clone())
+        self.register_buffer("step", step.clone())
+
+    def transform(self, x: Tensor) -> Tensor:
+        """What is standardised: log(x - low + step)."""
+        return torch.log((x - self.low).clamp(min=0) + self.step)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """The x that is read as y."""
+        return torch.exp(super().inverse(y)) + self.low - self.step
+
+
+class ReadGaps(nn.Module):
+    """x with gaps, as a network reads it: read(x) with 0 where x is NaN, and whether it is there, 0 or 1 (Collier et
+    al. 2020). (*batch, C, *rest) -> (*batch, n + C, *rest).
+
+    Args:
+        read: (*batch, C, *rest) -> (*batch, n, *rest), n a multiple of C, the input layer for x without gaps.
+        event_dim: dimensions of an event, 1 + len(rest).
+
+    >>> ReadGaps(Standardize(2), event_dim=1)(torch.tensor([[3.0, math.nan]]))
+    tensor([[3., 0., 1., 0.]])
+    """
+
+    def __init__(self, read: nn.Module, event_dim: int = 1) -> None:
+        super().__init__()
+        self.read, self.event_dim = read, event_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        channel = -self.event_dim
+        missing = x.isnan()
+        y = self.read(torch.where(missing, getattr(self.read, "lowest", 0.0), x))
+        repeats = [1] * (y.dim() + channel) + [y.shape[channel] // x.shape[channel]] + [1] * (-channel - 1)
+        return torch.cat([y.masked_fill(missing.repeat(repeats), 0), (~missing).to(y.dtype)], channel)
+
+
+class ReadColumns(nn.Module):
+    """The columns of a table, as a network reads them: some by one layer, some by another.
+
+    Args:
+        reads: layers for (*batch, C) each.
+        columns: which columns each of them reads, (C,).
+
+    >>> read = ReadColumns([ReadGaps(OneHot(3, 1)), ReadGaps(Standardize(1))], [torch.tensor([1]), torch.tensor([0])])
+    >>> read(torch.tensor([[5.0, 2.0]]))
+    tensor([[0., 0., 1., 1., 5., 1.]])
+    """
+
+    def __init__(self, reads: Sequence[nn.Module], columns: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.reads = nn.ModuleList(reads)
+        for i, index in enumerate(columns):
+            self.register_buffer(f"columns_{i}", index, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([read(x[..., getattr(self, f"columns_{i}")]) for i, read in enumerate(self.reads)], -1)
+
+
+class ReadPoints(nn.Module):
+    """A value as it is otherwise read, and which of some points it is: (*batch, 1) -> (*batch, n + 1).
+
+    Args:
+        read: (*batch, 1) -> (*batch, 1).
+        values: (n,) the points.
+    """
+
+    def __init__(self, read: nn.Module, values: Tensor) -> None:
+        super().__init__()
+        self.read = read
+        self.values: Tensor
+        self.register_buffer("values", values.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.read(x), (x == self.values).to(x.dtype)], -1)
 
 
 class OneHot(nn.Module):

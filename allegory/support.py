@@ -22,25 +22,42 @@ def check_support(law: Distribution, x: Tensor, name: str = "x", rows: Sequence[
         name: of `x` in the message.
         rows: (N,) what the user calls the rows of `x`; by default their numbers.
     """
+    product: Any = law
+    if not hasattr(product, "parts"):
+        return _check(law, x, name, rows)
+    for part, columns in zip(product.parts, product.columns, strict=True):
+        _check(part, x, name, rows, columns.tolist())
+    return None
+
+
+def _check(
+    law: Distribution, x: Tensor, name: str, rows: Sequence[Any] | None, columns: Sequence[int] | None = None
+) -> None:
+    """As `check_support`, of some columns of x."""
+    gaps = getattr(law, "takes_gaps", False)
     while isinstance(law, Independent):
         law = law.base_dist
     support: Any = law.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    supported = support.check(x)
+    x = x if columns is None else x[..., columns]
+    supported = support.check(x) | (x.isnan() if gaps else False)
     if not bool(supported.all()):
         first = (~supported).nonzero()[0].tolist()
+        place = first if columns is None else [*first[:-1], columns[first[-1]]]
         advice = f" {law.advice}" if hasattr(law, "advice") else ""
         raise ValueError(
             f"{name}: {int((~supported).sum())} of {supported.numel()} values are outside the support of "
             f"{_law_name(law)}, {_support_name(support)}; the first is "
-            f"{x[tuple(first)].flatten()[0].item():g} in {describe_index(first, rows)}.{advice}"
+            f"{x[tuple(first)].flatten()[0].item():g} in {describe_index(place, rows)}.{advice}"
         )
 
 
 def _law_name(law: Distribution) -> str:
     if isinstance(law, MixtureSameFamily):
         return f"a mixture of {type(law.component_distribution).__name__}"
+    if hasattr(law, "values"):
+        return f"points beside {_law_name(law.law)}"  # type: ignore[attr-defined]
     return type(law).__name__
 
 

@@ -17,7 +17,8 @@ PACKAGE = Path(allegory.__file__).parent
 RUNTIME, CORE = {"runtime", "version"}, {
     "support", "distributions", "positivity", "families", "conditional", "ladder", "trace", "checks", "notation",
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
-    "convolutions", "architectures", "quantiles", "legacy", "given", "draws", "held",
+    "convolutions", "architectures", "quantiles", "legacy", "given", "draws", "held", "gaps", "intervals", "family",
+    "columnar", "marginal",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -37,7 +38,11 @@ MAY_IMPORT = {
     "support": set(),
     "positivity": set(),
     "distributions": {"support"},
-    "families": {"distributions", "positivity"},
+    "gaps": set(),
+    "intervals": {"gaps"},
+    "family": {"distributions", "positivity"},
+    "columnar": {"family", "gaps", "intervals", "positivity"},
+    "families": {"columnar", "family", "positivity"},
     "conditional": set(),
     "ladder": set(),
     "networks": set(),
@@ -46,7 +51,7 @@ MAY_IMPORT = {
     "activations": set(),
     "trace": {"distributions"},
     "quantiles": set(),
-    "checks": {"conditional", "support"},
+    "checks": {"conditional", "gaps", "support"},
     "given": {"networks", "units"},
     "draws": {"checks", "conditional", "distributions"},
     "held": {"checks", "given"},
@@ -55,14 +60,15 @@ MAY_IMPORT = {
     },
     "objectives": {"trace"},
     "priors": {"conditional", "distributions", "ladder", "networks", "positivity", "units"},
-    "likelihoods": {"families", "networks"},
-    "initialization": {"families", "networks", "positivity", "units"},
+    "likelihoods": {"columnar", "families", "family", "networks"},
+    "marginal": {"columnar", "family", "gaps", "positivity", "units"},
+    "initialization": {"columnar", "family", "marginal", "networks", "units"},
     "convolutions": {"conditional", "families", "ladder", "networks"},
     "architectures": {
-        "activations", "conditional", "convolutions", "families", "initialization", "ladder", "likelihoods", "model",
-        "networks", "priors",
+        "activations", "columnar", "conditional", "convolutions", "families", "initialization", "ladder", "likelihoods",
+        "model", "networks", "priors",
     },
-    "legacy": {"families", "networks", "priors"},
+    "legacy": {"family", "networks", "priors"},
 }  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 WINGS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from allegory.evaluation.passes import evaluating, pairs_per_pass
-from allegory.families import BernoulliFamily, CategoricalFamily
+from allegory.family import BernoulliFamily, CategoricalFamily
 from allegory.given import Given, as_contexts, take_rows
 from allegory.model import VAE
 from allegory.runtime import processes

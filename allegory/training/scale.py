@@ -25,8 +25,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from allegory.conditional import Conditional
 from allegory.evaluation.passes import evaluating
-from allegory.families import Normal as NormalFamily
-from allegory.families import NormalLearned, StudentTFamily
+from allegory.family import Normal as NormalFamily
+from allegory.family import NormalLearned, StudentTFamily
 from allegory.model import VAE
 
 __all__ = ["remark_on_scale", "warn_of_scale"]

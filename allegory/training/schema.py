@@ -47,12 +47,15 @@ TIME = Kind("a finite number, 0 or more", lambda v: FINITE.holds(v) and v >= 0)
 NUMBERS = _list_of(NUMBER)
 NAME = _either(TEXT, Kind('{"own": a string}', lambda v: isinstance(v, dict) and isinstance(v.get("own"), str)))
 
+COLUMNS = Kind('{"columns": a list}', lambda v: isinstance(v, dict) and isinstance(v.get("columns"), list))
+
 MODEL = {
-    "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": NAME, "latent": _list_of(COUNT),
-    "hidden": _list_of(COUNT), "scales": _list_of(COUNT), "stem": COUNT, "channels": COUNT, "blocks": COUNT,
+    "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": _either(NAME, COLUMNS),
+    "latent": _list_of(COUNT), "hidden": _list_of(COUNT), "scales": _list_of(COUNT),
+    "stem": COUNT, "channels": COUNT, "blocks": COUNT,
     "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,
     "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
-    "lowest": WHOLE, "padded": SWITCH,
+    "lowest": WHOLE, "padded": SWITCH, "gaps": SWITCH,
 }  # fmt: skip
 """Of `model.config`."""
 

@@ -37,7 +37,7 @@ from allegory.evaluation.marginals import independent_elements, mean_log_prob
 from allegory.evaluation.moments import posterior_moments
 from allegory.evaluation.passes import pairs_per_pass
 from allegory.evaluation.speed import choose_speed
-from allegory.families import BernoulliFamily
+from allegory.family import BernoulliFamily
 from allegory.model import VAE
 from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device

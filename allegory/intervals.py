@@ -1,0 +1,390 @@
+r"""Intervals: the likelihood of numbers that were rounded.
+
+A density has no upper bound on numbers that come from a grid: it grows without limit as it narrows around the grid's
+points, and its nats are those of the file. What was observed of a number x of resolution delta is that it lies in an
+interval, and the likelihood of that is a mass, at most 1, whatever the unit:
+
+    P(x) = F(b) - F(a),      a, b = (g(x -+ delta/2) - mu) / sigma,      g(x) = x, or log(x - low + delta)
+
+with F the distribution function of a normal, a logistic or Student's t. At an edge of the range, `low` or `high`, the
+interval reaches to infinity: the masses of the grid sum to one, and a value at an edge may stand for all beyond it.
+With c = (a + b) / 2 and h = (b - a) / 2,
+
+    logistic     log P = log sigmoid(b) + log sigmoid(-a) + log(1 - e^(-2h)), exact in the tails
+    others       a narrow interval by Gauss-Legendre quadrature of the density, P = h sum_i w_i f(c + h t_i), a wide one
+                 by the difference of the two tails
+
+Student's t has the tail (y = nu / (nu + t^2), by y' = y e^(-2 s / nu) in the incomplete beta function)
+
+    P(T > t) = y^(nu/2) / (nu B(nu/2, 1/2)) int_0^inf e^(-s) (1 - y e^(-2 s / nu))^(-1/2) ds,
+
+an integral for Gauss-Laguerre. Beside the intervals there may be points: values that come again and again,
+
+    P(x) = pi_i [x = v_i] + pi_0 P_0(x).
+
+Shapes: parameters and x broadcast against each other; everything here is elementwise. n points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, constraints
+from torch.distributions.utils import broadcast_all
+
+from allegory.gaps import placeholder
+
+__all__ = ["Grid", "Interval", "IntervalMixture", "WithPoints", "ordinal_logits"]
+
+NARROW, STEEP = 0.5, 2.0  # h, and |c| h, up to which the density is integrated
+SMALLEST = 1e-12  # difference of the logarithms of two tails
+FAR = 100.0  # from where on the tail of a normal is a series
+NEAR = 2.0  # |t| up to which the tail of Student's t is a half less the density's integral from 0
+LAWS = ("logistic", "normal", "student_t")
+
+
+def _gauss(diagonal: Sequence[float], beside: Sequence[float], total: float) -> tuple[list[float], list[float]]:
+    """Nodes and weights of a Gauss quadrature, from the recurrence of its polynomials (Golub & Welsch 1969).
+
+    Args:
+        diagonal, beside: of the Jacobi matrix.
+        total: the integral of the weight function.
+    """
+    off = torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
+    nodes, vectors = torch.linalg.eigh(torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + off + off.T)
+    return nodes.tolist(), (total * vectors[0].square()).tolist()
+
+
+LEGENDRE = _gauss([0.0] * 24, [k / math.sqrt(4 * k * k - 1) for k in range(1, 24)], 2.0)
+SHORT_LEGENDRE = _gauss([0.0] * 12, [k / math.sqrt(4 * k * k - 1) for k in range(1, 12)], 2.0)
+LAGUERRE = _gauss([2.0 * k + 1 for k in range(24)], [float(k) for k in range(1, 24)], 1.0)
+
+
+class Grid(constraints.Constraint):
+    """Whole multiples of a step from an origin, from low to high; -inf and inf where there is no edge.
+
+    Args:
+        step, low, high, origin: tensors that broadcast against what is checked.
+    """
+
+    is_discrete = True
+
+    def __init__(self, step: Tensor, low: Tensor, high: Tensor, origin: Tensor) -> None:
+        self.step, self.low, self.high, self.origin = step, low, high, origin
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether values are on it, up to the rounding of their type."""
+        x, step = value.double(), self.step.double()
+        steps = (x - self.origin) / step
+        digits = 4 * torch.finfo(value.dtype).eps * (x.abs() + self.origin.abs()) / step
+        near = (steps - steps.round()).abs() <= torch.clamp(1e-3 + digits, max=0.5)
+        return near & (x >= self.low - step / 4) & (x <= self.high + step / 4)
+
+    def __str__(self) -> str:
+        step, low, high = (part.flatten()[0].item() for part in (self.step, self.low, self.high))
+        return f"multiples of {step:g} from {low:g} to {high:g}"
+
+
+class Interval(Distribution):
+    """The mass of the interval of width `step` around x.
+
+    Args:
+        loc, scale: (*) of the law of g(x); scale > 0.
+        step: (*) the resolution of x.
+        low, high: (*) the edges of its range, -inf and inf where there are none.
+        law: "logistic", "normal" or "student_t".
+        df: (*) degrees of freedom of Student's t, above 0.
+        log: whether g(x) = log(x - low + step), for numbers from `low` up whose spread grows with them.
+        origin: (*) a value of the grid.
+
+    >>> law = Interval(torch.tensor(0.3), torch.tensor(2.0), step=torch.tensor(0.5))
+    >>> round(law.log_prob(torch.arange(-100, 100, 0.5)).exp().sum().item(), 6)
+    1.0
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        step: Tensor,
+        low: Tensor | float = -math.inf,
+        high: Tensor | float = math.inf,
+        law: str = "logistic",
+        df: Tensor | None = None,
+        log: bool = False,
+        origin: Tensor | float = 0.0,
+        validate_args: bool | None = None,
+    ) -> None:
+        low, high, origin = (torch.as_tensor(part).to(step) for part in (low, high, origin))
+        self.loc, self.scale, step = broadcast_all(loc, scale, step)
+        self.step, self.low, self.high, self.origin = (part.expand_as(step) for part in (step, low, high, origin))
+        self.law, self.df, self.log = law, df, log
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Interval:
+        loc, scale, step, low, high, origin = (
+            part.expand(batch_shape) for part in (self.loc, self.scale, self.step, self.low, self.high, self.origin)
+        )
+        df = None if self.df is None else self.df.expand(batch_shape)
+        return Interval(loc, scale, step, low, high, self.law, df, self.log, origin, validate_args=False)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return Grid(self.step, self.low, self.high, self.origin)
+
+    @property
+    def placeholder(self) -> Tensor:
+        """A value whose mass is not small."""
+        return self._nearest(self._inverse(self.loc))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        center, half = self._bounds(value)
+        c, h = (center - self.loc) / self.scale, half / self.scale
+        if self.law != "logistic":  # whose form has no small difference of large numbers
+            c, h = c.double(), h.double()
+        first, last = value <= self.low, value >= self.high
+        inside = self._log_inside(c, h)
+        below = self._log_tail(-(c + h))
+        above = self._log_tail(c - h)
+        both = torch.zeros_like(inside)
+        found = torch.where(first & last, both, torch.where(first, below, torch.where(last, above, inside)))
+        return found.to(self.loc.dtype)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(X <= x), for x of the grid."""
+        center, half = self._bounds(value)
+        below = torch.exp(self._log_tail(-(center + half - self.loc) / self.scale))
+        return below.masked_fill(value >= self.high, 1.0).masked_fill(value < self.low, 0.0)
+
+    def _bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The middle and half the width of the interval that g makes of x's."""
+        if not self.log:
+            return x, self.step / 2
+        lower = torch.clamp(x - self.low, min=0) + self.step / 2
+        width = torch.log1p(self.step / lower)
+        return torch.log(lower) + width / 2, width / 2
+
+    def _inverse(self, g: Tensor) -> Tensor:
+        return g if not self.log else torch.exp(g.clamp(max=80.0)) + self.low - self.step
+
+    def _log_inside(self, c: Tensor, h: Tensor) -> Tensor:
+        if self.law == "logistic":
+            return F.logsigmoid(c + h) + F.logsigmoid(h - c) + torch.log(-torch.expm1(-2 * h))
+        slope = c.abs() if self.df is None else (self.df + 1) * c.abs() / (self.df + c.square())
+        narrow = (h <= (NARROW if self.df is None else NARROW * c.abs().clamp(min=1))) & (slope * h <= STEEP)
+        by_quadrature = self._quadrature(torch.where(narrow, c, 0.0), torch.where(narrow, h, NARROW))
+        lower_half, h = torch.where(narrow, 0.0, -c.abs()), torch.where(narrow, 1.0, h)  # there nothing cancels
+        upper, lower = self._log_tail(-(lower_half + h)), self._log_tail(h - lower_half)
+        difference = upper + torch.log(-torch.expm1((lower - upper).clamp(max=-SMALLEST)))
+        return torch.where(narrow, by_quadrature, difference)
+
+    def _quadrature(self, c: Tensor, h: Tensor) -> Tensor:
+        """Log int f over (c - h, c + h), a narrow interval."""
+        nodes, weights = (torch.tensor(part, dtype=torch.float64).to(c) for part in SHORT_LEGENDRE)
+        t = c[..., None] + h[..., None] * nodes
+        df = None if self.df is None else self.df[..., None]
+        return torch.logsumexp(_log_density(self.law, t, df) + weights.log(), -1) + h.log()
+
+    def _log_tail(self, t: Tensor) -> Tensor:
+        """Log P(T > t)."""
+        if self.law == "logistic":
+            return F.logsigmoid(-t)
+        if self.law == "normal":
+            return _log_normal_tail(t)
+        assert self.df is not None
+        return _log_student_tail(t, self.df.expand_as(t))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            shape = self._extended_shape(torch.Size(sample_shape))
+            g = self.loc + self.scale * self._standard_draws(shape)
+            return self._nearest(self._inverse(g))
+
+    def _nearest(self, x: Tensor) -> Tensor:
+        """The values of the grid that are nearest to x."""
+        x = self.origin + ((x - self.origin) / self.step).round() * self.step
+        return torch.minimum(torch.maximum(x, self.low), self.high)
+
+    def _standard_draws(self, shape: torch.Size) -> Tensor:
+        if self.law == "normal":
+            return torch.randn(shape).to(self.scale)
+        if self.law == "logistic":
+            return torch.logit(torch.rand(shape).to(self.scale), eps=1e-7)
+        assert self.df is not None
+        return torch.distributions.StudentT(self.df.expand(shape), validate_args=False).sample()
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the law that the intervals are of; where there are edges, within them."""
+        middle = self._inverse(self.loc)  # for g = log the median
+        return torch.minimum(torch.maximum(middle, self.low), self.high)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of the law that the intervals are of, in units of g."""
+        factor: Any = {"normal": 1.0, "logistic": math.pi**2 / 3}.get(self.law)
+        if factor is None:
+            assert self.df is not None
+            factor = torch.where(self.df > 2, self.df / (self.df - 2), math.inf)
+        return factor * self.scale.square()
+
+
+class IntervalMixture(MixtureSameFamily):
+    """A mixture of `Interval` distributions over one grid, its components in the last dimension."""
+
+    @property
+    def support(self) -> Any:
+        law: Any = self.component_distribution
+        return Grid(*(part[..., 0] for part in (law.step, law.low, law.high, law.origin)))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> IntervalMixture:
+        return super().expand(batch_shape, self._get_checked_instance(IntervalMixture, _instance))
+
+    @property
+    def placeholder(self) -> Tensor:
+        """A value whose mass is not small."""
+        law: Any = self.component_distribution
+        return law.placeholder[..., 0]
+
+
+def _log_density(law: str, t: Tensor, df: Tensor | None) -> Tensor:
+    if law == "normal":
+        return -0.5 * t.square() - 0.5 * math.log(2 * math.pi)
+    assert df is not None
+    return _log_student_constant(df) - (df + 1) / 2 * torch.log1p(t.square() / df)
+
+
+def _log_normal_tail(t: Tensor) -> Tensor:
+    """Log P(T > t); far out by its asymptotic series, where torch's has no gradient."""
+    far = t > FAR
+    away = torch.where(far, t, FAR)
+    series = -0.5 * away.square() - torch.log(away) - 0.5 * math.log(2 * math.pi) - away.square().reciprocal()
+    return torch.where(far, series, torch.special.log_ndtr(-torch.where(far, 0.0, t)))
+
+
+def _log_student_constant(df: Tensor) -> Tensor:
+    """Log of the density of Student's t at 0."""
+    return torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * torch.log(math.pi * df)
+
+
+def _log_student_tail(t: Tensor, df: Tensor) -> Tensor:
+    """Log P(T > t); see the module."""
+    far = t.abs() > NEAR
+    away = torch.where(far, t.abs(), NEAR)
+    y = df / (df + away.square())
+    s, weights = (torch.tensor(part, dtype=torch.float64).to(t) for part in LAGUERRE)
+    root = -torch.expm1(y.log()[..., None] - 2 * s / df[..., None])
+    integral = (weights * root.rsqrt()).sum(-1)
+    log_far = df / 2 * y.log() + _log_student_constant(df) - 0.5 * torch.log(df) + integral.log()
+    nodes, by = (torch.tensor(part, dtype=torch.float64).to(t) for part in LEGENDRE)
+    near = torch.where(far, 0.0, t)
+    points = near[..., None] / 2 * (1 + nodes)
+    from_zero = near / 2 * (by * torch.exp(_log_density("student_t", points, df[..., None]))).sum(-1)
+    return torch.where(far, torch.where(t > 0, log_far, torch.log1p(-torch.exp(log_far))), torch.log(0.5 - from_zero))
+
+
+class WithPoints(Distribution):
+    """Point masses beside a law. Where the law has masses, too, they add up; a density has none at a point, and the
+    result is then a mass at the points and a density elsewhere.
+
+    Args:
+        logits: (*, n + 1) of the n points, and, last, of the law.
+        values: (n,) the points.
+        law: of batch shape (*).
+
+    >>> law = WithPoints(torch.zeros(2), torch.tensor([0.0]), torch.distributions.Normal(0.0, 1.0))
+    >>> law.log_prob(torch.tensor([0.0, 1.0]))          # log 1/2, and log 1/2 + log N(1; 0, 1)
+    tensor([-0.6931, -2.1121])
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, logits: Tensor, values: Tensor, law: Distribution) -> None:
+        self.log_weights, self.values, self.law = torch.log_softmax(logits, -1), values, law
+        super().__init__(law.batch_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> WithPoints:
+        weights = self.log_weights.expand((*batch_shape, self.log_weights.shape[-1]))
+        return WithPoints(weights, self.values, self.law.expand(batch_shape))
+
+    @property
+    def support(self) -> Any:
+        return _PointsOr(self.values, self.law.support)
+
+    @property
+    def placeholder(self) -> Tensor:
+        """The first point, whose mass is above 0."""
+        return self.values[0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        equal = value[..., None] == self.values.to(value.dtype)
+        is_point = equal.any(-1)
+        log_point = (self.log_weights[..., :-1] * equal).sum(-1)
+        masses = self._has_masses
+        inside = value if masses else torch.where(is_point, placeholder(self.law), value)
+        log_rest = self.log_weights[..., -1] + self.law.log_prob(inside)
+        return torch.where(is_point, torch.logaddexp(log_point, log_rest) if masses else log_point, log_rest)
+
+    @property
+    def _has_masses(self) -> bool:
+        return bool(getattr(self.law.support, "is_discrete", False))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            k = Categorical(logits=self.log_weights, validate_args=False).sample(torch.Size(sample_shape))
+            rest = self.law.sample(torch.Size(sample_shape)).to(self.values)
+            n = len(self.values)
+            return torch.where(k < n, self.values[k.clamp(max=n - 1)], rest)
+
+    @property
+    def mean(self) -> Tensor:
+        weights = self.log_weights.exp()
+        return (weights[..., :-1] * self.values).sum(-1) + weights[..., -1] * self.law.mean
+
+    @property
+    def variance(self) -> Tensor:
+        weights = self.log_weights.exp()
+        square = (weights[..., :-1] * self.values.square()).sum(-1)
+        square = square + weights[..., -1] * (self.law.variance + self.law.mean.square())
+        return square - self.mean.square()
+
+
+class _PointsOr(constraints.Constraint):
+    def __init__(self, values: Tensor, other: Any) -> None:
+        self.values, self.other = values, other
+
+    @property
+    def is_discrete(self) -> bool:  # type: ignore[override]
+        return bool(getattr(self.other, "is_discrete", False))
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value[..., None] == self.values.to(value.dtype)).any(-1) | self.other.check(value)
+
+    def __str__(self) -> str:
+        return f"{len(self.values)} points or {self.other}"
+
+
+def ordinal_logits(eta: Tensor, cutpoints: Tensor) -> Tensor:
+    """(*, k) the log-masses of k ordered categories, P(y <= j) = sigmoid(c_j - eta) (McCullagh 1980).
+
+    Args:
+        eta: (*) where the categories lie.
+        cutpoints: (*, k - 1) c_1 < ... < c_{k-1}.
+
+    >>> ordinal_logits(torch.tensor(0.0), torch.tensor([-1.0, 1.0])).exp()
+    tensor([0.2689, 0.4621, 0.2689])
+    """
+    upper = cutpoints - eta[..., None]
+    gaps = torch.diff(cutpoints, dim=-1)
+    middle = F.logsigmoid(upper[..., 1:]) + F.logsigmoid(-upper[..., :-1]) + torch.log(-torch.expm1(-gaps))
+    first, last = F.logsigmoid(upper[..., :1]), F.logsigmoid(-upper[..., -1:])
+    return torch.cat([first, middle.expand(*upper.shape[:-1], -1), last], -1)

@@ -1,0 +1,217 @@
+r"""Marginals: the constant phi at which a family's law is likeliest, for each element: where a table's training begins.
+
+    phi_d = argmax_phi sum_n log p_d(x_nd; phi)
+
+Frequencies give it for categories and points; everything else begins at its moments and is moved uphill by L-BFGS. Gaps
+have no part in it. A model whose output is this phi, whatever z is, is that of independent columns.
+
+Shapes: N examples x, (N, C); phi is (size, C).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allegory import columnar
+from allegory.family import (
+    BernoulliFamily,
+    CategoricalFamily,
+    DiscretizedLogisticFamily,
+    Family,
+    Normal,
+    Standardized,
+    StandardizedCounts,
+)
+from allegory.gaps import Observed
+from allegory.positivity import inverse_positive
+from allegory.runtime.modes import no_validation
+from allegory.units import units_of
+
+__all__ = ["fill_gaps", "fit_constant", "set_count_units", "set_units", "shape_of_counts", "start_of", "without_points"]
+
+MAX_NUMBERS = 2**20  # of the data, and of components for each, where a fit goes over them many times
+ITERATIONS = 100
+SEEN = 0.5  # added to the count of each category and point
+
+
+def fill_gaps(x: Tensor) -> Tensor:
+    """X with the observed values of each element, in turn, in its gaps: the marginals stay as they are.
+
+    Args:
+        x: (N, *event).
+
+    Raises:
+        ValueError: an element without any value.
+
+    >>> fill_gaps(torch.tensor([[1.0], [math.nan], [2.0], [math.nan]])).flatten().tolist()
+    [1.0, 1.0, 2.0, 2.0]
+    """
+    missing = x.isnan()
+    if not bool(missing.any()):
+        return x
+    filled = x.clone().flatten(1)
+    for i in missing.flatten(1).any(0).nonzero().flatten().tolist():
+        gaps = filled[:, i].isnan()
+        observed = filled[~gaps, i]
+        if not len(observed):
+            raise ValueError(f"column {i} has no value in the training data, all are missing; leave it out")
+        filled[gaps, i] = observed[torch.arange(int(gaps.sum()), device=x.device) % len(observed)]
+    return filled.view_as(x)
+
+
+def set_units(block: Any, x: Tensor) -> None:
+    """Sets the location and the spread by which a block of columns is parameterised.
+
+    Args:
+        block: of `columnar.ColumnsFamily.blocks`.
+        x: (N, C) its columns, with gaps.
+    """
+    if isinstance(block, columnar.PointsFamily):
+        rest = without_points(block, x)
+        set_units(block.family, x if bool(rest.isnan().all()) else rest)
+    elif isinstance(block, columnar.IntervalFamily):
+        units = units_of(block.transform(fill_gaps(x)))
+        least = torch.log1p(torch.ones_like(block.step)) if block.log else block.step
+        block.loc.copy_(units.loc)
+        block.scale.copy_(torch.maximum(units.scale, least.double() / 2))
+    elif isinstance(block, Standardized):
+        filled = fill_gaps(x)
+        units = units_of(filled)
+        constant = (filled == filled[0]).all(0) | ~(units.scale > 0)
+        if bool(constant.any()):
+            raise ValueError(
+                "columns: a density has no upper bound on a column that is constant; leave it out, or give it a "
+                "resolution, families.interval(step)"
+            )
+        block.loc.copy_(units.loc)
+        block.scale.copy_(units.scale)
+    elif isinstance(block, StandardizedCounts):
+        set_count_units(block, fill_gaps(x))
+
+
+def set_count_units(family: StandardizedCounts, data: Tensor) -> None:
+    """Sets the units of the rate of counts, (N, *event), by their moments."""
+    mean, spread, _ = units_of(data)
+    bound: float = family.family.bound  # type: ignore[assignment]
+    mean = mean.clamp(min=1e-2)
+    if (mean > bound).any():
+        raise ValueError(
+            f"data: an element has a mean of {mean.max().item():.3g}, and the rate of a count ends at {bound:g}; "
+            "wanted a likelihood of real values, such as normal"
+        )
+    family.loc.copy_(inverse_positive(mean, bound))
+    family.scale.copy_((torch.maximum(spread, mean.sqrt()) / mean).clamp(max=1))
+
+
+def without_points(block: columnar.PointsFamily, x: Tensor) -> Tensor:
+    """X with a gap where it is one of the points."""
+    return x.masked_fill((x[..., None] == block.values.to(x)).any(-1), math.nan)
+
+
+@torch.no_grad()
+def start_of(block: Any, x: Tensor) -> Tensor:
+    """(size, C) the phi of a block of columns at their marginals; an ordinal's cutpoints are set, too.
+
+    Args:
+        block: with its units set.
+        x: (N, C) its columns, with gaps.
+    """
+    if isinstance(block, columnar.PointsFamily):
+        rest = without_points(block, x)
+        counts = [(x == value).sum(0) + SEEN for value in block.values]
+        counts.append((~rest.isnan()).sum(0) + SEEN)
+        logits = (torch.stack(counts) / torch.stack(counts).sum(0)).log()
+        inner = torch.zeros(block.family.size, x.shape[1]).to(x) if _is_empty(rest) else start_of(block.family, rest)
+        return torch.cat([logits, inner])
+    if isinstance(block, columnar.OrdinalFamily):
+        _set_cutpoints(block, x)
+        return torch.zeros(1, x.shape[1]).to(x)
+    if isinstance(block, BernoulliFamily):
+        ones, rows = (x == 1).sum(0), (~x.isnan()).sum(0)
+        return torch.logit((ones + SEEN) / (rows + 1), eps=1e-6)[None]
+    if isinstance(block, CategoricalFamily):
+        counts = [(x == block.lowest + k).sum(0) + SEEN for k in range(block.size)]
+        return (torch.stack(counts) / torch.stack(counts).sum(0)).log()
+    begin = _moments(block, fill_gaps(x))
+    normal = isinstance(block, Standardized) and isinstance(block.family, Normal)
+    return begin if normal else fit_constant(block, begin, x)
+
+
+def _is_empty(x: Tensor) -> bool:
+    return bool(x.isnan().all(0).any())
+
+
+def _moments(block: Any, x: Tensor) -> Tensor:
+    """(size, C) where the fit begins."""
+    zeros = torch.zeros(block.size, x.shape[1]).to(x)
+    if isinstance(block, StandardizedCounts):
+        return zeros if block.size == 1 else torch.stack([zeros[0], shape_of_counts(block, x)])
+    if isinstance(block, DiscretizedLogisticFamily):
+        half = (block.bins - 1) / 2
+        spread = x.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
+        return torch.stack([x.mean(0) / half - 1, (spread / half).log()])
+    if isinstance(block, columnar.IntervalFamily):
+        return _interval_moments(block, x)
+    return zeros
+
+
+def shape_of_counts(family: StandardizedCounts, data: Tensor) -> Tensor:
+    """(*event) the s of the r at which a negative binomial has the variance, at least 1.01 times the mean."""
+    mean, spread, _ = units_of(data)
+    mean = mean.clamp(min=1e-2)
+    excess = spread.square() - mean
+    r = torch.where(excess > 0, mean.square() / excess, math.inf).clamp(min=1e-2).minimum(100 * mean)
+    return inverse_positive(r, family.family.bound).to(data)  # type: ignore[arg-type]
+
+
+def _interval_moments(block: columnar.IntervalFamily, x: Tensor) -> Tensor:
+    """A location and a scale; of a mixture, components at quantiles, each as wide as their distance."""
+    y = (block.transform(x) - block.loc) / block.scale
+    m, narrower = block.components, math.sqrt(3) / math.pi if block.of_law == "logistic" else 1.0
+    quantiles = torch.quantile(y[:: max(1, len(y) // 4096)], (torch.arange(m).to(y) + 0.5) / m, dim=0)
+    s = torch.full_like(quantiles, math.log(narrower / m))
+    groups = [quantiles if m > 1 else y.mean(0)[None], s]
+    if block.of_law == "student_t":
+        groups.append(torch.full_like(quantiles, math.log(3.0)))
+    return torch.cat([torch.zeros_like(quantiles), *groups] if m > 1 else groups)
+
+
+def _set_cutpoints(block: columnar.OrdinalFamily, x: Tensor) -> None:
+    counts = torch.stack([(x == k).sum() + SEEN for k in range(block.k)]).double()
+    cumulative = torch.logit(counts.cumsum(0)[:-1] / counts.sum())
+    block.first.copy_(cumulative[:1])
+    block.log_gaps.copy_(inverse_positive(torch.diff(cumulative)))
+
+
+@torch.enable_grad()
+def fit_constant(family: Family, begin: Tensor, x: Tensor) -> Tensor:
+    """(size, C) the phi at which x is likeliest, from a beginning.
+
+    Args:
+        family: over C elements.
+        begin: (size, C).
+        x: (N, C), with gaps.
+    """
+    rows = max(1, MAX_NUMBERS // (begin.numel()))
+    x = x[:: max(1, math.ceil(len(x) / rows))].double()
+    exact = copy.deepcopy(family).double().requires_grad_(False)
+    phi = begin.detach().double().clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([phi], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        law: Any = exact(phi.flatten())
+        value = -Observed(law.base_dist, 1, validate_args=False).log_prob(x).mean()
+        value.backward()
+        return value
+
+    with no_validation():
+        before = loss().item()
+        optimizer.step(loss)
+        better = phi.detach().isfinite().all() and loss().item() <= before
+    return (phi.detach() if better else begin).to(begin)
