@@ -194,8 +194,7 @@ def choose_scales(event_shape: Sequence[int], levels: int) -> tuple[list[int], b
     """Powers of two that divide both sides and leave a grid of at least 4 x 4 (else 1), and a single cell, spread
     evenly over the levels from the top. Where more than 16 cells a side would be left, other factors, too; and no
     single cell, if that would still take hundreds of weights for each pair of channels. Where no factor serves, as of
-    primes, or of a line of more than 64 cells, the sides are padded to multiples of a power of two that leaves at most
-    9 cells.
+    primes, or of a line, the sides are padded to multiples of a power of two that leaves at most 9 cells.
 
     Returns:
         The scales, and whether they are of padded sides.
@@ -207,7 +206,7 @@ def choose_scales(event_shape: Sequence[int], levels: int) -> tuple[list[int], b
     grids, padded = _factors(sides, only_two=True), False
     if max(sides, default=1) > 16 * grids[-1]:
         grids = _factors(sides, only_two=False)
-    if grids == [1] and max(sides, default=1) > (64 if min(sides, default=1) == 1 else 16):
+    if grids == [1] and max(sides, default=1) > 16:
         longer = [side for side in sides if side > 1]
         largest = 2
         while -(-max(longer) // largest) > 9 and 2 * largest <= min(longer):
