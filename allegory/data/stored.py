@@ -107,7 +107,7 @@ class Stored:
         pool = self._pool_batches(batch) * batch
         if len(self) <= pool:
             return torch.randperm(len(self), generator=generator)
-        pieces = self._in_file_order().split(self.source.piece)
+        pieces = self.in_file_order().split(self.source.piece)
         order = torch.cat([pieces[i] for i in torch.randperm(len(pieces), generator=generator)])
         for part in order.split(pool):
             part.copy_(part[torch.randperm(len(part), generator=generator)])
@@ -138,7 +138,7 @@ class Stored:
         it: by their numbers, or by the names of the images of a folder.
         """
         size, names = max(1, CHUNK_NUMBERS // max(1, self.shape[1:].numel())), getattr(self.source, "names", None)
-        for which in self._in_file_order().split(size):
+        for which in self.in_file_order().split(size):
             rows = self.rows[which].tolist()
             yield [names[row] for row in rows] if names else rows, self[which]
 
@@ -157,8 +157,9 @@ class Stored:
             self.range = torch.stack([low for low, _ in both]).min(), torch.stack([high for _, high in both]).max()
         return self.range
 
-    def _in_file_order(self) -> Tensor:
-        """(N,) these examples in the order of the source; usually they are already, and sorting would take memory."""
+    def in_file_order(self) -> Tensor:
+        """(N,) the places of these examples in the order of the source, that of `chunks`."""
+        # usually they are in that order already, and sorting would take memory
         ascending = bool((self.rows[1:] > self.rows[:-1]).all())
         return torch.arange(len(self)) if ascending else self.rows.argsort()
 

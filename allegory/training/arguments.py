@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from allegory import objectives
 from allegory.data.stored import Stored
 from allegory.evaluation.marginals import baseline
 from allegory.evaluation.speed import tolerates_bfloat16
+from allegory.given import Contexts, as_contexts, take_rows
 from allegory.model import VAE, check_is_vae
 from allegory.objectives import elbo
 from allegory.runtime import processes
@@ -81,6 +82,7 @@ class Plan(NamedTuple):
         baseline: of the validation data, see `allegory.evaluation.marginals`; None without them.
         fuse: whether a step may be compiled whole: the objective is known to map tensors, and do nothing else.
         notes: on that choice, to be printed.
+        given, valid_given: what is given with the data, on the model's device.
     """
 
     lr: Schedule
@@ -96,6 +98,8 @@ class Plan(NamedTuple):
     baseline: float | None
     fuse: bool
     notes: list[str]
+    given: Contexts = ()
+    valid_given: Contexts = ()
 
     def is_warm(self, step: int, done: float) -> bool:
         """Whether both warm-ups have ended.
@@ -142,22 +146,28 @@ def plan(
     out: str | Path | None,
     resume: bool,
     row_names: Sequence[Any] | None = None,
+    given: Any = None,
+    valid_given: Any = None,
 ) -> Plan:
     """Checks everything that can be checked before anything is created; returns the consequences.
 
     Args:
-        model, data, valid, transform, shard, out, resume, row_names: as in `fit`.
+        model, data, valid, transform, shard, out, resume, row_names, given, valid_given: as in `fit`.
         settings: its other arguments, by name.
 
     Raises:
         ValueError: an invalid setting, in one line.
     """
     _check_kinds(model, data, valid)
+    device = next(model.parameters()).device
+    contexts, valid_contexts = _contexts_of(data, valid, given, valid_given, device)
     processes.check_same(
         "fit",
         model=[(name, None if is_lazy(x) else tuple(x.shape)) for name, x in model.state_dict().items()],
         data=getattr(data, "rows", data),
         valid=getattr(valid, "rows", valid),
+        given=given,
+        valid_given=valid_given,
         **as_json(settings),
     )
     objective, samples, requested = settings["objective"], settings["samples"], dict(settings)
@@ -165,24 +175,25 @@ def plan(
     _check_numbers(settings)
     lr = lr_schedule(settings["lr"], settings["lr_warmup"], settings["lr_final"])
     beta = beta_schedule(settings["beta"], settings["kl_warmup"], model.levels)
-    seen = _check_data(model, data, valid, transform, row_names)
-    reference = None if valid is None else processes.broadcast(lambda: baseline(model, seen, valid))
-    _check_last_batch(model, data, transform, settings["batch_size"])
+    seen, seen_given = _check_data(model, data, valid, transform, row_names, contexts, valid_contexts)
+    reference = None if valid is None else processes.broadcast(lambda: baseline(model, seen, valid, contexts))
+    _check_last_batch(model, data, transform, settings["batch_size"], contexts)
     plain = getattr(objective, "func", objective)
     held, bound = getattr(plain, "held", False), getattr(plain, "bound", objective)
     if shard:
         _check_shard(shard, settings["compile"] is True, held, objective, out)
     if held or getattr(objective, "__module__", None) != elbo.__module__:
-        _check_objective(model, objective, held, data, transform, samples, beta(settings["kl_warmup"], 0.0))
+        first = take_rows(contexts, slice(2))
+        _check_objective(model, objective, held, data, transform, samples, beta(settings["kl_warmup"], 0.0), first)
     before = processes.broadcast(lambda: stored_settings(out) if resume else {})  # the choices measured then
     requested |= {key: before[key] for key in ("precision", "compile") if settings[key] == "auto" and key in before}
-    device = next(model.parameters()).device
-    precision, first = processes.broadcast(
+    precision, first_note = processes.broadcast(
         lambda: choose_precision(requested["precision"], device, tolerates_bfloat16(model))
     )
 
     def expected_seconds() -> float:
         trial, x = _training_copy(model), data[: settings["batch_size"]].to(device)
+        given = take_rows(contexts, slice(len(x)))
         score = score_function(trial, objective, samples=samples, held=held, precision=precision)
         weight = beta(0, 0.0)
         weight = weight.to(device) if isinstance(weight, Tensor) else weight
@@ -192,17 +203,17 @@ def plan(
         )  # several call it once, as often as each other
         with torch.random.fork_rng():
             x = x if transform is None else transform(x.clone())
-            seconds = time_call(lambda: score(x, weight).sum().backward(), device, stop_below=stop_below)
+            seconds = time_call(lambda: score(x, weight, given).sum().backward(), device, stop_below=stop_below)
         return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
 
     if not before and processes.rank() == 0:
-        warn_of_scale(model, seen)
+        warn_of_scale(model, seen, seen_given)
 
     # All processes take part in the measurement, so one of them decides whether there is one.
     open_question = requested["compile"] == "auto" and not shard and processes.broadcast(lambda: has_compiler(device))
     requested["compile"] = requested["compile"] is True or ("auto" if open_question else False)
     seconds = expected_seconds() if open_question else 0.0
-    compile, second = processes.broadcast(lambda: choose_compile(requested["compile"], device, lambda: seconds))
+    compile, second_note = processes.broadcast(lambda: choose_compile(requested["compile"], device, lambda: seconds))
     fuse = compile and not held and getattr(plain, "__module__", None) == elbo.__module__
     warmup, has_minutes = max(warmup_steps(lr), warmup_steps(beta)), settings["minutes"] is not None
     steps = None if settings["epochs"] is None else settings["epochs"] * math.ceil(len(data) / settings["batch_size"])
@@ -211,10 +222,26 @@ def plan(
         lr, beta = WithinMinutes(lr), WithinMinutes(beta)
     elif steps is not None and warmup > steps:
         _warn_of_warmup(lr, beta, steps)
-    notes = [note for note in (first, second) if note]
+    notes = [note for note in (first_note, second_note) if note]
     return Plan(
-        lr, beta, full_beta, held, bound, precision, compile, warmup, has_minutes, before, reference, fuse, notes
-    )
+        lr, beta, full_beta, held, bound, precision, compile, warmup, has_minutes, before, reference, fuse, notes,
+        contexts, valid_contexts,
+    )  # fmt: skip
+
+
+def _contexts_of(
+    data: Any, valid: Any, given: Any, valid_given: Any, device: torch.device
+) -> tuple[Contexts, Contexts]:
+    """What is given with the training and with the validation data, on the model's device."""
+    if valid is None and valid_given is not None:
+        raise ValueError("valid_given: there is no valid that it is given with; wanted both, or neither")
+    contexts = as_contexts(given, len(data) if data.dim() else None)
+    other = () if valid is None else as_contexts(valid_given, len(valid) if valid.dim() else None, "valid_given")
+    if valid is not None and len(contexts) != len(other):
+        raise ValueError(
+            f"given has {len(contexts)} tensors, valid_given {len(other)}: wanted the same for the validation data"
+        )
+    return tuple(c.detach().to(device) for c in contexts), tuple(c.detach().to(device) for c in other)
 
 
 def _check_kinds(model: Any, data: Any, valid: Any) -> None:
@@ -287,7 +314,9 @@ def _check_speed(precision: Any, compile: Any) -> None:
         raise ValueError(f"compile={compile!r}: wanted True, False or 'auto'")
 
 
-def _check_last_batch(model: VAE, data: Any, transform: Callable[[Tensor], Tensor] | None, batch_size: int) -> None:
+def _check_last_batch(
+    model: VAE, data: Any, transform: Callable[[Tensor], Tensor] | None, batch_size: int, contexts: Contexts = ()
+) -> None:
     """Batch normalisation of vectors has no statistics of a single example, which may be the last batch of an epoch, or
     the share that one of several processes has of it.
     """
@@ -303,7 +332,7 @@ def _check_last_batch(model: VAE, data: Any, transform: Callable[[Tensor], Tenso
         x = data[:1] if transform is None else transform(data[:1].clone())
         try:
             with torch.no_grad():
-                trial(x.to(next(trial.parameters()).device))
+                trial(x.to(next(trial.parameters()).device), given=take_rows(contexts, slice(1)))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -323,6 +352,7 @@ def _check_objective(
     transform: Callable[[Tensor], Tensor] | None,
     samples: int,
     beta: Any,
+    contexts: Contexts = (),
 ) -> None:
     """Tries a custom objective, or one with conditions or settings, on two examples, before a run is created.
 
@@ -330,13 +360,14 @@ def _check_objective(
         model, objective, data, transform, samples: as in `fit`.
         held: whether the objective needs the posterior held.
         beta: a value of it.
+        contexts: what is given with the first two.
     """
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         x = data[:2] if transform is None else transform(data[:2].clone())
         trial, device = _training_copy(model), next(model.parameters()).device
         beta = beta.to(device) if isinstance(beta, Tensor) else beta
-        bound = objective(trial(x.to(device), samples=samples, held=held), beta)
+        bound = objective(trial(x.to(device), samples=samples, held=held, given=contexts), beta)
     if not isinstance(bound, Tensor) or bound.shape != x.shape[:1]:
         raise ValueError(
             f"objective {name_of(objective)}: got {tuple(bound.shape) if isinstance(bound, Tensor) else bound!r} for "
@@ -451,29 +482,48 @@ def _check_shard(shard: str, compile: bool, held: bool, objective: Any, out: Any
 
 
 def _check_data(
-    model: VAE, data: Any, valid: Any, transform: Callable[[Tensor], Tensor] | None, row_names: Sequence[Any] | None
-) -> Any:
+    model: VAE,
+    data: Any,
+    valid: Any,
+    transform: Callable[[Tensor], Tensor] | None,
+    row_names: Sequence[Any] | None,
+    contexts: Contexts,
+    valid_contexts: Contexts,
+) -> tuple[Any, Contexts]:
     """Checks that the model can score the data, after the transform if there is one; returns the training data as the
-    model sees them, of data on disk with a transform some.
+    model sees them, of data on disk with a transform some, and what is given with them.
     """
     if data.dim() < 1 or len(data) < 2:
         raise ValueError(f"training data: got shape {tuple(data.shape)}, wanted at least two examples, (N, *event)")
     device = next(model.parameters()).device
-    seen = data
+    seen, seen_given = data, contexts
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         if transform is None:
-            model.check(data.to(device), "training data", row_names)
+            model.check(data.to(device), "training data", row_names, contexts)
         else:
-            samples = []
-            for rows, part in [(row_names, data.clone())] if isinstance(data, Tensor) else data.chunks():
+            samples, chosen = [], []
+            for rows, places, part in _chunks(data, row_names):
                 changed = _transformed(transform, part)
-                model.check(changed.to(device), "training data", rows)
-                samples.append(changed[:: max(1, len(data) // BASELINE_EXAMPLES)])
-            seen = torch.cat(samples)
+                model.check(changed.to(device), "training data", rows, take_rows(contexts, places))
+                step = max(1, len(data) // BASELINE_EXAMPLES)
+                samples.append(changed[::step])
+                chosen.append(places[::step])
+            seen, seen_given = torch.cat(samples), take_rows(contexts, torch.cat(chosen))
         if valid is not None:
-            model.check(valid.to(device), "validation data")
-    return seen
+            model.check(valid.to(device), "validation data", given=valid_contexts)
+    return seen, seen_given
+
+
+def _chunks(data: Any, row_names: Sequence[Any] | None) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """The data in parts: what their rows are called, their places among the data, and themselves."""
+    if isinstance(data, Tensor):
+        yield row_names, torch.arange(len(data)), data.clone()
+        return
+    order, start = data.in_file_order(), 0
+    for rows, part in data.chunks():
+        yield rows, order[start : start + len(part)], part
+        start += len(part)
 
 
 def _transformed(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from allegory.conditional import Conditional
+from allegory.given import Contexts
 from allegory.runtime import processes
 from allegory.runtime.compilation import has_compiler
 from allegory.runtime.messages import first_line
@@ -38,8 +39,8 @@ __all__ = ["FusedStep"]
 
 MAX_PARAMETERS = 64  # parameters: each has its own code, and a compiler that takes minutes is no gain
 
-ModelScore = Callable[[nn.Module, Tensor, Any], Tensor]
-"""(model, x, beta) -> (B,) the objective, nats."""
+ModelScore = Callable[[nn.Module, Tensor, Any, Contexts], Tensor]
+"""(model, x, beta, what is given) -> (B,) the objective, nats."""
 
 
 class FusedStep:
@@ -75,7 +76,7 @@ class FusedStep:
             return False
         first = self.step is None
         if first:
-            self._prepare(batch.x, beta)
+            self._prepare(batch.x, beta, batch.given)
         if self.step is None:
             return False
         state = self.state
@@ -88,7 +89,7 @@ class FusedStep:
         # Ready made: in the graph they would be made anew for every element.
         numbers = torch.tensor([size, 1 / root, 1 - keep, lr], dtype=self.parameters[0].dtype)
         means, squares, steps = ([own[key] for own in moments] for key in ("exp_avg", "exp_avg_sq", "step"))
-        examples = (batch.data,) if batch.share is None else (batch.data, batch.share)
+        examples = (batch.data, *batch.contexts, *(() if batch.share is None else (batch.share,)))
         try:
             with torch.no_grad():
                 self.step(
@@ -105,7 +106,7 @@ class FusedStep:
             return False
         return True
 
-    def _prepare(self, x: Tensor, beta: Any) -> None:
+    def _prepare(self, x: Tensor, beta: Any, given: Contexts) -> None:
         """Tries the model on two examples, uncompiled: which parameters have a gradient, and whether buffers change. It
         also fills torch's table of divergences, without which kl_divergence does not compile.
         """
@@ -113,7 +114,7 @@ class FusedStep:
         trial = copy.deepcopy(model)
         before = [buffer.clone() for buffer in trial.buffers()]
         with torch.random.fork_rng([]), torch.enable_grad():
-            self.score(trial, x[:2], beta).sum().backward()
+            self.score(trial, x[:2], beta, tuple(c[:2] for c in given)).sum().backward()
         same = all(map(torch.equal, before, trial.buffers()))
         used = [name for name, p in trial.named_parameters() if p.grad is not None]
         ours, averages = dict(model.named_parameters()), dict(average.named_parameters())
@@ -125,7 +126,7 @@ class FusedStep:
             group = self.state.optimizer.param_groups[0]
             scored = _Scored(model, self.score)
             settings = group["betas"], group["eps"], group["weight_decay"]
-            self.step = _compiled(_step_function(scored, used, self.clip, self.skip, *settings))
+            self.step = _compiled(_step_function(scored, used, len(given), self.clip, self.skip, *settings))
 
 
 class _Scored(nn.Module):
@@ -135,8 +136,8 @@ class _Scored(nn.Module):
         super().__init__()
         self.model, self.score = model, score
 
-    def forward(self, x: Tensor, beta: Any) -> Tensor:
-        return self.score(self.model, x, beta)
+    def forward(self, x: Tensor, beta: Any, given: Contexts) -> Tensor:
+        return self.score(self.model, x, beta, given)
 
 
 def _is_pure(model: nn.Module) -> bool:
@@ -155,6 +156,7 @@ def _is_pure(model: nn.Module) -> bool:
 def _step_function(
     scored: nn.Module,
     names: list[str],
+    contexts: int,
     clip: float,
     skip: float,
     betas: tuple[float, float],
@@ -162,18 +164,21 @@ def _step_function(
     decay: float,
 ) -> Callable[..., tuple[()]]:
     """The step as a function of tensors, the first of which it changes in place: the parameters, both moments, the
-    average and the count of steps of each; norms, totals; beta, numbers; x, or data and rows of it.
+    average and the count of steps of each; norms, totals; beta, numbers; x and what is given, so many contexts; and the
+    rows of them, where they are not the batch itself.
     """
     (b1, b2), n = betas, len(names)
 
     def step(*tensors: Tensor) -> tuple[()]:
         parameters, means, squares, averages, steps = (tensors[i * n : (i + 1) * n] for i in range(5))
         norms, totals, beta, numbers, *examples = tensors[5 * n :]
-        x = examples[0] if len(examples) == 1 else examples[0].index_select(0, examples[1])
+        if len(examples) > 1 + contexts:
+            examples = [part.index_select(0, examples[-1]) for part in examples[:-1]]
+        x, given = examples[0], tuple(examples[1:])
         with torch.enable_grad():
             leaves = [p.detach().requires_grad_() for p in parameters]
             weights = {f"model.{name}": leaf for name, leaf in zip(names, leaves, strict=True)}
-            bound = functional_call(scored, weights, (x, beta)).sum()
+            bound = functional_call(scored, weights, (x, beta, given)).sum()
             gradients = torch.autograd.grad(-bound / len(x), leaves)
         norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
         scale, burst = clip_scale(norm, norms, clip, skip)

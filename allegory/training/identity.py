@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from allegory.data.stored import Stored
+from allegory.given import Contexts
 from allegory.runtime import processes
 
 __all__ = ["check_same_inputs", "describe_inputs"]
@@ -38,6 +39,8 @@ def describe_inputs(
     transform: Callable[..., Any] | None,
     objective: Callable[..., Any] | None = None,
     schedules: Mapping[str, Callable[[int, float], Any]] | None = None,
+    given: Contexts = (),
+    valid_given: Contexts = (),
 ) -> dict[str, Any]:
     """The data, networks and functions of a training, as JSON.
 
@@ -45,6 +48,7 @@ def describe_inputs(
         model: as it begins.
         data, valid, transform, objective: as in `fit`.
         schedules: those that are functions, by name.
+        given, valid_given: what is given with the data.
 
     >>> describe_inputs(model, x, None, torch.round)["data"]["shape"], describe_inputs(model, x, None, None)["valid"]
     ([7, 6], None)
@@ -56,8 +60,13 @@ def describe_inputs(
         networks=hashlib.sha256(modules.encode()).hexdigest(),
         transform=None if transform is None else getattr(transform, "__name__", _without_addresses(repr(transform))),
         schedules={name: _values(schedule) for name, schedule in (schedules or {}).items()},
-        computes=_densities(model, data, transform),
+        computes=_densities(model, data, transform, given),
         objective=None if objective is None else _code(objective),
+        **{
+            name: list(map(_describe, contexts))
+            for name, contexts in {"given": given, "valid_given": valid_given}.items()
+            if contexts
+        },
     )
 
 
@@ -74,6 +83,10 @@ def check_same_inputs(run: Any, before: dict[str, Any], now: dict[str, Any], sam
         if key in before and before[key] != now[key]:
             old, new = (_in_words(found[key]) for found in (before, now))
             raise ValueError(f"{run} was trained with {name} of {old}, not of {new}; {remedy}")
+    for key, name in (("given", "training"), ("valid_given", "validation")):
+        if before and before.get(key, []) != now.get(key, []):
+            old, new = (" and ".join(map(_in_words, found.get(key, []))) or "nothing" for found in (before, now))
+            raise ValueError(f"{run} was trained with {old} given with the {name} data, not with {new}; {remedy}")
     if "transform" in before and before["transform"] != now["transform"]:
         raise ValueError(f"{run} was trained with transform = {before['transform']}, not {now['transform']}; {remedy}")
     if same_versions and "networks" in before and before["networks"] != now["networks"]:
@@ -98,7 +111,9 @@ def check_same_inputs(run: Any, before: dict[str, Any], now: dict[str, Any], sam
 
 
 @torch.no_grad()
-def _densities(model: nn.Module, data: Any, transform: Callable[..., Any] | None) -> dict[str, Any] | None:
+def _densities(
+    model: nn.Module, data: Any, transform: Callable[..., Any] | None, given: Contexts = ()
+) -> dict[str, Any] | None:
     """Log w of some examples where each weight is a given number; None where that cannot be had, or is not the same
     twice. It depends on the buffers, too, which a training may move.
     """
@@ -113,7 +128,7 @@ def _densities(model: nn.Module, data: Any, transform: Callable[..., Any] | None
                 torch.manual_seed(0)
                 x = data[:TRIED].clone()
                 x = (x if transform is None else transform(x)).to(device)
-                return trial(x).log_weight[0].tolist()
+                return trial(x, given=tuple(c[:TRIED].to(device) for c in given)).log_weight[0].tolist()
 
         found = values()
         if found != values() or not all(map(math.isfinite, found)):

@@ -40,6 +40,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allegory.given import Given
 from allegory.model import VAE
 from allegory.objectives import elbo
 from allegory.runtime import processes
@@ -72,6 +73,8 @@ def fit(
     data: Tensor,
     *,
     valid: Tensor | None = None,
+    given: Given = None,
+    valid_given: Given = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     objective: Callable[[Trace, Any], Tensor] = elbo,
     samples: int = 1,
@@ -108,7 +111,9 @@ def fit(
         data: (N, *event) training data; a tensor, or `allegory.data.stored.Stored`, which streams from disk.
         valid: (M, *event) data that determine the best weights and early stopping. Without them the last averaged
             weights are kept.
-        transform: applied to every batch as it is drawn, such as `data.binarize`.
+        given, valid_given: c of a conditional model p(x | c), (N, *context) and (M, *context), or several of each, in
+            memory.
+        transform: applied to every batch as it is drawn, such as `data.binarize`; what is given stays as it is.
         objective: (trace, beta) -> (B,) nats, to be maximised; one of `allegory.objectives`, one with other
             settings (functools.partial(free_bits, nats=1.0)), or your own function.
         samples: S, particles per example.
@@ -164,13 +169,15 @@ def fit(
         lr_final=lr_final, kl_warmup=kl_warmup, beta=beta, weight_decay=weight_decay, clip=clip, skip=skip,
         ema=ema, patience=patience, precision=precision, compile=compile, seed=seed, objective=objective,
     )  # fmt: skip
-    plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume, row_names)
+    plan = arguments.plan(model, data, valid, transform, settings, shard, out, resume, row_names, given, valid_given)
     settings |= arguments.as_json(settings) | dict(precision=plan.precision, compile=plan.compile)
     average, frozen = _copy_for_average(model, shard), frozen_parts(model)
     schedules = {name: value for name, value in (("lr", lr), ("beta", beta)) if callable(value)}
-    inputs = functools.partial(describe_inputs, model, data, valid, transform, objective, schedules)
+    inputs = functools.partial(
+        describe_inputs, model, data, valid, transform, objective, schedules, plan.given, plan.valid_given
+    )
     data, valid = _to_device_of(model, data), _to_device_of(model, valid)
-    batches = Batches(data, batch_size, seed, transform)
+    batches = Batches(data, batch_size, seed, transform, plan.given)
     budget = Budget(epochs, minutes, patience, len(batches))
     state = State(model, average, plan.lr(0, 0.0), weight_decay, plan.baseline)
     score = score_function(model, objective, samples, plan.held, plan.precision, plan.compile, parallel=not shard)
@@ -210,7 +217,7 @@ def fit(
                 line = state.end_epoch(len(data), batch_size, None if callable(beta) else plan.warmed(now.step, done))
                 if valid is not None:
                     average_buffers(average, model)
-                    line |= validate(average, valid, plan.bound, samples, seed, plan.full_beta)
+                    line |= validate(average, valid, plan.bound, samples, seed, plan.full_beta, plan.valid_given)
                     state.keep_if_best(line, plan.is_warm(now.step, done))
                 now.history.append(line)
                 bar.epoch(line, now)

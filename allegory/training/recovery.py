@@ -101,7 +101,7 @@ class Recovery:
             rows = batch.rows
             mine = processes.local_rows(rows)
             with torch.random.fork_rng(), torch.no_grad(), autocast(device, self.precision):
-                trace = state.model(batch.x, samples=self.samples)
+                trace = state.model(batch.x, samples=self.samples, given=batch.given)
                 terms = {"log p(x | z_1)": trace.log_px}
                 terms |= {f"the rate of level {t}": rate for t, rate in enumerate(trace.kl, start=1)}
             for name, term in terms.items():

@@ -27,6 +27,7 @@ from allegory.conditional import Conditional
 from allegory.evaluation.passes import evaluating
 from allegory.family import Normal as NormalFamily
 from allegory.family import NormalLearned, StudentTFamily
+from allegory.given import Contexts
 from allegory.model import VAE
 
 __all__ = ["remark_on_scale", "warn_of_scale"]
@@ -44,36 +45,38 @@ BOUNDED = (
 RESHAPING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout)
 
 
-def warn_of_scale(model: VAE, x: Any) -> None:
+def warn_of_scale(model: VAE, x: Any, contexts: Contexts = ()) -> None:
     """Warns where a training would begin at a scale that it does not leave.
 
     Args:
         model: as it begins.
         x: (N, *event) training data, a tensor or `Stored`.
+        contexts: what is given, (N, *context) each.
     """
-    found = remark_on_scale(model, x)
+    found = remark_on_scale(model, x, contexts)
     if found:
         warnings.warn(found, stacklevel=6)
 
 
 @torch.no_grad()
-def remark_on_scale(model: VAE, x: Any) -> str:
+def remark_on_scale(model: VAE, x: Any, contexts: Contexts = ()) -> str:
     """What is wrong with the scale of x, in a line; empty where nothing is.
 
     Args:
         model: as it begins.
         x: (N, *event) training data, a tensor or `Stored`.
+        contexts: what is given, (N, *context) each.
 
     >>> remark_on_scale(model, x)
     ''
     """
-    rows = x[torch.arange(0, len(x), max(1, len(x) // EXAMPLES))][:EXAMPLES]
-    rows = rows.to(next(model.parameters()).device)
-    if squashed := _remark_on_ends(model, rows):
+    chosen, device = torch.arange(0, len(x), max(1, len(x) // EXAMPLES))[:EXAMPLES], next(model.parameters()).device
+    rows, given = x[chosen].to(device), tuple(c[chosen].to(device) for c in contexts)
+    if squashed := _remark_on_ends(model, rows, given):
         return squashed
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(0)
-        trace = model(rows)
+        trace = model(rows, given=given)
         cost = -trace.log_px.median().item() / math.prod(rows.shape[1:])
     seen = f"x, as it is read, goes from {rows.min().item():.4g} to {rows.max().item():.4g}"
     remedy = (
@@ -97,7 +100,7 @@ def remark_on_scale(model: VAE, x: Any) -> str:
     return ""
 
 
-def _remark_on_ends(model: VAE, x: Tensor) -> str:
+def _remark_on_ends(model: VAE, x: Tensor, given: Contexts) -> str:
     """The conditional whose network ends in a bounded layer, while its family reads any real number; "" for none."""
     for name, part in model._conditionals().items():
         reads = getattr(part.family, "reads", "") if isinstance(part, Conditional) else ""
@@ -108,13 +111,13 @@ def _remark_on_ends(model: VAE, x: Tensor) -> str:
             last = next((layer for layer in reversed(last) if not isinstance(layer, RESHAPING)), nn.Identity())
         ends = f"ends in {type(last).__name__}" if isinstance(last, BOUNDED) else ""
         if not ends and part is model.decoders[0] and isinstance(part.network, nn.Module):
-            ends = _bounds(model, part.network, x)
+            ends = _bounds(model, part.network, x, given)
         if ends:
             return f"the network of {name} {ends}, and its family reads {reads}, any real numbers: leave that layer out"
     return ""
 
 
-def _bounds(model: VAE, network: nn.Module, x: Tensor) -> str:
+def _bounds(model: VAE, network: nn.Module, x: Tensor, given: Contexts) -> str:
     """Where the output of the network of p(x | z_1) ends, however large that of its last layer of weights is, in words;
     "" where it does not: a sigmoid need not be a layer.
     """
@@ -125,7 +128,7 @@ def _bounds(model: VAE, network: nn.Module, x: Tensor) -> str:
         try:
             with evaluating(model), torch.random.fork_rng():
                 torch.manual_seed(0)
-                model(x)
+                model(x, given=given)
         finally:
             for hook in hooks:
                 hook.remove()

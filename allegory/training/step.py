@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from allegory.given import Contexts
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.compilation import compile_or_warn
@@ -35,8 +36,8 @@ __all__ = ["Score", "Step", "model_score", "score_function"]
 
 FLUSH_INTERVAL, SUBNORMAL = 100, 1e-30  # how often moments are looked at, in steps, and below what they are cleared
 
-Score = Callable[[Tensor, Any], Tensor]
-"""(x, beta) -> (B,) the objective, nats."""
+Score = Callable[..., Tensor]
+"""(x, beta, what is given) -> (B,) the objective, nats."""
 
 
 def model_score(
@@ -54,9 +55,9 @@ def model_score(
     """
     device = next(model.parameters()).device
 
-    def score(model: Any, x: Tensor, beta: float | Tensor) -> Tensor:
+    def score(model: Any, x: Tensor, beta: float | Tensor, given: Contexts = ()) -> Tensor:
         with autocast(device, precision):
-            trace = model(x, samples=samples, held=held)
+            trace = model(x, samples=samples, held=held, given=given)
         return objective(trace, beta)
 
     return score
@@ -87,13 +88,16 @@ def score_function(
     """
     of_model = model_score(model, objective, samples, held, precision)
 
-    def score(x: Tensor, beta: float | Tensor) -> Tensor:
-        return of_model(model, x, beta)
+    def score(x: Tensor, beta: float | Tensor, given: Contexts = ()) -> Tensor:
+        return of_model(model, x, beta, given)
 
     if compile:
         score.__code__ = score.__code__.replace()  # its own: of one piece of code torch keeps eight graphs, and no more
         compiled = compile_or_warn(score, next(model.parameters()).device)
-        score = lambda x, beta: compiled(x, torch.as_tensor(beta))  # noqa: E731, a number would be compiled in
+
+        def score(x: Tensor, beta: float | Tensor, given: Contexts = ()) -> Tensor:
+            return compiled(x, torch.as_tensor(beta), given)  # a number would be compiled in
+
     if parallel and processes.world_size() > 1:
         return DistributedDataParallel(_Scored(model, score), static_graph=True)
     return score
@@ -106,8 +110,8 @@ class _Scored(nn.Module):
         super().__init__()
         self.model, self.score = model, score
 
-    def forward(self, x: Tensor, beta: float | Tensor) -> Tensor:
-        return self.score(x, beta)
+    def forward(self, x: Tensor, beta: float | Tensor, given: Contexts = ()) -> Tensor:
+        return self.score(x, beta, given)
 
 
 class Step:
@@ -151,20 +155,20 @@ class Step:
         now.beta = beta.tolist() if isinstance(beta, Tensor) else beta
         beta = beta.to(state.totals.device) if isinstance(beta, Tensor) else beta
         if self.fused is None or not self.fused(batch, now.lr, beta, effective_ema(self.ema, now.step)):
-            self._in_parts(batch.rows, batch.x, beta)
+            self._in_parts(batch, beta)
         if now.step % FLUSH_INTERVAL == 0:
             flush_subnormal_moments(state.optimizer)
         now.step, now.batch = now.step + 1, now.batch + 1
 
-    def _in_parts(self, rows: Tensor, x: Tensor, beta: Any) -> None:
+    def _in_parts(self, batch: Batch, beta: Any) -> None:
         """The step as it can always be taken."""
-        state, now = self.state, self.state.position
+        state, now, rows = self.state, self.state.position, batch.rows
         for group in state.optimizer.param_groups:
             group["lr"] = now.lr
         if self.fused is not None and self.fused.usable:  # a smaller last batch is not worth a graph of its own
-            bound = self.fused.score(state.model, x, beta)
+            bound = self.fused.score(state.model, batch.x, beta, batch.given)
         else:
-            bound = self.score(x, beta)
+            bound = self.score(batch.x, beta, batch.given)
         bound = bound if len(processes.local_rows(rows)) else 0 * bound
         for p in state.learned:
             p.grad = None

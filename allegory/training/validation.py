@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from allegory.evaluation.passes import evaluating, pairs_per_pass
+from allegory.given import Contexts, take_rows
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.trace import Trace
@@ -33,6 +34,7 @@ def validate(
     samples: int = 1,
     seed: int = 0,
     beta: float | Tensor | None = None,
+    contexts: Contexts = (),
 ) -> dict[str, Any]:
     """The objective at beta = 1 (bound), the ELBO and its parts (elbo, reconstruction, kl_per_level), and where a beta
     is given the objective at that beta (objective), averaged over the validation set, nats per example.
@@ -44,6 +46,7 @@ def validate(
         samples: S, particles per example.
         seed: of the noise.
         beta: the KL's weight in training, if it is not 1; a number, or (T,) one for each level.
+        contexts: what is given, (M, *context) each.
 
     >>> sorted(validate(model, x, al.elbo))
     ['bound', 'elbo', 'kl_per_level', 'reconstruction']
@@ -57,7 +60,8 @@ def validate(
         for turn in range(math.ceil(len(starts) / processes.world_size())):  # the same number of turns in every process
             start = mine[turn] if turn < len(mine) else 0
             torch.manual_seed(seed + start)
-            trace = model(valid[start : start + rows], samples=samples)
+            part = slice(start, start + rows)
+            trace = model(valid[part], samples=samples, given=take_rows(contexts, part))
             bounds = [objective(trace, weight) for weight in weights]
             terms = torch.cat([torch.stack(bounds), torch.cat([trace.log_px[None], trace.kl]).mean(1)])
             if turn < len(mine):
@@ -78,11 +82,11 @@ def warn_if_not_finite(model: VAE, batches: Batches) -> None:
         batches: of the training data.
     """
     with evaluating(model), torch.random.fork_rng():
-        x = next(iter(batches.epoch(0))).x
-        broken = int((~torch.isfinite(model(x).log_weight)).sum())
+        batch = next(iter(batches.epoch(0)))
+        broken = int((~torch.isfinite(model(batch.x, given=batch.given).log_weight)).sum())
     if broken:
         warnings.warn(
-            f"the weights after the last step give {broken} of {len(x)} examples no finite bound; train again, with a "
-            "lower lr",
+            f"the weights after the last step give {broken} of {len(batch.x)} examples no finite bound; train again, "
+            "with a lower lr",
             stacklevel=5,
         )
