@@ -30,6 +30,7 @@ from allegory.activations import Activation, make_activation
 from allegory.columnar import ColumnsFamily, ObservedFamily
 from allegory.conditional import Conditional
 from allegory.convolutions import ConvLadder, check_channels_first, check_scales, choose_scales
+from allegory.given import Beside, Reading
 from allegory.initialization import init_output_bias, init_units
 from allegory.ladder import TopDown
 from allegory.likelihoods import (
@@ -78,6 +79,8 @@ def mlp(
     row_names: Sequence[Any] | None = None,
     offset: Tensor | None = None,
     gaps: bool | None = None,
+    given: Sequence[int] | None = None,
+    given_data: Tensor | None = None,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -110,6 +113,10 @@ def mlp(
         offset: (*event) what was taken off `data`, such as `Data.offset`: messages give values with it.
         gaps: whether x may be NaN: what is missing is left out of the likelihood, and the encoder reads what is there,
             see `allegory.gaps`. By default where `data` have a gap. A table, `families.columns`, always may.
+        given: shape of what is given, (k,), for a model of p(x | c); each network reads c beside its own context. By
+            default that of `given_data`. The prior does not read it, unless it is one of your own that does.
+        given_data: (N, k) c of the training data. Sets the constants by which it is standardised, columns of 0 and 1 as
+            they are; see `allegory.given`.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -125,12 +132,13 @@ def mlp(
     likelihood, gaps = _gaps(likelihood, gaps, data)
     lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
+    k, reading = _reading(given, given_data, prior)
     config = dict(
         architecture="mlp", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
         hidden=list(hidden), categories=categories, activation=_to_config(activations.canonical(activation)),
         dropout=dropout, block=_to_config(block), top_down=top_down, residual=residual, markov=markov,
         prior=_to_config(prior), components=components, **({"lowest": lowest} if lowest else {}),
-        **({"gaps": True} if gaps else {}),
+        **({"gaps": True} if gaps else {}), **({"given": [k]} if k else {}),
     )  # fmt: skip
     act = make_activation(activation)
     event_dim, rest, levels = len(event_shape), math.prod(event_shape[1:]), len(latent)
@@ -147,38 +155,47 @@ def mlp(
         """A network that reads the latents of a chain, and the features of x with them."""
         return Vectors(Asinh(), *net(inputs, hidden, outputs))
 
+    def conditional(network: nn.Module, first: nn.Module | None = None) -> Conditional:
+        return Conditional(reads(network, first), families.normal)
+
+    def reads(network: nn.Module, first: nn.Module | None = None) -> nn.Module:
+        """The network, which reads what is given, too."""
+        if reading is not None:
+            return Beside(network, reading, first)
+        return network if first is None else nn.Sequential(first, network)
+
     encoder: TopDown | list[nn.Module]
     if top_down:
         width = hidden[-1] if hidden else 2 * max(latent)
-        up: list[nn.Module] = [nn.Sequential(first, net(inputs, hidden[:-1], width))]
+        up: list[nn.Module] = [reads(net(inputs + k, hidden[:-1], width), first)]
         for _ in range(levels - 1):  # residual: with plain layers no signal from x would reach the tenth level
             last = scaled(nn.Linear(width, width), levels)
             drop = [nn.Dropout(dropout)] if dropout else []
             up.append(Residual(act(), nn.Linear(width, width), act(), *drop, last))
         seen = [sum(latent[t + 1 : t + 2 if markov else levels]) for t in range(levels)]  # the state's width
         posteriors = [
-            Conditional(Concat(link(width + above, hidden[-1:], 2 * z)), families.normal)
+            conditional(Concat(link(width + above + k, hidden[-1:], 2 * z)))
             for z, above in zip(latent[:-1], seen[:-1], strict=True)
         ]
-        top = Conditional(nn.Sequential(act(), nn.Linear(width, 2 * latent[-1])), families.normal)
+        top = conditional(nn.Sequential(act(), nn.Linear(width + k, 2 * latent[-1])))
         encoder = TopDown(Climb(up), [*posteriors, top], residual)
     else:
         encoder = [
-            Conditional(nn.Sequential(first, net(inputs, hidden, 2 * latent[0])), families.normal),
-            *(Conditional(link(below, hidden, 2 * above), families.normal) for below, above in pairwise(latent)),
+            conditional(net(inputs + k, hidden, 2 * latent[0]), first),
+            *(conditional(link(below + k, hidden, 2 * above)) for below, above in pairwise(latent)),
         ]
     states = [latent[t] if markov else sum(latent[t:]) for t in range(levels)]
     outputs = output_width(family, event_shape)
-    to_x = (link if levels > 1 else net)(states[0], hidden[::-1], outputs * rest)
+    to_x = (link if levels > 1 else net)(states[0] + k, hidden[::-1], outputs * rest)
     shape = (outputs, *event_shape[1:])
     if data is not None:
         init_output_bias(to_x[-1], family, data)
-    decoder = [Conditional(nn.Sequential(to_x, nn.Unflatten(-1, shape)), family, event_dim)]
+    decoder = [Conditional(reads(nn.Sequential(to_x, nn.Unflatten(-1, shape))), family, event_dim)]
     for above, below in zip(states[1:], latent[:-1], strict=True):
-        down = link(above, hidden[::-1], 2 * below)
+        down = link(above + k, hidden[::-1], 2 * below)
         if top_down:
             zeroed(down[-1])
-        decoder.append(Conditional(down, families.normal))
+        decoder.append(conditional(down))
     top_input_shape = event_shape if top_down or levels == 1 else latent[-2:-1]
     p_top = make_prior(prior, (latent[-1],), encoder, components, top_input_shape, data)
     model = VAE(p_top, encoder, decoder, None if markov else [Concat() for _ in latent])
@@ -210,6 +227,8 @@ def conv(
     row_names: Sequence[Any] | None = None,
     offset: Tensor | None = None,
     gaps: bool | None = None,
+    given: Sequence[int] | None = None,
+    given_data: Tensor | None = None,
 ) -> VAE:
     """A ladder of T = len(latent) levels of convolutions, with a state through which p(z_t | z_{t+1}, ..., z_T)
     sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very deep VAE. With
@@ -239,6 +258,8 @@ def conv(
         padded: whether sides that the scales do not divide are padded for the networks; the likelihood is of x alone.
             Without scales it is decided with them: primes such as 29 x 31 are.
         lowest, row_names, offset, gaps: as in `mlp`.
+        given, given_data: as in `mlp`. Each network reads c as a shift of its channels, by a linear map, before its
+            residual blocks; p(z_t | ...) and p(x | s_1) have `blocks` more of them for it.
 
     Raises:
         ValueError: as `mlp`; data that are not images; scales that do not divide their sides.
@@ -259,12 +280,13 @@ def conv(
     likelihood, gaps = _gaps(likelihood, gaps, data)
     lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
+    k, reading = _reading(given, given_data, prior)
     config = dict(
         architecture="conv", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
         scales=scales, stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout,
         markov=markov, prior=_to_config(prior), components=components, checkpointed=checkpointed,
         **({"lowest": lowest} if lowest else {}), **({"padded": True} if padded else {}),
-        **({"gaps": True} if gaps else {}),
+        **({"gaps": True} if gaps else {}), **({"given": [k]} if k else {}),
     )  # fmt: skip
     name = activations.canonical(activation)
     if name != "GELU":  # omitted where it is the default: earlier runs do not record it, and have to resume
@@ -274,7 +296,7 @@ def conv(
     check_scales(event_shape, latent, stem, scales, padded)
     height, width = event_shape[1:]
     ladder = ConvLadder(
-        latent, scales, stem, (height, width), channels, blocks, act, dropout, markov, checkpointed, lines
+        latent, scales, stem, (height, width), channels, blocks, act, dropout, markov, checkpointed, lines, reading
     )
     if any(ladder.kernel(scale) in ((1, 3), (3, 1)) for scale in (stem, *scales)):
         config["lines"] = True
@@ -352,6 +374,26 @@ def default_latent(levels: int | None = None, architecture: str = "mlp") -> tupl
     if architecture == "conv":
         return (*[4] * ((levels or 2) - 1), 32)
     return tuple(max(2, 40 >> t) for t in range(levels or 1))
+
+
+def _reading(given: Any, given_data: Any, prior: Any) -> tuple[int, Reading | None]:
+    """How many numbers are given, 0 for none, and how they are read."""
+    if given is None and given_data is None:
+        return 0, None
+    given = tuple(given_data.shape[1:]) if given is None else given
+    _check_widths(given=given)
+    if len(given) != 1:
+        raise ValueError(f"given={list(given)}: wanted the shape of vectors, (k,); flatten what is given, or embed it")
+    if given_data is not None and (given_data.dim() != 2 or list(given_data.shape[1:]) != list(given)):
+        raise ValueError(f"given_data: got shape {tuple(given_data.shape)}, wanted (N, {given[0]}), as given says")
+    if prior == "vamp":
+        raise ValueError(
+            "prior='vamp' mixes posteriors q(z | u), which here read c, too; wanted another one with given"
+        )
+    reading = Reading(*given)
+    if given_data is not None:
+        reading.fit(given_data)
+    return given[0], reading
 
 
 def _to_config(value: Any) -> Any:

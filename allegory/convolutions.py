@@ -23,6 +23,7 @@ from torch import nn
 
 from allegory import families
 from allegory.conditional import Conditional
+from allegory.given import Reading, Shifted
 from allegory.ladder import TopDown
 from allegory.networks import (
     Carry,
@@ -58,6 +59,7 @@ class ConvLadder:
         markov: whether p(z_{t-1} | z_t) sees only the level above.
         checkpointed: whether blocks are recomputed in the backward pass.
         lines: whether a grid one cell high has kernels of 1 x 3.
+        reading: how what is given is read; None where nothing is.
     """
 
     latent: Sequence[int]
@@ -71,6 +73,7 @@ class ConvLadder:
     markov: bool = False
     checkpointed: bool = False
     lines: bool = True
+    reading: Reading | None = None
 
     @property
     def levels(self) -> int:
@@ -110,11 +113,13 @@ class ConvLadder:
         if self.scales[0] > self.stem:
             up += [self._body(self.stem), *self._squeeze(self.channels, self.scales[0] // self.stem)]
         steps: list[nn.Module] = [nn.Sequential(*up, self._body(self.scales[0]))]
+        if self.reading is not None:
+            steps = [Shifted(self._body(self.scales[0]), self.reading, self.channels, nn.Sequential(*up))]
         for below, scale in pairwise(self.scales):
             coarser = self._squeeze(self.channels, scale // below) if scale > below else []
             steps.append(nn.Sequential(*coarser, self._body(scale)))
         top = nn.Sequential(self.activation(), nn.Conv2d(self.channels, 2 * self.latent[-1], 1))
-        q_top = Conditional(top, families.normal, event_dim=3)
+        q_top = Conditional(self._shifted(top), families.normal, event_dim=3)
         return TopDown(Climb(steps), [*map(self._posterior, range(self.levels - 1)), q_top], residual=True)
 
     def decoders(self, family: Any, outputs: int, offset: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -137,12 +142,19 @@ class ConvLadder:
             up = self._unsqueeze(self.channels, scale // below) if scale > below else []
             enter = scaled(nn.Conv2d(z, self.channels, 1), self.levels)
             down = [self._body(scale), *up]
-            if self.markov:
-                head = [enter, *down, *head]
-            else:
+            if self.reading is not None:
+                head = [self._body(below), *head]
+            first = [enter, *down] if self.markov else []
+            if not self.markov:
                 states.append(Carry(Images(enter), Images(*down)))
-            decoders.append(Conditional(Images(*head), families.normal if t else family, event_dim=3))
+            network = Images(*head) if self.reading is not None else Images(*first, *head)
+            shifted = self._shifted(network, Images(*first) if first else None)
+            decoders.append(Conditional(shifted, families.normal if t else family, event_dim=3))
         return decoders, states
+
+    def _shifted(self, network: nn.Module, first: nn.Module | None = None) -> nn.Module:
+        """The network, which reads what is given as a shift of the channels of its first context."""
+        return network if self.reading is None else Shifted(network, self.reading, self.channels, first)
 
     def _posterior(self, t: int) -> Conditional:
         """q(z_t | z_{t+1}, x), t from 0, of the features of x and the state, or z_{t+1} itself in a Markov chain."""
@@ -159,7 +171,7 @@ class ConvLadder:
             a, b = self._factors(self.scales[t + 1] // self.scales[t])
             lift = nn.Conv2d(self.latent[t + 1], self.channels * a * b, 1)
             both = Lift(Images(lift, _depth_to_space(a, b)), both)
-        return Conditional(both, families.normal, event_dim=3)
+        return Conditional(self._shifted(both), families.normal, event_dim=3)
 
     def _body(self, scale: int) -> nn.Module:
         """The residual blocks on a grid."""

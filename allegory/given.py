@@ -24,12 +24,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from allegory.networks import Standardize
+from allegory.networks import Concat, Standardize
 from allegory.runtime.messages import describe_index
 from allegory.units import units_of
 
 __all__ = [
-    "Contexts", "Given", "Reading", "as_contexts", "check_contexts", "expand_contexts", "reads_given", "take_rows",
+    "Beside", "Contexts", "Given", "Reading", "Shifted", "as_contexts", "check_contexts", "expand_contexts",
+    "reads_given", "take_rows",
 ]  # fmt: skip
 
 Given: TypeAlias = Tensor | Sequence[Tensor] | None
@@ -136,7 +137,7 @@ def _check_shapes(wanted: Sequence[int] | None, contexts: Contexts, name: str) -
         return
     asked = f"(N, {', '.join(map(str, wanted))})"
     if not contexts:
-        raise ValueError(f"{name}: this model is of x given c, and there is no c; wanted {name}=c, {asked}")
+        raise ValueError(f"{name}: this model is of x given c, and there is no c; wanted given=c, {asked}")
     (c, *others) = contexts
     if others or list(c.shape[-len(wanted) :]) != list(wanted) or c.dim() <= len(wanted):
         got = " and ".join(str(tuple(one.shape)) for one in contexts)
@@ -189,3 +190,56 @@ class Reading(Standardize):
                 f"{name}: column {column} is {rows[row, column].item():g} in row {row}, and was "
                 f"{self.loc[column].item():g} in all of the training data: the model knows no such category or value"
             )
+
+
+class Beside(nn.Module):
+    """A network of vectors that reads what is given, too: network(first(c_1), c_2, ..., read(c)).
+
+    Args:
+        network: of all of them concatenated.
+        reading: how c is read.
+        first: applied to the first context.
+
+    >>> Beside(nn.Linear(5 + 3, 2), Reading(3))(torch.zeros(4, 7, 5), torch.zeros(7, 3)).shape
+    torch.Size([4, 7, 2])
+    """
+
+    def __init__(self, network: nn.Module, reading: Reading, first: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first, self.reading = first, reading
+        self.network = network if isinstance(network, Concat) else Concat(network)
+
+    def forward(self, *contexts: Tensor) -> Tensor:
+        own, *others, c = _with_given(contexts)
+        return self.network(own if self.first is None else self.first(own), *others, self.reading(c))
+
+
+class Shifted(nn.Module):
+    """A network of images that reads what is given as a shift of channels: network(first(c_1) + A read(c), c_2, ...).
+
+    Args:
+        network: (*batch, channels, H, W), ... -> anything.
+        reading: how c is read.
+        channels: of what is shifted.
+        first: applied to the first context.
+
+    >>> Shifted(nn.Identity(), Reading(3), channels=8)(torch.zeros(7, 8, 4, 4), torch.zeros(7, 3)).shape
+    torch.Size([7, 8, 4, 4])
+    """
+
+    def __init__(self, network: nn.Module, reading: Reading, channels: int, first: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network, self.reading, self.first = network, reading, first
+        self.embedding = nn.Linear(len(reading.loc), channels, bias=False)
+
+    def forward(self, *contexts: Tensor) -> Tensor:
+        own, *others, c = _with_given(contexts)
+        shift = self.embedding(self.reading(c))[..., None, None]
+        return self.network((own if self.first is None else self.first(own)) + shift, *others)
+
+
+def _with_given(contexts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The contexts of a network, the last of which is given."""
+    if len(contexts) < 2:
+        raise ValueError("given: this model is of x given c, and there is no c; wanted given=c, with the examples")
+    return contexts

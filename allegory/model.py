@@ -444,7 +444,9 @@ class VAE(nn.Module):
         """Of x, z_1, ..., z_T, by one pass without side effects; None where the model cannot be run."""
         try:
             with eval_mode(self), torch.no_grad(), forked_rng(self):
-                _, p, seen = self._generate_down(lambda t, p, state: draw_to(p, (1,)))
+                read = (self.config or {}).get("given")
+                contexts = () if read is None else (torch.zeros(1, *read, device=next(self.parameters()).device),)
+                _, p, seen = self._generate_down(lambda t, p, state: draw_to(p, (1,)), contexts)
                 return [law.event_shape for law in (self.decoders[0](*seen), *p)]
         except Exception:  # whatever is wrong is reported where the model is used
             return None

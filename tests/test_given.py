@@ -209,3 +209,68 @@ def test_a_model_that_wants_something_given_says_so():
         model.check(torch.randn(4, 2))
     with pytest.raises(ValueError, match="p\\(x \\| z_1\\) was given"):
         conditional_vae().check(torch.randn(4, 2))
+
+
+BUILT = {
+    "mlp": (al.architectures.mlp, dict(latent=[2], hidden=[8])),
+    "chain": (al.architectures.mlp, dict(latent=[3, 2], hidden=[8])),
+    "ladder": (al.architectures.mlp, dict(latent=[3, 2], hidden=[8], top_down=True)),
+    "all above": (al.architectures.mlp, dict(latent=[3, 2], hidden=[8], markov=False)),
+    "conv": (al.architectures.conv, dict(latent=[2, 3], channels=8, blocks=1)),
+    "conv, Markov": (al.architectures.conv, dict(latent=[2, 3], channels=8, blocks=1, markov=True)),
+    "conv, one level": (al.architectures.conv, dict(latent=[3], channels=8, blocks=1)),
+}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_every_network_of_an_architecture_reads_what_is_given_and_a_run_keeps_how(name, tmp_path):
+    make, settings = BUILT[name]
+    x = (torch.rand(9, 1, 4, 4) < 0.5).double()
+    c = torch.cat([nn.functional.one_hot(torch.arange(9) % 3, 3), 50 + 10 * torch.randn(9, 1)], 1)
+    model = make((1, 4, 4), "bernoulli", given=(4,), given_data=c, **settings).double()
+    with torch.no_grad():  # a network begins without what its last layer reads
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    model.check(x, given=c)
+    c = c.requires_grad_()
+    latents = [z.detach() for z in model(x, given=c).latents]
+    trace = model.score(x, latents, given=c)
+    for density in (trace.log_px, *trace.log_pz[:-1], *trace.log_qz):
+        (gradient,) = torch.autograd.grad(density.sum(), c, retain_graph=True)
+        assert bool((gradient.abs().sum(0) > 0).all())
+    c = c.detach()
+    again = al.load(al.save(model, tmp_path / "run")).double()
+    assert_close(again.score(x, latents, given=c).log_weight, model.score(x, latents, given=c).log_weight)
+    for call in (lambda: model(x), lambda: model.sample(2), lambda: al.evaluate(model, x)):
+        with pytest.raises(ValueError, match=r"^[^\n]*this model is of x given c[^\n]*$"):
+            call()
+
+
+def test_what_was_never_there_and_what_does_not_fit_is_named():
+    c = nn.functional.one_hot(torch.tensor([0, 1, 0, 1]), 3).double()
+    x = torch.randn(4, 2)
+    model = al.architectures.mlp((2,), "normal", [2], [4], data=x, given_data=c).double()
+    assert model.config["given"] == [3]
+    for call, words in {
+        lambda: model.sample(
+            1, given=torch.eye(3)[2:]
+        ): "column 2 is 1 in row 0, and was 0 in all of the training data",
+        lambda: model.check(x, given=torch.arange(4)): "labels become unit vectors",
+        lambda: model.check(x, given=c[:, :2]): "got shape (4, 2), wanted (N, 3)",
+        lambda: model.check(x, given=c.long()): "wanted floating point numbers",
+        lambda: al.architectures.mlp((2,), given=(3, 2)): "wanted the shape of vectors, (k,)",
+        lambda: al.architectures.mlp((2,), given=(2,), given_data=c): "given_data: got shape (4, 3)",
+        lambda: al.architectures.mlp((2,), given=(3,), prior="vamp"): "prior='vamp' mixes posteriors",
+        lambda: al.architectures.mlp((2,), "normal", [2]).double().check(x, given=c): "this model takes none",
+    }.items():
+        with pytest.raises(ValueError, match=f"^[^\n]*{re.escape(words)}[^\n]*$"):
+            call()
+
+
+def test_numbers_are_standardised_and_labels_are_not():
+    c = torch.cat([100 + 7 * torch.randn(500, 1), (torch.rand(500, 1) < 0.2).double()], 1)
+    read = al.given.Reading(2)
+    read.fit(c)
+    assert_close(read(c).mean(0)[0], torch.zeros(()), atol=1e-9, rtol=0)
+    assert_close(read(c).std(0, correction=0)[0], torch.ones(()))
+    assert torch.equal(read(c)[:, 1], c[:, 1])

@@ -63,10 +63,10 @@ MAY_IMPORT = {
     "likelihoods": {"columnar", "families", "family", "networks"},
     "marginal": {"columnar", "family", "gaps", "positivity", "units"},
     "initialization": {"columnar", "family", "marginal", "networks", "units"},
-    "convolutions": {"conditional", "families", "ladder", "networks"},
+    "convolutions": {"conditional", "families", "given", "ladder", "networks"},
     "architectures": {
-        "activations", "columnar", "conditional", "convolutions", "families", "initialization", "ladder", "likelihoods",
-        "model", "networks", "priors",
+        "activations", "columnar", "conditional", "convolutions", "families", "given", "initialization", "ladder",
+        "likelihoods", "model", "networks", "priors",
     },
     "legacy": {"family", "networks", "priors"},
 }  # fmt: skip

@@ -203,7 +203,7 @@ def plan(
         )  # several call it once, as often as each other
         with torch.random.fork_rng():
             x = x if transform is None else transform(x.clone())
-            seconds = time_call(lambda: score(x, weight, given).sum().backward(), device, stop_below=stop_below)
+            seconds = time_call(lambda: score(x, weight, *given).sum().backward(), device, stop_below=stop_below)
         return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
 
     if not before and processes.rank() == 0:

@@ -39,8 +39,8 @@ __all__ = ["FusedStep"]
 
 MAX_PARAMETERS = 64  # parameters: each has its own code, and a compiler that takes minutes is no gain
 
-ModelScore = Callable[[nn.Module, Tensor, Any, Contexts], Tensor]
-"""(model, x, beta, what is given) -> (B,) the objective, nats."""
+ModelScore = Callable[..., Tensor]
+"""(model, x, beta, *given) -> (B,) the objective, nats."""
 
 
 class FusedStep:
@@ -106,7 +106,7 @@ class FusedStep:
             return False
         return True
 
-    def _prepare(self, x: Tensor, beta: Any, given: Contexts) -> None:
+    def _prepare(self, x: Tensor, beta: Any, given: Contexts = ()) -> None:
         """Tries the model on two examples, uncompiled: which parameters have a gradient, and whether buffers change. It
         also fills torch's table of divergences, without which kl_divergence does not compile.
         """
@@ -114,7 +114,7 @@ class FusedStep:
         trial = copy.deepcopy(model)
         before = [buffer.clone() for buffer in trial.buffers()]
         with torch.random.fork_rng([]), torch.enable_grad():
-            self.score(trial, x[:2], beta, tuple(c[:2] for c in given)).sum().backward()
+            self.score(trial, x[:2], beta, *(c[:2] for c in given)).sum().backward()
         same = all(map(torch.equal, before, trial.buffers()))
         used = [name for name, p in trial.named_parameters() if p.grad is not None]
         ours, averages = dict(model.named_parameters()), dict(average.named_parameters())
@@ -136,8 +136,8 @@ class _Scored(nn.Module):
         super().__init__()
         self.model, self.score = model, score
 
-    def forward(self, x: Tensor, beta: Any, given: Contexts) -> Tensor:
-        return self.score(self.model, x, beta, given)
+    def forward(self, x: Tensor, beta: Any, *given: Tensor) -> Tensor:
+        return self.score(self.model, x, beta, *given)
 
 
 def _is_pure(model: nn.Module) -> bool:
@@ -174,11 +174,11 @@ def _step_function(
         norms, totals, beta, numbers, *examples = tensors[5 * n :]
         if len(examples) > 1 + contexts:
             examples = [part.index_select(0, examples[-1]) for part in examples[:-1]]
-        x, given = examples[0], tuple(examples[1:])
+        x, *given = examples
         with torch.enable_grad():
             leaves = [p.detach().requires_grad_() for p in parameters]
             weights = {f"model.{name}": leaf for name, leaf in zip(names, leaves, strict=True)}
-            bound = functional_call(scored, weights, (x, beta, given)).sum()
+            bound = functional_call(scored, weights, (x, beta, *given)).sum()
             gradients = torch.autograd.grad(-bound / len(x), leaves)
         norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
         scale, burst = clip_scale(norm, norms, clip, skip)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from allegory.given import Contexts
 from allegory.model import VAE
 from allegory.runtime import processes
 from allegory.runtime.compilation import compile_or_warn
@@ -37,7 +36,7 @@ __all__ = ["Score", "Step", "model_score", "score_function"]
 FLUSH_INTERVAL, SUBNORMAL = 100, 1e-30  # how often moments are looked at, in steps, and below what they are cleared
 
 Score = Callable[..., Tensor]
-"""(x, beta, what is given) -> (B,) the objective, nats."""
+"""(x, beta, *given) -> (B,) the objective, nats."""
 
 
 def model_score(
@@ -55,7 +54,7 @@ def model_score(
     """
     device = next(model.parameters()).device
 
-    def score(model: Any, x: Tensor, beta: float | Tensor, given: Contexts = ()) -> Tensor:
+    def score(model: Any, x: Tensor, beta: float | Tensor, *given: Tensor) -> Tensor:
         with autocast(device, precision):
             trace = model(x, samples=samples, held=held, given=given)
         return objective(trace, beta)
@@ -88,16 +87,13 @@ def score_function(
     """
     of_model = model_score(model, objective, samples, held, precision)
 
-    def score(x: Tensor, beta: float | Tensor, given: Contexts = ()) -> Tensor:
-        return of_model(model, x, beta, given)
+    def score(x: Tensor, beta: float | Tensor, *given: Tensor) -> Tensor:
+        return of_model(model, x, beta, *given)
 
     if compile:
         score.__code__ = score.__code__.replace()  # its own: of one piece of code torch keeps eight graphs, and no more
         compiled = compile_or_warn(score, next(model.parameters()).device)
-
-        def score(x: Tensor, beta: float | Tensor, given: Contexts = ()) -> Tensor:
-            return compiled(x, torch.as_tensor(beta), given)  # a number would be compiled in
-
+        score = lambda x, beta, *given: compiled(x, torch.as_tensor(beta), *given)  # noqa: E731, a number would be compiled in
     if parallel and processes.world_size() > 1:
         return DistributedDataParallel(_Scored(model, score), static_graph=True)
     return score
@@ -110,8 +106,8 @@ class _Scored(nn.Module):
         super().__init__()
         self.model, self.score = model, score
 
-    def forward(self, x: Tensor, beta: float | Tensor, given: Contexts = ()) -> Tensor:
-        return self.score(x, beta, given)
+    def forward(self, x: Tensor, beta: float | Tensor, *given: Tensor) -> Tensor:
+        return self.score(x, beta, *given)
 
 
 class Step:
@@ -166,9 +162,9 @@ class Step:
         for group in state.optimizer.param_groups:
             group["lr"] = now.lr
         if self.fused is not None and self.fused.usable:  # a smaller last batch is not worth a graph of its own
-            bound = self.fused.score(state.model, batch.x, beta, batch.given)
+            bound = self.fused.score(state.model, batch.x, beta, *batch.given)
         else:
-            bound = self.score(batch.x, beta, batch.given)
+            bound = self.score(batch.x, beta, *batch.given)
         bound = bound if len(processes.local_rows(rows)) else 0 * bound
         for p in state.learned:
             p.grad = None
