@@ -17,7 +17,20 @@ keep_old_names(__name__)
 if TYPE_CHECKING:
     from allegory import architectures, families, networks
     from allegory.conditional import Conditional, StandardNormal
-    from allegory.evaluation import Diagnosis, ais, bound_curve, diagnose, evaluate, log_likelihood
+    from allegory.evaluation import (
+        Diagnosis,
+        ais,
+        bound_curve,
+        diagnose,
+        evaluate,
+        fill,
+        impute,
+        impute_refitted,
+        log_cells,
+        log_conditional,
+        log_likelihood,
+        rubin,
+    )
     from allegory.ladder import TopDown
     from allegory.model import VAE
     from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
@@ -44,14 +57,20 @@ __all__ = [
     "elbo",
     "evaluate",
     "families",
+    "fill",
     "fit",
     "free_bits",
+    "impute",
+    "impute_refitted",
     "iwae",
     "load",
+    "log_cells",
+    "log_conditional",
     "log_likelihood",
     "networks",
     "renyi",
     "report",
+    "rubin",
     "save",
     "stl",
     "together",
@@ -61,7 +80,20 @@ __all__ = [
 # Where each name is. It is fetched when it is first asked for: `allegory --help` does not wait for torch.
 _MODULES = {
     "conditional": ["Conditional", "StandardNormal"],
-    "evaluation": ["Diagnosis", "ais", "bound_curve", "diagnose", "evaluate", "log_likelihood"],
+    "evaluation": [
+        "Diagnosis",
+        "ais",
+        "bound_curve",
+        "diagnose",
+        "evaluate",
+        "fill",
+        "impute",
+        "impute_refitted",
+        "log_cells",
+        "log_conditional",
+        "log_likelihood",
+        "rubin",
+    ],
     "ladder": ["TopDown"],
     "model": ["VAE"],
     "runtime.processes": ["together"],
