@@ -211,15 +211,29 @@ class ContinuousBernoulli(Distribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        return self.icdf(torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """(*) the x with P(X <= x) = u."""
+        u = torch.where(self.logits < 0, 1 - value, value)  # P(X <= x) of the mirror image
         a = self.logits.abs()
         small = a < 1e-3
         large = a.masked_fill(small, 1)
-        # P(X <= x) = expm1(a x) / expm1(a) for l = a > 0, inverted; for l < 0 the mirror image.
+        # P(X <= x) = expm1(a x) / expm1(a) for l = a > 0, inverted.
         x = torch.where(small, u + a * u * (1 - u) / 2, 1 + torch.log(u + (1 - u) * torch.exp(-large)) / large)
         return torch.where(self.logits < 0, 1 - x, x).clamp(0, 1)
 
     has_rsample = True
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """(*) P(X <= x) of each element."""
+        x = torch.where(self.logits < 0, 1 - value, value).clamp(0, 1)
+        a = self.logits.abs()
+        small = a < 1e-3
+        large = a.masked_fill(small, 1)
+        found = torch.exp(large * (x - 1)) * torch.expm1(-large * x) / torch.expm1(-large)
+        found = torch.where(small, x - a * x * (1 - x) / 2, found)
+        return torch.where(self.logits < 0, 1 - found, found)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

@@ -1,28 +1,34 @@
-r"""Distribution functions and their inverses, of any law over independent elements.
+r"""Distribution functions, their inverses, and draws, of any law over independent elements.
 
-    F(x) = P(X <= x),      Q(u) = min {x : F(x) >= u},      Q(U) ~ p for U uniform in (0, 1)
+    F(x) = P(X <= x),      Q(u) = min {x : F(x) >= u}
+    Q(F(a-) + u P(a <= X <= b)) ~ p(x | a <= x <= b)     for u uniform in (0, 1), F(a-) = P(X < a)
 
-so that a draw is a function of a number: the same number, the same draw, whatever is drawn beside it. A law has
+so that a draw, from the whole law or from a range of it, is a function of a number: the same number, the same draw,
+whatever is drawn beside it. A law has
 
     icdf                   Q itself
-    finite support         F by summing the masses in order, and Q by searching in it
     cdf                    Q by Newton's method, of whole numbers by bisection
+    finite support         F by summing the masses in order, and Q by searching in it
 
-and with more of the incomplete gamma and beta functions than torch has, Poisson, negative binomial, Student's t and
-Beta have a cdf, too:
+A mixture, and point masses beside a law, are drawn from as what they are: u chooses the component, and what is left of
+it the value. With the incomplete gamma and beta functions Poisson, negative binomial, Student's t and Beta have a cdf:
 
     Poisson                F(k) = Gamma(k + 1, rate) / Gamma(k + 1)
     negative binomial      F(k) = I_{1 - p}(r, k + 1)
     Student's t            1 - F(t) = I_{nu / (nu + t^2)}(nu / 2, 1 / 2) / 2,   t >= 0
     Beta                   F(x) = I_x(a, b)
 
-I_x(a, b) is the regularised incomplete beta function, by its continued fraction (Press et al. 2007, section 6.4).
+I_x(a, b) is the regularised incomplete beta function, by its continued fraction (Press et al. 2007, section 6.4). Above
+the middle of a symmetric law its mirror image is used, so that the far end of its upper tail keeps its digits, too.
 
-Shapes: the law has batch and event (*batch, *event), x and u broadcast against it.
+Shapes: the law has batch and event (*batch, *event); x, u, a and b broadcast against it.
 """
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,15 +39,20 @@ from torch.distributions import (
     Independent,
     MixtureSameFamily,
     NegativeBinomial,
+    Normal,
     Poisson,
     StudentT,
     constraints,
 )
 
-__all__ = ["betainc", "cdf", "has_quantile", "quantile"]
+from allegory.columnar import Columns
+from allegory.intervals import Interval, WithPoints
+
+__all__ = ["betainc", "cdf", "draw", "has_draw", "mass", "quantile"]
 
 STEPS = 200  # of Newton's method, at most
 TERMS = 100_000  # of the continued fraction, at most; it takes about the root of max(a, b)
+ROUNDING = 1e-13  # of a difference of distribution functions near 1
 
 
 def cdf(law: Distribution, x: Tensor) -> Tensor:
@@ -49,22 +60,25 @@ def cdf(law: Distribution, x: Tensor) -> Tensor:
 
     Args:
         law: over independent elements.
-        x: values, of any kind; -inf and inf have 0 and 1.
+        x: any values; -inf and inf have 0 and 1.
 
     Raises:
         NotImplementedError: a law of which none of the ways above knows.
 
-    >>> cdf(Poisson(torch.tensor(2.0)), torch.tensor([0.0, 1.5, 2.0]))
-    tensor([0.1353, 0.4060, 0.6767])
+    >>> cdf(Poisson(torch.tensor(2.0)), torch.tensor([0.0, 1.5, math.inf]))
+    tensor([0.1353, 0.4060, 1.0000])
     """
     law = _elements(law)
+    if isinstance(law, Columns):
+        return _by_column(law, cdf, x)
+    finite = torch.where(x.isinf(), torch.zeros_like(x), x)
     try:
-        return _cdf(law, x)
+        found = _cdf(law, finite)
     except NotImplementedError:
-        at_most = torch.zeros(())
+        found = torch.zeros(())
         for value in _values(law):
-            at_most = at_most + torch.where(value <= x, _mass(law, value), 0)
-        return at_most
+            found = found + torch.where(value <= finite, _log_mass(law, value).exp(), 0)
+    return torch.where(x.isinf(), (x > 0).to(found), found)
 
 
 def quantile(law: Distribution, u: Tensor) -> Tensor:
@@ -81,6 +95,12 @@ def quantile(law: Distribution, u: Tensor) -> Tensor:
     tensor([0., 2., 2.])
     """
     law = _elements(law)
+    if isinstance(law, Columns):
+        return _by_column(law, quantile, u)
+    if isinstance(law, Interval):
+        return _interval_quantile(law, u)
+    if isinstance(law, Normal):
+        return law.loc + law.scale * torch.special.ndtri(u)  # torch's own loses the tails, as does its cdf
     try:
         return law.icdf(u)
     except NotImplementedError:
@@ -90,20 +110,71 @@ def quantile(law: Distribution, u: Tensor) -> Tensor:
     except NotImplementedError:
         at_most, index, values = torch.zeros(()), torch.zeros((), dtype=torch.long, device=u.device), _values(law)
         for value in values[:-1]:
-            at_most = at_most + _mass(law, value)
+            at_most = at_most + _log_mass(law, value).exp()
             index = index + (at_most < u)
         return values[index]
 
 
-def has_quantile(law: Distribution) -> bool:
-    """Whether `quantile` knows a way.
+def mass(law: Distribution, low: Tensor, high: Tensor) -> Tensor:
+    """(*batch, *event) P(low_d <= X_d <= high_d) of each element, both edges included.
 
-    >>> has_quantile(Poisson(torch.tensor(2.0))), has_quantile(torch.distributions.VonMises(0.0, 1.0))
+    Args:
+        law: over independent elements.
+        low, high: the edges; -inf and inf where there are none.
+
+    Raises:
+        NotImplementedError: as `cdf`.
+
+    >>> mass(Poisson(torch.tensor(2.0)), torch.tensor(1.0), torch.tensor(math.inf))           # 1 - e^-2
+    tensor(0.8647)
+    """
+    law = _elements(law)
+    if isinstance(law, Columns):
+        return _by_column(law, mass, low, high)
+    if isinstance(law, WithPoints | MixtureSameFamily):
+        return _components(law, low, high).sum(-1)
+    low, high, _ = _mirrored(law, low, high)
+    below, upto = _below(law, low), cdf(law, high)
+    return torch.where(upto - below > ROUNDING * below, upto - below, 0)
+
+
+def draw(law: Distribution, u: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """(*batch, *event) a draw of each element, from its law within [low, high]; a function of u.
+
+    Args:
+        law: over independent elements.
+        u: uniform in (0, 1), of the shape of the result.
+        low, high: the edges; none by default. A range without any mass gives an arbitrary value.
+
+    Raises:
+        NotImplementedError: as `cdf`.
+
+    >>> draw(Poisson(torch.tensor(2.0)), torch.tensor([0.1, 0.5, 0.9]), low=torch.tensor(3.0), high=torch.tensor(4.0))
+    tensor([3., 3., 4.])
+    """
+    law = _elements(law)
+    if isinstance(law, Columns):
+        return _by_column(law, draw, u, low, high)
+    if isinstance(law, WithPoints | MixtureSameFamily):
+        return _draw_component(law, u, low, high)
+    if low is None or high is None:
+        return _supported(law, quantile(law, u))
+    low, high, mirrored = _mirrored(law, low, high)
+    below = _below(law, low)
+    within = below + u * (cdf(law, high) - below).clamp(min=0)
+    x = quantile(law, within.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2))
+    x = torch.minimum(torch.maximum(x, low), high)  # rounding may lead outside
+    return _supported(law, x) if mirrored is None else torch.where(mirrored, 2 * law.loc - x, x)
+
+
+def has_draw(law: Distribution) -> bool:
+    """Whether `draw` knows a way.
+
+    >>> has_draw(Poisson(torch.tensor(2.0))), has_draw(torch.distributions.VonMises(0.0, 1.0))
     (True, False)
     """
     try:
-        elements = _elements(law)
-        quantile(elements, torch.full(elements.batch_shape + elements.event_shape, 0.5))
+        draw(law, torch.full(law.batch_shape + law.event_shape, 0.5))
     except NotImplementedError:
         return False
     return True
@@ -113,9 +184,81 @@ def _elements(law: Any) -> Any:
     """The law of the elements, of which each is independent."""
     while isinstance(law, Independent):
         law = law.base_dist
-    if law.event_shape and type(law).icdf is Distribution.icdf:
+    if law.event_shape and not isinstance(law, Columns):
         raise NotImplementedError(f"{type(law).__name__} is not over independent elements")
+    if law._validate_args:
+        law = copy.copy(law)
+        law._validate_args = False  # a search looks beyond the support, too
     return law
+
+
+def _supported(law: Any, x: Tensor) -> Tensor:
+    """x, where the support has ends and rounding led to them, inside of them."""
+    return x.clamp(law.support.lower_bound, law.support.upper_bound) if isinstance(law, Beta) else x
+
+
+def _by_column(law: Columns, find: Callable[..., Tensor], *each: Tensor | None) -> Tensor:
+    """What `find` gives for the law of each column, in the order of the columns."""
+    parts = [
+        find(part.base_dist, *(None if x is None else x[..., columns] for x in each))
+        for part, columns in zip(law.parts, law.columns, strict=True)
+    ]
+    return law._in_order(parts)
+
+
+def _mirrored(law: Any, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The edges, and where a symmetric law is mirrored, since there the range is above its middle."""
+    if not isinstance(law, Normal | StudentT):
+        return low, high, None
+    above = low > law.loc
+    low, high = torch.where(above, 2 * law.loc - high, low), torch.where(above, 2 * law.loc - low, high)
+    return low, high, above
+
+
+def _below(law: Any, x: Tensor) -> Tensor:
+    """P(X < x)."""
+    if isinstance(law, Interval):
+        return cdf(law, x - law.step / 2)
+    return cdf(law, x.ceil() - 1 if law.support.is_discrete else x)
+
+
+def _components(law: Any, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """(*batch, n) the probability of each component together with the range; of points, then of the law beside them."""
+    if isinstance(law, WithPoints):
+        weights, parts = law.log_weights.exp(), torch.ones_like(law.log_weights)
+        if low is not None and high is not None:
+            inside = (law.values >= low[..., None]) & (law.values <= high[..., None])
+            rest = mass(law.law, low, high)[..., None]
+            parts = torch.cat([inside.to(rest).expand(*rest.shape[:-1], len(law.values)), rest], -1)
+        return weights * parts
+    weights = law.mixture_distribution.probs
+    if low is None or high is None:
+        return weights
+    return weights * mass(law.component_distribution, low[..., None], high[..., None])
+
+
+def _draw_component(law: Any, u: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+    parts = _components(law, low, high)
+    ends = parts.cumsum(-1)
+    u = u * ends[..., -1]
+    k = (ends[..., :-1] < u[..., None]).sum(-1, keepdim=True)
+    ends, parts = (part.expand(*k.shape[:-1], part.shape[-1]) for part in (ends - parts, parts))
+    left = ((u[..., None] - ends.gather(-1, k)) / parts.gather(-1, k)).nan_to_num(0.5)
+    left = left.clamp(torch.finfo(u.dtype).eps / 4, 1 - torch.finfo(u.dtype).eps / 2)
+    if isinstance(law, WithPoints):
+        rest, n = draw(law.law, left[..., 0], low, high), len(law.values)
+        return torch.where(k[..., 0] < n, law.values[k[..., 0].clamp(max=n - 1)].to(rest), rest)
+    edges = [None if edge is None else edge[..., None] for edge in (low, high)]
+    return draw(law.component_distribution, left.expand(*left.shape[:-1], parts.shape[-1]), *edges).gather(-1, k)[..., 0]
+
+
+def _interval_quantile(law: Interval, u: Tensor) -> Tensor:
+    if law.law == "student_t":
+        standard = quantile(StudentT(law.df, validate_args=False), u)
+    else:
+        standard = torch.logit(u) if law.law == "logistic" else torch.special.ndtri(u)
+    edge = law._inverse(law.loc + law.scale * standard) - law.step / 2
+    return law._nearest(law.origin + ((edge - law.origin) / law.step).ceil() * law.step)
 
 
 def _values(law: Any) -> Tensor:
@@ -134,11 +277,18 @@ def _values(law: Any) -> Tensor:
     return torch.arange(low, high + 1, dtype=dtype, device=like.device)
 
 
-def _mass(law: Any, value: Tensor) -> Tensor:
-    return law.log_prob(value.expand(law.batch_shape)).exp()
+def _log_mass(law: Any, value: Tensor) -> Tensor:
+    return law.log_prob(value.expand(law.batch_shape))
 
 
 def _cdf(law: Any, x: Tensor) -> Tensor:
+    if isinstance(law, WithPoints):
+        weights = law.log_weights.exp()
+        return (weights[..., :-1] * (law.values <= x[..., None])).sum(-1) + weights[..., -1] * cdf(law.law, x)
+    if isinstance(law, Interval):
+        steps = (x - law.origin) / law.step
+        on_grid = law.origin + (steps + 1e-3).floor() * law.step
+        return law.cdf(law._nearest(on_grid)).masked_fill(on_grid < law.low - law.step / 4, 0.0)
     if isinstance(law, MixtureSameFamily):
         parts = cdf(law.component_distribution, x.unsqueeze(-1))
         return (law.mixture_distribution.probs * parts).sum(-1)
@@ -153,6 +303,8 @@ def _cdf(law: Any, x: Tensor) -> Tensor:
         return _student_cdf((x - law.loc) / law.scale, law.df)
     if isinstance(law, Beta):
         return betainc(law.concentration1, law.concentration0, x.clamp(0, 1))
+    if isinstance(law, Normal):
+        return torch.special.log_ndtr((x - law.loc) / law.scale).exp()
     return law.cdf(x)
 
 

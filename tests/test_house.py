@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "units": set(),
     "activations": set(),
     "trace": {"distributions"},
-    "quantiles": set(),
+    "quantiles": {"columnar", "intervals"},
     "checks": {"conditional", "gaps", "support"},
     "given": {"networks", "units"},
     "draws": {"checks", "conditional", "distributions"},

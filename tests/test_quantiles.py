@@ -1,5 +1,6 @@
 """Distribution functions and their inverses, against scipy; and draws of them against the density."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -9,8 +10,9 @@ from scipy import special, stats
 from torch import distributions as td
 from torch.testing import assert_close
 
+import allegory as al
 from allegory import distributions as own
-from allegory.quantiles import betainc, cdf, has_quantile, quantile
+from allegory.quantiles import betainc, cdf, draw, has_draw, mass, quantile
 
 t = partial(torch.tensor, dtype=torch.float64)
 U = torch.linspace(0.003, 0.997, 83, dtype=torch.float64)
@@ -63,9 +65,9 @@ def test_a_batch_broadcasts_and_independent_elements_are_looked_into():
     law = td.Independent(td.Normal(torch.zeros(3, 2), t([1.0, 2.0])), 1)
     u = torch.rand(5, 3, 2)
     assert_close(quantile(law, u), td.Normal(torch.zeros(2), t([1.0, 2.0])).icdf(u))
-    assert has_quantile(law)
-    assert not has_quantile(td.MultivariateNormal(torch.zeros(2), torch.eye(2)))
-    assert not has_quantile(td.VonMises(t(0.0), t(1.0)))
+    assert has_draw(law)
+    assert not has_draw(td.MultivariateNormal(torch.zeros(2), torch.eye(2)))
+    assert not has_draw(td.VonMises(t(0.0), t(1.0)))
 
 
 def test_a_quantile_of_a_uniform_is_a_draw():
@@ -75,3 +77,72 @@ def test_a_quantile_of_a_uniform_is_a_draw():
     shares, p = (x[:, None] == values).double().mean(0), law.log_prob(values).exp()
     assert bool(((shares - p).abs() < 5 * (p * (1 - p) / 20_000).sqrt()).all())
     assert np.isfinite(x.numpy()).all()
+
+
+FAMILIES = {
+    "interval": al.families.interval(0.5, low=-1),
+    "normal interval": al.families.interval(0.1, law="normal"),
+    "t interval": al.families.interval(0.5, high=3, law="student_t"),
+    "log interval": al.families.interval(0.01, low=0, log=True),
+    "mixture of intervals": al.families.interval(0.5, low=-2, high=2, components=3),
+    "zeros": al.families.zero_inflated_poisson,
+    "spike": al.families.with_points(al.families.normal, [0.0, 1.5]),
+    "points on a grid": al.families.with_points(al.families.interval(0.5, low=-1), [0.0, 2.0]),
+    "normal": al.families.normal,
+    "student_t": al.families.student_t,
+    "beta": al.families.beta,
+    "continuous_bernoulli": al.families.continuous_bernoulli,
+    "negative_binomial": al.families.negative_binomial,
+    "categorical": al.families.categorical(4),
+    "ordinal": al.families.ordinal(4),
+    "bins": al.families.discretized_logistic_mixture(2, bins=9),
+}  # fmt: skip
+RANGES = [(-math.inf, math.inf), (0.0, 2.0), (1.0, math.inf), (-math.inf, 0.5)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_draw_within_a_range_follows_the_law_there(name):
+    """Against draws of the whole law, those in the range picked out."""
+    family = FAMILIES[name].double().requires_grad_(False)
+    law = family(torch.randn(family.size)).base_dist
+    whole = law.sample((20_000,)).double()[:, 0]
+    assert has_draw(law)
+    for low, high in RANGES:
+        edges = t([low]), t([high])
+        picked = whole[(whole >= low - 1e-6) & (whole <= high + 1e-6)]
+        share, n = mass(law, *edges)[0], len(picked)
+        assert abs(share - n / 20_000) < 5 * math.sqrt(share * (1 - share) / 20_000) + 1e-4
+        if n > 200:
+            x = draw(law, torch.rand(n, 1), *edges)[:, 0].double()
+            assert bool(((x >= low - 1e-6) & (x <= high + 1e-6)).all())
+            assert stats.ks_2samp(x.numpy(), picked.numpy(), method="asymp").pvalue > 1e-4
+            assert law.support.check(x[:, None]).all()
+
+
+def test_an_interval_adds_up():
+    law = al.families.interval(0.1, low=0.3).double()(torch.randn(2)).base_dist
+    values = 0.3 + 0.1 * torch.arange(30.0)[:, None]
+    assert_close(cdf(law, values), law.log_prob(values).exp().cumsum(0))
+    assert_close(cdf(law, values + 0.05), law.log_prob(values).exp().cumsum(0))
+    assert_close(mass(law, values[3:], values[3:])[:, 0], law.log_prob(values[3:]).exp()[:, 0])
+    assert cdf(law, t([0.2])) == 0
+    u = torch.rand(50, 1) * cdf(law, values[-1])
+    assert_close(quantile(law, u), 0.3 + 0.1 * (cdf(law, values).T < u).sum(1, keepdim=True))
+
+
+def test_far_tails_keep_their_digits():
+    law = td.Normal(t(0.0), t(1.0))
+    assert_close(mass(law, t(9.0), t(10.0)), t(stats.norm.sf(9) - stats.norm.sf(10)), atol=0, rtol=1e-6)
+    x = draw(law, U, t(9.0), t(math.inf))
+    assert_close(x, torch.as_tensor(stats.truncnorm.ppf(1 - U.numpy(), 9, np.inf)), atol=1e-6, rtol=0)
+    assert mass(law, t(60.0), t(math.inf)) == 0
+
+
+def test_columns_are_drawn_together():
+    family = al.families.columns([FAMILIES[name] for name in ("interval", "categorical", "zeros", "normal")])
+    law = family.double()(torch.randn(3, family.size))
+    low, high = t([0.5, 1, -math.inf, -1]), t([math.inf, 2, 1, 1])
+    x = draw(law, torch.rand(500, 3, 4), low, high)
+    assert bool(((x >= low) & (x <= high)).all())
+    assert bool(law.log_prob(x).isfinite().all())
+    assert_close(mass(law, low, high)[:, 1], law.parts[1].base_dist.probs[:, 0, 1:3].sum(-1))

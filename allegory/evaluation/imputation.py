@@ -37,7 +37,7 @@ from torch.distributions import Distribution
 from allegory.evaluation.passes import Noise, Particles, RowNoise, check_scored, evaluating, row_seeds, run_passes
 from allegory.gaps import log_prob_elements
 from allegory.model import VAE
-from allegory.quantiles import has_quantile, quantile
+from allegory.quantiles import draw, has_draw
 from allegory.runtime.messages import no_tensor
 from allegory.runtime.modes import forked_rng
 from allegory.runtime.threads import one_at_a_time
@@ -178,7 +178,7 @@ class Rows:
 
     def draw(self, law: Distribution, draws: int) -> Tensor:
         """(m, B, *event) draws of a law with batch shape (m, B)."""
-        return law.sample() if self.alone else quantile(law, self.own.uniform(draws, *self.x.shape[1:]))
+        return law.sample() if self.alone else draw(law, self.own.uniform(draws, *self.x.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def each_gappy_row(
         return whole, ess
     gappy = x[index]
     with evaluating(model), forked_rng(model):
-        alone = not has_quantile(model.generate(1))
+        alone = not has_draw(model.generate(1))
         seeds = row_seeds(gappy, seed, apart=True)
         particles = Particles(model, gappy, samples, seeds=seeds, alone=alone)
         particles.rows = max(1, particles.rows * samples // max(samples, draws))

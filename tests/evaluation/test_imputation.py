@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory.gaps import Observed
-from allegory.quantiles import has_quantile
+from allegory.quantiles import has_draw
 
 NAN = math.nan
 
@@ -341,7 +341,7 @@ def test_a_law_that_is_no_function_of_a_uniform_is_drawn_row_by_row():
     model = al.VAE(
         al.StandardNormal(1), al.Conditional(Masked(3, 2), al.families.normal), al.Conditional(net, Angles())
     ).double()
-    assert not has_quantile(model.generate(2))
+    assert not has_draw(model.generate(2))
     x = torch.randn(6, 3).masked_fill(torch.rand(6, 3) < 0.5, NAN)
     whole = al.impute(model, x, draws=3, samples=50)
     assert_close(al.impute(model, x.flip(0), draws=3, samples=50), whole.flip(1))

@@ -80,15 +80,15 @@ def fit(model, rows):
 
 def test_refits_add_the_uncertainty_of_the_model():
     """The mean of the filled values varies as a mean over all rows, not as one over the gaps alone."""
-    x = torch.randn(400, 2)
-    x[:, 1] = x[:, 1].masked_fill(torch.arange(400) < 200, math.nan)
+    x = torch.randn(80, 2)
+    x[:, 1] = x[:, 1].masked_fill(torch.arange(80) < 40, math.nan)
     model = build()
     fit(model, x)
-    once = al.impute(model, x, draws=200, samples=2)[:, :200, 1].mean(1)
-    proper = impute_refitted(build, fit, x, draws=200, refits=200, samples=2)[:, :200, 1].mean(1)
-    assert_close(once.var(), torch.tensor(1 / 200), rtol=0.4, atol=0)  # of the values alone
-    assert_close(proper.var(), torch.tensor(2 / 200), rtol=0.4, atol=0)  # and of the mean that was fitted
-    again = impute_refitted(build, fit, x, draws=200, refits=200, samples=2)[:, :200, 1].mean(1)
+    once = al.impute(model, x, draws=150, samples=2)[:, :40, 1].mean(1)
+    proper = impute_refitted(build, fit, x, draws=150, refits=150, samples=2)[:, :40, 1].mean(1)
+    assert_close(once.var(), torch.tensor(1 / 40), rtol=0.5, atol=0)  # of the values alone
+    assert_close(proper.var(), torch.tensor(2 / 40), rtol=0.5, atol=0)  # and of the mean that was fitted
+    again = impute_refitted(build, fit, x, draws=150, refits=150, samples=2)[:, :40, 1].mean(1)
     assert torch.equal(again, proper)
 
 
