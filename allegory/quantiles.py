@@ -27,7 +27,6 @@ Shapes: the law has batch and event (*batch, *event); x, u, a and b broadcast ag
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +34,7 @@ import torch
 from torch import Tensor
 from torch.distributions import (
     Beta,
+    Categorical,
     Distribution,
     Independent,
     MixtureSameFamily,
@@ -48,10 +48,11 @@ from torch.distributions import (
 from allegory.columnar import Columns
 from allegory.intervals import Interval, WithPoints
 
-__all__ = ["betainc", "cdf", "draw", "has_draw", "mass", "quantile"]
+__all__ = ["betainc", "cdf", "draw", "exact_mean", "has_draw", "mass", "over_categories", "quantile"]
 
 STEPS = 200  # of Newton's method, at most
 TERMS = 100_000  # of the continued fraction, at most; it takes about the root of max(a, b)
+FAR = 20.0  # scales from the middle of a law to where it has no mass
 ROUNDING = 1e-13  # of a difference of distribution functions near 1
 
 
@@ -65,7 +66,7 @@ def cdf(law: Distribution, x: Tensor) -> Tensor:
     Raises:
         NotImplementedError: a law of which none of the ways above knows.
 
-    >>> cdf(Poisson(torch.tensor(2.0)), torch.tensor([0.0, 1.5, math.inf]))
+    >>> cdf(Poisson(torch.tensor(2.0)), torch.tensor([0.0, 1.5, torch.inf]))
     tensor([0.1353, 0.4060, 1.0000])
     """
     law = _elements(law)
@@ -125,7 +126,7 @@ def mass(law: Distribution, low: Tensor, high: Tensor) -> Tensor:
     Raises:
         NotImplementedError: as `cdf`.
 
-    >>> mass(Poisson(torch.tensor(2.0)), torch.tensor(1.0), torch.tensor(math.inf))           # 1 - e^-2
+    >>> mass(Poisson(torch.tensor(2.0)), torch.tensor(1.0), torch.tensor(torch.inf))           # 1 - e^-2
     tensor(0.8647)
     """
     law = _elements(law)
@@ -138,7 +139,7 @@ def mass(law: Distribution, low: Tensor, high: Tensor) -> Tensor:
     return torch.where(upto - below > ROUNDING * below, upto - below, 0)
 
 
-def draw(law: Distribution, u: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def draw(law: Any, u: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     """(*batch, *event) a draw of each element, from its law within [low, high]; a function of u.
 
     Args:
@@ -178,6 +179,51 @@ def has_draw(law: Distribution) -> bool:
     except NotImplementedError:
         return False
     return True
+
+
+def exact_mean(law: Distribution) -> Tensor:
+    """(*batch, *event) the mean of each element; NaN where it is not in closed form, or there is none, as of
+    categories.
+
+    Args:
+        law: over independent elements.
+
+    >>> law = al.families.columns([al.families.poisson, al.families.categorical(3)])(torch.zeros(4))
+    >>> exact_mean(law)
+    tensor([1., nan])
+    """
+    law = _elements(law)
+    if isinstance(law, Columns):
+        return _by_column(law, exact_mean)
+    if isinstance(law, WithPoints):
+        weights = law.log_weights.exp()
+        return (weights[..., :-1] * law.values).sum(-1) + weights[..., -1] * exact_mean(law.law)
+    if isinstance(law, MixtureSameFamily):
+        return (law.mixture_distribution.probs * exact_mean(law.component_distribution)).sum(-1)
+    if isinstance(law, Interval):
+        far = (law.loc - law.low > FAR * law.scale) & (law.high - law.loc > FAR * law.scale)
+        exact = far & (law.scale > law.step / 2) & torch.tensor(not law.log and law.law != "student_t")
+        return torch.where(exact, law.loc, torch.nan)
+    try:
+        return law.logits[..., 0] * torch.nan if isinstance(law, Categorical) else law.mean
+    except NotImplementedError:
+        return torch.full(law.batch_shape, torch.nan)
+
+
+def over_categories(law: Distribution) -> Tensor:
+    """(*event) which elements are categories: they may be in an order, but are no numbers.
+
+    Args:
+        law: over independent elements.
+
+    >>> over_categories(al.families.columns([al.families.poisson, al.families.categorical(3)])(torch.zeros(4)))
+    tensor([False,  True])
+    """
+    shape, elements = law.event_shape, _elements(law)
+    if not isinstance(elements, Columns):
+        return torch.full(shape, isinstance(elements, Categorical))
+    parts = [over_categories(part).double() for part in elements.parts]
+    return elements._in_order(parts).bool()
 
 
 def _elements(law: Any) -> Any:
@@ -249,12 +295,14 @@ def _draw_component(law: Any, u: Tensor, low: Tensor | None, high: Tensor | None
         rest, n = draw(law.law, left[..., 0], low, high), len(law.values)
         return torch.where(k[..., 0] < n, law.values[k[..., 0].clamp(max=n - 1)].to(rest), rest)
     edges = [None if edge is None else edge[..., None] for edge in (low, high)]
-    return draw(law.component_distribution, left.expand(*left.shape[:-1], parts.shape[-1]), *edges).gather(-1, k)[..., 0]
+    return draw(law.component_distribution, left.expand(*left.shape[:-1], parts.shape[-1]), *edges).gather(-1, k)[
+        ..., 0
+    ]
 
 
 def _interval_quantile(law: Interval, u: Tensor) -> Tensor:
     if law.law == "student_t":
-        standard = quantile(StudentT(law.df, validate_args=False), u)
+        standard = quantile(StudentT(torch.as_tensor(law.df), validate_args=False), u)
     else:
         standard = torch.logit(u) if law.law == "logistic" else torch.special.ndtri(u)
     edge = law._inverse(law.loc + law.scale * standard) - law.step / 2

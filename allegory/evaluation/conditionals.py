@@ -23,6 +23,7 @@ from torch import Tensor
 
 from allegory.evaluation.imputation import warn_of_few
 from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, row_seeds, run_passes
+from allegory.given import Contexts, Given, take_rows
 from allegory.model import VAE
 from allegory.runtime.messages import no_tensor
 from allegory.runtime.modes import forked_rng
@@ -51,10 +52,16 @@ class LogConditional:
 
 @one_at_a_time()
 def log_conditional(
-    model: VAE, x: Tensor, of: Elements, given: Elements | None = None, samples: int = 1000, seed: int = 0
+    model: VAE,
+    x: Tensor,
+    of: Elements,
+    given: Elements | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    context: Given = None,
 ) -> LogConditional:
-    """Log p(x_of | x_given) of each row, by self-normalised importance sampling: neither a lower bound nor an upper one,
-    see `allegory.evaluation.conditionals`. What is in neither, and every gap, is integrated over; a row
+    """Log p(x_of | x_given) of each row, by self-normalised importance sampling: neither a lower bound nor an upper
+    one, see `allegory.evaluation.conditionals`. What is in neither, and every gap, is integrated over; a row
     whose `of` is all gaps has 0.
 
     Args:
@@ -64,6 +71,7 @@ def log_conditional(
         given: the elements that are known, in the same form; all others by default.
         samples: K.
         seed: of the noise, which for a row depends on this and on what is given in it.
+        context: c of a conditional model, (N, *context), or several; elsewhere called `given`.
 
     Raises:
         ValueError: an element in both; no element at all; a likelihood that takes no gaps.
@@ -75,7 +83,7 @@ def log_conditional(
     >>> bool(((found.values.exp() + other.values.exp() - 1).abs() < 1e-5).all())
     True
     """
-    check_scored(model, x, samples)
+    contexts = check_scored(model, x, samples, context)
     if not isinstance(x, Tensor):
         raise ValueError(no_tensor("x", x))
     wanted = _mask(x, of, "of")
@@ -83,24 +91,25 @@ def log_conditional(
     if bool((wanted & known).any()):
         at = (wanted & known).nonzero()[0, 1:].tolist()
         raise ValueError(f"of and given: element {at} is in both, wanted none")
-    found = _estimate(model, x, wanted, known, samples, seed)
+    found = _estimate(model, x, wanted, known, samples, seed, contexts)
     warn_of_few(found.effective_sample_size, samples, ADVICE)
     return found
 
 
 @one_at_a_time()
-def log_cells(model: VAE, x: Tensor, samples: int = 1000, seed: int = 0) -> Tensor:
+def log_cells(model: VAE, x: Tensor, samples: int = 1000, seed: int = 0, given: Given = None) -> Tensor:
     """(N, *event) log p(x_d | the rest of the row) of each cell, nats; NaN in gaps. The lower, the more surprising is
     this value in this row. One element after the other, as `log_conditional`.
 
     Args:
         model, x, samples, seed: as of `log_conditional`.
+        given: c of a conditional model, (N, *context), or several.
 
     >>> model = al.architectures.mlp((6,), al.families.observed(al.families.bernoulli), latent=[2], hidden=[8])
     >>> al.log_cells(model, x, samples=100).shape
     torch.Size([7, 6])
     """
-    check_scored(model, x, samples)
+    contexts = check_scored(model, x, samples, given)
     if not isinstance(x, Tensor):
         raise ValueError(no_tensor("x", x))
     cells, fewest = torch.full_like(x, torch.nan), torch.full((len(x),), torch.nan, device=x.device)
@@ -109,27 +118,29 @@ def log_cells(model: VAE, x: Tensor, samples: int = 1000, seed: int = 0) -> Tens
         rows = observed.flatten(1)[:, d].nonzero()[:, 0]
         wanted = torch.zeros_like(observed[:1])
         wanted.flatten()[d] = True
-        found = _estimate(model, x[rows], wanted, ~wanted, samples, seed)
+        found = _estimate(model, x[rows], wanted, ~wanted, samples, seed, take_rows(contexts, rows))
         cells.flatten(1)[rows, d] = found.values
         fewest[rows] = fewest[rows].fmin(found.effective_sample_size.to(fewest))
     warn_of_few(fewest, samples, ADVICE)
     return cells
 
 
-def _estimate(model: VAE, x: Tensor, wanted: Tensor, known: Tensor, samples: int, seed: int) -> LogConditional:
+def _estimate(
+    model: VAE, x: Tensor, wanted: Tensor, known: Tensor, samples: int, seed: int, contexts: Contexts
+) -> LogConditional:
     given, of = x.masked_fill(~known, torch.nan), x.masked_fill(~wanted, torch.nan)
 
-    def score(index: Tensor, noises: Iterator[Noise]) -> tuple[Tensor]:
+    def score(index: Tensor, noises: Iterator[Noise], *contexts: Tensor) -> tuple[Tensor]:
         sums = torch.full((5, len(index)), -torch.inf, dtype=torch.float64, device=x.device)
         for particles, noise in noises:
-            trace = model(given[index], samples=particles, noise=noise)
+            trace = model(given[index], samples=particles, noise=noise, given=contexts)
             w, v = trace.log_weight.double(), trace.p[0].log_prob(of[index]).double()
             parts = torch.stack([w, w + v, 2 * w, 2 * w + v, 2 * (w + v)])
             sums = torch.logaddexp(sums, parts.logsumexp(1))
         return (sums.T,)
 
     with evaluating(model), forked_rng(model):
-        particles = Particles(model, given, samples, seeds=row_seeds(given, seed))
+        particles = Particles(model, given, samples, seeds=row_seeds(given, seed), contexts=contexts)
         (sums,) = run_passes(torch.arange(len(x), device=x.device), particles, score)
     w, wv, w2, w2v, wv2 = sums.T
     before, between, after = torch.exp(w2 - 2 * w), torch.exp(w2v - w - wv), torch.exp(wv2 - 2 * wv)

@@ -36,8 +36,9 @@ from torch.distributions import Distribution
 
 from allegory.evaluation.passes import Noise, Particles, RowNoise, check_scored, evaluating, row_seeds, run_passes
 from allegory.gaps import log_prob_elements
+from allegory.given import Contexts, Given, expand_contexts, take_rows
 from allegory.model import VAE
-from allegory.quantiles import draw, has_draw
+from allegory.quantiles import draw, exact_mean, has_draw, over_categories
 from allegory.runtime.messages import no_tensor
 from allegory.runtime.modes import forked_rng
 from allegory.runtime.threads import one_at_a_time
@@ -60,6 +61,7 @@ def impute(
     steps: int = 100,
     seed: int = 0,
     return_ess: bool = False,
+    given: Given = None,
 ) -> Any:
     """(m, N, *event) draws of x whose gaps are filled from p(x_missing | x_observed); what is observed stays, to the
     bit.
@@ -79,6 +81,7 @@ def impute(
         seed: of all noise; torch's generator is left alone.
         return_ess: whether to return (draws, ESS), the effective sample sizes (N,) of the K weights; NaN for rows
             without gaps.
+        given: c of a conditional model, (N, *context), or several.
 
     Raises:
         ValueError: a gap where the likelihood takes none; a number below one; another method.
@@ -101,7 +104,7 @@ def impute(
         return filled.where(_spread(found.possible, rows.x), rows.x).movedim(1, 0), found.ess
 
     whole = torch.empty(0) if not isinstance(x, Tensor) else x.expand(draws, *x.shape).movedim(1, 0).clone()
-    filled, ess = each_gappy_row(model, x, whole, samples, draws, seed, work)
+    filled, ess = each_gappy_row(model, x, whole, samples, draws, seed, work, given)
     if method == "sir":
         warn_of_few(ess, samples, "use more samples, or method='gibbs'")
     filled = filled.movedim(1, 0)
@@ -109,14 +112,21 @@ def impute(
 
 
 @one_at_a_time()
-def fill(model: VAE, x: Tensor, estimate: str | Sequence[str] = "mean", samples: int = 1000, seed: int = 0) -> Tensor:
+def fill(
+    model: VAE,
+    x: Tensor,
+    estimate: str | Sequence[str] = "mean",
+    samples: int = 1000,
+    seed: int = 0,
+    given: Given = None,
+) -> Tensor:
     """(N, *event) x with the one best value in each gap. How uncertain these are, only `impute` tells.
 
     Args:
-        model, x, samples, seed: as of `impute`.
+        model, x, samples, seed, given: as of `impute`.
         estimate: by what error the values will be judged. "mean", for a squared error: sum_k w_k E[x | z_k] where the
-            likelihood has a mean, else of K draws; "median", of K draws, for an absolute error; "mode", the likeliest
-            of 32 draws, for the number of wrong values. Or one of them for each column.
+            likelihood has a mean in closed form, else of K draws; "median", of K draws, for an absolute error;
+            "mode", the likeliest of 32 draws, for the number of wrong values. Or one of them for each column.
 
     Raises:
         ValueError: as `impute`; another estimate; the mean of a category.
@@ -133,10 +143,9 @@ def fill(model: VAE, x: Tensor, estimate: str | Sequence[str] = "mean", samples:
 
     def work(rows: Rows) -> tuple[Tensor, Tensor]:
         found = infer_missing(rows, 0 if wanted == ["mean"] else samples, spread=True, mean="mean" in wanted)
-        best = {"mean": found.mean} if found.mean is not None else {}
-        if set(wanted) - set(best):
+        best = {} if found.mean is None else {"mean": _mean_or_draws(rows, found, samples)}
+        if wanted != ["mean"]:
             drawn = _complete(rows, found.latents)
-            best |= {"mean": drawn.mean(0)} if "mean" in wanted and not best else {}
             best |= {"median": drawn.median(0).values} if "median" in wanted else {}
             if "mode" in wanted:
                 few, fewer = (range(0, samples, ceil(samples / n)) for n in (2 * CANDIDATES, CANDIDATES))
@@ -148,12 +157,12 @@ def fill(model: VAE, x: Tensor, estimate: str | Sequence[str] = "mean", samples:
         lacking = (rows.x.isnan() & chosen.isnan() & possible).nonzero()
         if len(lacking):
             raise ValueError(
-                f"estimate={estimate!r}: the law of column {', '.join(map(str, lacking[0, 1:].tolist()))} has no mean, "
-                "as that of a category; wanted 'mode' or 'median' there"
+                f"estimate={estimate!r}: the law of column {', '.join(map(str, lacking[0, 1:].tolist()))} is over "
+                "categories, which have no mean; wanted 'mode' or 'median' there"
             )
         return torch.where(rows.x.isnan() & possible, chosen.to(rows.x), rows.x), found.ess
 
-    filled, ess = each_gappy_row(model, x, x, samples, samples, seed, work)
+    filled, ess = each_gappy_row(model, x, x, samples, samples, seed, work, given)
     warn_of_few(ess, samples, "use more samples, or draws of impute(method='gibbs')")
     return filled
 
@@ -167,6 +176,7 @@ class Rows:
         x: (B, *event) values, NaN in gaps.
         noises: of K particles, as `Particles.noise` gives it.
         own: further noise of each row.
+        contexts: what is given, (B, *context) each.
         alone: whether p(x | z_1) draws from torch's generator, for one row, since it is no function of a uniform.
     """
 
@@ -174,7 +184,12 @@ class Rows:
     x: Tensor
     noises: list[Noise]
     own: RowNoise
+    contexts: Contexts
     alone: bool
+
+    def decode(self, latents: Sequence[Tensor]) -> Distribution:
+        """p(x | z), of batch shape (m, B)."""
+        return self.model.decode(latents, given=expand_contexts(self.contexts, latents[0].shape[:2]))
 
     def draw(self, law: Distribution, draws: int) -> Tensor:
         """(m, B, *event) draws of a law with batch shape (m, B)."""
@@ -188,7 +203,8 @@ class Inferred:
     Attributes:
         latents: z_1..T, (m, B, *event_t) each, draws of p(z | x_o).
         log_w, log_w2: (B,) log sum_k w_k and log sum_k w_k^2.
-        mean: (B, *event) sum_k w_k E[x | z_k] / sum_k w_k; None if it was not asked for, or there is none.
+        mean: (B, *event) sum_k w_k E[x | z_k] / sum_k w_k, NaN where that is not in closed form; None if it was not
+            asked for.
     """
 
     latents: list[Tensor]
@@ -223,7 +239,7 @@ def infer_missing(rows: Rows, draws: int, spread: bool = False, mean: bool = Fal
     log_w2, average = log_w, None
     column = torch.arange(len(rows.x), device=rows.x.device)
     for samples, noise in rows.noises:
-        trace = rows.model(rows.x, samples=samples, noise=noise)
+        trace = rows.model(rows.x, samples=samples, noise=noise, given=rows.contexts)
         each = trace.log_weight.double()
         total = torch.logaddexp(log_w, each.logsumexp(0))
         log_w2 = torch.logaddexp(log_w2, (2 * each).logsumexp(0))
@@ -237,11 +253,9 @@ def infer_missing(rows: Rows, draws: int, spread: bool = False, mean: bool = Fal
             old = rows.own.uniform(draws) < kept
             latents = [torch.where(_spread(old, z), y, z) for y, z in zip(latents or drawn, drawn, strict=True)]
         if mean:
-            expected = _mean_or_none(trace.p[0])
-            mean = expected is not None
-            if expected is not None:
-                part = (_spread(shares, expected) * expected).sum(0)
-                average = part if average is None else _spread(kept, part) * average + part
+            expected = exact_mean(trace.p[0])
+            part = (_spread(shares, expected) * expected).sum(0)
+            average = part if average is None else _spread(kept, part) * average + part
         log_w = total
     return Inferred(latents, log_w, log_w2, average)
 
@@ -254,27 +268,28 @@ def each_gappy_row(
     draws: int,
     seed: int,
     work: Callable[[Rows], tuple[Tensor, Tensor]],
+    given: Given = None,
 ) -> tuple[Tensor, Tensor]:
     """What `work` makes of the rows of x that have gaps, in the place of these rows of `whole`, (N, *); and its
     effective sample sizes (N,), NaN for the other rows.
     """
-    check_scored(model, x, samples)
+    contexts = check_scored(model, x, samples, given)
     if not isinstance(x, Tensor):
         raise ValueError(no_tensor("x", x))
     index = x.isnan().flatten(1).any(1).nonzero()[:, 0]
     whole, ess = whole.clone(), torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
     if not len(index):
         return whole, ess
-    gappy = x[index]
+    gappy, contexts = x[index], take_rows(contexts, index)
     with evaluating(model), forked_rng(model):
-        alone = not has_draw(model.generate(1))
+        alone = not has_draw(model.generate(1, given=take_rows(contexts, slice(1))))
         seeds = row_seeds(gappy, seed, apart=True)
-        particles = Particles(model, gappy, samples, seeds=seeds, alone=alone)
+        particles = Particles(model, gappy, samples, seeds=seeds, alone=alone, contexts=contexts)
         particles.rows = max(1, particles.rows * samples // max(samples, draws))
 
-        def score(chosen: Tensor, noises: Iterator[Noise]) -> tuple[Tensor, ...]:
+        def score(chosen: Tensor, noises: Iterator[Noise], *contexts: Tensor) -> tuple[Tensor, ...]:
             own = RowNoise(seeds[chosen.cpu().numpy()] ^ OTHER_STREAM, x.new_zeros(0).double())
-            return work(Rows(model, gappy[chosen], list(noises), own, alone))
+            return work(Rows(model, gappy[chosen], list(noises), own, contexts, alone))
 
         whole[index], ess[index] = run_passes(torch.arange(len(gappy), device=x.device), particles, score)
     return whole, ess
@@ -282,7 +297,7 @@ def each_gappy_row(
 
 def _complete(rows: Rows, latents: list[Tensor]) -> Tensor:
     """(m, B, *event) x with its gaps drawn from p(x | z)."""
-    drawn = rows.draw(rows.model.decode(latents), len(latents[0]))
+    drawn = rows.draw(rows.decode(latents), len(latents[0]))
     return torch.where(rows.x.isnan(), drawn.to(rows.x), rows.x)
 
 
@@ -290,11 +305,12 @@ def _gibbs(rows: Rows, filled: Tensor, latents: list[Tensor], steps: int) -> Ten
     """(m, B, *event) the gaps after some steps of Metropolis within Gibbs, m chains for each row."""
     model, shape = rows.model, filled.shape[:2]
     normal = [q.shape if q is not None else None for q in rows.noises[0][1]]
+    given = tuple(c.flatten(0, 1) for c in expand_contexts(rows.contexts, shape))
     for _ in range(steps):
         x, now = filled.flatten(0, 1), [z.flatten(0, 1)[None] for z in latents]
         noise = [None if s is None else rows.own.normal(shape[0], *s[2:]).flatten(0, 1)[None].to(x) for s in normal]
-        proposed = model(x, noise=noise)
-        ratio = (proposed.log_weight - model.score(x, now).log_weight).unflatten(1, shape)[0]
+        proposed = model(x, noise=noise, given=given)
+        ratio = (proposed.log_weight - model.score(x, now, given).log_weight).unflatten(1, shape)[0]
         accepted = rows.own.uniform(shape[0]).log() < ratio
         moved = [z.unflatten(1, shape)[0] for z in proposed.latents]
         latents = [torch.where(_spread(accepted, z), z, old) for z, old in zip(moved, latents, strict=True)]
@@ -304,7 +320,7 @@ def _gibbs(rows: Rows, filled: Tensor, latents: list[Tensor], steps: int) -> Ten
 
 def _likeliest(rows: Rows, latents: list[Tensor], candidates: Tensor) -> Tensor:
     """(B, *event) for each element the likeliest given x_o, of candidates (J, B, *event)."""
-    law = rows.model.decode(latents)
+    law = rows.decode(latents)
     density = [log_prob_elements(law, values).double().logsumexp(0) for values in candidates]
     return candidates.gather(0, torch.stack(density).argmax(0, keepdim=True))[0]
 
@@ -321,11 +337,15 @@ def _spread(parts: Tensor, like: Tensor) -> Tensor:
     return parts[(..., *[None] * (like.dim() - parts.dim()))]
 
 
-def _mean_or_none(law: Distribution) -> Tensor | None:
-    try:
-        return law.mean
-    except NotImplementedError:
-        return None
+def _mean_or_draws(rows: Rows, found: Inferred, draws: int) -> Tensor:
+    """(B, *event) E[x | x_o]; where it is not in closed form, and x is a number, the mean of draws."""
+    assert found.mean is not None
+    if not bool((found.mean.isnan() & rows.x.isnan()).any()):
+        return found.mean
+    latents = found.latents or infer_missing(rows, draws, spread=True).latents
+    law = rows.decode(latents)
+    drawn = rows.draw(law, draws).double().mean(0).masked_fill(over_categories(law).to(rows.x.device), torch.nan)
+    return torch.where(found.mean.isnan(), drawn, found.mean)
 
 
 def check_counts(**counts: int) -> None:

@@ -105,8 +105,8 @@ def impute_refitted(
     seed: int = 0,
     **settings: Any,
 ) -> Tensor:
-    """(m, N, *event) proper multiple imputation: each of several models, fitted to a bootstrap sample of the rows, fills the
-    gaps of all rows in a share of the draws. So the draws differ by what is not known of the model, too.
+    """(m, N, *event) proper multiple imputation: each of several models, fitted to bootstrapped rows, fills the gaps of
+    all rows in a share of the draws. So the draws differ by what is not known of the model, too.
 
     Args:
         build: () -> a new VAE, which torch's seed initialises.

@@ -328,8 +328,57 @@ def test_draws_and_estimates_of_categories():
     assert al.fill(model, row[None], "median", samples=4000)[0, 1] == (p.cumsum(0) < 0.5).sum()
     found = al.fill(model, row.expand(2, 4), ["mean", "mode", "median", "mean"])
     assert bool((found[:, 1] == p.argmax()).all())
-    with pytest.raises(ValueError, match=r"estimate='mean': the law of column 1 has no mean, as that of a category"):
+    with pytest.raises(ValueError, match=r"estimate='mean': the law of column 1 is over categories"):
         al.fill(model, row[None])
+
+
+COLUMNS = [al.families.normal, al.families.categorical(3), al.families.interval(1.0, low=0)]
+COLUMNS += [al.families.zero_inflated_poisson]
+
+
+class MaskedWithContext(Masked):
+    def forward(self, x, c):
+        return self.net(torch.cat([x.nan_to_num(), x.isnan().to(x), c], -1))
+
+
+TABLE = torch.tensor([[0.3, NAN, 2.0, NAN], [NAN, 2.0, NAN, 0.0], [NAN] * 4, [0.1, 1.0, 3.0, 4.0]], dtype=torch.float64)
+
+
+def test_a_table_is_filled_column_by_column():
+    model = al.architectures.mlp((4,), al.families.columns(COLUMNS), latent=[2], hidden=[16]).double()
+    filled = al.impute(model, TABLE, draws=500, samples=500)
+    assert bool(((filled == TABLE) | TABLE.isnan()).all())
+    assert bool(model.generate(1).log_prob(filled.flatten(0, 1)).isfinite().all())  # values that the columns can take
+    mean = al.fill(model, TABLE, ["mean", "mode", "mean", "mean"], samples=2000)
+    error = filled.std(0, correction=0) / math.sqrt(300)
+    close = (mean - filled.mean(0)).abs() < 6 * error + 1e-9
+    assert bool(close[:, [0, 2, 3]].all())
+    assert bool((mean[:, 1] == mean[:, 1].round()).all())
+    with pytest.raises(ValueError, match=r"estimate='mean': the law of column 1 is over categories"):
+        al.fill(model, TABLE)
+
+
+def test_what_is_given_is_read_with_every_row():
+    """A conditional model: p(x_m | x_o, c) depends on c, and a row does not depend on those beside it."""
+    family = al.families.columns(COLUMNS)
+    decoder = al.Conditional(al.networks.Concat(nn.Linear(2 + 2, family.size), event_dim=1), family)
+    encoder = al.Conditional(MaskedWithContext(5, 4), al.families.normal)
+    model = al.VAE(al.StandardNormal(2), encoder, decoder).double()
+    c = torch.randn(4, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for work in (
+            lambda x, c: al.impute(model, x, draws=3, samples=50, given=c).movedim(1, 0),
+            lambda x, c: al.impute(model, x, draws=3, samples=50, method="gibbs", steps=3, given=c).movedim(1, 0),
+            lambda x, c: al.fill(model, x, ["mean", "mode", "median", "mean"], samples=50, given=c),
+            lambda x, c: al.log_conditional(model, x, of=[0, 1], samples=50, context=c).values,
+            lambda x, c: al.log_cells(model, x, samples=50, given=c).nan_to_num(),
+        ):
+            whole = work(TABLE, c)
+            assert_close(work(TABLE.flip(0), c.flip(0)), whole.flip(0), atol=1e-9, rtol=0)
+            assert not torch.equal(work(TABLE, c + 1), whole)
+    with pytest.raises(ValueError, match="given"):
+        al.impute(model, TABLE)
 
 
 def test_a_law_that_is_no_function_of_a_uniform_is_drawn_row_by_row():

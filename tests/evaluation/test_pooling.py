@@ -85,11 +85,11 @@ def test_refits_add_the_uncertainty_of_the_model():
     model = build()
     fit(model, x)
     once = al.impute(model, x, draws=150, samples=2)[:, :40, 1].mean(1)
-    proper = impute_refitted(build, fit, x, draws=150, refits=150, samples=2)[:, :40, 1].mean(1)
+    proper = impute_refitted(build, fit, x, draws=100, refits=100, samples=2)[:, :40, 1].mean(1)
     assert_close(once.var(), torch.tensor(1 / 40), rtol=0.5, atol=0)  # of the values alone
     assert_close(proper.var(), torch.tensor(2 / 40), rtol=0.5, atol=0)  # and of the mean that was fitted
-    again = impute_refitted(build, fit, x, draws=150, refits=150, samples=2)[:, :40, 1].mean(1)
-    assert torch.equal(again, proper)
+    once, again = (impute_refitted(build, fit, x, draws=3, refits=2, samples=2) for _ in range(2))
+    assert torch.equal(once, again)
 
 
 def test_what_cannot_be_is_said_in_one_line():
