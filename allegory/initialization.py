@@ -30,7 +30,7 @@ from allegory.family import (
     Standardized,
     StandardizedCounts,
 )
-from allegory.marginal import fill_gaps, set_count_units, set_units, shape_of_counts, start_of
+from allegory.marginal import fill_gaps, set_count_units, set_units, shape_of_counts, start_of, units_of_observed
 from allegory.networks import LogStandardize, Standardize
 from allegory.runtime.messages import no_tensor, reshaping
 from allegory.units import units_of, warn_of_outliers
@@ -88,7 +88,7 @@ def _init_columns(input_layer: Any, family: ColumnsFamily, data: Tensor) -> None
         x = data[:, index]
         set_units(block, x)
         for part in (part for part in read.modules() if isinstance(part, Standardize)):
-            units = units_of(part.transform(fill_gaps(x)))
+            units = units_of_observed(part.transform(x))
             part.loc.copy_(units.loc)
             part.scale.copy_(torch.where(units.scale > 0, units.scale, 1.0))
 

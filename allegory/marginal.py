@@ -30,9 +30,18 @@ from allegory.family import (
 from allegory.gaps import Observed
 from allegory.positivity import inverse_positive
 from allegory.runtime.modes import no_validation
-from allegory.units import units_of
+from allegory.units import Units, units_of
 
-__all__ = ["fill_gaps", "fit_constant", "set_count_units", "set_units", "shape_of_counts", "start_of", "without_points"]
+__all__ = [
+    "fill_gaps",
+    "fit_constant",
+    "set_count_units",
+    "set_units",
+    "shape_of_counts",
+    "start_of",
+    "units_of_observed",
+    "without_points",
+]
 
 MAX_NUMBERS = 2**20  # of the data, and of components for each, where a fit goes over them many times
 ITERATIONS = 100
@@ -64,6 +73,19 @@ def fill_gaps(x: Tensor) -> Tensor:
     return filled.view_as(x)
 
 
+def units_of_observed(x: Tensor) -> Units:
+    """The units of the columns of x, (N, C), of what is observed of each.
+
+    >>> units_of_observed(torch.tensor([[1.0], [math.nan], [3.0]])).loc
+    tensor([2.], dtype=torch.float64)
+    """
+    if not bool(x.isnan().any()):
+        return units_of(x)
+    fill_gaps(x[:, x.isnan().all(0)])  # none may be empty
+    found = [units_of(column[~column.isnan(), None]) for column in x.unbind(1)]
+    return Units(torch.cat([units.loc for units in found]), torch.cat([units.scale for units in found]), None)
+
+
 def set_units(block: Any, x: Tensor) -> None:
     """Sets the location and the spread by which a block of columns is parameterised.
 
@@ -75,13 +97,12 @@ def set_units(block: Any, x: Tensor) -> None:
         rest = without_points(block, x)
         set_units(block.family, x if bool(rest.isnan().all()) else rest)
     elif isinstance(block, columnar.IntervalFamily):
-        units = units_of(block.transform(fill_gaps(x)))
+        units = units_of_observed(block.transform(x))
         least = torch.log1p(torch.ones_like(block.step)) if block.log else block.step
         block.loc.copy_(units.loc)
         block.scale.copy_(torch.maximum(units.scale, least.double() / 2))
     elif isinstance(block, Standardized):
-        filled = fill_gaps(x)
-        units = units_of(filled)
+        filled, units = fill_gaps(x), units_of_observed(x)
         constant = (filled == filled[0]).all(0) | ~(units.scale > 0)
         if bool(constant.any()):
             raise ValueError(

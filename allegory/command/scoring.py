@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from allegory.command import console
 from allegory.command.options import DIAGNOSE, EVALUATE, FOLDER, Command, with_argument, with_options
 
+if TYPE_CHECKING:
+    from allegory.evaluation.gains import ColumnGain
+
 __all__ = ["diagnose", "evaluate"]
+
+SHOWN_ROWS = 5
 
 
 @click.command(cls=Command)
@@ -50,6 +56,7 @@ def evaluate(
     from rich.markup import escape
     from rich.table import Table
 
+    from allegory.evaluation.gains import gain_lines
     from allegory.views.terminal import show
 
     if opened.offset is not None:
@@ -71,7 +78,30 @@ def evaluate(
         table.add_row(f"  -L_{importance_samples} of the same examples", f"{beside['nll_bound']:.3f}", "")
         table.add_row("  difference", f"{beside['difference']:.3f}", f"{beside['difference_stderr']:.3f}")
     show(table)
+    if found.columns is not None:
+        show(_columns_table(found.columns))
+        for line in gain_lines(found.columns):
+            print(line)
+    if found.carried is not None:
+        rows = [str(opened.data.row_names(split)[row]) for row in found.carried.rows[:SHOWN_ROWS]]
+        rest = len(found.carried.rows) - len(rows)
+        listed = ", ".join(rows) + (f" and {rest} more" if rest else "")
+        print(f"without row {listed} the negative log-likelihood would be {found.carried.shift:.3f} nats lower")
     print(f"next: allegory diagnose {run}")
+
+
+def _columns_table(columns: Sequence[ColumnGain]) -> Any:
+    """What the model says of each column, the largest gain first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="columns, nats per observed value")
+    for name in ("column", "observed", "its marginal", "given z", "gain"):
+        table.add_column(name, justify="left" if name == "column" else "right")
+    for column in sorted(columns, key=lambda column: -column.gain):
+        numbers = (f"{value:.3f}" for value in (column.baseline, column.nats, column.gain))
+        table.add_row(escape(column.name), f"{column.observed:.0%}", *numbers)
+    return table
 
 
 @click.command(cls=Command)

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allegory.evaluation.gains import Carried, ColumnGain, carried_by
 from allegory.evaluation.moments import conditional_means, prior_variances
 from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, row_seeds, run_passes
 from allegory.evaluation.speed import choose_speed
@@ -60,11 +61,13 @@ class Evaluation:
         reconstruction: E_q log p(x | z_1).
         kl_per_level: the rate of each level, level 1 first.
         active_units: how many latents of each level vary with x.
-        bits_per_dim: nll in bits per element of x. For a density it depends on the unit of x.
+        bits_per_dim: nll in bits per element of x that is there. For a density it depends on the unit of x.
         effective_sample_size: ESS of the K weights, averaged over the examples.
         unreliable: the fraction of examples whose ESS is below 2, or NaN, as where every weight is zero.
         baseline_nll: minus the mean of log p(x) where the elements of x are independent, each at its marginal optimum
             in the training data, see `allegory.evaluation.marginals`; None where no training data are known.
+        carried: rows that carry the mean, and by how much, see `allegory.evaluation.gains`; None where none do.
+        columns: of a table the gain of each column; None of anything else, or where no training data are known.
     """
 
     examples: int
@@ -80,6 +83,8 @@ class Evaluation:
     effective_sample_size: float
     unreliable: float
     baseline_nll: float | None = None
+    carried: Carried | None = None
+    columns: list[ColumnGain] | None = None
 
     @property
     def worse_than_baseline(self) -> bool:
@@ -220,9 +225,10 @@ def evaluate(
         reconstruction=terms[:, 0].mean().item(),
         kl_per_level=terms[:, 1:].mean(0).tolist(),
         active_units=active,
-        bits_per_dim=-bound.mean().item() / (math.prod(x.shape[1:]) * math.log(2)),
+        bits_per_dim=-bound.sum().item() / (_observed_count(x) * math.log(2)),
         effective_sample_size=ess.mean().item(),
         unreliable=(~(ess >= MIN_EFFECTIVE_SAMPLES)).double().mean().item(),
+        carried=carried_by(bound),
     )
     if samples > MIN_EFFECTIVE_SAMPLES and result.unreliable > 0.5:
         warnings.warn(
@@ -293,6 +299,11 @@ def _pass_statistics(model: VAE, x: Tensor, given: Contexts, noise: Noise) -> li
                 mean = (mean - p.mean) / p.stddev
         found += [mean.sum(0), mean.square().sum(0)]
     return found
+
+
+def _observed_count(x: Any) -> int:
+    """How many numbers of x, (N, *event), are there; all of data on disk, which have no gaps."""
+    return x.numel() - int(x.isnan().sum()) if isinstance(x, Tensor) else len(x) * math.prod(x.shape[1:])
 
 
 def _combine_passes(passes: Iterable[list[Tensor]]) -> list[Tensor]:

@@ -42,7 +42,8 @@ from torch.distributions import Distribution
 
 from allegory.draws import draw_to
 from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES, Evaluation, evaluate
-from allegory.evaluation.marginals import baseline
+from allegory.evaluation.gains import column_gains, gain_lines, has_columns
+from allegory.evaluation.marginals import baseline, independent_elements, mean_log_prob
 from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.given import Contexts, Given, as_contexts, expand_contexts, take_rows
 from allegory.ladder import TopDown
@@ -157,10 +158,11 @@ def diagnose(
     ([1, 2], 2)
     """
     result, contexts = _quiet_evaluate(model, x, samples, given), as_contexts(given, len(x))
-    if baseline_nll is None and train is not None:
-        reference = baseline(model, train, x, contexts)
-        baseline_nll = None if reference is None else -reference
-    result = replace(result, baseline_nll=baseline_nll)
+    law = None if train is None else independent_elements(model, train, contexts)
+    if baseline_nll is None and law is not None:
+        baseline_nll = -mean_log_prob(law, x)
+    columns = column_gains(model, x, law, given=given) if law is not None and has_columns(model) else None
+    result = replace(result, baseline_nll=baseline_nll, columns=columns)
     draws = max(1, samples // model.levels)
     with evaluating(model):
         losses = [result.elbo - _elbo_without(model, x, contexts, t, draws) for t in range(1, model.levels + 1)]
@@ -177,6 +179,7 @@ def diagnose(
     ladder = isinstance(model.encoders, TopDown)
     on_gap = _gap_line(model, result, train, on_train, train_given)
     lines = [*_baseline_line(result), *_level_lines(levels, ladder), *on_gap, *_trust_line(result)]
+    lines += gain_lines(result.columns)
     return Diagnosis(levels, result, gap, lines, any(OVERFITS in line for line in on_gap))
 
 

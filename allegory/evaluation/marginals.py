@@ -10,12 +10,16 @@ its support:
     0, 1, 2, ...            negative binomial, its mean that of the data, its shape by likelihood on a grid
     [0, 1]                  continuous Bernoulli of the same mean
     R                       normal; Student's t where the model has it, by expectation maximisation, df on a grid
+    columns of a table      each its own family, at the best constant, see `allegory.marginal`
+
+A gap has no part in a fit, and none in a score.
 
 Shapes: N examples, D elements, k values.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -23,11 +27,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, StudentT, constraints
 
+from allegory.columnar import ColumnsFamily
 from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial, ShiftedCategorical
 from allegory.evaluation.passes import evaluating
+from allegory.gaps import Observed, takes_gaps
 from allegory.given import Given, as_contexts, take_rows
+from allegory.marginal import fill_gaps, start_of
 from allegory.model import VAE
-from allegory.runtime.modes import forked_rng
+from allegory.runtime.modes import forked_rng, no_validation
 
 __all__ = ["baseline", "independent_elements", "log_probs", "mean_log_prob"]
 
@@ -82,8 +89,12 @@ def independent_elements(model: VAE, train: Any, given: Given = None) -> Distrib
     Args:
         model, train, given: as of `baseline`.
     """
+    family = getattr(model.decoders[0], "family", None)
+    if isinstance(family, ColumnsFamily):
+        return _independent_columns(family, _subsample(train, MAX_NUMBERS).cpu().double())
     with evaluating(model), forked_rng(model):
         law: Any = model.generate(1, given=take_rows(as_contexts(given), slice(1)))
+    gaps = takes_gaps(law)
     while isinstance(law, Independent):
         law = law.base_dist
     try:
@@ -93,7 +104,18 @@ def independent_elements(model: VAE, train: Any, given: Given = None) -> Distrib
     while hasattr(support, "base_constraint"):  # of several dimensions, or of a mixture
         support = support.base_constraint
     x = _subsample(train, MAX_NUMBERS).cpu().double()
-    return _fit(law, support, x)
+    if not gaps:
+        return _fit(law, support, x)
+    found: Any = _fit(law, support, fill_gaps(x))
+    return None if found is None else Observed(found.base_dist, x.dim() - 1, validate_args=False)
+
+
+def _independent_columns(family: ColumnsFamily, x: Tensor) -> Distribution:
+    """Each column's family, at its best constant."""
+    own = copy.deepcopy(family).cpu().double()
+    with torch.no_grad(), no_validation():
+        starts = [start_of(block, x[:, index]) for block, index in zip(own.blocks, own.columns, strict=True)]
+        return own(torch.cat([start.flatten() for start in starts]))
 
 
 def _fit(law: Any, support: Any, x: Tensor) -> Distribution | None:

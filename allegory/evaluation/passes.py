@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from allegory.columnar import ColumnsFamily
 from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.model import VAE, check_is_vae
 from allegory.runtime import processes
@@ -72,8 +73,10 @@ def pairs_per_pass(model: VAE, x: Tensor) -> int:
     """How many (example, particle) pairs of x: (N, *event) to take in one pass, given the numbers that p(x | z_1)
     needs; where these are few, the hidden layers are the limit.
     """
-    size = getattr(getattr(model.decoders[0], "family", None), "size", 1)
-    return max(100, min(2**14, 2**20 // (size * math.prod(x.shape[1:]))))
+    family = getattr(model.decoders[0], "family", None)
+    size = getattr(family, "size", 1)
+    width = size * math.prod(x.shape[1:]) if not isinstance(family, ColumnsFamily) else size
+    return max(100, min(2**14, 2**20 // width))
 
 
 def row_seeds(x: Any, seed: int, apart: bool = False) -> np.ndarray:

@@ -33,6 +33,7 @@ from allegory.data.splits import Data, load_together, read, reload
 from allegory.evaluation.annealing import compare_with_ais
 from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
+from allegory.evaluation.gains import ColumnGain, column_gains, has_columns
 from allegory.evaluation.marginals import independent_elements, mean_log_prob
 from allegory.evaluation.moments import posterior_moments
 from allegory.evaluation.passes import pairs_per_pass
@@ -218,7 +219,8 @@ class Run:
 
         def found() -> Evaluation:
             model, x = self._split_to_score(split)
-            return replace(evaluate(model, x, samples, None, precision, compile), baseline_nll=self.baseline_nll(x))
+            result = evaluate(model, x, samples, None, precision, compile)
+            return replace(result, baseline_nll=self.baseline_nll(x), columns=self._column_gains(x))
 
         return self._with_seed(seed, found)
 
@@ -459,6 +461,12 @@ class Run:
         where there is no such baseline, see `allegory.evaluation.marginals`.
         """
         return None if self.independent_elements is None else -mean_log_prob(self.independent_elements, x)
+
+    def _column_gains(self, x: Tensor) -> list[ColumnGain] | None:
+        """What the model says of each column of a table beyond its marginal; None of anything else."""
+        if self.independent_elements is None or not has_columns(self.model):
+            return None
+        return column_gains(self.model, x, self.independent_elements)
 
     def _split_to_score(self, split: str) -> tuple[VAE, Tensor]:
         """The model and the examples; dynamically binarised data are binarised once."""
