@@ -240,7 +240,11 @@ def _level_lines(levels: list[Level], ladder: bool) -> list[str]:
 
 
 def _gap_line(
-    model: VAE, result: Evaluation, train: Tensor | None, on_train: Evaluation | None, train_given: Given
+    model: VAE,
+    result: Evaluation,
+    train: Tensor | None,
+    on_train: Evaluation | None,
+    train_given: Given = None,
 ) -> list[str]:
     """The gap between training and held-out ELBO, and whether it is overfitting, by differences of nats alone: those
     have no unit.
