@@ -133,7 +133,8 @@ def check_not_older(run: Path, state: dict[str, Any]) -> None:
     """
     if "step" not in state or not (run / LAST).exists():
         return
-    later = read_state(run / LAST).get("step", 0)
+    schema.check(state, schema.POSITION, f"{run / WEIGHTS}, position")
+    later = schema.check(read_state(run / LAST), schema.POSITION, f"{run / LAST}, position", ("step",))["step"]
     if later > state["step"]:
         raise ValueError(
             f"{run}: {WEIGHTS} is of step {state['step']:,}, an older copy than {LAST}, of step {later:,}; restore it, "

@@ -449,3 +449,12 @@ def test_nan_weights_without_hashes_are_refused(tmp_path):
     save_file(values, run / "weights.safetensors", {"allegory": "{}"})
     with pytest.raises(ValueError, match=r"weights.safetensors is damaged: .* more tensors are NaN; restore the file$"):
         al.load(run)
+
+
+@pytest.mark.parametrize("step", [None, "x", 3.5, -1, [8]])
+def test_a_step_of_another_type_without_hashes_is_refused(tmp_path, step):
+    run = trained(tmp_path / "run")
+    values, _ = tensors.read_tensors(run / "weights.safetensors")
+    save_file(values, run / "weights.safetensors", {"allegory": json.dumps({"step": step})})
+    with pytest.raises(ValueError, match=r"weights.safetensors, position: step is .*, wanted a whole number"):
+        al.load(run)
