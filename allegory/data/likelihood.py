@@ -23,14 +23,19 @@ __all__ = ["by_values", "choose_likelihood"]
 
 LARGEST = 1e9  # rate of allegory.families.poisson and negative_binomial; float32 has no other numbers of that size
 
+COUNTS_SPREAD = (
+    0.5  # variance of counts, in means, at least: of Poisson counts it is 1, and a sample's half the time below
+)
+
 
 def choose_likelihood(x: Tensor) -> tuple[str, str]:
     """The likelihood that fits the values of `x`, (N, *event), and the reason, in one line.
 
     Two values: "bernoulli" (`to_binary` where they are not 0 and 1). Whole numbers in 0..31, or from a negative one
     up at most 31: "categorical". Whole numbers in 0..255: "discretized_logistic". Whole numbers from 0 on, up to more
-    than 255, of variance above their mean: "negative_binomial". Otherwise: "normal". For dynamic data pass the `valid`
-    split, since `train` holds probabilities. What `allegory.data.remarks` says of the values is in the reason.
+    than 255, that vary at least half as much as Poisson counts: "negative_binomial". Otherwise: "normal". For dynamic
+    data pass the `valid` split, since `train` holds probabilities. What `allegory.data.remarks` says of the values is
+    in the reason.
 
     >>> choose_likelihood(torch.tensor([[1.0], [3.0], [16.0]]))
     ('categorical', 'whole numbers 1..16, 17 levels')
@@ -79,7 +84,7 @@ def _choose_for_whole_numbers(x: Any, low: float, high: float) -> tuple[str, str
         shift = f"; add {-low:g} to score them as levels" if high - low <= 255 else ""
         return "normal", f"{why}{shift}"
     some = x[:10_000].double().flatten(1)
-    varied = some.var(0, correction=0) >= some.mean(0)
+    varied = some.var(0, correction=0) >= COUNTS_SPREAD * some.mean(0)
     if varied.double().mean() >= 0.5:
         return "negative_binomial", f"{why} that vary as counts do"
     return "normal", f"{why}, which vary less than counts do"

@@ -82,6 +82,10 @@ def read_config(run: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: machines is {known!r}, wanted a list")
     for found in known:
         schema.check(found, schema.MACHINE, f"{path}, machines", tuple(schema.MACHINE))
+    inputs = schema.check(config.get("inputs") or {}, schema.INPUTS, f"{path}, inputs")
+    nested = {"data": schema.EXAMPLES, "valid": schema.EXAMPLES, "computes": schema.COMPUTED}
+    for key in filter(inputs.get, nested):
+        schema.check(inputs[key], nested[key], f"{path}, inputs, {key}", tuple(nested[key]))
     if isinstance(config.get("data"), dict) and "checksum" in config["data"]:  # else it is a user's own
         schema.check(config["data"], schema.DATA, f"{path}, data")
     return config

@@ -10,7 +10,9 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["DATA", "FIT", "LINE", "MACHINE", "MODEL", "POSITION", "Kind", "check", "parse"]
+__all__ = [
+    "COMPUTED", "DATA", "EXAMPLES", "FIT", "INPUTS", "LINE", "MACHINE", "MODEL", "POSITION", "Kind", "check", "parse",
+]  # fmt: skip
 
 MAX_NESTING = 600
 """How deep lists and objects may be nested: Python can write a little less than a thousand."""
@@ -49,6 +51,8 @@ NAME = _either(TEXT, Kind('{"own": a string}', lambda v: isinstance(v, dict) and
 
 COLUMNS = Kind('{"columns": a list}', lambda v: isinstance(v, dict) and isinstance(v.get("columns"), list))
 
+OBJECT = Kind("an object", lambda v: isinstance(v, dict))
+
 MODEL = {
     "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": _either(NAME, COLUMNS),
     "latent": _list_of(COUNT), "hidden": _list_of(COUNT), "scales": _list_of(COUNT),
@@ -76,6 +80,22 @@ DATA = {
     "lowest": FINITE, "offset": _either(_list_of(FINITE), NOTHING),
 }  # fmt: skip
 """Of the description of the data, as `allegory.data.describe` writes it."""
+
+INPUTS = {
+    "data": OBJECT, "valid": _either(OBJECT, NOTHING), "transform": _either(TEXT, NOTHING), "networks": TEXT,
+    "schedules": Kind(
+        "an object of lists of numbers or null",
+        lambda v: isinstance(v, dict) and all(w is None or NUMBERS.holds(w) for w in v.values()),
+    ),
+    "computes": _either(OBJECT, NOTHING), "objective": _either(OBJECT, NOTHING),
+}  # fmt: skip
+"""Of what a training was given, as `allegory.training.identity` describes it."""
+
+EXAMPLES = {"shape": _list_of(INDEX), "dtype": TEXT, "checksum": TEXT}
+"""Of its data there."""
+
+COMPUTED = {"values": _list_of(NUMBER), "device": TEXT, "buffers": TEXT}
+"""Of what its networks compute there."""
 
 MACHINE = {
     "date": TEXT, "device": TEXT, "processor": TEXT, "instructions": TEXT, "threads": WHOLE, "processes": WHOLE,

@@ -108,7 +108,7 @@ def test_a_family_of_ones_own_is_given_again(tmp_path):
     al.save(model, tmp_path)
     same(al.load(tmp_path, likelihood=family), model)
     with pytest.raises(
-        ValueError, match=r"its likelihood, allegory.families.NormalFixed, has to be given again"
+        ValueError, match=r"its likelihood, allegory.family.NormalFixed, has to be given again"
     ) as error:
         al.load(tmp_path)
     assert str(error.value).startswith(f"{tmp_path}: ")
@@ -458,3 +458,19 @@ def test_a_step_of_another_type_without_hashes_is_refused(tmp_path, step):
     save_file(values, run / "weights.safetensors", {"allegory": json.dumps({"step": step})})
     with pytest.raises(ValueError, match=r"weights.safetensors, position: step is .*, wanted a whole number"):
         al.load(run)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"inputs": 3}, {"inputs__data": []}, {"inputs__data": {"shape": 3}}, {"inputs__data__shape": [1, "x"]},
+     {"inputs__valid": "x"}, {"inputs__computes": [1]}, {"inputs__computes__values": [[1], 2]},
+     {"inputs__objective": 1}, {"inputs__schedules": {"lr": ["x"]}}, {"inputs__schedules": 1},
+     {"inputs__networks": None}],
+    ids=str,
+)  # fmt: skip
+def test_what_a_run_records_of_its_inputs_is_checked(tmp_path, edit):
+    run = trained(tmp_path / "run")
+    changed(run, **edit)
+    with pytest.raises(ValueError, match=r"config.json, inputs.*(wanted|has no)") as error:
+        trained(run, epochs=3, resume=True)
+    assert "\n" not in str(error.value)
