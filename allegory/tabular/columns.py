@@ -57,7 +57,7 @@ class Column:
         ordered, declared: whether the type itself has the values, and in an order.
         rows, gaps: how many there were, and how many were missing.
         range: (smallest, largest) value, in x; None where there are none.
-        law: which law the column's numbers have.
+        law: of the numbers: "logistic" or "log logistic" where they have a resolution, else "normal" or "student_t".
     """
 
     name: Name
@@ -200,9 +200,7 @@ def encode_column(values: Values, column: Column, strict: bool = False) -> Array
         x = (values.data - column.origin).astype(np.float64)
     else:
         x = values.data.astype(np.float64) - column.origin
-    x = np.where(values.missing, np.nan, x)
-    _tell(_off_the_grid(x, column), column, strict)
-    return x
+    return _fitted(np.where(values.missing, np.nan, x), column, strict)
 
 
 def levels_of(values: Values) -> tuple[list[Any], Array]:
@@ -280,26 +278,32 @@ def _encode_times(values: Values, column: Column) -> Array:
     return (rest.astype(np.float64) * size - origin % size) / unit
 
 
-def _off_the_grid(x: Array, column: Column) -> str:
-    """What is said of numbers that the column's law has no place for."""
-    seen = x[~np.isnan(x)]
-    told = []
-    if column.step is not None and column.kind != "datetime":
-        k = (seen - column.step.anchor) / column.step.size
-        room = GRID_ROOM + 2.0**-50 * np.abs(k)
-        off = seen[np.abs(k - np.rint(k)) > room]
-        if len(off):
-            told.append(
-                f"{len(off)} values are finer than its resolution {column.step.size:g}, such as "
-                f"{off[0] + float(column.origin):g}"
+def _fitted(x: Array, column: Column, strict: bool) -> Array:
+    """Numbers that the column's law has a place for: rounded to the resolution, and no further than the edges, of which
+    the mass is that of all beyond.
+    """
+    if column.step is not None:
+        near = snap(x, column.step)
+        off = np.abs(x - near) > GRID_ROOM * column.step.size + 2.0**-50 * np.abs(x)
+        if off.any():
+            _tell(
+                f"{_count(x, off, column)} finer than its resolution {column.step.size:g}; rounded to it",
+                column,
+                strict,
             )
-    beyond = np.zeros(len(seen), bool)
+            x = np.where(off, near, x)
     for edge, side in (column.low, -1), (column.high, 1):
-        beyond |= False if edge is None else side * (seen - edge) > 0
-    if beyond.any():
-        edges = [f"{edge + float(column.origin):g}" for edge in (column.low, column.high) if edge is not None]
-        told.append(f"{beyond.sum()} values are beyond {' .. '.join(edges)}, such as {seen[beyond][0]:g}")
-    return " and ".join(told) + "; the model has no such value" if told else ""
+        beyond = np.zeros(len(x), bool) if edge is None else side * (x - edge) > 0
+        if edge is not None and beyond.any():
+            told = f"{_count(x, beyond, column)} beyond {edge + float(column.origin):g}"
+            _tell(f"{told}; taken as it, which stands for all beyond", column, strict)
+            x = np.where(beyond, edge, x)
+    return x
+
+
+def _count(x: Array, at: Array, column: Column) -> str:
+    first = x[at][0] + float(column.origin)
+    return f"{first:g} is" if at.sum() == 1 else f"{at.sum()} values, such as {first:g}, are"
 
 
 def decode_column(x: Array, column: Column) -> tuple[Array, Array]:

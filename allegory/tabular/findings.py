@@ -166,8 +166,7 @@ def _equal_rows(x: Array) -> list[str]:
     if not x.shape[1]:
         return []
     count = len(x)
-    rows = np.ascontiguousarray(x + 0.0).view(np.dtype((np.void, x.itemsize * x.shape[1])))[:, 0]
-    repeated = count - len(np.unique(rows))
+    repeated = count - len(np.unique(_digests(x)))
     shares = [np.unique(column, return_counts=True)[1] / max(1, count) for column in x.T]
     by_chance = count**2 / 2 * np.prod([(share**2).sum() for share in shares])
     if repeated < max(1, REPEATED_SHARE * count) or repeated < CHANCE * by_chance:
@@ -176,3 +175,13 @@ def _equal_rows(x: Array) -> list[str]:
         f"{repeated:,} of {count:,} rows repeat an earlier row: split at random, they are in training and test, "
         "and flatter what is held out"
     ]
+
+
+def _digests(x: Array) -> Array:
+    """(N,) a number of 64 bits for each row, equal where all its values are (Fowler, Noll & Vo 1991), by columns."""
+    found = np.full(len(x), 0xCBF29CE484222325, np.uint64)
+    for column in x.T:
+        bits = np.where(np.isnan(column), np.nan, column + 0.0).view(np.uint64)  # -0.0 is 0.0
+        found = (found ^ bits ^ (bits >> np.uint64(29))) * np.uint64(0x100000001B3)
+        found ^= found >> np.uint64(32)
+    return found

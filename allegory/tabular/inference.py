@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allegory.tabular.columns import CODED, KINDS, UNITS, Column, check_column, levels_of, nanoseconds
+from allegory.tabular.columns import CODED, UNITS, Column, check_column, levels_of, nanoseconds
 from allegory.tabular.frames import Name, Values
+from allegory.tabular.likelihood import choose_law
 from allegory.tabular.resolution import MIN_REPEATS, Step, find_edges, find_points, find_step
 
 __all__ = ["infer_column", "names_rows"]
@@ -62,8 +63,8 @@ def infer_column(
         name, kind or "real", values.dtype, gap=gap, marker=values.marker, ordered=values.ordered,
         declared=values.declared, rows=len(values.data), gaps=int(values.missing.sum()),
     )  # fmt: skip
-    if kind is not None and kind not in KINDS:
-        check_column(column, where)
+    asked = "real" if kind in (None, "datetime", *CODED) else kind
+    check_column(replace(column, kind=asked, resolution=resolution), where)
     seen = values.data[~values.missing]
     if kind is None or kind == "constant":
         found = _trivial(values, seen, kind)
@@ -151,7 +152,8 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
     column = replace(
         column, kind=kind, resolution=None if step is None else step.size, points=points, origin=origin,
         anchor=0.0 if step is None else _anchor(x[0], step), range=(float(x[0]), float(x[-1])),
-        low=None if low is None else low - float(origin), high=None if high is None else high - float(origin),
+        low=(low := None if low is None else low - float(origin)), high=None if high is None else high - float(origin),
+        law=choose_law(x, counts, None if step is None else step.size, low, points),
     )  # fmt: skip
     return check_column(column, f"column {column.name!r}")
 
@@ -198,5 +200,6 @@ def _infer_times(column: Column, values: Values, kind: str | None, resolution: f
     column = replace(
         column, kind=kind, unit=unit, origin=origin, resolution=size_x, points=find_points(x, counts, Step(size_x)),
         anchor=_anchor(x[0], Step(size_x)), range=(float(x[0]), float(x[-1])), low=0.0 if kind == "positive" else None,
+        law=choose_law(x, counts, size_x, 0.0 if kind == "positive" else None, ()),
     )  # fmt: skip
     return check_column(column, f"column {column.name!r}")

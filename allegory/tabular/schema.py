@@ -24,6 +24,7 @@ from allegory.tabular.columns import Column, column_from_json, decode_column, en
 from allegory.tabular.description import table_of
 from allegory.tabular.frames import Frame, Name, Values, open_frame, shown, take_gaps
 from allegory.tabular.inference import infer_column, names_rows
+from allegory.tabular.likelihood import family_of_all
 
 __all__ = ["Schema"]
 
@@ -139,6 +140,18 @@ class Schema:
             return column_from_json(replace(column, **changes).to_json(), "")
 
         return replace(self, columns=tuple(changed(c) if c.name == name else c for c in self.columns))
+
+    def family(self) -> Any:
+        """The likelihood of x: a family for each column, by its kind.
+
+        Raises:
+            ValueError: all columns are constant.
+
+        >>> schema = Schema.infer({"age": np.arange(40) % 35 + 20, "town": np.array(["Rom", "Ulm"] * 20, object)})
+        >>> schema.family()
+        ColumnsFamily(2 columns)
+        """
+        return family_of_all(self.modelled)
 
     def encode(self, frame: Any, strict: bool = False) -> Tensor:
         """(N, D) float64: the columns `names` of a table as numbers, NaN where there is a gap.

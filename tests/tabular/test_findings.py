@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from allegory.tabular import Schema, remarks
+from allegory.tabular.findings import _digests
 
 R = np.random.default_rng(0)
 N = 300
@@ -75,3 +76,10 @@ def test_what_follows_in_the_first_rows_alone_does_not_follow():
     land[3999] = "Rom"
     frame = {"town": town, "land": land, "x": R.normal(size=4000)}
     assert remarks(frame, Schema.infer(frame)) == []
+
+
+def test_rows_are_told_apart_by_a_single_value():
+    x = R.integers(0, 2, (100_000, 40)).astype(float)
+    x[:, 0] = np.arange(len(x))
+    assert len(np.unique(_digests(x))) == len(x)
+    np.testing.assert_array_equal(_digests(np.array([[0.0, np.nan]])), _digests(np.array([[-0.0, -np.nan]])))

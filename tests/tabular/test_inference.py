@@ -169,12 +169,15 @@ def test_another_value_of_a_constant_column_is_warned_of():
 
 
 def test_numbers_that_the_model_has_no_place_for_are_warned_of():
-    schema = Schema.infer({"n": R.integers(0, 999, N), "x": R.normal(size=N)})
-    with pytest.warns(UserWarning, match="column 'n': 1 values are finer than its resolution 1, such as 0.5"):
-        schema.encode({"n": [0.5, 3], "x": [0.0, 0.0]})
-    with pytest.warns(UserWarning, match="column 'n': 1 values are beyond 0, such as -3"):
-        schema.encode({"n": [-3, 3], "x": [0.0, 0.0]})
-    with pytest.raises(ValueError, match="beyond 0"):
+    capped = np.minimum(R.integers(0, 999, N), 600)
+    schema = Schema.infer({"n": capped, "x": R.normal(size=N)})
+    with pytest.warns(UserWarning, match="column 'n': 0.7 is finer than its resolution 1; rounded to it"):
+        assert schema.encode({"n": [0.7, 3], "x": [0.0, 0.0]})[:, 0].tolist() == [1, 3]
+    with pytest.warns(UserWarning, match="column 'n': -3 is beyond 0; taken as it, which stands for all beyond"):
+        assert schema.encode({"n": [-3, 3], "x": [0.0, 0.0]})[:, 0].tolist() == [0, 3]
+    with pytest.warns(UserWarning, match="column 'n': 2 values, such as 700, are beyond 600"):
+        assert schema.encode({"n": [700, 800], "x": [0.0, 0.0]})[:, 0].tolist() == [600, 600]
+    with pytest.raises(ValueError, match=r"-3 is beyond 0$"):
         schema.encode({"n": [-3, 3], "x": [0.0, 0.0]}, strict=True)
 
 
