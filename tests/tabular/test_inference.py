@@ -230,6 +230,13 @@ def test_numbers_are_rounded_to_the_resolution():
     assert [column.tolist() for column in decoded.values()] == [[3], [2.0], [0.123456789]]
 
 
+def test_codes_that_are_none_are_gaps():
+    schema = Schema.infer({"town": WORDS, "yes": np.arange(N) % 2 == 0, "x": R.normal(size=N)})
+    decoded = schema.decode(torch.tensor([[-1.0, 2.0, 0.0], [0.4, 0.6, 0.0], [9.0, -7.0, 0.0]]))
+    assert decoded["town"].tolist() == [None, "Köln", None]
+    np.testing.assert_array_equal(decoded["yes"], [np.nan, 1, np.nan])
+
+
 @pytest.mark.parametrize(
     ("x", "said"),
     [(torch.zeros(3, 1), r"x has shape \(3, 1\); wanted \(N, 2\)"), (torch.full((1, 2), torch.inf), "infinite")],

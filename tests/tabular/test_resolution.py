@@ -74,6 +74,7 @@ def test_decimals_are_those_of_the_step_and_its_anchor():
         (np.r_[np.zeros(700), R.lognormal(3, 1, 300).round(2), np.full(40, 99_999.0)], [0, 99_999]),
         (np.minimum(R.normal(size=5000), 1), [1]),
         (np.r_[R.integers(1, 99, 500), np.full(400, 40)], [40]),
+        (np.r_[np.zeros(9000), R.integers(1, 2000, 300), np.full(60, 30)], [0, 30]),
         (R.integers(17, 91, 30_000), []),
         (R.poisson(3, 10_000), []),
         (R.normal(size=5000), []),
