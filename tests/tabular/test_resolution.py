@@ -88,6 +88,7 @@ def test_decimals_are_those_of_the_step_and_its_anchor():
         "zeros and 99,999",
         "a cap",
         "hours",
+        "beside zeros",
         "ages",
         "counts",
         "reals",
