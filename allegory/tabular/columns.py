@@ -58,6 +58,7 @@ class Column:
         rows, gaps: how many there were, and how many were missing.
         range: (smallest, largest) value, in x; None where there are none.
         law: of the numbers: "logistic" or "log logistic" where they have a resolution, else "normal" or "student_t".
+        components: of a mixture of such laws, where they have a resolution.
     """
 
     name: Name
@@ -79,6 +80,7 @@ class Column:
     gaps: int = 0
     range: tuple[float, float] | None = None
     law: str = ""
+    components: int = 1
 
     @property
     def modelled(self) -> bool:

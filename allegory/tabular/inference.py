@@ -37,6 +37,7 @@ MAX_LEVELS = 32  # different numbers, whose probabilities are free
 MIN_ROWS_PER_LEVEL = 5
 MIN_ROWS_OF_ID = 20
 MAX_CATEGORIES = 1000  # of text, unless it is said to be categorical
+COMPONENTS, MANY_ROWS = 3, 2000  # of a law, and how many rows it takes to tell them apart
 FLOAT32 = 2.0**24  # float32 has all whole numbers up to this
 ID_NAME = re.compile(
     r"(^|[\W_])(id|ids|uuid|guid|key|index|idx|rowid|row|nr|number|unnamed: 0)$|[a-z]ID$", re.IGNORECASE
@@ -154,6 +155,7 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
         anchor=0.0 if step is None else _anchor(x[0], step), range=(float(x[0]), float(x[-1])),
         low=(low := None if low is None else low - float(origin)), high=None if high is None else high - float(origin),
         law=choose_law(x, counts, None if step is None else step.size, low, points),
+        components=COMPONENTS if step is not None and not few and counts.sum() >= MANY_ROWS else 1,
     )  # fmt: skip
     return check_column(column, f"column {column.name!r}")
 

@@ -8,7 +8,7 @@ r"""Likelihood: the family of each column, by its kind.
                         spread grows with their size, in log(x - low + step)
                         where there is no resolution, a density: normal, or Student's t where the tails are long
                         with point masses at the values that come again and again
-    constant            a single category: 0 nats
+    constant            the single interval from edge to edge: 0 nats
 
 Which of two laws fits better is decided by the likelihood of each, with its location and scale from the quartiles, so
 that one wild row moves nothing.
@@ -32,7 +32,6 @@ __all__ = ["choose_law", "family_of", "family_of_all", "law_of"]
 
 Array = NDArray[Any]
 
-COMPONENTS = 1  # of the law of an interval
 LOGISTIC_QUARTILE, NORMAL_QUARTILE, STUDENT_QUARTILE = math.log(3), 0.6744897501960817, 0.7648923284043484
 STUDENT_DF = 3.0
 
@@ -103,6 +102,7 @@ def law_of(column: Column) -> str:
         if column.resolution is not None
         else f"density, {column.law or 'normal'}"
     )
+    law += f" x {column.components}" if column.components > 1 else ""
     return law + (f", {len(column.points)} points" if column.points else "")
 
 
@@ -113,7 +113,7 @@ def family_of(column: Column) -> Any:
     PointsFamily(...)
     """
     if column.kind == "constant":
-        return families.categorical(1)
+        return families.interval(1.0, low=0.0, high=0.0)  # both edges: a mass of 1
     if column.kind == "binary":
         return families.bernoulli
     if column.kind in ("categorical", "ordinal"):
@@ -123,7 +123,7 @@ def family_of(column: Column) -> Any:
         inner: Any = families.student_t if column.law == "student_t" else families.normal
     else:
         inner = families.interval(
-            column.resolution, column.low, column.high, components=COMPONENTS, origin=column.anchor,
+            column.resolution, column.low, column.high, components=column.components, origin=column.anchor,
             log=column.law.startswith("log ") and column.low is not None,
         )  # fmt: skip
     return families.with_points(inner, column.points) if column.points else inner
