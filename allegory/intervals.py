@@ -39,7 +39,7 @@ from torch.distributions.utils import broadcast_all
 
 from allegory.gaps import placeholder
 
-__all__ = ["Grid", "Interval", "IntervalMixture", "WithPoints", "ordinal_logits"]
+__all__ = ["Grid", "Interval", "IntervalMixture", "WithPoints", "at_points", "ordinal_logits"]
 
 NARROW, STEEP = 0.5, 2.0  # h, and |c| h, up to which the density is integrated
 SMALLEST = 1e-12  # difference of the logarithms of two tails
@@ -292,6 +292,16 @@ def _log_student_tail(t: Tensor, df: Tensor) -> Tensor:
     return torch.where(far, torch.where(t > 0, log_far, torch.log1p(-torch.exp(log_far))), torch.log(0.5 - from_zero))
 
 
+def at_points(x: Tensor, values: Tensor) -> Tensor:
+    """(*, n) which of n points x is, in the digits of float32, as which points are kept: in float64 0.1 is another
+    number.
+
+    >>> at_points(torch.tensor(0.1, dtype=torch.float64), torch.tensor([0.1, 0.2]))
+    tensor([ True, False])
+    """
+    return x.float()[..., None] == values.float()
+
+
 class WithPoints(Distribution):
     """Point masses beside a law. Where the law has masses, too, they add up; a density has none at a point, and the
     result is then a mass at the points and a density elsewhere.
@@ -326,7 +336,7 @@ class WithPoints(Distribution):
         return self.values[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        equal = value[..., None] == self.values.to(value.dtype)
+        equal = at_points(value, self.values)
         is_point = equal.any(-1)
         log_point = (self.log_weights[..., :-1] * equal).sum(-1)
         masses = self._has_masses
@@ -367,7 +377,7 @@ class _PointsOr(constraints.Constraint):
         return bool(getattr(self.other, "is_discrete", False))
 
     def check(self, value: Tensor) -> Tensor:
-        return (value[..., None] == self.values.to(value.dtype)).any(-1) | self.other.check(value)
+        return at_points(value, self.values).any(-1) | self.other.check(value)
 
     def __str__(self) -> str:
         return f"{len(self.values)} points or {self.other}"

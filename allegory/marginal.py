@@ -28,6 +28,7 @@ from allegory.family import (
     StandardizedCounts,
 )
 from allegory.gaps import Observed
+from allegory.intervals import at_points
 from allegory.positivity import inverse_positive
 from allegory.runtime.modes import no_validation
 from allegory.units import Units, units_of
@@ -131,7 +132,7 @@ def set_count_units(family: StandardizedCounts, data: Tensor) -> None:
 
 def without_points(block: columnar.PointsFamily, x: Tensor) -> Tensor:
     """X with a gap where it is one of the points."""
-    return x.masked_fill((x[..., None] == block.values.to(x)).any(-1), math.nan)
+    return x.masked_fill(at_points(x, block.values).any(-1), math.nan)
 
 
 @torch.no_grad()
@@ -144,7 +145,7 @@ def start_of(block: Any, x: Tensor) -> Tensor:
     """
     if isinstance(block, columnar.PointsFamily):
         rest = without_points(block, x)
-        counts = [(x == value).sum(0) + SEEN for value in block.values]
+        counts = [*(at_points(x, block.values).sum(0) + SEEN).unbind(-1)]
         counts.append((~rest.isnan()).sum(0) + SEEN)
         logits = (torch.stack(counts) / torch.stack(counts).sum(0)).log()
         inner = torch.zeros(block.family.size, x.shape[1]).to(x) if _is_empty(rest) else start_of(block.family, rest)

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "objectives": {"trace"},
     "priors": {"conditional", "distributions", "ladder", "networks", "positivity", "units"},
     "likelihoods": {"columnar", "families", "family", "networks"},
-    "marginal": {"columnar", "family", "gaps", "positivity", "units"},
+    "marginal": {"columnar", "family", "gaps", "intervals", "positivity", "units"},
     "initialization": {"columnar", "family", "marginal", "networks", "units"},
     "convolutions": {"conditional", "families", "given", "ladder", "networks"},
     "architectures": {

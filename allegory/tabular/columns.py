@@ -48,6 +48,7 @@ class Column:
         values: what the codes 0, 1, ... stand for, in order.
         resolution: the step of the numbers, in the unit of x; None where they are truly continuous.
         anchor: one of the numbers that the step leads to, in x.
+        loose: whether numbers differ from the multiples of the step by rounding, and stay as they are.
         low, high: in x, what values cannot pass; None where nothing is known.
         points: in x, the values that come again and again.
         origin: what is taken off to give x; of a datetime in whole nanoseconds since 1970.
@@ -67,6 +68,7 @@ class Column:
     values: tuple[Any, ...] = ()
     resolution: float | None = None
     anchor: float = 0.0
+    loose: bool = False
     low: float | None = None
     high: float | None = None
     points: tuple[float, ...] = ()
@@ -328,7 +330,7 @@ def decode_column(x: Array, column: Column) -> tuple[Array, Array]:
         return ticks + int(column.origin), missing
     if step is None:
         return x + float(column.origin), missing
-    x = snap(x, step)
+    x = snap(x, step, column.loose)
     if step.size >= 1 and float(step.size).is_integer() and float(column.step.anchor).is_integer():  # type: ignore[union-attr]
         rounded = np.rint(x)
         if (rounded == x).all():

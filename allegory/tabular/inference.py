@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from allegory.tabular.columns import CODED, UNITS, Column, check_column, levels_of, nanoseconds
 from allegory.tabular.frames import Name, Values
 from allegory.tabular.likelihood import choose_law
-from allegory.tabular.resolution import MIN_REPEATS, Step, find_edges, find_points, find_step
+from allegory.tabular.resolution import MIN_REPEATS, Step, find_edges, find_points, find_step, snap
 
 __all__ = ["infer_column", "names_rows"]
 
@@ -150,14 +150,18 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
     piled = find_points(x, counts, step)
     points = tuple(x[counts >= MIN_REPEATS].tolist()) if few else piled
     low, high = find_edges(different.astype(np.float64), tuple(p + float(origin) for p in piled), whole)
+    low, high = (None if edge is None else edge - float(origin) for edge in (low, high))
     column = replace(
-        column, kind=kind, resolution=None if step is None else step.size, points=points, origin=origin,
-        anchor=0.0 if step is None else _anchor(x[0], step), range=(float(x[0]), float(x[-1])),
-        low=(low := None if low is None else low - float(origin)), high=None if high is None else high - float(origin),
+        column, kind=kind, points=points, origin=origin, range=(float(x[0]), float(x[-1])), low=low, high=high,
         law=choose_law(x, counts, None if step is None else step.size, low, points),
-        components=COMPONENTS if step is not None and not few and counts.sum() >= MANY_ROWS else 1,
     )  # fmt: skip
-    return check_column(column, f"column {column.name!r}")
+    if step is None:
+        return column
+    step = Step(step.size, _anchor(x[0], step))
+    return replace(
+        column, resolution=step.size, anchor=step.anchor, loose=not np.array_equal(snap(x, step), x),
+        components=COMPONENTS if not few and counts.sum() >= MANY_ROWS else 1,
+    )  # fmt: skip
 
 
 def _anchor(first: float, step: Step) -> float:

@@ -114,19 +114,24 @@ def decimals_of(step: Step) -> int | None:
     return None
 
 
-def snap(x: Array, step: Step) -> Array:
-    """The nearest multiples of a step, (N,), with no more digits than they have: 3 steps of 0.1 are 0.3. What differs
-    from one by rounding alone stays as it is.
+def snap(x: Array, step: Step, loose: bool = False) -> Array:
+    """The nearest multiples of a step, (N,), with no more digits than they have: 3 steps of 0.1 are 0.3.
 
-    >>> snap(np.array([0.149, 0.1 + 0.2]), Step(0.05)).tolist()
-    [0.15, 0.30000000000000004]
+    Args:
+        x: (N,).
+        step: of it.
+        loose: whether what differs from a multiple by rounding alone stays as it is.
+
+    >>> x = np.array([0.149, 0.1 + 0.2])
+    >>> snap(x, Step(0.05)).tolist(), snap(x, Step(0.05), loose=True).tolist()
+    ([0.15, 0.3], [0.15, 0.30000000000000004])
     """
     nearest = step.anchor + np.rint((x - step.anchor) / step.size) * step.size
     decimals = decimals_of(step)
     if decimals is not None:
         nearest = np.rint(nearest * 10.0**decimals) / 10.0**decimals
     room = 4 * ROUNDING * 2.0**-52 * np.maximum(np.abs(x), abs(step.anchor))
-    return np.where(np.abs(x - nearest) <= room, x, nearest)
+    return np.where(np.abs(x - nearest) <= room, x, nearest) if loose else nearest
 
 
 def find_points(values: Array, counts: Array, step: Step | None) -> tuple[float, ...]:

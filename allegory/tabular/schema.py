@@ -148,8 +148,8 @@ class Schema:
             ValueError: all columns are constant.
 
         >>> schema = Schema.infer({"age": np.arange(40) % 35 + 20, "town": np.array(["Rom", "Ulm"] * 20, object)})
-        >>> schema.family()
-        ColumnsFamily(2 columns)
+        >>> schema.family().blocks[1]
+        CategoricalFamily(3)
         """
         return family_of_all(self.modelled)
 
