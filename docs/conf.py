@@ -26,7 +26,7 @@ DOCS = Path(__file__).parent
 PACKAGE = Path(allegory.__file__).parent
 INTERNAL = (
     "__init__", "__main__", "version", "legacy", "activations", "checks", "convolutions", "draws", "held",
-    "initialization",
+    "initialization", "family", "marginal",
     "likelihoods", "moved", "notation", "positivity", "runtime.", "command.", "data.cutting", "data.files",
     "data.leakage", "data.offsets", "data.parts", "data.pictures", "evaluation.passes", "views.terminal",
     "tabular.building", "tabular.description", "tabular.frames", "tabular.inference", "tabular.resolution",
