@@ -418,8 +418,8 @@ class LogFrom(Standardize):
 
 
 class ReadGaps(nn.Module):
-    """x with gaps, as a network reads it: read(x) with 0 where x is NaN, and whether it is there, 0 or 1 (Collier et
-    al. 2020). (*batch, C, *rest) -> (*batch, n + C, *rest).
+    """x with gaps, as a network reads it: read(x) with 0 where x is NaN, and whether it is there, 0 or 1
+    (Collier et al. 2020). (*batch, C, *rest) -> (*batch, n + C, *rest).
 
     Args:
         read: (*batch, C, *rest) -> (*batch, n, *rest), n a multiple of C, the input layer for x without gaps.
