@@ -6,6 +6,7 @@ Shapes: N rows, D columns of x.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from itertools import combinations
@@ -72,7 +73,9 @@ def _equal_columns(x: Array, columns: tuple[Column, ...]) -> tuple[list[int], li
     first: dict[tuple[Any, ...], int] = {}
     lines, kept = [], []
     for i, column in enumerate(columns):
-        j = first.setdefault((x[:, i].tobytes(), column.values, column.origin, column.unit), i)
+        j = first.setdefault(
+            (hashlib.blake2b(x[:, i].tobytes()).digest(), column.values, column.origin, column.unit), i
+        )
         if i == j:
             kept.append(i)
         else:
