@@ -89,6 +89,12 @@ def read_splits(
                 f"wanted the same shape in every split"
             )
     offset = find_offset(first[1]) if isinstance(offset, str) else offset
+    for name, x in arrays.items():
+        if offset is not None and np.ndim(offset) and np.shape(offset) != x.shape[1:]:
+            raise ValueError(
+                f"{where[name]}: examples of shape {x.shape[1:]}, but what is to be taken off them has shape "
+                f"{np.shape(offset)}: wanted data as those of the training"
+            )
     return {split: Part(_to_examples(x, where[split], offset), (), groups, offset) for split, x in arrays.items()}
 
 

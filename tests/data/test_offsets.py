@@ -190,3 +190,12 @@ def test_other_values_of_such_a_column_are_told_as_they_are(tmp_path):
     data = load_quietly(write(tmp_path / "x.npy", 1.7e9 + SECONDS, np.where(np.arange(500) == 45, -1e4, fill)))
     with pytest.warns(UserWarning, match="column 1: -10000 is"):
         al.architectures.mlp((2,), "normal", [2], [4], data=data.train, offset=data.offset)
+
+
+@pytest.mark.parametrize("shape", [(9, 3), (9, 1), (9, 2, 2)])
+def test_an_offset_of_another_shape_is_an_error_that_says_so(tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.zeros(shape))
+    with pytest.raises(
+        ValueError, match=r"x.npy: examples of shape .*, but what is to be taken off them has shape \(2,\)"
+    ):
+        read(tmp_path / "x.npy", offset=[1.7e9, 0.0])
