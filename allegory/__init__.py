@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         log_conditional,
         log_likelihood,
         rubin,
+        sample_given,
     )
     from allegory.ladder import TopDown
     from allegory.model import VAE
@@ -71,6 +72,7 @@ __all__ = [
     "renyi",
     "report",
     "rubin",
+    "sample_given",
     "save",
     "stl",
     "together",
@@ -93,6 +95,7 @@ _MODULES = {
         "log_conditional",
         "log_likelihood",
         "rubin",
+        "sample_given",
     ],
     "ladder": ["TopDown"],
     "model": ["VAE"],

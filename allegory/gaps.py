@@ -39,10 +39,11 @@ class Observed(Independent):
         return elements.flatten(elements.dim() - self.reinterpreted_batch_ndims).sum(-1)
 
     def log_prob_elements(self, value: Tensor) -> Tensor:
-        """(*batch, *event) log p of each element, 0 where it is missing."""
+        """(*batch, *event) log p of each element; where it is missing 0, or what the law knows of that."""
         missing = value.isnan()
         filled = torch.where(missing, placeholder(self.base_dist), value)
-        return self.base_dist.log_prob(filled).masked_fill(missing, 0)
+        found, known = self.base_dist.log_prob(filled), getattr(self.base_dist, "log_missing", None)
+        return found.masked_fill(missing, 0) if known is None else torch.where(missing, known, found)
 
 
 def placeholder(law: Any) -> Tensor:

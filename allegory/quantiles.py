@@ -192,6 +192,8 @@ def exact_mean(law: Distribution) -> Tensor:
     >>> exact_mean(law)
     tensor([1., nan])
     """
+    if hasattr(getattr(law, "base_dist", law), "log_missing"):
+        return torch.full(law.batch_shape + law.event_shape, torch.nan)
     law = _elements(law)
     if isinstance(law, Columns):
         return _by_column(law, exact_mean)
@@ -228,8 +230,8 @@ def over_categories(law: Distribution) -> Tensor:
 
 def _elements(law: Any) -> Any:
     """The law of the elements, of which each is independent."""
-    while isinstance(law, Independent):
-        law = law.base_dist
+    while isinstance(law, Independent) or hasattr(law, "log_missing"):
+        law = law.base_dist if isinstance(law, Independent) else law.law
     if law.event_shape and not isinstance(law, Columns):
         raise NotImplementedError(f"{type(law).__name__} is not over independent elements")
     if law._validate_args:
@@ -264,7 +266,8 @@ def _mirrored(law: Any, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tens
 def _below(law: Any, x: Tensor) -> Tensor:
     """P(X < x)."""
     if isinstance(law, Interval):
-        return cdf(law, x - law.step / 2)
+        steps = ((x - law.origin) / law.step - 1e-3).ceil() - 1
+        return cdf(law, law.origin + steps * law.step)
     return cdf(law, x.ceil() - 1 if law.support.is_discrete else x)
 
 

@@ -17,8 +17,8 @@ PACKAGE = Path(allegory.__file__).parent
 RUNTIME, CORE = {"runtime", "version"}, {
     "support", "distributions", "positivity", "families", "conditional", "ladder", "trace", "checks", "notation",
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
-    "convolutions", "architectures", "quantiles", "legacy", "given", "draws", "held", "gaps", "intervals", "family",
-    "columnar", "marginal",
+    "convolutions", "architectures", "quantiles", "missingness", "legacy", "given", "draws", "held", "gaps",
+    "intervals", "family", "columnar", "marginal",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "activations": set(),
     "trace": {"distributions"},
     "quantiles": {"columnar", "intervals"},
+    "missingness": {"columnar", "family", "gaps", "quantiles"},
     "checks": {"conditional", "gaps", "support"},
     "given": {"networks", "units"},
     "draws": {"checks", "conditional", "distributions"},

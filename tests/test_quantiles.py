@@ -128,6 +128,8 @@ def test_an_interval_adds_up():
     assert_close(cdf(law, values + 0.05), law.log_prob(values).exp().cumsum(0))
     assert_close(mass(law, values[3:], values[3:])[:, 0], law.log_prob(values[3:]).exp()[:, 0])
     assert cdf(law, t([0.2])) == 0
+    assert mass(law, t([0.61]), t([0.69])) == 0
+    assert_close(mass(law, t([0.61]), t([0.79])), law.log_prob(t([0.7])).exp())
     u = torch.rand(50, 1) * cdf(law, values[-1])
     assert_close(quantile(law, u), 0.3 + 0.1 * (u > cdf(law, values).T).sum(1, keepdim=True))
 

@@ -3,6 +3,7 @@
 from allegory.evaluation.annealing import Annealed, ais, compare_with_ais
 from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate, log_likelihood
 from allegory.evaluation.conditionals import LogConditional, log_cells, log_conditional
+from allegory.evaluation.conditions import sample_given
 from allegory.evaluation.diagnosis import Diagnosis, Level, diagnose
 from allegory.evaluation.imputation import fill, impute
 from allegory.evaluation.marginals import baseline
@@ -33,4 +34,5 @@ __all__ = [
     "log_likelihood",
     "posterior_moments",
     "rubin",
+    "sample_given",
 ]

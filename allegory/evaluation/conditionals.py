@@ -23,6 +23,7 @@ from torch import Tensor
 
 from allegory.evaluation.imputation import warn_of_few
 from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, row_seeds, run_passes
+from allegory.gaps import log_prob_elements
 from allegory.given import Contexts, Given, take_rows
 from allegory.model import VAE
 from allegory.runtime.messages import no_tensor
@@ -128,13 +129,15 @@ def log_cells(model: VAE, x: Tensor, samples: int = 1000, seed: int = 0, given: 
 def _estimate(
     model: VAE, x: Tensor, wanted: Tensor, known: Tensor, samples: int, seed: int, contexts: Contexts
 ) -> LogConditional:
-    given, of = x.masked_fill(~known, torch.nan), x.masked_fill(~wanted, torch.nan)
+    given, known, wanted = x.masked_fill(~known, torch.nan), known.expand(x.shape), wanted.expand(x.shape)
 
     def score(index: Tensor, noises: Iterator[Noise], *contexts: Tensor) -> tuple[Tensor]:
         sums = torch.full((5, len(index)), -torch.inf, dtype=torch.float64, device=x.device)
         for particles, noise in noises:
             trace = model(given[index], samples=particles, noise=noise, given=contexts)
-            w, v = trace.log_weight.double(), trace.p[0].log_prob(of[index]).double()
+            elements = log_prob_elements(trace.p[0], x[index]).double()
+            before, v = (torch.where(chosen[index], elements, 0).flatten(2).sum(2) for chosen in (known, wanted))
+            w = before + (trace.log_pz - trace.log_qz).sum(0).double()
             parts = torch.stack([w, w + v, 2 * w, 2 * w + v, 2 * (w + v)])
             sums = torch.logaddexp(sums, parts.logsumexp(1))
         return (sums.T,)

@@ -37,8 +37,9 @@ from torch.distributions import Distribution
 from allegory.evaluation.passes import Noise, Particles, RowNoise, check_scored, evaluating, row_seeds, run_passes
 from allegory.gaps import log_prob_elements
 from allegory.given import Contexts, Given, expand_contexts, take_rows
+from allegory.missingness import missing_range
 from allegory.model import VAE
-from allegory.quantiles import draw, exact_mean, has_draw, over_categories
+from allegory.quantiles import draw, exact_mean, has_draw, mass, over_categories
 from allegory.runtime.messages import no_tensor
 from allegory.runtime.modes import forked_rng
 from allegory.runtime.threads import one_at_a_time
@@ -47,6 +48,7 @@ __all__ = ["Inferred", "Rows", "check_counts", "each_gappy_row", "fill", "impute
 
 FEW_EFFECTIVE_SAMPLES = 10.0
 CANDIDATES = 32  # for a mode, judged by twice as many posterior draws
+Range = tuple[Tensor, Tensor]
 ESTIMATES = ("mean", "median", "mode")
 OTHER_STREAM = 0x2545F491  # makes a row's seed that of its further noise
 
@@ -62,6 +64,7 @@ def impute(
     seed: int = 0,
     return_ess: bool = False,
     given: Given = None,
+    between: Range | None = None,
 ) -> Any:
     """(m, N, *event) draws of x whose gaps are filled from p(x_missing | x_observed); what is observed stays, to the
     bit.
@@ -82,6 +85,8 @@ def impute(
         return_ess: whether to return (draws, ESS), the effective sample sizes (N,) of the K weights; NaN for rows
             without gaps.
         given: c of a conditional model, (N, *context), or several.
+        between: (low, high), which broadcast against x: the limits that gaps are known to lie between; -inf and inf
+            where nothing is known.
 
     Raises:
         ValueError: a gap where the likelihood takes none; a number below one; another method.
@@ -104,7 +109,7 @@ def impute(
         return filled.where(_spread(found.possible, rows.x), rows.x).movedim(1, 0), found.ess
 
     whole = torch.empty(0) if not isinstance(x, Tensor) else x.expand(draws, *x.shape).movedim(1, 0).clone()
-    filled, ess = each_gappy_row(model, x, whole, samples, draws, seed, work, given)
+    filled, ess = each_gappy_row(model, x, whole, samples, draws, seed, work, given, between)
     if method == "sir":
         warn_of_few(ess, samples, "use more samples, or method='gibbs'")
     filled = filled.movedim(1, 0)
@@ -178,6 +183,7 @@ class Rows:
         own: further noise of each row.
         contexts: what is given, (B, *context) each.
         alone: whether p(x | z_1) draws from torch's generator, for one row, since it is no function of a uniform.
+        between: the limits, (B, *event) both, that gaps are known to lie between.
     """
 
     model: VAE
@@ -186,6 +192,7 @@ class Rows:
     own: RowNoise
     contexts: Contexts
     alone: bool
+    between: Range | None = None
 
     def decode(self, latents: Sequence[Tensor]) -> Distribution:
         """p(x | z), of batch shape (m, B)."""
@@ -193,7 +200,14 @@ class Rows:
 
     def draw(self, law: Distribution, draws: int) -> Tensor:
         """(m, B, *event) draws of a law with batch shape (m, B)."""
-        return law.sample() if self.alone else draw(law, self.own.uniform(draws, *self.x.shape[1:]))
+        if self.alone:
+            return law.sample()
+        limits = missing_range(law)
+        if limits is None or self.between is None:
+            low, high = limits or self.between or (None, None)
+        else:
+            low, high = limits[0].maximum(self.between[0]), limits[1].minimum(self.between[1])
+        return draw(law, self.own.uniform(draws, *self.x.shape[1:]), low, high)
 
 
 @dataclass(frozen=True)
@@ -241,6 +255,9 @@ def infer_missing(rows: Rows, draws: int, spread: bool = False, mean: bool = Fal
     for samples, noise in rows.noises:
         trace = rows.model(rows.x, samples=samples, noise=noise, given=rows.contexts)
         each = trace.log_weight.double()
+        if rows.between is not None:
+            inside = mass(trace.p[0], *rows.between).double().log()
+            each = each + torch.where(rows.x.isnan(), inside, 0).flatten(2).sum(2)
         total = torch.logaddexp(log_w, each.logsumexp(0))
         log_w2 = torch.logaddexp(log_w2, (2 * each).logsumexp(0))
         kept, shares = (torch.exp(part - total.clamp(min=lowest)) for part in (log_w, each))
@@ -269,6 +286,7 @@ def each_gappy_row(
     seed: int,
     work: Callable[[Rows], tuple[Tensor, Tensor]],
     given: Given = None,
+    between: Range | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What `work` makes of the rows of x that have gaps, in the place of these rows of `whole`, (N, *); and its
     effective sample sizes (N,), NaN for the other rows.
@@ -282,14 +300,18 @@ def each_gappy_row(
         return whole, ess
     gappy, contexts = x[index], take_rows(contexts, index)
     with evaluating(model), forked_rng(model):
+        limits = None if between is None else tuple(edge.expand(x.shape)[index] for edge in between)
         alone = not has_draw(model.generate(1, given=take_rows(contexts, slice(1))))
+        if alone and between is not None:
+            raise ValueError("a range needs a likelihood whose distribution function is known, and this one's is not")
         seeds = row_seeds(gappy, seed, apart=True)
         particles = Particles(model, gappy, samples, seeds=seeds, alone=alone, contexts=contexts)
         particles.rows = max(1, particles.rows * samples // max(samples, draws))
 
         def score(chosen: Tensor, noises: Iterator[Noise], *contexts: Tensor) -> tuple[Tensor, ...]:
             own = RowNoise(seeds[chosen.cpu().numpy()] ^ OTHER_STREAM, x.new_zeros(0).double())
-            return work(Rows(model, gappy[chosen], list(noises), own, contexts, alone))
+            near: Any = None if limits is None else tuple(edge[chosen] for edge in limits)
+            return work(Rows(model, gappy[chosen], list(noises), own, contexts, alone, near))
 
         whole[index], ess[index] = run_passes(torch.arange(len(gappy), device=x.device), particles, score)
     return whole, ess
