@@ -20,7 +20,7 @@ __all__ = ["encode", "reconstruct", "sample"]
 @click.command(cls=Command)
 @with_argument("run", FOLDER, "RUN")
 @with_options(SAMPLE)
-def sample(run: str, count: int, out: str, device: str, seed: int, temperature: float) -> None:
+def sample(run: str, count: int, out: str, device: str, seed: int, temperature: float, given: str | None) -> None:
     """Samples from the model: `samples`, and `means`, the means of p(x | z_1) they were drawn from."""
     import torch
 
@@ -30,7 +30,7 @@ def sample(run: str, count: int, out: str, device: str, seed: int, temperature: 
     _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device)
     check_out(out, opened.source)
-    parts = opened.draw(count, temperature, seed)
+    parts = opened.draw(count, temperature, seed, None if given is None else opened.given_as(given))
     if Path(out).suffix == ".png":
         _save_sheet(out, opened, torch.cat([part.means.cpu() for part in parts]), columns=max(1, math.isqrt(count)))
     else:
@@ -80,7 +80,8 @@ def encode(run: str, data: str, out: str, array: str | None, device: str, seed: 
     opened = console.open_run(run, device)
     check_out(out, data, opened.source)
     arrays: dict[str, Any] = {}
-    for t, (mean, spread) in enumerate(opened.encode(opened.read(data, array), seed), start=1):
+    x, given = opened.read(data, array), opened.read_given(data, array)
+    for t, (mean, spread) in enumerate(opened.encode(x, seed, given), start=1):
         arrays |= {f"z{t}_mean": mean, f"z{t}_std": spread}
     write_arrays(Path(out), arrays | _names(data))
     shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in arrays.items())

@@ -244,6 +244,8 @@ TRAINING = (
     Option("split", Choice(SPLIT_WAYS), "random", "how to split data without splits: at random, by order, or by group"),
     Option("split_seed", WHOLE, 0, "seed of the split", "N"),
     Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
+    Option("given", PathOrName("name"), None, "train p(x | c): c is this array of a .npz file, labels or numbers; or "
+           "'folder', the sub-folders of images", "NAME"),
     Option("size", WIDTHS, None, "scale and crop the images of a folder to this width and height", "W,H"),
     Option("dynamic", None, False, "binarise each time an image is drawn (mnist, fashion-mnist, omniglot)"),
     Option("lr", ABOVE_ZERO, 1e-3, "learning rate, annealed to 0 by a cosine", "RATE"),
@@ -270,8 +272,8 @@ GROUPS = {
         "blocks", "checkpointed", "prior", "components", "dropout", "activation",
     ),
     "The data and the objective": (
-        "split", "split_seed", "array", "size", "likelihood", "dynamic", "objective", "beta", "free_bits", "alpha",
-        "samples", "kl_warmup",
+        "split", "split_seed", "array", "given", "size", "likelihood", "dynamic", "objective", "beta", "free_bits",
+        "alpha", "samples", "kl_warmup",
     ),
     "The training": (
         "epochs", "minutes", "batch_size", "lr", "lr_warmup", "weight_decay", "ema", "patience", "precision", "compile",
@@ -315,6 +317,8 @@ SAMPLE = (
     Option("count", NATURAL, 64, "number of samples", "N"),
     Option("out", FILE, None, ".npz (samples, means) or .png (means)", "FILE", required=True),
     Option("temperature", POSITIVE, 1.0, "factor on the standard deviations of all latents", "T", shown="1"),
+    Option("given", PathOrName("name"), None, "c of all samples: a category, its place, or numbers with commas", "C",
+           shown="that of random training examples"),
     SEED, DEVICE,
 )  # fmt: skip
 RECONSTRUCT = (

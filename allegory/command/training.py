@@ -23,7 +23,7 @@ FIT = (
     "patience", "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
 COPIES = 10  # of the weights: the best, the average, gradients, moments, and what they were when the epoch began
-READING = ("dynamic", "split", "array", "size")
+READING = ("dynamic", "split", "array", "size", "given")
 MODEL = {  # the settings that each architecture takes
     "mlp": ("latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down"),
     "conv": (
@@ -98,7 +98,12 @@ def train(
     parts = {key: options[key] for key in MODEL[options["architecture"]] if key in options}
     parts |= {"event_shape": examples.event_shape, "likelihood": about["likelihood"]}
     parts |= {"categories": about["categories"], "lowest": about.get("lowest")}
+    if examples.given is not None:
+        console.say(f"the model is of x given {examples.given.described()}")
+        parts |= {"given": examples.given.shape}
     _check_memory(build, parts)
+    of_each = {split: examples.given_with(split) for split in ("train", "valid")}
+    parts |= {"given_data": next(iter(of_each["train"]), None)}
     torch.manual_seed(options["seed"])
     model = build(**parts, data=examples.head, row_names=examples.row_names("train"), offset=examples.offset)
     model = model if shard else model.to(where)
@@ -113,6 +118,8 @@ def train(
             model,
             examples.train,
             valid=examples.valid,
+            given=of_each["train"],
+            valid_given=of_each["valid"],
             objective=objective,
             transform=binarize if examples.dynamic else None,
             out=out,
@@ -127,7 +134,7 @@ def train(
         )
     if processes.rank() > 0:
         return
-    save_pictures(out, load(out) if shard else model, examples.valid)
+    save_pictures(out, load(out) if shard else model, examples.valid, of_each["valid"])
     _print_record(record, out, options)
     print(f"next: allegory evaluate {out}")
 
@@ -170,7 +177,8 @@ def _check(model: Any, examples: Any, where: Any, fits: tuple[str, str] | None) 
     for split in ("valid", "test") if examples.dynamic else ("train", "valid", "test"):
         try:
             x = getattr(examples, split).to(where)
-            model.check(x, f"{examples.name}, {split}", examples.row_names(split))
+            given = tuple(c.to(where) for c in examples.given_with(split))
+            model.check(x, f"{examples.name}, {split}", examples.row_names(split), given)
         except ValueError as error:
             advice = f"; the data have {fits[1]}, which --likelihood {fits[0]} takes" if fits else ""
             raise ValueError(f"{str(error).rstrip('.')}{advice}") from None

@@ -1,16 +1,19 @@
 """Data: arrays, images and built-in sets in, tensors out."""
 
+from allegory.data.conditions import Conditions, as_conditions
 from allegory.data.description import checksum, describe
 from allegory.data.files import file_names
 from allegory.data.likelihood import choose_likelihood
 from allegory.data.recoding import binarize, to_binary, two_values
-from allegory.data.splits import Data, load, load_together, read, reload
+from allegory.data.splits import Data, load, load_together, read, read_given, reload
 from allegory.data.stored import Stored
 from allegory.data.values import remarks
 
 __all__ = [
+    "Conditions",
     "Data",
     "Stored",
+    "as_conditions",
     "binarize",
     "checksum",
     "choose_likelihood",
@@ -19,6 +22,7 @@ __all__ = [
     "load",
     "load_together",
     "read",
+    "read_given",
     "reload",
     "remarks",
     "to_binary",

@@ -52,6 +52,7 @@ def describe(
         "size": data.size and list(data.size),
         "lowest": int(lowest) or None,
         "offset": None if data.offset is None else data.offset.flatten().tolist(),
+        "given": None if data.given is None else data.given.about(),
     }
     return dict(
         source=data.name if data.name in {row.name for row in BUILTIN} else str(Path(data.name).resolve()),
@@ -92,6 +93,8 @@ def is_described(data: Data, about: dict[str, Any]) -> bool:
     (True, False)
     """
     sizes = [len(part) for part in (data.train, data.valid, data.test)]  # the checksum runs over all of them
+    if about.get("given") is not None and (data.given is None or data.given.about() != about["given"]):
+        return False
     if list(data.event_shape) != about["event_shape"] or sizes != about.get("examples", sizes):
         return False
     return checksum(data) == about["checksum"]

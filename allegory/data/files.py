@@ -24,7 +24,7 @@ from torch import Tensor
 
 from allegory.data import parts
 from allegory.data.offsets import find_offset, subtract_offset
-from allegory.data.parts import WANTED, Part, naming_errors, split_names
+from allegory.data.parts import WANTED, Part, given_names, naming_errors, split_names
 from allegory.data.pictures import find_images, read_folder, rows_by_split
 from allegory.data.stored import Mapped, Stored
 from allegory.runtime.messages import describe_index
@@ -52,6 +52,7 @@ def read_splits(
     size: Sequence[int] | None = None,
     offset: Any = "find",
     channels: int | None = None,
+    given: str | None = None,
 ) -> dict[str, Part]:
     """What a path holds, by split: train, valid, test; or train, test; or one part, named "".
 
@@ -62,6 +63,8 @@ def read_splits(
         offset: (*event) float64, what is taken off before the numbers are cast to float32, see
             `allegory.data.offsets`; "find" for what the training data need, None for nothing.
         channels: of the images of a folder; by default 1 where all are grey, else 3.
+        given: what is given with the examples: the name of an array of a .npz file, with splits NAME_train and so on;
+            "folder" for the sub-folders of images.
 
     Raises:
         ValueError: nothing to read, damage, or values that cannot be taken.
@@ -71,13 +74,16 @@ def read_splits(
     if path.is_dir():
         if array is not None:
             raise ValueError(_NAMELESS.format(path=path, array=array))
+        found = read_folder(path, size, channels)
+        if given not in (None, "folder") or (given and any(part.groups is None for part in found.values())):
+            raise ValueError(f"{path}: given {given!r}: wanted 'folder', of a folder whose images are in sub-folders")
         return {
-            split: part if isinstance(part.x, Stored) else part._replace(x=_to_tensor(part.x, str(path), None))
-            for split, part in read_folder(path, size, channels).items()
+            split: (part if not given else part._replace(given=part.groups))
+            for split, part in _as_tensors(path, found).items()
         }
     if size is not None:
         raise ValueError(f"{path}: size={tuple(size)} scales the images of a folder; this is a file of arrays")
-    arrays, groups = _read_chosen(path, array)
+    arrays, groups, conditions = _read_chosen(path, array, given)
     where = {split: f"{path}, {split}" if split else str(path) for split in arrays}
     for split, x in arrays.items():
         _check_numbers(x, where[split])
@@ -95,28 +101,53 @@ def read_splits(
                 f"{where[name]}: examples of shape {x.shape[1:]}, but what is to be taken off them has shape "
                 f"{np.shape(offset)}: wanted data as those of the training"
             )
-    return {split: Part(_to_examples(x, where[split], offset), (), groups, offset) for split, x in arrays.items()}
+    return {
+        split: Part(_to_examples(x, where[split], offset), (), groups, offset, conditions.get(split))
+        for split, x in arrays.items()
+    }
 
 
-def _read_chosen(path: Path, array: str | None) -> tuple[dict[str, Array], Array | None]:
-    """The arrays of a file that are taken, by split, and the array `groups`; those that are not taken are named in a
-    warning, and not opened.
+def _as_tensors(path: Path, parts: dict[str, Part]) -> dict[str, Part]:
+    """The images of a folder as tensors, but for what stays on disk."""
+    return {
+        split: part if isinstance(part.x, Stored) else part._replace(x=_to_tensor(part.x, str(path), None))
+        for split, part in parts.items()
+    }
+
+
+def _read_chosen(
+    path: Path, array: str | None, given: str | None = None
+) -> tuple[dict[str, Array], Array | None, dict[str, Array]]:
+    """The arrays of a file that are taken, by split; the array `groups`; and what is given, by split. Those that are
+    not taken are named in a warning, and not opened.
     """
     with _opened(path) as loaded:
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             if array is not None:
                 raise ValueError(_NAMELESS.format(path=path, array=array))
-            return {"": loaded}, None
-        chosen = _choose(path, loaded.files, array)
+            if given is not None:
+                raise ValueError(_NAMELESS.format(path=path, array=given))
+            return {"": loaded}, None, {}
+        beside = {} if given is None else given_names(loaded.files, given)
+        chosen = _choose(path, [name for name in loaded.files if name not in beside.values()], array)
+        if given is not None and beside.keys() != chosen.keys():
+            wanted = ", ".join(f"{given}_{split}" if split else given for split in chosen)
+            raise ValueError(f"{path}: given {given!r}: wanted the arrays {wanted}; it holds {', '.join(loaded.files)}")
+        conditions = {split: _array(path, loaded, name) for split, name in beside.items()}
         arrays = {split: _array(path, loaded, name) for split, name in chosen.items()}
         groups = _array(path, loaded, "groups") if "" in chosen and "groups" in loaded.files else None
-        others = [name for name in loaded.files if name not in (*chosen.values(), "groups")]
+        others = [name for name in loaded.files if name not in (*chosen.values(), *beside.values(), "groups")]
     if groups is not None and groups.shape != arrays[""].shape[:1]:
         raise ValueError(f"{path}: groups has shape {groups.shape}; wanted a number or a name for each example")
+    for split, c in conditions.items():
+        if c.shape[:1] != arrays[split].shape[:1]:
+            raise ValueError(
+                f"{path}: {beside[split]} has shape {c.shape}, wanted a row for each of {len(arrays[split])} examples"
+            )
     if others:
         names = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
         warnings.warn(f"{path}: {', '.join(chosen.values())} taken; left out: {names}", stacklevel=2)
-    return arrays, groups
+    return arrays, groups, conditions
 
 
 def _choose(path: Path, names: Sequence[str], array: str | None) -> dict[str, str]:

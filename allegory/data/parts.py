@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["MAX_IN_MEMORY", "WANTED", "Part", "describe_error", "naming_errors", "split_names"]
+__all__ = ["MAX_IN_MEMORY", "WANTED", "Part", "describe_error", "given_names", "naming_errors", "split_names"]
 
 MAX_IN_MEMORY = 2**28
 """The most numbers that are held in memory."""
@@ -26,12 +26,14 @@ class Part(NamedTuple):
         names: of the files they come from, relative to their folder; empty where they come from one file.
         groups: (N,) what belongs together: the array `groups`, or the sub-folders; None if there is none.
         offset: (*event) float64, what was taken off x; None where nothing was.
+        given: (N, ...) what is given with each, labels or numbers; None where nothing was asked for.
     """
 
     x: Any
     names: Sequence[str] = ()
     groups: Any = None
     offset: Any = None
+    given: Any = None
 
 
 def split_names(names: Iterable[str]) -> dict[str, list[str]]:
@@ -46,6 +48,23 @@ def split_names(names: Iterable[str]) -> dict[str, list[str]]:
         if bare in _SPLITS:
             found.setdefault(_SPLITS[bare], []).append(name)
     return found
+
+
+def given_names(names: Sequence[str], given: str) -> dict[str, str]:
+    """The arrays of a file that hold what is given, by split; one for all is named "".
+
+    Args:
+        names: of all arrays.
+        given: what is asked for.
+
+    >>> given_names(["x_train", "y_train", "x_test", "y_test"], "y"), given_names(["x", "y"], "y")
+    ({'train': 'y_train', 'test': 'y_test'}, {'': 'y'})
+    """
+    if given in names:
+        return {"": given}
+    both = {f"{given}_{alias}": split for alias, split in _SPLITS.items()}
+    both |= {f"{alias}_{given}": split for alias, split in _SPLITS.items()}
+    return {both[name]: name for name in names if name in both}
 
 
 @contextmanager

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from allegory.data.builtin import BUILTIN, find, load_splits
+from allegory.data.conditions import Conditions, as_conditions, encode_conditions
 from allegory.data.cutting import cut, row_digests
 from allegory.data.description import describe, is_described, recorded_offset
 from allegory.data.files import read_splits
@@ -41,7 +42,7 @@ from allegory.runtime import processes
 WINDOW_ROWS = 101  # rows of a file in which overlapping windows are looked for
 WITH_OFFSET = (*DENSITIES, "bernoulli", "categorical")  # likelihoods that do not depend on where zero is
 
-__all__ = ["Data", "load", "load_together", "read", "reload"]
+__all__ = ["Data", "load", "load_together", "read", "read_given", "reload"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,7 +53,8 @@ class Data:
     binarised by `binarize` each time they are drawn, while `valid` and `test` were binarised once. `seed`, `split`,
     `array` and `size` are what `load` was asked for. `rows` has the number in its file of each row of each split, and
     `names` the names of all files, where the source is a folder. `offset`, (*event) float64, is what was taken off all
-    values, where float32 could not tell them apart; None where nothing was.
+    values, where float32 could not tell them apart; None where nothing was. `given` is what is given with the examples,
+    see `allegory.data.conditions`; None where nothing was asked for.
 
     >>> Data("ours", torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
     Data('ours', event_shape=(2,), train=8, valid=1, test=1)
@@ -70,6 +72,7 @@ class Data:
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     names: Sequence[str] = ()
     offset: Tensor | None = None
+    given: Conditions | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -144,6 +147,15 @@ class Data:
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
         return rows, binarize(x[rows]) if self.dynamic and split == "train" else x[rows]
 
+    def given_with(self, split: str, rows: Tensor | slice = slice(None)) -> tuple[Tensor, ...]:
+        """What is given with examples of a split: (n, k), or nothing.
+
+        Args:
+            split: "train", "valid" or "test".
+            rows: which of them; by default all.
+        """
+        return () if self.given is None else (self.given.values[split][rows],)
+
     def row_names(self, split: str) -> Sequence[Any]:
         """What the user calls the rows of a split: numbers in the file, or the names of the files; for messages.
 
@@ -208,6 +220,7 @@ class Data:
     def __repr__(self) -> str:
         sizes = f"train={len(self.train)}, valid={len(self.valid)}, test={len(self.test)}"
         dynamic = ", dynamic=True" if self.dynamic else ""
+        dynamic += "" if self.given is None else f", given={self.given.described()!r}"
         return f"Data({self.name!r}, event_shape={tuple(self.event_shape)}, {sizes}{dynamic})"
 
 
@@ -219,6 +232,7 @@ def load(
     split: str = "random",
     array: str | None = None,
     size: int | Sequence[int] | None = None,
+    given: str | None = None,
 ) -> Data:
     """The three splits of a built-in set, or of a path.
 
@@ -243,6 +257,8 @@ def load(
             file, or the images of one sub-folder.
         array: the name of the one array of a `.npz` file that is taken.
         size: width and height to which the images of a folder are scaled and cropped, or one number for both.
+        given: what is given with the examples, for a model of p(x | c): the name of an array of a `.npz` file, labels
+            or numbers (NAME_train and so on where it has splits); or "folder", the sub-folders that the images are in.
 
     Warns:
         UserWarning: parts of the source that are not taken; rows that stand in two splits, which flatter a model.
@@ -254,7 +270,7 @@ def load(
     >>> load("digits")
     Data('digits', event_shape=(1, 8, 8), train=1197, valid=300, test=300)
     """
-    data = _load(source, dynamic=dynamic, seed=seed, split=split, array=array, size=size)
+    data = _load(source, dynamic=dynamic, seed=seed, split=split, array=array, size=size, given=given)
     for line in [] if _is_builtin(source) else [*_offset_remarks(data), *_split_remarks(data)]:
         warnings.warn(f"{source}: {line}", stacklevel=2)
     return data
@@ -309,7 +325,7 @@ def _load(source: str | Path, *, dynamic: bool = False, **choices: Any) -> Data:
         raise ValueError(f"{source}: dynamic binarisation is defined for {known} only")
     if not _is_builtin(source):
         return _load_path(Path(source), str(source), **choices)
-    for name, default in {"split": "random", "array": None, "size": None}.items():
+    for name, default in {"split": "random", "array": None, "size": None, "given": None}.items():
         if choices.get(name, default) != default:
             raise ValueError(f"{source} is built in and has its own splits; {name}={choices[name]!r} is for a path")
     train, valid, test = load_splits(find(str(source)), dynamic)
@@ -324,16 +340,29 @@ def _load_path(
     array: str | None = None,
     size: int | Sequence[int] | None = None,
     offset: Any = "find",
+    given: str | None = None,
 ) -> Data:
     wanted = _width_and_height(size)
-    parts = read_splits(path, array, wanted, offset)
+    parts = read_splits(path, array, wanted, offset, given=given)
     examples, rows = cut(parts, seed, split, name)
     names = [file for part in parts.values() for file in part.names]
     taken = next(iter(parts.values())).offset
     return Data(
         name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names,
         offset=None if taken is None else torch.from_numpy(taken),
+        given=None if given is None else as_conditions(given, _given_by_split(parts, rows), name),
     )  # fmt: skip
+
+
+def _given_by_split(parts: Mapping[str, Any], rows: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What is given with the rows of each split, which count from the first of all names, or of the part."""
+    names = any(part.names for part in parts.values())
+    whole = np.concatenate([np.asarray(part.given) for part in parts.values()]) if names else None
+    found = {}
+    for split, chosen in rows.items():
+        part = parts.get(split) or parts.get("") or parts["train"]
+        found[split] = (np.asarray(part.given) if whole is None else whole)[chosen.numpy()]
+    return found
 
 
 def _width_and_height(size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -381,6 +410,7 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
     source = about["source"] if source is None else source
     choices: dict[str, Any] = {key: about[key] for key in ("split", "array", "size") if key in about}
     choices["offset"] = recorded_offset(about, run)
+    choices["given"] = (about.get("given") or {}).get("name")
     data = _together(_load, source, dynamic=about["dynamic"], seed=about["seed"], **choices)
     if list(data.event_shape) != about["event_shape"]:
         raise ValueError(
@@ -394,6 +424,26 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
             "model was trained on; restore the file, or train again"
         )
     return data
+
+
+def read_given(source: str | Path, about: Mapping[str, Any], array: str | None = None) -> Tensor:
+    """(N, k) what is given with the examples that `read` reads from a path.
+
+    Args:
+        source: a path.
+        about: as a run records what is given, see `Conditions.about`.
+        array: as in `read`.
+
+    Raises:
+        ValueError: nothing of that name in it, or a category that was not in the training data.
+    """
+    if _is_builtin(source):
+        raise ValueError(
+            f"{source} is built in, and nothing is given with it; wanted {about['name']} beside the examples"
+        )
+    found = read_splits(Path(source), array, given=about["name"]).values()
+    raw = np.concatenate([np.asarray(part.given) for part in found])
+    return encode_conditions(about["name"], raw, about["categories"], str(source))
 
 
 def read(

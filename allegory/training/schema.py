@@ -52,6 +52,16 @@ NAME = _either(TEXT, Kind('{"own": a string}', lambda v: isinstance(v, dict) and
 COLUMNS = Kind('{"columns": a list}', lambda v: isinstance(v, dict) and isinstance(v.get("columns"), list))
 
 OBJECT = Kind("an object", lambda v: isinstance(v, dict))
+GIVEN = Kind(
+    "what is given: a name, categories, a shape",
+    lambda v: (
+        isinstance(v, dict)
+        and TEXT.holds(v.get("name"))
+        and _list_of(TEXT).holds(v.get("categories"))
+        and _list_of(COUNT, 1).holds(v.get("shape"))
+        and len(v["categories"]) in (0, *v["shape"])
+    ),
+)
 
 MODEL = {
     "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": _either(NAME, COLUMNS),
@@ -77,7 +87,7 @@ DATA = {
     "source": TEXT, "dynamic": SWITCH, "seed": INDEX, "event_shape": _list_of(INDEX), "examples": _list_of(INDEX, 3),
     "likelihood": TEXT, "categories": _either(COUNT, NOTHING), "two_values": _either(_list_of(FINITE, 2), NOTHING),
     "range": _list_of(NUMBER, 2), "checksum": TEXT, "split": TEXT, "array": TEXT, "size": _list_of(COUNT, 2),
-    "lowest": FINITE, "offset": _either(_list_of(FINITE), NOTHING),
+    "lowest": FINITE, "offset": _either(_list_of(FINITE), NOTHING), "given": GIVEN,
 }  # fmt: skip
 """Of the description of the data, as `allegory.data.describe` writes it."""
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
+from allegory.given import Contexts, take_rows
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
 
@@ -134,7 +135,7 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
     write_atomically(Path(path), file.getvalue())
 
 
-def save_pictures(folder: str | Path, model: VAE, x: Tensor) -> list[Path]:
+def save_pictures(folder: str | Path, model: VAE, x: Tensor, contexts: Contexts = ()) -> list[Path]:
     """Writes samples.png, the means of p(x | z_1) for 64 draws from the prior, and reconstructions.png, originals and
     their reconstructions, always with the same noise. Nothing is written where the data are not images.
 
@@ -142,6 +143,7 @@ def save_pictures(folder: str | Path, model: VAE, x: Tensor) -> list[Path]:
         folder: where to write.
         model: to draw from.
         x: (N, *event) data; the first 32 are reconstructed, and all of them determine black and white.
+        contexts: what is given with them, (N, *context) each; the draws are of the first of these, too.
 
     Returns:
         The paths written.
@@ -154,8 +156,10 @@ def save_pictures(folder: str | Path, model: VAE, x: Tensor) -> list[Path]:
     low, high = x.min().item(), x.max().item()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        again = expected(model.reconstruct(x[:32].to(next(model.parameters()).device))).cpu()
-        draws = expected(model.generate(64))
+        device = next(model.parameters()).device
+        contexts = tuple(c.to(device) for c in contexts)
+        again = expected(model.reconstruct(x[:32].to(device), given=take_rows(contexts, slice(32)))).cpu()
+        draws = expected(model.generate(64, given=take_rows(contexts, torch.arange(64) % len(x))))
     written = [Path(folder) / "samples.png", Path(folder) / "reconstructions.png"]
     save_sheet(written[0], draws, 8, low, high)
     save_sheet(written[1], torch.stack([x[:32], again], 1).flatten(0, 1), 8, low, high)

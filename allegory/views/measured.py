@@ -24,6 +24,7 @@ from allegory.evaluation.bounds import Evaluation, bound_curve, log_likelihood, 
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
 from allegory.evaluation.marginals import independent_elements, log_probs
 from allegory.evaluation.passes import pairs_per_pass
+from allegory.given import Contexts, take_rows
 from allegory.model import VAE
 from allegory.views.layout import file_name
 from allegory.views.runs import Run
@@ -43,6 +44,7 @@ class Examples:
         rows: what the user calls the rows of x; empty where they were given.
         law: independent elements, fitted to all of the training data; None where they are not known, or the likelihood
             has none.
+        given, train_given: what is given with them, (N, *context) and (N', *context) each.
     """
 
     x: Tensor
@@ -52,6 +54,8 @@ class Examples:
     of_train: int | None = None
     rows: Sequence[str] = ()
     law: Distribution | None = None
+    given: Contexts = ()
+    train_given: Contexts = ()
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,12 @@ def draw_examples(run: Run, split: str, examples: int) -> Examples:
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        (rows, x), (_, train) = (run.data.subset(part, examples) for part in (split, "train"))
+        (rows, x), (train_rows, train) = (run.data.subset(part, examples) for part in (split, "train"))
     names = run.data.row_names(split)
     return Examples(
         x.to(run.device), train.to(run.device), split, len(getattr(run.data, split)), len(run.data.train),
         [file_name(str(names[row])) for row in rows.tolist()], run.independent_elements,
+        run._given_with(split, rows), run._given_with("train", train_rows),
     )  # fmt: skip
 
 
@@ -119,21 +124,26 @@ def measure(model: VAE, found: Examples, samples: int) -> Measured:
         found: the examples.
         samples: K.
     """
-    x, train = found.x, found.train
-    law = independent_elements(model, train) if found.law is None and train is not None else found.law
+    x, train, given = found.x, found.train, found.given
+    law = independent_elements(model, train, given) if found.law is None and train is not None else found.law
     independent = None if law is None else log_probs(law, x)
     baseline = None if independent is None else -independent.mean().item()
-    diagnosis: Diagnosis = _with_seed(lambda: diagnose(model, x, train, samples, baseline))
-    rates = _unit_rates(model, x)
-    bounds: Tensor = _with_seed(lambda: log_likelihood(model, x, samples)).cpu().double()
+    diagnosis: Diagnosis = _with_seed(lambda: diagnose(model, x, train, samples, baseline, given, found.train_given))
+    rates = _unit_rates(model, x, given)
+
+    def bound_of(x: Tensor, given: Contexts) -> Tensor:
+        found: Tensor = _with_seed(lambda: log_likelihood(model, x, samples, given=given))
+        return found.cpu().double()
+
+    bounds = bound_of(x, given)
     return Measured(
         found,
         samples,
         diagnosis,
         bounds,
-        None if train is None else _with_seed(lambda: log_likelihood(model, train, samples)).cpu().double(),
+        None if train is None else bound_of(train, found.train_given),
         None if independent is None else bounds - independent,
-        _with_seed(lambda: bound_curve(model, x, samples)),
+        _with_seed(lambda: bound_curve(model, x, samples, given=given)),
         rates,
     )
 
@@ -148,11 +158,12 @@ def _with_seed(function: Callable[[], Any]) -> Any:
         return function()
 
 
-def _unit_rates(model: VAE, x: Tensor) -> list[Tensor | None]:
+def _unit_rates(model: VAE, x: Tensor, contexts: Contexts) -> list[Tensor | None]:
     """The mean rate of every unit, (*event_t), level 1 first."""
     found = []
-    for rows in x.split(max(1, pairs_per_pass(model, x) // 4)):
-        rates = model(rows, samples=4).unit_kl
+    size = max(1, pairs_per_pass(model, x) // 4)
+    for part in (slice(start, start + size) for start in range(0, len(x), size)):
+        rates = model(x[part], samples=4, given=take_rows(contexts, part)).unit_kl
         found.append([None if rate is None else rate.mean(0).sum(0).cpu() for rate in rates])
     levels = zip(*found, strict=True)
     return [None if level[0] is None else torch.stack(level).sum(0) / len(x) for level in levels]

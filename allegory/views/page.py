@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from allegory.evaluation.passes import evaluating
+from allegory.given import Given, as_contexts
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
 from allegory.training.directory import METRICS, WEIGHTS
@@ -52,6 +53,8 @@ def report(
     command: str = "",
     missing: str = "",
     device: torch.device | str = "cpu",
+    given: Given = None,
+    train_given: Given = None,
 ) -> Path:
     """Writes the report of a run, finished or not, and returns its path.
 
@@ -70,6 +73,7 @@ def report(
         command: the command that reproduces the run, to be quoted.
         missing: why there is no x, to be printed; the run's data are then not searched for.
         device: where to compute.
+        given, train_given: c of a conditional model, with x and with train; of the run's data it is known.
 
     For a custom model that is not given, the report has only what the files record: data, model and training.
 
@@ -92,7 +96,7 @@ def report(
         return _write(run, path, sections)
     found, why = None, without_folders(missing, run.source, run.path)
     if x is not None:
-        found = _given(run, x, train, split or "")
+        found = _given(run, x, train, split or "", given, train_given)
     elif not missing:
         found, why = _drawn(run, split or "test", examples)
     why = f"Parts that need data are left out: {why}."
@@ -105,7 +109,7 @@ def report(
 def _with_data(run: Run, found: Examples, samples: int, command: str) -> list[Section]:
     """All sections, in their order."""
     model, x, summary = run.model, found.x, run.summary
-    show = Show(run, model, x)
+    show = Show(run, model, x, found.given)
     measured = measure(model, found, samples)
     return [
         verdict(measured, summary),
@@ -127,23 +131,35 @@ def _without_data(run: Run, command: str, why: str) -> list[Section]:
         verdict_from_training(run.summary, why),
         origin(run.summary, run.config, run.model),
         training(run.summary, run.settings, run.history),
-        samples_of(run.model, None, Show(run, run.model, None)),
+        *_samples_alone(run),
         how_to_reproduce(run, command, None),
     ]
 
 
-def _given(run: Run, x: Tensor, train: Tensor | None, split: str) -> Examples:
+def _samples_alone(run: Run) -> list[Section]:
+    """Samples without data; none of a conditional model, which would be of something given."""
+    if (run.model.config or {}).get("given") or run.given_about is not None:
+        return []
+    return [samples_of(run.model, None, Show(run, run.model, None))]
+
+
+def _given(
+    run: Run, x: Tensor, train: Tensor | None, split: str, given: Given = None, train_given: Given = None
+) -> Examples:
     """The given examples, on the run's device; the baseline is fitted to the given training examples, else to those of
     the run's data, if they can be read.
     """
     x, law = x.to(run.device), None
-    run.model.check(x, split or "x")
+    contexts = tuple(c.to(run.device) for c in as_contexts(given, len(x)))
+    of_train = () if train is None else tuple(c.to(run.device) for c in as_contexts(train_given, len(train)))
+    run.model.check(x, split or "x", given=contexts)
     if train is None:
         try:
             law = run.independent_elements
         except ValueError:
             law = None
-    return Examples(x, None if train is None else train.to(run.device), split, law=law)
+    train = None if train is None else train.to(run.device)
+    return Examples(x, train, split, law=law, given=contexts, train_given=of_train)
 
 
 def _drawn(run: Run, split: str, examples: int) -> tuple[Examples | None, str]:
@@ -152,7 +168,7 @@ def _drawn(run: Run, split: str, examples: int) -> tuple[Examples | None, str]:
         found = draw_examples(run, split, examples)
     except ValueError as error:
         return None, without_folders(" ".join(str(error).split()), run.source, run.path)
-    run.model.check(found.x, split)
+    run.model.check(found.x, split, given=found.given)
     return found, ""
 
 

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from allegory.data.conditions import parse_condition
 from allegory.data.description import is_described, recorded_offset
 from allegory.data.recoding import binarize, to_binary, two_values
-from allegory.data.splits import Data, load_together, read, reload
+from allegory.data.splits import Data, load_together, read, read_given, reload
 from allegory.evaluation.annealing import compare_with_ais
 from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate
 from allegory.evaluation.diagnosis import Diagnosis, diagnose
@@ -39,6 +40,7 @@ from allegory.evaluation.moments import posterior_moments
 from allegory.evaluation.passes import pairs_per_pass
 from allegory.evaluation.speed import choose_speed
 from allegory.family import BernoulliFamily
+from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.model import VAE
 from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device
@@ -218,9 +220,9 @@ class Run:
         """
 
         def found() -> Evaluation:
-            model, x = self._split_to_score(split)
-            result = evaluate(model, x, samples, None, precision, compile)
-            return replace(result, baseline_nll=self.baseline_nll(x), columns=self._column_gains(x))
+            (model, x), given = self._split_to_score(split), self._given_with(split)
+            result = evaluate(model, x, samples, None, precision, compile, given=given)
+            return replace(result, baseline_nll=self.baseline_nll(x), columns=self._column_gains(x, given))
 
         return self._with_seed(seed, found)
 
@@ -236,21 +238,25 @@ class Run:
         """L_K against K: (K, its mean, its standard error) for K = 1, 2, 5, ... up to `samples`; see `al.bound_curve`.
         The arguments are those of `evaluate`.
         """
+        given = self._given_with(split)
         return self._with_seed(
-            seed, lambda: bound_curve(*self._split_to_score(split), samples, None, precision, compile)
+            seed, lambda: bound_curve(*self._split_to_score(split), samples, None, precision, compile, given)
         )
 
     def choose_speed(
         self, split: str = "test", samples: int = 1000, precision: str = "auto", compile: bool | str = "auto"
     ) -> tuple[str, bool, list[str]]:
         """The precision, and whether to compile, of an evaluation; see `allegory.evaluation.choose_speed`."""
-        return choose_speed(*self._split_to_score(split), samples, precision, compile)
+        return choose_speed(*self._split_to_score(split), samples, precision, compile, self._given_with(split))
 
     def compare_with_ais(self, split: str = "test", examples: int = 100, samples: int = 1000) -> dict[str, Any]:
         """-L_K and the estimate of annealed importance sampling, on random examples of a split; see
         `allegory.evaluation.compare_with_ais`.
         """
-        return self._with_seed(0, lambda: compare_with_ais(*self._split_to_score(split), examples, samples))
+        given = self._given_with(split)
+        return self._with_seed(
+            0, lambda: compare_with_ais(*self._split_to_score(split), examples, samples, given=given)
+        )
 
     def diagnose(self, split: str = "test", examples: int = 1000, seed: int = 0) -> Diagnosis:
         """Which levels work, which have collapsed, and what to try; see `al.diagnose`.
@@ -262,33 +268,86 @@ class Run:
         """
 
         def found() -> Diagnosis:
-            x, train = (self.data.subset(part, examples, seed)[1].to(self.device) for part in (split, "train"))
-            return diagnose(self.model, x, train, baseline_nll=self.baseline_nll(x))
+            drawn = [(part, *self.data.subset(part, examples, seed)) for part in (split, "train")]
+            x, train = (part.to(self.device) for _, _, part in drawn)
+            given, train_given = (self._given_with(part, rows) for part, rows, _ in drawn)
+            known = self.baseline_nll(x)
+            return diagnose(self.model, x, train, baseline_nll=known, given=given, train_given=train_given)
 
         return self._with_seed(seed, found)
 
-    def generate(self, n: int, temperature: float = 1.0, seed: int = 0) -> Distribution:
+    @property
+    def given_about(self) -> dict[str, Any] | None:
+        """What is given with the examples, as the run records it: its name, its categories, its shape. None where
+        nothing is, or a run that was made in Python does not say.
+        """
+        about: Any = self.config.get("data")
+        given = about.get("given") if isinstance(about, dict) else None
+        if given is None and isinstance(self._data, Data) and self._data.given is not None:
+            return self._data.given.about()
+        return given
+
+    def given_as(self, text: str) -> Tensor:
+        """(1, k) what is given in words: the name of a category, or its place, or numbers separated by commas.
+
+        Args:
+            text: as it is typed.
+
+        Raises:
+            ValueError: no such category; a run without.
+        """
+        if self.given_about is None:
+            raise ValueError(f"given {text!r}: {self.path} does not record that anything is given with its examples")
+        return parse_condition(text, self.given_about)
+
+    def _given_with(self, split: str, rows: Tensor | slice = slice(None)) -> Contexts:
+        """What is given with examples of the data, on the run's device."""
+        if split not in SPLITS:
+            return ()  # `_split_to_score` says so
+        return tuple(c.to(self.device) for c in self.data.given_with(split, rows)) if self._is_conditional else ()
+
+    def _given_for(self, n: int, given: Given, seed: int) -> Contexts:
+        """What is given with n draws: the given; by default that of random training examples."""
+        if given is not None:
+            contexts = tuple(c.to(self.device) for c in as_contexts(given))
+            return tuple(c.expand(n, *c.shape[1:]) if len(c) == 1 else c for c in contexts)
+        if not self._is_conditional:
+            return ()
+        rows = torch.randint(len(self.data.train), (n,), generator=torch.Generator().manual_seed(seed))
+        return self._given_with("train", rows)
+
+    @property
+    def _is_conditional(self) -> bool:
+        return self.given_about is not None
+
+    def generate(self, n: int, temperature: float = 1.0, seed: int = 0, given: Given = None) -> Distribution:
         """p(x | z_1) for n draws from the prior, a distribution over (n, *event).
 
         Args:
             n: number of draws.
             temperature: factor on the standard deviations of all latents.
             seed: of the draws.
+            given: c of a conditional model, (n, *context), or a single row for all; by default what was given with
+                random training examples.
         """
+        contexts = self._given_for(n, given, seed)
         with torch.no_grad():
-            return self._with_seed(seed, lambda: self._generate(n, temperature))
+            return self._with_seed(seed, lambda: self._generate(n, temperature, contexts))
 
-    def sample(self, n: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    def sample(self, n: int, temperature: float = 1.0, seed: int = 0, given: Given = None) -> Tensor:
         """(n, *event) examples: z from the prior, then a draw from p(x | z_1). Arguments as in `generate`."""
-        return torch.cat([part.samples for part in self.draw(n, temperature, seed)])
+        return torch.cat([part.samples for part in self.draw(n, temperature, seed, given)])
 
-    def draw(self, n: int, temperature: float = 1.0, seed: int = 0) -> Iterator[Draws]:
+    def draw(self, n: int, temperature: float = 1.0, seed: int = 0, given: Given = None) -> Iterator[Draws]:
         """Samples and their means, as many at a time as fit into little memory. Arguments as in `generate`."""
-        shape = self._with_seed(seed, lambda: self.model.generate(1).event_shape)
+        contexts = self._given_for(n, given, seed)
+        first = take_rows(contexts, slice(1))
+        shape = self._with_seed(seed, lambda: self.model.generate(1, given=first).event_shape)
         size = pairs_per_pass(self.model, torch.empty(1, *shape))
         for start in range(0, max(1, n), size):
             # A seed of its own for each part: the global generator is left alone while the caller works on one.
-            yield self._with_seed(seed + 1_000_003 * start, partial(self._draw, min(size, n - start), temperature))
+            count, part = min(size, n - start), take_rows(contexts, slice(start, start + size))
+            yield self._with_seed(seed + 1_000_003 * start, partial(self._draw, count, temperature, part))
 
     def reconstruct(self, split: str = "test", count: int = 32, seed: int = 0) -> Reconstructions:
         """Random examples of a split, and their reconstructions: the means of p(x | z_1), z_1 ~ q(z_1 | x).
@@ -306,26 +365,41 @@ class Run:
             rows, x = data.subset(split, count, seed)
             torch.manual_seed(seed)
             names = data.row_names(split)
-            model.check(x.to(self.device), f"{split} data", [names[row] for row in rows.tolist()])
+            given, size = self._given_with(split, rows), pairs_per_pass(model, x)
+            model.check(x.to(self.device), f"{split} data", [names[row] for row in rows.tolist()], given)
             with torch.no_grad():
-                parts = x.to(self.device).split(pairs_per_pass(model, x))
-                means = torch.cat([expected(model.reconstruct(part)).cpu() for part in parts])
+                parts = [slice(start, start + size) for start in range(0, len(x), size)]
+                laws = (model.reconstruct(x[i].to(self.device), given=take_rows(given, i)) for i in parts)
+                means = torch.cat([expected(law).cpu() for law in laws])
             return Reconstructions(x, means, rows)
 
         return self._with_seed(seed, found)
 
-    def encode(self, x: Tensor | str | Path, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    def encode(self, x: Tensor | str | Path, seed: int = 0, given: Given = None) -> list[tuple[Tensor, Tensor]]:
         """Mean and standard deviation of the latents of every example, level 1 first, each (N, *event_t).
 
         Args:
             x: (N, *event) data as the model takes them; or a source, read as by `read`.
             seed: of the noise of the levels below.
+            given: c of a conditional model, (N, *context); of a source it is read along with x.
 
         Raises:
             ValueError: data that the model cannot score.
         """
-        x = self.read(x) if isinstance(x, str | Path) else x
-        return self._with_seed(seed, lambda: posterior_moments(self.model, x.to(self.device)))
+        if isinstance(x, str | Path):
+            given = self.read_given(x) if given is None else given
+            x = self.read(x)
+        contexts = tuple(c.to(self.device) for c in as_contexts(given, len(x)))
+        return self._with_seed(seed, lambda: posterior_moments(self.model, x.to(self.device), given=contexts))
+
+    def read_given(self, source: str | Path, array: str | None = None) -> Tensor | None:
+        """(N, k) what is given with the examples of a source, as this run names it; None for an unconditional run.
+
+        Args:
+            source: a path.
+            array: as in `read`.
+        """
+        return None if self.given_about is None else read_given(source, self.given_about, array)
 
     def read(self, source: str | Path, array: str | None = None) -> Tensor:
         """All examples of a path, or the test split of a built-in set, (N, *event), as this model takes them: two
@@ -372,7 +446,7 @@ class Run:
 
     def save_pictures(self) -> list[Path]:
         """Writes samples.png and reconstructions.png into the run, if the data are images; returns their paths."""
-        return save_pictures(self.path, self.model, self.data.valid)
+        return save_pictures(self.path, self.model, self.data.valid, self._given_with("valid"))
 
     def in_data_units(self, x: Tensor) -> Tensor:
         """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them, and
@@ -404,15 +478,15 @@ class Run:
         found = about.get("range") if isinstance(about, dict) else None
         return None if found is None else (float(found[0]), float(found[1]))
 
-    def _draw(self, n: int, temperature: float) -> Draws:
+    def _draw(self, n: int, temperature: float, contexts: Contexts = ()) -> Draws:
         with torch.no_grad():
-            law = self._generate(n, temperature)
+            law = self._generate(n, temperature, contexts)
             return Draws(law.sample(), expected(law))
 
-    def _generate(self, n: int, temperature: float) -> Distribution:
+    def _generate(self, n: int, temperature: float, contexts: Contexts = ()) -> Distribution:
         if n < 1:
             raise ValueError(f"n={n}: wanted at least 1")
-        return self.model.generate(n, temperature)
+        return self.model.generate(n, temperature, contexts or None)
 
     def _other_bits(self, x: Any) -> str:
         """Whether images are of 8 bits a channel and those of the training data of 16, or the reverse, in words."""
@@ -454,7 +528,8 @@ class Run:
         Raises:
             ValueError: as `data`.
         """
-        return self._with_seed(0, lambda: independent_elements(*self._split_to_score("train")))
+        given = self._given_with("train")
+        return self._with_seed(0, lambda: independent_elements(*self._split_to_score("train"), given))
 
     def baseline_nll(self, x: Tensor) -> float | None:
         """What independent elements reach on x, (N, *event), nats per example, fitted to all of the training data; None
@@ -462,11 +537,11 @@ class Run:
         """
         return None if self.independent_elements is None else -mean_log_prob(self.independent_elements, x)
 
-    def _column_gains(self, x: Tensor) -> list[ColumnGain] | None:
+    def _column_gains(self, x: Tensor, given: Contexts) -> list[ColumnGain] | None:
         """What the model says of each column of a table beyond its marginal; None of anything else."""
         if self.independent_elements is None or not has_columns(self.model):
             return None
-        return column_gains(self.model, x, self.independent_elements)
+        return column_gains(self.model, x, self.independent_elements, given=given)
 
     def _split_to_score(self, split: str) -> tuple[VAE, Tensor]:
         """The model and the examples; dynamically binarised data are binarised once."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allegory.given import Contexts, take_rows
 from allegory.model import VAE
 from allegory.views import plots
 from allegory.views.figures import are_images, sheet
@@ -36,6 +37,7 @@ class Show:
         run: its data determine black and white, and the units of values.
         model: of the run.
         x: (N, *event) data, for their scale; without them, samples from the model are used.
+        contexts: what is given with them, (N, *context) each.
 
     Attributes:
         images: whether examples are shown as images.
@@ -43,8 +45,9 @@ class Show:
         elements: what the elements of an example are called: columns, or elements.
     """
 
-    def __init__(self, run: Run, model: VAE, x: Tensor | None) -> None:
-        some = model.sample(200) if x is None else x
+    def __init__(self, run: Run, model: VAE, x: Tensor | None, contexts: Contexts = ()) -> None:
+        self.contexts = contexts
+        some = model.sample(200, given=self.given(200)) if x is None else x
         self.event_shape = tuple(some.shape[1:])
         self.images = are_images(self.event_shape) and min(self.event_shape[-2:]) > 1
         self.count = IMAGES if self.images else LINES
@@ -57,6 +60,14 @@ class Show:
         self.centre, self.spread = some.mean(0), torch.where(spread > 0, spread, 1)
         self.binary = (self.low, self.high) == (0, 1) and bool(((some == 0) | (some == 1)).all())
         self._run = run
+
+    def given(self, n: int) -> Contexts:
+        """What is given with n examples: the first of the data, over again where they are fewer.
+
+        Args:
+            n: how many.
+        """
+        return take_rows(self.contexts, torch.arange(n) % len(self.contexts[0])) if self.contexts else ()
 
     def values(self, x: Tensor) -> Tensor:
         """(n, D) examples in the units of the data, on the CPU."""

@@ -33,13 +33,14 @@ def levels(model: VAE, x: Tensor, found: Measured, show: Show) -> Section:
     if len(gone) < len(rates):
         but = f" Not for {' and '.join(gone)}, where q or p does not factorise over units." if gone else ""
         figures.append(Figure([plots.unit_rates(rates)], f"The rate of every unit, sorted.{but}"))
-    some = x[: show.count]
+    some, given = x[: show.count], show.given(len(x[: show.count]))
     rows: Rows = [("x", some)]
     for level in evenly_spaced(range(1, model.levels + 1), 5):
         redrawn = "" if level == 1 else "z_1" if level == 2 else f"z_1..{level - 1}"
-        rows += [(f"{redrawn} redrawn" if redrawn else "all kept", expected(model.reconstruct(some, level)))]
-        rows += [(f"{redrawn} redrawn", expected(model.reconstruct(some, level))) for _ in range(2 if redrawn else 0)]
-    rows += [("all redrawn", expected(model.generate(len(some)))) for _ in range(2)]
+        for _ in range(3 if redrawn else 1):
+            shown = expected(model.reconstruct(some, level, given=given))
+            rows.append((f"{redrawn} redrawn" if redrawn else "all kept", shown))
+    rows += [("all redrawn", expected(model.generate(len(some), given=given))) for _ in range(2)]
     words = "What each level does: z is drawn from the posterior given x, except for the levels named, which are "
     figures.append(show.rows(rows, words + "redrawn from the prior, given those above them."))
     return Section("What the levels do", tables=[Table(COLUMNS, found.diagnosis.rows(), CAPTION)], figures=figures)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from allegory.given import Given
 from allegory.model import VAE
 from allegory.views import plots
 from allegory.views.figures import expected
@@ -28,19 +29,19 @@ SINGLE, PAIRED = 12, 60  # elements whose marginals, and whose correlations, are
 def samples_of(model: VAE, x: Tensor | None, show: Show) -> Section:
     """Samples from the model, at several temperatures, and how they compare with the data."""
     section = Section("Samples")
-    temperatures = TEMPERATURES if takes_temperature(model) else (1.0,)
+    temperatures = TEMPERATURES if takes_temperature(model, show.given(1)) else (1.0,)
     if show.images:
-        means = expected(model.generate(5 * show.count)).split(show.count)
+        means = expected(model.generate(5 * show.count, given=show.given(5 * show.count))).split(show.count)
         words = "Samples from the prior, each shown as the mean of p(x | z_1)."
         section.figures.append(show.rows([("", images) for images in means], words))
         rows: Rows = []
         for temperature in temperatures:
             torch.manual_seed(1)  # the same draws, nearer to their means or farther from them
-            rows.append((f"{temperature:g}", expected(model.generate(show.count, temperature))))
+            rows.append((f"{temperature:g}", expected(model.generate(show.count, temperature, show.given(show.count)))))
         words = "The same samples at several temperatures, the factor on the standard deviations of all latents."
         section.figures += [show.rows(rows, words)] if len(temperatures) > 1 else []
     if x is None and not show.images:
-        drawn = expected(model.generate(4 * show.count)).split(show.count)
+        drawn = expected(model.generate(4 * show.count, given=show.given(4 * show.count))).split(show.count)
         rows = [(f"samples {i}", values) for i, values in enumerate(drawn, 1)]
         section.figures.append(show.paths(rows, "Samples from the prior, each shown as the mean of p(x | z_1)."))
     if x is None:
@@ -79,7 +80,8 @@ def samples_of(model: VAE, x: Tensor | None, show: Show) -> Section:
 def reconstructions(model: VAE, x: Tensor, show: Show) -> Section:
     """Originals, and reconstructions from several draws from their posterior."""
     some = x[: show.count]
-    rows = [("x", some), *(("z ~ q(z | x)", expected(model.reconstruct(some))) for _ in range(4))]
+    again = (expected(model.reconstruct(some, given=show.given(len(some)))) for _ in range(4))
+    rows = [("x", some), *(("z ~ q(z | x)", means) for means in again)]
     words = "Originals, and with each the means of p(x | z_1) for four draws from its posterior."
     return Section("Reconstructions", figures=[show.rows(rows, words)])
 
@@ -98,10 +100,15 @@ def extremes(x: Tensor, found: Measured, show: Show) -> Section:
     return section
 
 
-def takes_temperature(model: VAE) -> bool:
-    """Whether its latents are normal, so that a temperature is defined."""
+def takes_temperature(model: VAE, given: Given = None) -> bool:
+    """Whether its latents are normal, so that a temperature is defined.
+
+    Args:
+        model: any VAE.
+        given: what is given with one example.
+    """
     try:
-        model.generate(1, temperature=0.5)
+        model.generate(1, temperature=0.5, given=given)
     except ValueError:
         return False
     return True
@@ -111,9 +118,9 @@ def _shown_of(shown: int, size: int, show: Show) -> str:
     return f" {shown} of {size:,} are shown, evenly spaced." if shown < size else ""
 
 
-def _sample_in_parts(sample: Callable[[int], Tensor], numbers: int, show: Show) -> Tensor:
+def _sample_in_parts(sample: Callable[..., Tensor], numbers: int, show: Show) -> Tensor:
     """(n, D) samples of so many numbers each, in the units of the data, drawn in ten parts: DRAWS of them, fewer where
     they are large.
     """
     each = max(1, min(DRAWS, MAX_NUMBERS // numbers) // 10)
-    return torch.cat([show.values(sample(each)) for _ in range(10)])
+    return torch.cat([show.values(sample(each, given=show.given(each))) for _ in range(10)])
