@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from allegory import activations, families, likelihoods, priors
@@ -42,7 +41,7 @@ from allegory.likelihoods import (
     output_width,
 )
 from allegory.model import VAE
-from allegory.networks import Asinh, Climb, Concat, Offset, Residual, Vectors, scaled, zeroed
+from allegory.networks import Asinh, Climb, ColumnSet, Concat, Offset, Residual, Vectors, scaled, zeroed
 from allegory.networks import mlp as perceptron
 from allegory.priors import Prior, make_prior
 
@@ -81,6 +80,7 @@ def mlp(
     gaps: bool | None = None,
     given: Sequence[int] | None = None,
     given_data: Tensor | None = None,
+    set_features: int = 0,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -117,6 +117,8 @@ def mlp(
             default that of `given_data`. The prior does not read it, unless it is one of your own that does.
         given_data: (N, k) c of the training data. Sets the constants by which it is standardised, columns of 0 and 1 as
             they are; see `allegory.given`.
+        set_features: of a table, the width of the features of a set encoder, see `allegory.networks.ColumnSet`: for
+            many columns of which few are observed. By default, 0, the columns are read side by side.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -139,14 +141,19 @@ def mlp(
         dropout=dropout, block=_to_config(block), top_down=top_down, residual=residual, markov=markov,
         prior=_to_config(prior), components=components, **({"lowest": lowest} if lowest else {}),
         **({"gaps": True} if gaps else {}), **({"given": [k]} if k else {}),
+        **({"set_features": set_features} if set_features else {}),
     )  # fmt: skip
     act = make_activation(activation)
     event_dim, rest, levels = len(event_shape), math.prod(event_shape[1:]), len(latent)
     family, input_layer = _likelihood_and_input(
         likelihood, event_shape, categories, lowest, gaps, data, row_names, offset
     )
+    table = isinstance(family, ColumnsFamily)  # begins as independent columns: q is the prior, and p the output's bias
+    if set_features and not table:
+        raise ValueError(f"set_features={set_features}: a set encoder reads the columns of a table, families.columns")
+    input_layer = ColumnSet(input_layer, set_features) if set_features else input_layer
     first = nn.Sequential(input_layer, nn.Flatten(-event_dim))
-    inputs = input_width(input_layer, event_shape[0]) * rest
+    inputs = set_features or input_width(input_layer, event_shape[0]) * rest
 
     def net(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
         return perceptron(inputs, hidden, outputs, act, dropout, block)
@@ -156,6 +163,8 @@ def mlp(
         return Vectors(Asinh(), *net(inputs, hidden, outputs))
 
     def conditional(network: nn.Module, first: nn.Module | None = None) -> Conditional:
+        if table:
+            zeroed(_last_layer(network))
         return Conditional(reads(network, first), families.normal)
 
     def reads(network: nn.Module, first: nn.Module | None = None) -> nn.Module:
@@ -188,6 +197,8 @@ def mlp(
     outputs = output_width(family, event_shape)
     to_x = (link if levels > 1 else net)(states[0] + k, hidden[::-1], outputs * rest)
     shape = (outputs, *event_shape[1:])
+    if table:
+        zeroed(to_x[-1])
     if data is not None:
         init_output_bias(to_x[-1], family, data)
     decoder = [Conditional(reads(nn.Sequential(to_x, nn.Unflatten(-1, shape))), family, event_dim)]
@@ -199,8 +210,6 @@ def mlp(
     top_input_shape = event_shape if top_down or levels == 1 else latent[-2:-1]
     p_top = make_prior(prior, (latent[-1],), encoder, components, top_input_shape, data)
     model = VAE(p_top, encoder, decoder, None if markov else [Concat() for _ in latent])
-    if isinstance(family, ColumnsFamily):
-        _begin_independent(model)
     model.config = config
     return model
 
@@ -418,16 +427,11 @@ def _gaps(likelihood: Likelihood, gaps: bool | None, data: Tensor | None) -> tup
     return likelihood, found if gaps is None else gaps
 
 
-@torch.no_grad()
-def _begin_independent(model: VAE) -> None:
-    """Makes q(z | x) the prior, and p(x | z_1) the output's bias: the bound is that of independent columns."""
-    for network in (part.network for part in model.modules() if isinstance(part, Conditional)):
-        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-        layers[-1].weight.zero_()
-    for network in (part.network for part in model.encoders.modules() if isinstance(part, Conditional)):
-        [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1].bias.zero_()
-    for decoder in model.decoders[1:]:
-        [layer for layer in decoder.modules() if isinstance(layer, nn.Linear)][-1].bias.zero_()
+def _last_layer(network: Any) -> Any:
+    """The layer that a network ends in."""
+    while isinstance(network, nn.Sequential):
+        network = network[-1]
+    return network
 
 
 def _likelihood_and_input(

@@ -27,6 +27,7 @@ __all__ = [
     "Carry",
     "Checkpointed",
     "Climb",
+    "ColumnSet",
     "Concat",
     "Crop",
     "DepthToSpace",
@@ -461,6 +462,46 @@ class ReadColumns(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([read(x[..., getattr(self, f"columns_{i}")]) for i, read in enumerate(self.reads)], -1)
+
+
+class ColumnSet(nn.Module):
+    """A set encoder (Ma et al. 2019, the partial VAE): a sum over the columns that are observed, in which no order and
+    no number of columns is fixed,
+
+        h(x) = sum_{d observed} f(e_d + W_d read(x_d)) / sqrt(D)
+
+    with an embedding e_d and weights W_d for each column, and one network f for all. (*batch, D) -> (*batch, n).
+
+    Args:
+        read: a `ReadColumns` of `ReadGaps`.
+        features: n.
+
+    >>> read = ReadColumns([ReadGaps(Standardize(3))], [torch.arange(3)])
+    >>> ColumnSet(read, 8)(torch.tensor([[0.5, math.nan, 2.0]])).shape
+    torch.Size([1, 8])
+    """
+
+    def __init__(self, read: Any, features: int) -> None:
+        super().__init__()
+        self.read = read
+        counts = [len(getattr(read, f"columns_{i}")) for i in range(len(read.reads))]
+        widths = [
+            part(torch.zeros(1, count)).shape[-1] // count - 1 for part, count in zip(read.reads, counts, strict=True)
+        ]
+        self.weights = nn.ParameterList(
+            torch.randn(width, count, features) / math.sqrt(width) for width, count in zip(widths, counts, strict=True)
+        )
+        self.embeddings = nn.ParameterList(torch.randn(count, features) for count in counts)
+        self.shared = nn.Sequential(nn.SiLU(), nn.Linear(features, features), nn.SiLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        total: Any = 0
+        for i, (part, weight, embedding) in enumerate(zip(self.read.reads, self.weights, self.embeddings, strict=True)):
+            count = len(embedding)
+            values, seen = part(x[..., getattr(self.read, f"columns_{i}")]).tensor_split([-count], -1)
+            inner = torch.einsum("...nc,ncf->...cf", values.unflatten(-1, (-1, count)), weight) + embedding
+            total = total + (self.shared(inner) * seen[..., None]).sum(-2)
+        return total / math.sqrt(x.shape[-1])
 
 
 class ReadPoints(nn.Module):

@@ -28,7 +28,8 @@ from torch.distributions import Distribution, ReshapeTransform, TransformedDistr
 from allegory.conditional import StandardNormal
 from allegory.distributions import NormalMixture
 from allegory.ladder import TopDown
-from allegory.networks import OneHot, Standardize
+from allegory.marginal import fill_gaps
+from allegory.networks import OneHot, ReadColumns, Standardize
 from allegory.positivity import positive
 from allegory.units import units_of
 
@@ -92,7 +93,10 @@ def _make_vampprior(encoder: Any, components: int, input_shape: Sequence[int], d
     reads_x = top_down or len(encoder) == 1
     if reads_x and any(isinstance(module, OneHot) for module in first.modules()):
         raise ValueError("a VampPrior learns its pseudo-inputs, and categories cannot be learned; use 'mixture'")
+    if reads_x and any(isinstance(module, ReadColumns) for module in first.modules()):
+        raise ValueError("a VampPrior learns its pseudo-inputs, which a table of columns has not; use 'mixture'")
     if reads_x and data is not None:
+        data = fill_gaps(data)
         inputs = data[torch.arange(components) % len(data)]
         unit = next(part for part in first.modules() if isinstance(part, Standardize))
     else:

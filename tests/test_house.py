@@ -60,7 +60,7 @@ MAY_IMPORT = {
         "checks", "conditional", "distributions", "draws", "given", "held", "ladder", "notation", "trace",
     },
     "objectives": {"trace"},
-    "priors": {"conditional", "distributions", "ladder", "networks", "positivity", "units"},
+    "priors": {"conditional", "distributions", "ladder", "marginal", "networks", "positivity", "units"},
     "likelihoods": {"columnar", "families", "family", "networks"},
     "marginal": {"columnar", "family", "gaps", "intervals", "positivity", "units"},
     "initialization": {"columnar", "family", "marginal", "networks", "units"},

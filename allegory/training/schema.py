@@ -69,7 +69,7 @@ MODEL = {
     "stem": COUNT, "channels": COUNT, "blocks": COUNT,
     "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,
     "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
-    "lowest": WHOLE, "padded": SWITCH, "gaps": SWITCH, "given": _list_of(COUNT, 1),
+    "lowest": WHOLE, "padded": SWITCH, "gaps": SWITCH, "set_features": COUNT, "given": _list_of(COUNT, 1),
 }  # fmt: skip
 """Of `model.config`."""
 
