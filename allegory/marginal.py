@@ -44,7 +44,8 @@ __all__ = [
     "without_points",
 ]
 
-MAX_NUMBERS = 2**20  # of the data, and of components for each, where a fit goes over them many times
+MAX_NUMBERS = 2**16  # values times parameters, where a fit goes over them many times
+MIN_VALUES = 256  # of a column
 ITERATIONS = 100
 SEEN = 0.5  # added to the count of each category and point
 
@@ -219,8 +220,7 @@ def fit_constant(family: Family, begin: Tensor, x: Tensor) -> Tensor:
         begin: (size, C).
         x: (N, C), with gaps.
     """
-    rows = max(1, MAX_NUMBERS // (begin.numel()))
-    x = x[:: max(1, math.ceil(len(x) / rows))].double()
+    values, weights = _counted(x.double(), max(MIN_VALUES, MAX_NUMBERS // begin.numel()))
     exact = copy.deepcopy(family).double().requires_grad_(False)
     phi = begin.detach().double().clone().requires_grad_()
     optimizer = torch.optim.LBFGS([phi], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
@@ -228,7 +228,7 @@ def fit_constant(family: Family, begin: Tensor, x: Tensor) -> Tensor:
     def loss() -> Tensor:
         optimizer.zero_grad()
         law: Any = exact(phi.flatten())
-        value = -Observed(law.base_dist, 1, validate_args=False).log_prob(x).mean()
+        value = -(weights * Observed(law.base_dist, 1, validate_args=False).log_prob_elements(values)).sum()
         value.backward()
         return value
 
@@ -237,3 +237,19 @@ def fit_constant(family: Family, begin: Tensor, x: Tensor) -> Tensor:
         optimizer.step(loss)
         better = phi.detach().isfinite().all() and loss().item() <= before
     return (phi.detach() if better else begin).to(begin)
+
+
+def _counted(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """(M, C) the different values of each column and the share of each, NaN and 0 where there are fewer; at most so
+    many, then evenly among the rows in their order.
+    """
+    columns = []
+    for column in x.unbind(1):
+        values, counts = column[~column.isnan()].unique(return_counts=True)
+        if len(values) > most:
+            places = torch.linspace(0, int(counts.sum()) - 1, most).round()
+            values = values.repeat_interleave(counts)[places.long()]
+            counts = torch.ones_like(values)
+        columns.append((values, counts / counts.sum()))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad([v for v, _ in columns], padding_value=math.nan), pad([w for _, w in columns])

@@ -431,3 +431,33 @@ def test_gaps_of_a_linear_gaussian_model_are_marginalised_exactly():
         covariance = (w @ w.T + sigma**2 * torch.eye(5))[seen][:, seen]
         exact = torch.distributions.MultivariateNormal(mu[seen], covariance).log_prob(row[seen])
         assert_close(trace.log_weight[:, i], exact.expand(4), rtol=0, atol=1e-7)
+
+
+def test_a_set_encoder_does_not_depend_on_the_order_of_columns_and_trains():
+    x = table(300)
+    torch.manual_seed(0)
+    model = al.architectures.mlp((WIDTH,), mixed(), [2], [16], data=x, set_features=8)
+    rebuilt = al.architectures.build(model.config)
+    rebuilt.load_state_dict(model.state_dict())
+    features = model.encoders[0].network[0][0]
+    assert_close(rebuilt.encoders[0].network[0][0](x), features(x))
+    hidden = x.clone()
+    hidden[:, 0] = NAN
+    alone = torch.full_like(x, NAN)
+    alone[:, 0] = x[:, 0]
+    assert_close(features(hidden) + features(alone), features(x))  # a sum over what is observed
+    before = al.log_likelihood(model, x, samples=10).mean()
+    al.fit(model, x, epochs=25, batch_size=100, lr=2e-2, progress=False)
+    assert al.log_likelihood(model, x, samples=10).mean() > before + 0.3
+    with pytest.raises(ValueError, match="columns of a table"):
+        al.architectures.mlp((3,), "normal", set_features=8)
+
+
+def test_the_pseudo_inputs_of_a_vampprior_have_no_gaps():
+    x = torch.randn(60, 3)
+    x[::2, 1] = NAN
+    model = al.architectures.mlp((3,), "normal", [2], [8], prior="vamp", components=20, data=x)
+    assert model.prior.inputs.isfinite().all()
+    assert al.log_likelihood(model, x, samples=3).isfinite().all()
+    with pytest.raises(ValueError, match="mixture"):
+        al.architectures.mlp((WIDTH,), mixed(), [2], [8], prior="vamp", data=table())
