@@ -29,6 +29,7 @@ INTERNAL = (
     "initialization", "family", "marginal",
     "likelihoods", "moved", "notation", "positivity", "runtime.", "command.", "data.cutting", "data.files",
     "data.leakage", "data.offsets", "data.parts", "data.pictures", "evaluation.passes", "views.terminal",
+    "estimators.reading",
     "tabular.building", "tabular.description", "tabular.frames", "tabular.inference", "tabular.resolution",
     "training.scale", "views.layout", "views.measured", "views.sections", "views.showing",
 )  # fmt: skip

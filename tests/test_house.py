@@ -29,6 +29,7 @@ BELOW = {
     "tabular": RUNTIME | CORE | {"data"},
     "evaluation": RUNTIME | CORE,
     "training": RUNTIME | CORE | {"data", "evaluation"},
+    "estimators": RUNTIME | CORE | {"tabular", "evaluation", "training"},
     "views": RUNTIME | CORE | {"data", "evaluation", "training"},
     "command": RUNTIME | CORE | {"data", "evaluation", "training", "views"},
     "__main__": {"command"},

@@ -17,7 +17,7 @@ Metropolis within Gibbs (Mattei & Frellsen 2018) is exact for any q, in the limi
     z' ~ q(z | x_o, x_m), accepted with probability min(1, w(z') / w(z)),      x_m ~ p(x_m | z)
 
 The noise of a row depends on the seed and on the row's own values, so a row is imputed in the same way whatever stands
-beside it. Equal rows get draws of their own, by which of them is the first, the second, ...
+beside it. Equal rows get draws of their own, by which of them is the first, the second, ...; but one best value.
 
 Shapes: K particles, m draws, S particles per pass, B rows per pass, N rows; z_t is (S, B, *event_t), x (N, *event).
 """
@@ -125,7 +125,8 @@ def fill(
     seed: int = 0,
     given: Given = None,
 ) -> Tensor:
-    """(N, *event) x with the one best value in each gap. How uncertain these are, only `impute` tells.
+    """(N, *event) x with the one best value in each gap, the same in equal rows. How uncertain these are, only `impute`
+    tells.
 
     Args:
         model, x, samples, seed, given: as of `impute`.
@@ -167,7 +168,7 @@ def fill(
             )
         return torch.where(rows.x.isnan() & possible, chosen.to(rows.x), rows.x), found.ess
 
-    filled, ess = each_gappy_row(model, x, x, samples, samples, seed, work, given)
+    filled, ess = each_gappy_row(model, x, x, samples, samples, seed, work, given, apart=False)
     warn_of_few(ess, samples, "use more samples, or draws of impute(method='gibbs')")
     return filled
 
@@ -287,9 +288,10 @@ def each_gappy_row(
     work: Callable[[Rows], tuple[Tensor, Tensor]],
     given: Given = None,
     between: Range | None = None,
+    apart: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """What `work` makes of the rows of x that have gaps, in the place of these rows of `whole`, (N, *); and its
-    effective sample sizes (N,), NaN for the other rows.
+    effective sample sizes (N,), NaN for the other rows. Equal rows have noise of their own where they are `apart`.
     """
     contexts = check_scored(model, x, samples, given)
     if not isinstance(x, Tensor):
@@ -304,7 +306,7 @@ def each_gappy_row(
         alone = not has_draw(model.generate(1, given=take_rows(contexts, slice(1))))
         if alone and between is not None:
             raise ValueError("a range needs a likelihood whose distribution function is known, and this one's is not")
-        seeds = row_seeds(gappy, seed, apart=True)
+        seeds = row_seeds(gappy, seed, apart)
         particles = Particles(model, gappy, samples, seeds=seeds, alone=alone, contexts=contexts)
         particles.rows = max(1, particles.rows * samples // max(samples, draws))
 

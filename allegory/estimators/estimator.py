@@ -1,0 +1,202 @@
+r"""The common part of the estimators: a variational autoencoder of a table, fitted as scikit-learn fits.
+
+    log p(x) >= L_K(x) = E log (1/K) sum_k p(x, z_k) / q(z_k | x),      nats per row, gaps left out
+
+Everything is computed in float64, from a seed that `random_state` gives, and the noise of a row follows from its
+values: the score of a row does not depend on the rows beside it, nor on when it is asked for. Fitting shows nothing,
+writes nothing, and leaves the generators of NumPy and torch as they were.
+
+Shapes: N rows, D columns, K particles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from allegory import architectures
+from allegory.estimators import reading
+from allegory.evaluation import log_likelihood
+from allegory.model import VAE
+from allegory.objectives import elbo
+from allegory.runtime.devices import choose_device
+from allegory.runtime.threads import one_at_a_time
+from allegory.tabular import Schema
+from allegory.training import fit as train
+
+__all__ = ["VAEEstimator"]
+
+STEPS_PER_EPOCH = 20  # at least: a small table is gone over several times before the next look at the held-out rows
+PATIENCE = 15  # looks without a better bound before fitting ends
+
+
+class VAEEstimator(BaseEstimator):
+    """What the estimators have in common: the arguments, `fit`, and a score in nats.
+
+    X is a matrix of numbers, or a frame of pandas, polars or pyarrow with numbers, categories, text and times; NaN, and
+    whatever the library has for it, is a gap. How a column is modelled: see `allegory.estimators.reading`.
+
+    Args:
+        latent: width of z, or of z_1, ..., z_T.
+        hidden: widths of the hidden layers of the encoder; the decoder mirrors them.
+        samples: K, of the score.
+        max_iter: updates of the weights, about, and at least one pass over the rows; by default ten for each row, from
+            100 to 2,000.
+        batch_size: rows of an update.
+        learning_rate: at its highest.
+        weight_decay: of AdamW.
+        dropout: in every hidden layer while fitting.
+        validation_fraction: of the rows, held out to find the best weights, where there are 20 or more.
+        columns: kinds of some columns, by name, or by number in a matrix, such as {"zip": "categorical"}; or an
+            `allegory.tabular.Schema`. By default found in the values.
+        device: "cpu", "cuda", or "auto".
+        random_state: of the weights, the held-out rows and all noise; a seed, a RandomState, or None.
+
+    Attributes:
+        model_: the `VAE`, in float64.
+        schema_: the `Schema` of X.
+        n_iter_: updates that were made.
+        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+    """
+
+    def __init__(
+        self,
+        latent: int | Sequence[int] = 8,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        samples: int = 100,
+        max_iter: int | None = None,
+        batch_size: int = 128,
+        learning_rate: float = 1e-2,
+        weight_decay: float = 0.0,
+        dropout: float = 0.0,
+        validation_fraction: float = 0.1,
+        columns: Mapping[Any, str] | Schema | None = None,
+        device: str = "cpu",
+        random_state: Any = None,
+    ) -> None:
+        self.latent = latent
+        self.hidden = hidden
+        self.samples = samples
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.dropout = dropout
+        self.validation_fraction = validation_fraction
+        self.columns = columns
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Fits the model to the rows of X.
+
+        Args:
+            X: (N, D) a matrix, or a frame; at least two rows.
+            y: ignored.
+
+        Raises:
+            ValueError: a single row, infinite numbers, text in a matrix, columns that only tell the rows apart.
+        """
+        X = reading.validated(self, X, reset=True)
+        self._fit(X)
+        return self
+
+    def _fit(self, X: Any) -> Tensor:
+        """Fits the model; returns x: (N, D)."""
+        self._check_settings()
+        self.schema_ = reading.infer_schema(X, self.columns)
+        x = self._encode(X)
+        generator = check_random_state(self.random_state)
+        self._seed = int(generator.randint(2**31 - 1))
+        order = torch.from_numpy(np.random.default_rng(self._seed).permutation(len(x)))
+        held = round(self.validation_fraction * len(x)) if len(x) >= 20 else 0
+        valid, rest = (x[order[:held]] if held else None), x[order[held:]]
+        self.model_ = self._build(rest)
+        updates = min(max(100, 10 * len(x)), 2000) if self.max_iter is None else self.max_iter
+        size = min(self.batch_size, len(rest))
+        passes = math.ceil(min(STEPS_PER_EPOCH, updates) * size / len(rest))
+        steps = math.ceil(passes * len(rest) / size)
+        record = train(
+            self.model_, rest.repeat(passes, 1), valid=valid, objective=elbo, batch_size=size, lr=self.learning_rate,
+            epochs=max(1, updates // steps), patience=PATIENCE, weight_decay=self.weight_decay, ema=0.9,
+            lr_warmup=min(50, updates // 10), seed=self._seed, progress=False,
+        )  # fmt: skip
+        self.n_iter_ = record.step
+        return x
+
+    def _check_settings(self) -> None:
+        if self.max_iter is not None and (not hasattr(self.max_iter, "__index__") or self.max_iter < 1):
+            raise ValueError(f"max_iter={self.max_iter!r}: wanted a whole number of updates, 1 or more, or None")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction={self.validation_fraction!r}: wanted at least 0 and below 1")
+
+    def _build(self, x: Tensor) -> VAE:
+        """The model as it begins: independent columns, each at its marginal optimum."""
+        latent = [self.latent] if isinstance(self.latent, int | np.integer) else self.latent
+        with _float64(self._seed):
+            model = architectures.mlp(
+                x.shape[1:], self.schema_.family(), [int(width) for width in latent],
+                [int(width) for width in self.hidden], dropout=self.dropout, data=x,
+            )  # fmt: skip
+        return model.to(choose_device(self.device))
+
+    def _encode(self, X: Any) -> Tensor:
+        return reading.read(X, self.schema_).to(choose_device(self.device))
+
+    def _read(self, X: Any) -> Tensor:
+        """(N, D) the numbers of an X that may be any, once fitted."""
+        check_is_fitted(self)
+        return self._encode(reading.validated(self, X, reset=False))
+
+    def _decode(self, x: Tensor, like: Any = None) -> Any:
+        """Numbers x: (N, D) as an X."""
+        return reading.written(x.cpu(), self.schema_, like)
+
+    def _score(self, x: Tensor) -> NDArray[np.float64]:
+        """(N,) L_K."""
+        return log_likelihood(self.model_, x, self.samples, seed=self._seed).cpu().numpy()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "model_" in state:
+            weights = {name: tensor.cpu().numpy() for name, tensor in self.model_.state_dict().items()}
+            state["model_"] = {"config": self.model_.config, "weights": weights}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "model_" in state:
+            kept = state["model_"]
+            with _float64(0):
+                self.model_ = architectures.build(kept["config"])
+            self.model_.load_state_dict({name: torch.as_tensor(array) for name, array in kept["weights"].items()})
+            self.model_.to(choose_device(self.device)).eval()
+
+
+@contextmanager
+def _float64(seed: int) -> Iterator[None]:
+    """New parameters are float64, and drawn from a seed; afterwards all is as it was."""
+    with one_at_a_time(), torch.random.fork_rng():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)

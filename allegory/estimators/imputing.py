@@ -1,0 +1,100 @@
+r"""Imputing: what is missing in a table, by the model, given what is there; see `allegory.evaluation.imputation`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import check_random_state
+
+from allegory.estimators import reading
+from allegory.estimators.estimator import VAEEstimator
+from allegory.evaluation import fill, impute
+from allegory.tabular import Schema
+
+__all__ = ["VAEImputer"]
+
+OF_CODES = {"mean": {"categorical": "mode", "binary": "mode", "ordinal": "median"}, "median": {"categorical": "mode"}}
+
+
+class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
+    """Fills the gaps of a table. Arguments and attributes are those of `VAEEstimator`, and:
+
+    Args:
+        estimate: what stands in a gap, by the error that counts: "mean" for squares, "median" for absolute errors,
+            "mode" for the number of wrong values. A category has its likeliest value, an ordered one its median.
+
+    >>> X = np.random.default_rng(0).normal(size=(60, 1)) + [0.0, 10.0]
+    >>> X[0, 0] = np.nan
+    >>> VAEImputer(latent=1, max_iter=40, random_state=0).fit_transform(X)[0].round(1)
+    array([...])
+    """
+
+    def __init__(
+        self,
+        latent: int | Sequence[int] = 8,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        estimate: str = "mean",
+        samples: int = 100,
+        max_iter: int | None = None,
+        batch_size: int = 128,
+        learning_rate: float = 1e-2,
+        weight_decay: float = 0.0,
+        dropout: float = 0.0,
+        validation_fraction: float = 0.1,
+        columns: Mapping[Any, str] | Schema | None = None,
+        device: str = "cpu",
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            latent, hidden, samples=samples, max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
+            weight_decay=weight_decay, dropout=dropout, validation_fraction=validation_fraction, columns=columns,
+            device=device, random_state=random_state,
+        )  # fmt: skip
+        self.estimate = estimate
+
+    def fit(self, X: Any, y: Any = None) -> VAEImputer:
+        """Fits the model to what is there.
+
+        Args:
+            X: as of `VAEEstimator`, with gaps.
+            y: ignored.
+
+        Raises:
+            ValueError: as of `VAEEstimator`; a column without any value; another estimate.
+        """
+        if self.estimate not in ("mean", "median", "mode"):
+            raise ValueError(f"estimate={self.estimate!r}: wanted 'mean', 'median' or 'mode'")
+        X = reading.validated(self, X, reset=True)
+        self._fit(X)
+        empty = [column.name for column in self.schema_.columns if 0 < column.rows == column.gaps]
+        if empty:
+            raise ValueError(f"column {empty[0]!r} has no value, all are missing, and cannot be filled; leave it out")
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """X with its gaps filled, a matrix or a frame as it came. The same row is filled in the same way whatever rows
+        are beside it.
+
+        Args:
+            X: as in `fit`; it need not have gaps.
+        """
+        x = self._read(X)
+        of_codes = OF_CODES.get(self.estimate, {})
+        each = [of_codes.get(column.kind, self.estimate) for column in self.schema_.modelled]
+        return self._decode(fill(self.model_, x, each, self.samples, self._seed), X)
+
+    def draw(self, X: Any, n_draws: int = 5, random_state: Any = None) -> list[Any]:
+        """X with its gaps filled at random, from p(what is missing | what is there), several times: for standard errors
+        that know what is not known, by `allegory.evaluation.rubin`.
+
+        Args:
+            X: as in `fit`.
+            n_draws: how many.
+            random_state: by default that of the estimator: the same draws each time.
+        """
+        x = self._read(X)
+        seed = self._seed if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
+        return [self._decode(drawn, X) for drawn in impute(self.model_, x, n_draws, self.samples, seed=seed)]
