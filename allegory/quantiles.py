@@ -362,7 +362,7 @@ def _cdf(law: Any, x: Tensor) -> Tensor:
 def _search(law: Any, u: Tensor) -> Tensor:
     """Q(u), by bisection, within an interval that is doubled until it holds it."""
     whole = law.support.is_discrete
-    u = u.clamp(max=1 - torch.finfo(u.dtype).eps).expand(torch.broadcast_shapes(u.shape, law.batch_shape))
+    u, _ = torch.broadcast_tensors(u.clamp(max=1 - torch.finfo(u.dtype).eps), u.new_zeros(()).expand(law.batch_shape))
     lowest = -1 if whole else max(-1, getattr(law.support, "lower_bound", -1))
     low, high = torch.full_like(u, lowest), torch.full_like(u, 1)
     while bool((above := _cdf(law, low) >= u).any()):

@@ -32,8 +32,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution
 
+from allegory.columnar import Columns
 from allegory.evaluation.passes import Noise, Particles, RowNoise, check_scored, evaluating, row_seeds, run_passes
 from allegory.gaps import log_prob_elements
 from allegory.given import Contexts, Given, expand_contexts, take_rows
@@ -149,13 +150,20 @@ def fill(
 
     def work(rows: Rows) -> tuple[Tensor, Tensor]:
         found = infer_missing(rows, 0 if wanted == ["mean"] else samples, spread=True, mean="mean" in wanted)
-        best = {} if found.mean is None else {"mean": _mean_or_draws(rows, found, samples)}
-        if wanted != ["mean"]:
-            drawn = _complete(rows, found.latents)
+        best = {} if found.mean is None else {"mean": found.mean}
+        numbers = found.mean is not None and bool((found.mean.isnan() & rows.x.isnan()).any())
+        if numbers or wanted != ["mean"]:
+            latents = found.latents or infer_missing(rows, samples, spread=True).latents
+            drawn = _complete(rows, latents)
+            best |= {"mean": _mean_or_draws(rows, found.mean, drawn)} if found.mean is not None else {}
             best |= {"median": drawn.median(0).values} if "median" in wanted else {}
             if "mode" in wanted:
                 few, fewer = (range(0, samples, ceil(samples / n)) for n in (2 * CANDIDATES, CANDIDATES))
-                best["mode"] = _likeliest(rows, [z[list(few)] for z in found.latents], drawn[list(fewer)])
+                law = rows.decode([z[list(few)] for z in latents])
+                asked = (
+                    torch.tensor([name == "mode" for name in each], device=x.device) & rows.x.isnan().any(0).flatten()
+                )
+                best["mode"] = _likeliest(law, drawn[list(fewer)], asked.view(law.event_shape))
         chosen = best[each[0]]
         if len(each) > 1:
             chosen = torch.stack([best[name][:, d] for d, name in enumerate(each)], 1)
@@ -342,9 +350,23 @@ def _gibbs(rows: Rows, filled: Tensor, latents: list[Tensor], steps: int) -> Ten
     return filled
 
 
-def _likeliest(rows: Rows, latents: list[Tensor], candidates: Tensor) -> Tensor:
-    """(B, *event) for each element the likeliest given x_o, of candidates (J, B, *event)."""
-    law = rows.decode(latents)
+def _likeliest(law: Distribution, candidates: Tensor, wanted: Tensor) -> Tensor:
+    """(B, *event) for each element the value of the largest density, averaged over the m of law: (m, B); of categories,
+    else of candidates (J, B, *event).
+
+    Args:
+        law: p(x | z) at m posterior draws.
+        candidates: draws of x.
+        wanted: (*event) for which elements; the others have any value.
+    """
+    if isinstance(law, Columns):
+        parts = zip(law.parts, law.columns, strict=True)
+        return law._in_order([_likeliest(part, candidates[..., at], wanted[at]) for part, at in parts])
+    elements: Any = getattr(law, "base_dist", law)
+    if not bool(wanted.any()):
+        return candidates[0]
+    if isinstance(elements, Categorical):
+        return (elements.probs.mean(0).argmax(-1) + getattr(elements, "lowest", 0)).to(candidates)
     density = [log_prob_elements(law, values).double().logsumexp(0) for values in candidates]
     return candidates.gather(0, torch.stack(density).argmax(0, keepdim=True))[0]
 
@@ -361,15 +383,11 @@ def _spread(parts: Tensor, like: Tensor) -> Tensor:
     return parts[(..., *[None] * (like.dim() - parts.dim()))]
 
 
-def _mean_or_draws(rows: Rows, found: Inferred, draws: int) -> Tensor:
-    """(B, *event) E[x | x_o]; where it is not in closed form, and x is a number, the mean of draws."""
-    assert found.mean is not None
-    if not bool((found.mean.isnan() & rows.x.isnan()).any()):
-        return found.mean
-    latents = found.latents or infer_missing(rows, draws, spread=True).latents
-    law = rows.decode(latents)
-    drawn = rows.draw(law, draws).double().mean(0).masked_fill(over_categories(law).to(rows.x.device), torch.nan)
-    return torch.where(found.mean.isnan(), drawn, found.mean)
+def _mean_or_draws(rows: Rows, mean: Tensor, drawn: Tensor) -> Tensor:
+    """(B, *event) E[x | x_o]; where it is not in closed form, and x is a number, the mean of draws (m, B, *event)."""
+    law = rows.model.generate(1, given=take_rows(rows.contexts, slice(1)))
+    numbers = ~over_categories(law).to(mean.device)
+    return torch.where(mean.isnan() & numbers, drawn.double().mean(0), mean)
 
 
 def check_counts(**counts: int) -> None:

@@ -325,6 +325,7 @@ def test_draws_and_estimates_of_categories():
     shares = torch.bincount(drawn.long(), minlength=3) / 5000
     assert bool(((shares - p).abs() < 5 * (p * (1 - p) / 2500).sqrt() + 1e-3).all())
     assert al.fill(model, row[None], "mode")[0, 1] == p.argmax()
+    assert al.fill(model, row[None].expand(1, 4), ["mode"] * 4)[0, 1] == p.argmax()
     assert al.fill(model, row[None], "median", samples=4000)[0, 1] == (p.cumsum(0) < 0.5).sum()
     found = al.fill(model, row.expand(2, 4), ["mean", "mode", "median", "mean"])
     assert bool((found[:, 1] == p.argmax()).all())
@@ -356,6 +357,21 @@ def test_a_table_is_filled_column_by_column():
     assert bool((mean[:, 1] == mean[:, 1].round()).all())
     with pytest.raises(ValueError, match=r"estimate='mean': the law of column 1 is over categories"):
         al.fill(model, TABLE)
+
+
+def test_a_mode_is_where_the_density_is_largest():
+    """Of a normal it is the mean; of a table that of each column, whatever its kind."""
+    model, joint = factor_analysis()
+    x = gappy_rows(joint, 10, 0.3)
+    mode, mean = al.fill(model, x, "mode", samples=2000), al.fill(model, x, samples=2000)
+    assert bool(((mode - mean).abs() < 0.5).all())
+    kinds = [al.families.interval(1.0, low=0), al.families.categorical(3, lowest=1), al.families.poisson]
+    table = al.architectures.mlp((3,), al.families.columns(kinds), latent=[1], hidden=[4]).double()
+    found = al.fill(table, torch.full((1, 3), NAN), "mode", samples=2000)[0]
+    drawn = al.impute(table, torch.full((1, 3), NAN), draws=4000, samples=4000)[:, 0]
+    for d in range(3):
+        values, counts = drawn[:, d].unique(return_counts=True)
+        assert counts[values == found[d]] > counts.max() - 5 * counts.max().sqrt()
 
 
 def test_what_is_given_is_read_with_every_row():
