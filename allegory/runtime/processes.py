@@ -135,6 +135,8 @@ def _meet(what: str) -> None:
 def _fingerprint(value: Any) -> str:
     if isinstance(value, nn.Module):
         return " ".join(f"{name} {_fingerprint(x)}" for name, x in value.state_dict().items())
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} {[_fingerprint(part) for part in value]}"
     if not isinstance(value, Tensor):
         return repr(value)
     shape = f"{tuple(value.shape)} {value.dtype}"

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory.data.stored import Mapped, Stored
+from allegory.runtime import processes
 from allegory.runtime.compilation import has_compiler
 from allegory.training.batches import Batches
 
@@ -106,3 +107,11 @@ def test_bad_conditions_are_named_before_a_training():
     ):
         with pytest.raises(ValueError, match=words):
             al.fit(conditional_vae(), x, epochs=1, **arguments)
+
+
+def test_what_is_given_is_compared_between_processes_by_all_its_values():
+    c = torch.zeros(5000, 3)
+    other = c.clone()
+    other[2500, 1] = 1
+    assert processes._fingerprint((c,)) == processes._fingerprint((c.clone(),))
+    assert processes._fingerprint((c,)) != processes._fingerprint((other,))
