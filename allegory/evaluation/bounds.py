@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,7 +43,16 @@ from allegory.runtime.compilation import compile_or_warn
 from allegory.runtime.html import html_table
 from allegory.runtime.threads import one_at_a_time
 
-__all__ = ["Evaluation", "bound_curve", "evaluate", "log_likelihood", "standard_error"]
+__all__ = [
+    "Evaluation",
+    "Scores",
+    "bound_curve",
+    "curve_counts",
+    "evaluate",
+    "log_likelihood",
+    "score",
+    "standard_error",
+]
 
 ACTIVE_VARIANCE = 0.01
 MIN_EFFECTIVE_SAMPLES = 2.0
@@ -158,12 +167,12 @@ def log_likelihood(
     precision, compile, _ = choose_speed(model, x, samples, precision, compile, given)
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
 
-    def score(rows: Tensor, noises: Iterator[Noise], *given: Tensor) -> tuple[Tensor]:
+    def total(rows: Tensor, noises: Iterator[Noise], *given: Tensor) -> tuple[Tensor]:
         return (torch.stack([weigh(model, rows, given, noise).logsumexp(0) for noise in noises]).logsumexp(0),)
 
     with evaluating(model, precision):
         seeds = None if seed is None else row_seeds(x, seed)
-        (log_w,) = run_passes(x, Particles(model, x, samples, pairs, compile, seeds, contexts=contexts), score)
+        (log_w,) = run_passes(x, Particles(model, x, samples, pairs, compile, seeds, contexts=contexts), total)
     return (log_w - math.log(samples)).to(x.dtype)
 
 
@@ -190,46 +199,7 @@ def evaluate(
         given: c of a conditional model, (N, *context), or several. All numbers are then of p(x | c); where the prior
             reads c, a unit of the top level is active if its mean varies by more than what follows from c.
     """
-    contexts = check_scored(model, x, samples, given)
-    precision, compile, _ = choose_speed(model, x, samples, precision, compile, given)
-    weigh = compile_or_warn(_pass_statistics, x.device) if compile else _pass_statistics
-
-    def score(rows: Tensor, noises: Iterator[Noise], *given: Tensor) -> tuple[Tensor, ...]:
-        log_w, log_w2, terms, *means = _combine_passes(weigh(model, rows, given, noise) for noise in noises)
-        sums = []  # over the rows, of E[z_t | x], its square, and its error's, (3, *event_t) for each level
-        for mean, square in zip(means[::2], means[1::2], strict=True):
-            mean, square = mean / samples, square / samples
-            error = (square - mean.square()).clamp(min=0) / max(1, samples - 1)
-            sums.append(torch.stack([mean.sum(0), mean.square().sum(0), error.sum(0)]))
-        return log_w, log_w2, terms / samples, *sums
-
-    with evaluating(model, precision):
-        log_w, log_w2, terms, *sums = run_passes(
-            x, Particles(model, x, samples, pairs, compile, contexts=contexts), score, summed=model.levels
-        )
-        scales = prior_variances(model, contexts=contexts)
-    bound = log_w - math.log(samples)
-    ess = torch.exp(2 * log_w - log_w2)
-    elbo = terms[:, 0] - terms[:, 1:].sum(1)
-    active = [
-        int((square - mean.square() - error > ACTIVE_VARIANCE * scale).sum())
-        for (mean, square, error), scale in zip((s / len(x) for s in sums), scales, strict=True)
-    ]
-    result = Evaluation(
-        examples=len(x),
-        importance_samples=samples,
-        nll=-bound.mean().item(),
-        nll_stderr=standard_error(bound),
-        elbo=elbo.mean().item(),
-        elbo_stderr=standard_error(elbo),
-        reconstruction=terms[:, 0].mean().item(),
-        kl_per_level=terms[:, 1:].mean(0).tolist(),
-        active_units=active,
-        bits_per_dim=-bound.sum().item() / (_observed_count(x) * math.log(2)),
-        effective_sample_size=ess.mean().item(),
-        unreliable=(~(ess >= MIN_EFFECTIVE_SAMPLES)).double().mean().item(),
-        carried=carried_by(bound),
-    )
+    result = score(model, x, samples, pairs, precision, compile, given).evaluation
     if samples > MIN_EFFECTIVE_SAMPLES and result.unreliable > 0.5:
         warnings.warn(
             f"L_{samples} says little: for {result.unreliable:.0%} of the examples the effective sample size is below "
@@ -237,6 +207,102 @@ def evaluate(
             stacklevel=2,
         )
     return result
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What K particles say of each example, from which all other numbers of an evaluation follow; nats, on x's device.
+
+    Attributes:
+        counts: (C,) the K of bounds, the last of them how many particles there were.
+        bounds: (N, C) L_K, an average over all groups of K among the particles.
+        effective_sample_size: (N,) ESS of all of them.
+        terms: (N, 1 + T) E_q log p(x | z_1), and the rate of each level.
+        active_units: of each level.
+        numbers: how many numbers of x are there.
+    """
+
+    counts: list[int]
+    bounds: Tensor
+    effective_sample_size: Tensor
+    terms: Tensor
+    active_units: list[int]
+    numbers: int
+
+    @property
+    def curve(self) -> list[tuple[int, float, float]]:
+        """(K, the mean of L_K, its standard error), as `bound_curve` gives it."""
+        columns = zip(self.counts, self.bounds.unbind(1), strict=True)
+        return [(k, bound.mean().item(), standard_error(bound)) for k, bound in columns]
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What `evaluate` gives."""
+        bound, terms, ess = self.bounds[:, -1], self.terms, self.effective_sample_size
+        elbo = terms[:, 0] - terms[:, 1:].sum(1)
+        return Evaluation(
+            examples=len(bound),
+            importance_samples=self.counts[-1],
+            nll=-bound.mean().item(),
+            nll_stderr=standard_error(bound),
+            elbo=elbo.mean().item(),
+            elbo_stderr=standard_error(elbo),
+            reconstruction=terms[:, 0].mean().item(),
+            kl_per_level=terms[:, 1:].mean(0).tolist(),
+            active_units=self.active_units,
+            bits_per_dim=-bound.sum().item() / (self.numbers * math.log(2)),
+            effective_sample_size=ess.mean().item(),
+            unreliable=(~(ess >= MIN_EFFECTIVE_SAMPLES)).double().mean().item(),
+            carried=carried_by(bound),
+        )
+
+
+@one_at_a_time()
+def score(
+    model: VAE,
+    x: Tensor,
+    samples: int = 1000,
+    pairs: int | None = None,
+    precision: str = "float32",
+    compile: bool | str = False,
+    given: Given = None,
+    counts: Sequence[int] = (),
+) -> Scores:
+    """What one pass over all examples, with K particles each, tells.
+
+    Args:
+        model, x, samples, pairs, precision, compile, given: as in `evaluate`.
+        counts: the K of further bounds, each below samples, such as those of `curve_counts`.
+
+    >>> found = score(model, x, samples=12, counts=[1, 5])
+    >>> found.bounds.shape, found.evaluation.nll == -found.curve[-1][1]
+    (torch.Size([7, 3]), True)
+    """
+    contexts = check_scored(model, x, samples, given)
+    precision, compile, _ = choose_speed(model, x, samples, precision, compile, given)
+    weigh = compile_or_warn(_pass_statistics, x.device) if compile else _pass_statistics
+    counts = sorted({*counts, samples})
+
+    def combine(rows: Tensor, noises: Iterator[Noise], *given: Tensor) -> tuple[Tensor, ...]:
+        log_w, terms, *means = _combine_passes(weigh(model, rows, given, noise) for noise in noises)
+        ess = torch.exp(2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0))
+        sums = []  # over the rows, of E[z_t | x], its square, and its error's, (3, *event_t) for each level
+        for mean, square in zip(means[::2], means[1::2], strict=True):
+            mean, square = mean / samples, square / samples
+            error = (square - mean.square()).clamp(min=0) / max(1, samples - 1)
+            sums.append(torch.stack([mean.sum(0), mean.square().sum(0), error.sum(0)]))
+        return _bounds_of(log_w, counts), ess, terms / samples, *sums
+
+    with evaluating(model, precision):
+        bounds, ess, terms, *sums = run_passes(
+            x, Particles(model, x, samples, pairs, compile, contexts=contexts), combine, summed=model.levels
+        )
+        scales = prior_variances(model, contexts=contexts)
+    active = [
+        int((square - mean.square() - error > ACTIVE_VARIANCE * scale).sum())
+        for (mean, square, error), scale in zip((s / len(x) for s in sums), scales, strict=True)
+    ]
+    return Scores(counts, bounds, ess, terms, active, _observed_count(x))
 
 
 @one_at_a_time()
@@ -265,17 +331,32 @@ def bound_curve(
     """
     contexts = check_scored(model, x, samples, given)
     precision, compile, _ = choose_speed(model, x, samples, precision, compile, given)
-    counts = sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
+    counts = curve_counts(samples)
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
 
     def averages(rows: Tensor, noises: Iterator[Noise], *given: Tensor) -> tuple[Tensor]:
         log_w = torch.cat([weigh(model, rows, given, noise) for noise in noises])
-        groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in counts]
-        return (torch.stack([group.mean(0) for group in groups], 1),)
+        return (_bounds_of(log_w, counts),)
 
     with evaluating(model, precision):
         (bounds,) = run_passes(x, Particles(model, x, samples, pairs, compile, contexts=contexts), averages)
     return [(k, bound.mean().item(), standard_error(bound)) for k, bound in zip(counts, bounds.unbind(1), strict=True)]
+
+
+def curve_counts(samples: int) -> list[int]:
+    """The K of a curve up to `samples`.
+
+    >>> curve_counts(12)
+    [1, 2, 5, 10, 12]
+    """
+    return sorted({k * 10**i for i in range(12) for k in (1, 2, 5) if k * 10**i < samples} | {samples})
+
+
+def _bounds_of(log_w: Tensor, counts: Sequence[int]) -> Tensor:
+    """(B, C) L_K for each K in counts, from (S, B) log w: the mean over all groups of K among them."""
+    samples = len(log_w)
+    groups = [log_w[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in counts]
+    return torch.stack([group.mean(0) for group in groups], 1)
 
 
 def _log_weights(model: VAE, x: Tensor, given: Contexts, noise: Noise) -> Tensor:
@@ -284,14 +365,14 @@ def _log_weights(model: VAE, x: Tensor, given: Contexts, noise: Noise) -> Tensor
 
 
 def _pass_statistics(model: VAE, x: Tensor, given: Contexts, noise: Noise) -> list[Tensor]:
-    """The sums of one pass, in float64: log sum w and log sum w^2, (B,); sums over the particles of log p(x | z_1) and
-    of each rate, (B, 1 + T); for each level the sum of E[z_t | ...] and of its square, both (B, *event_t).
+    """Of one pass, in float64: log w, (S, B); sums over the particles of log p(x | z_1) and of each rate, (B, 1 + T);
+    for each level the sum of E[z_t | ...] and of its square, both (B, *event_t).
     """
     trace = model(x, samples=noise[0], noise=noise[1], given=given)
     log_px = trace.log_px
     log_w = (log_px + (trace.log_pz - trace.log_qz).sum(0)).double()
     terms = torch.cat([log_px[None], trace.kl]).double().sum(1).T
-    found = [log_w.logsumexp(0), (2 * log_w).logsumexp(0), terms]
+    found = [log_w, terms]
     for t, (q, p, z) in enumerate(zip(trace.q, trace.p[1:], trace.latents, strict=True), start=1):
         mean = conditional_means(q, z).double()
         if (trace.top_down and t < len(trace.q)) or (t == len(trace.q) and p.batch_shape):
@@ -307,11 +388,12 @@ def _observed_count(x: Any) -> int:
 
 
 def _combine_passes(passes: Iterable[list[Tensor]]) -> list[Tensor]:
-    """The sums of `_pass_statistics` over all passes."""
-    sums: list[Tensor] = []
-    for found in passes:
-        sums = [*map(torch.logaddexp, sums[:2], found[:2]), *map(torch.add, sums[2:], found[2:])] if sums else found
-    return sums
+    """The log w of all passes, (K, B), and the sums of `_pass_statistics` over them."""
+    weights, sums = list[Tensor](), list[Tensor]()
+    for log_w, *found in passes:
+        weights.append(log_w)
+        sums = [*map(torch.add, sums, found)] if sums else found
+    return [torch.cat(weights), *sums]
 
 
 def standard_error(x: Tensor) -> float:

@@ -41,7 +41,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from allegory.draws import draw_to
-from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES, Evaluation, evaluate
+from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES, Evaluation, Scores, score
 from allegory.evaluation.gains import column_gains, gain_lines, has_columns
 from allegory.evaluation.marginals import baseline, independent_elements, mean_log_prob
 from allegory.evaluation.passes import evaluating, pairs_per_pass
@@ -51,7 +51,7 @@ from allegory.model import VAE
 from allegory.runtime.html import html_table
 from allegory.runtime.threads import one_at_a_time
 
-__all__ = ["COLUMNS", "Diagnosis", "Level", "diagnose"]
+__all__ = ["COLUMNS", "Diagnosis", "Level", "diagnose", "diagnose_scored"]
 
 COLLAPSED_NATS = 0.1
 WEAK_NATS = 1.0
@@ -157,12 +157,36 @@ def diagnose(
     >>> [level.level for level in diagnosis.levels], len(diagnosis.verdict)
     ([1, 2], 2)
     """
-    result, contexts = _quiet_evaluate(model, x, samples, given), as_contexts(given, len(x))
-    law = None if train is None else independent_elements(model, train, contexts)
+    scores = score(model, x, samples, given=given)
+    on_train = None if train is None else score(model, train, samples, given=train_given)
+    law = None if train is None else independent_elements(model, train, as_contexts(given, len(x)))
     if baseline_nll is None and law is not None:
         baseline_nll = -mean_log_prob(law, x)
+    return diagnose_scored(model, x, scores, train, on_train, baseline_nll, law, given, train_given)
+
+
+@torch.no_grad()
+def diagnose_scored(
+    model: VAE,
+    x: Tensor,
+    scores: Scores,
+    train: Tensor | None = None,
+    on_train: Scores | None = None,
+    baseline_nll: float | None = None,
+    law: Distribution | None = None,
+    given: Given = None,
+    train_given: Given = None,
+) -> Diagnosis:
+    """`diagnose`, of examples that have been scored.
+
+    Args:
+        model, x, train, baseline_nll, given, train_given: as there.
+        scores, on_train: of x and of train, with the same K.
+        law: independent elements, for the gains of the columns of a table.
+    """
+    contexts, samples = as_contexts(given, len(x)), scores.counts[-1]
     columns = column_gains(model, x, law, given=given) if law is not None and has_columns(model) else None
-    result = replace(result, baseline_nll=baseline_nll, columns=columns)
+    result = replace(scores.evaluation, baseline_nll=baseline_nll, columns=columns)
     draws = max(1, samples // model.levels)
     with evaluating(model):
         losses = [result.elbo - _elbo_without(model, x, contexts, t, draws) for t in range(1, model.levels + 1)]
@@ -174,21 +198,13 @@ def diagnose(
         for t, rate in enumerate(rates, start=1)
     ]
     levels = [replace(level, verdict=_verdict(level, rates)) for level in levels]
-    on_train = None if train is None else _quiet_evaluate(model, train, samples, train_given)
-    gap = None if on_train is None else on_train.elbo - result.elbo
+    trained = None if on_train is None else on_train.evaluation
+    gap = None if trained is None else trained.elbo - result.elbo
     ladder = isinstance(model.encoders, TopDown)
-    on_gap = _gap_line(model, result, train, on_train, train_given)
+    on_gap = _gap_line(model, result, train, trained, train_given)
     lines = [*_baseline_line(result), *_level_lines(levels, ladder), *on_gap, *_trust_line(result)]
     lines += gain_lines(result.columns)
     return Diagnosis(levels, result, gap, lines, any(OVERFITS in line for line in on_gap))
-
-
-def _quiet_evaluate(model: VAE, x: Tensor, samples: int, given: Given) -> Evaluation:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "L_")  # it is part of the verdict
-        return evaluate(model, x, samples, given=given)
 
 
 def _verdict(level: Level, rates: list[float]) -> str:

@@ -1,6 +1,7 @@
 r"""What a report measures, once, with the same noise for every bound.
 
-    bounds        L_K of each example x, and of each drawn training example, with the same K
+    bounds        L_K of each example x, and of each drawn training example, with the same K, and from the same pass the
+                  curve, L_K against K, and what `allegory.evaluate` tells
     gain          L_K(x) - log p_0(x), with p_0 the independent elements of `allegory.evaluation.marginals`: a
                   difference of each example, so that its standard error is that of a paired comparison
     diagnosis     L_K and its parts, the rate of every level, and what `allegory.diagnose` finds
@@ -11,17 +12,15 @@ Shapes: N examples x, (N, *event); N' training examples; K particles; T levels. 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.evaluation.bounds import Evaluation, bound_curve, log_likelihood, standard_error
-from allegory.evaluation.diagnosis import Diagnosis, diagnose
+from allegory.evaluation.bounds import Evaluation, Scores, curve_counts, score, standard_error
+from allegory.evaluation.diagnosis import Diagnosis, diagnose_scored
 from allegory.evaluation.marginals import independent_elements, log_probs
 from allegory.evaluation.passes import pairs_per_pass
 from allegory.given import Contexts, take_rows
@@ -128,34 +127,26 @@ def measure(model: VAE, found: Examples, samples: int) -> Measured:
     law = independent_elements(model, train, given) if found.law is None and train is not None else found.law
     independent = None if law is None else log_probs(law, x)
     baseline = None if independent is None else -independent.mean().item()
-    diagnosis: Diagnosis = _with_seed(lambda: diagnose(model, x, train, samples, baseline, given, found.train_given))
-    rates = _unit_rates(model, x, given)
+    counts = curve_counts(samples)
 
-    def bound_of(x: Tensor, given: Contexts) -> Tensor:
-        found: Tensor = _with_seed(lambda: log_likelihood(model, x, samples, given=given))
-        return found.cpu().double()
+    def scored(x: Tensor, given: Contexts) -> Scores:
+        torch.manual_seed(0)  # the same noise for both
+        return score(model, x, samples, given=given, counts=counts)
 
-    bounds = bound_of(x, given)
+    on_train = None if train is None else scored(train, found.train_given)
+    scores = scored(x, given)
+    diagnosis = diagnose_scored(model, x, scores, train, on_train, baseline, law, given, found.train_given)
+    bounds = scores.bounds[:, -1].cpu()
     return Measured(
         found,
         samples,
         diagnosis,
         bounds,
-        None if train is None else bound_of(train, found.train_given),
+        None if on_train is None else on_train.bounds[:, -1].cpu(),
         None if independent is None else bounds - independent,
-        _with_seed(lambda: bound_curve(model, x, samples, given=given)),
-        rates,
+        scores.curve,
+        _unit_rates(model, x, given),
     )
-
-
-def _with_seed(function: Callable[[], Any]) -> Any:
-    """Calls it with the same noise as the others, and without the warning of a small effective sample size, which the
-    page says in words.
-    """
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "L_")
-        return function()
 
 
 def _unit_rates(model: VAE, x: Tensor, contexts: Contexts) -> list[Tensor | None]:

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from test_command import fails
+from torch.testing import assert_close
 
 import allegory as al
 from allegory.command import command_line, main
 from allegory.command.options import TRAINING
 from allegory.command.options import settings as chosen
 from allegory.command.training import train as train_command
+from allegory.views import measured
 from allegory.views.page import report
 from allegory.views.runs import summary
 
@@ -150,16 +153,27 @@ def test_a_page_says_what_was_measured():
     assert "Level 2" in text
 
 
-def test_every_bound_of_a_page_is_of_the_same_noise(monkeypatch):
-    seen = {}
-    for name in ("diagnose", "bound_curve", "log_likelihood"):
-        function = getattr(sys.modules["allegory.views.measured"], name)
-        keep = lambda *a, name=name, function=function: seen.setdefault(name, function(*a))  # noqa: E731
-        monkeypatch.setattr(f"allegory.views.measured.{name}", keep)
-    report("run", train("bits"), samples=30)
-    nll = seen["diagnose"].evaluation.nll
-    assert seen["bound_curve"][-1][1] == pytest.approx(-nll, abs=1e-4)
-    assert seen["log_likelihood"].mean().item() == pytest.approx(-nll, abs=1e-4)
+def test_every_bound_of_a_page_is_of_one_pass_with_the_noise_of_the_public_functions(monkeypatch):
+    seen, keep = [], measured.score
+    monkeypatch.setattr(measured, "score", lambda *a, **k: seen.append(len(a[1])) or keep(*a, **k))
+    x = train("bits")
+    model, train_x = al.load("run"), bits()
+    found = measured.measure(model, measured.Examples(x, train_x, "test"), samples=30)
+    assert seen == [40, 40]  # once for x, once for the training examples
+
+    def of(function, *arguments):
+        torch.manual_seed(0)
+        return function(model, *arguments, samples=30)
+
+    assert_close(found.bounds, of(al.log_likelihood, x).double(), rtol=0, atol=1e-4)
+    assert_close(found.train_bounds, of(al.log_likelihood, train_x).double(), rtol=0, atol=1e-4)
+    assert_close(torch.tensor(found.curve), torch.tensor(of(al.bound_curve, x)), rtol=0, atol=1e-5)
+    diagnosis = of(al.diagnose, x)
+    one, other = (evaluation.as_dict() for evaluation in (found.evaluation, diagnosis.evaluation))
+    for name in one.keys() - {"baseline_nll", "carried", "columns"}:
+        assert one[name] == pytest.approx(other[name], rel=1e-12), name
+    assert found.diagnosis.rows() == diagnosis.rows()
+    assert found.diagnosis.gap == pytest.approx(of(al.evaluate, train_x).elbo - found.evaluation.elbo)
 
 
 def test_the_weight_of_the_kl_is_that_of_the_training():
@@ -358,8 +372,13 @@ def test_a_page_opens_with_the_verdict_and_the_baseline():
 
 
 def test_a_broken_model_is_called_broken(monkeypatch):
-    broken = lambda model, x, samples: torch.full((len(x),), float("nan"))  # noqa: E731
-    monkeypatch.setattr("allegory.views.measured.log_likelihood", broken)
+    keep = measured.score
+
+    def broken(*given, **settings):
+        found = keep(*given, **settings)
+        return replace(found, bounds=torch.full_like(found.bounds, float("nan")))
+
+    monkeypatch.setattr(measured, "score", broken)
     text = report("run", train("vectors"), samples=5, train=vectors()).read_text()
     assert "Bad: the bound is not a finite number for 40 of 40 examples." in text
 
