@@ -78,10 +78,10 @@ class Grid(constraints.Constraint):
         self.step, self.low, self.high, self.origin = step, low, high, origin
 
     def check(self, value: Tensor) -> Tensor:
-        """Whether values are on it, up to the rounding of their type."""
+        """Whether values are on it, up to the rounding of float32, from which those of a table may have come."""
         x, step = value.double(), self.step.double()
         steps = (x - self.origin) / step
-        digits = 4 * torch.finfo(value.dtype).eps * (x.abs() + self.origin.abs()) / step
+        digits = 4 * torch.finfo(torch.float32).eps * (x.abs() + self.origin.abs()) / step
         near = (steps - steps.round()).abs() <= torch.clamp(1e-3 + digits, max=0.5)
         return near & (x >= self.low - step / 4) & (x <= self.high + step / 4)
 

@@ -27,11 +27,12 @@ PACKAGE = Path(allegory.__file__).parent
 INTERNAL = (
     "__init__", "__main__", "version", "legacy", "activations", "checks", "convolutions", "draws", "held",
     "initialization", "family", "marginal",
-    "likelihoods", "moved", "notation", "positivity", "runtime.", "command.", "data.cutting", "data.files",
-    "data.leakage", "data.offsets", "data.parts", "data.pictures", "evaluation.passes", "views.terminal",
-    "estimators.reading",
-    "tabular.building", "tabular.description", "tabular.frames", "tabular.inference", "tabular.resolution",
-    "training.scale", "views.layout", "views.measured", "views.sections", "views.showing",
+    "likelihoods", "moved", "notation", "positivity", "runtime.", "command.", "data.caveats", "data.cutting",
+    "data.files", "data.leakage", "data.offsets", "data.parts", "data.pictures", "data.tables", "estimators.reading",
+    "evaluation.passes",
+    "tabular.building", "tabular.description", "tabular.filling", "tabular.frames", "tabular.inference",
+    "tabular.resolution", "training.scale", "views.layout", "views.measured", "views.rows", "views.sections",
+    "views.showing", "views.terminal",
 )  # fmt: skip
 ROOMS = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
 MODULES = [room for room in ROOMS if not room.startswith(INTERNAL) and not room.endswith("__init__")]

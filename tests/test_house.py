@@ -25,13 +25,13 @@ BELOW = {
     "moved": set(),
     "runtime": {"version"},
     **dict.fromkeys(CORE, RUNTIME | CORE),
-    "data": RUNTIME,
-    "tabular": RUNTIME | CORE | {"data"},
+    "data": RUNTIME | {"tabular"},
+    "tabular": RUNTIME | CORE,
     "evaluation": RUNTIME | CORE,
     "training": RUNTIME | CORE | {"data", "evaluation"},
     "estimators": RUNTIME | CORE | {"tabular", "evaluation", "training"},
-    "views": RUNTIME | CORE | {"data", "evaluation", "training"},
-    "command": RUNTIME | CORE | {"data", "evaluation", "training", "views"},
+    "views": RUNTIME | CORE | {"data", "evaluation", "tabular", "training"},
+    "command": RUNTIME | CORE | {"data", "evaluation", "tabular", "training", "views"},
     "__main__": {"command"},
 }
 # The order within the core.
@@ -206,7 +206,15 @@ def test_the_command_knows_every_likelihood():
     from allegory.architectures import LIKELIHOODS
     from allegory.command.options import LIKELIHOODS as KNOWN
 
-    assert ("auto", *LIKELIHOODS) == KNOWN
+    assert ("auto", *LIKELIHOODS, "columns") == KNOWN
+
+
+def test_the_command_knows_every_kind_of_column_and_every_table():
+    from allegory.command.options import KINDS, TABLES
+    from allegory.data.tables import SUFFIXES
+    from allegory.tabular.columns import KINDS as KNOWN
+
+    assert (KINDS, TABLES) == (KNOWN, SUFFIXES)
 
 
 def public():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +15,40 @@ if TYPE_CHECKING:
 
     from allegory.views.runs import Run
 
-__all__ = ["device", "imports_done", "open_run", "print_json", "say", "say_if_binarised"]
+__all__ = ["as_flags", "device", "imports_done", "naming_flags", "open_run", "print_json", "say", "say_if_binarised"]
+
+
+FLAGS = (  # what a message for Python says of reading a table, as it is typed
+    (r"drop=\['([^',]*)'\]", r"--drop '\1'"),
+    (r"drop=\[([\d, ]*)\]", r"--drop \1"),
+    (r"columns=\{'?([^':]*)'?: '(\w+)'\}", r"--column '\1=\2'"),
+    (r"gaps=\{[^:]*: \[([^\]]*)\]\}", r"--gaps '\1'"),
+    (r"gaps=\['([^',]*)'\]", r"--gaps '\1'"),
+    (r"gaps=\[([^\]]*)\]", r"--gaps \1"),
+    (r"header=False", "--no-header"),
+    (r"header=True", "--header"),
+    (r"(decimal|encoding|delimiter)=", r"--\1 "),
+)
+
+
+def as_flags(text: str) -> str:
+    """A message for Python, with the arguments by which a table is read as options of the command.
+
+    >>> as_flags("leave it out with drop=['id'], or say columns={'id': 'count'}")
+    "leave it out with --drop 'id', or say --column 'id=count'"
+    """
+    for pattern, flag in FLAGS:
+        text = re.sub(pattern, flag, text)
+    return text
+
+
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+    """Errors of reading a table name the options of the command."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(as_flags(str(error))) from None
 
 
 def imports_done(source: str | None = None) -> None:

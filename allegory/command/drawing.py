@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allegory.command import console
-from allegory.command.options import ENCODE, FILE, FOLDER, RECONSTRUCT, SAMPLE, Command, with_argument, with_options
+from allegory.command.options import (
+    ENCODE,
+    FILE,
+    FOLDER,
+    RECONSTRUCT,
+    SAMPLE,
+    TABLES,
+    Command,
+    pairs,
+    with_argument,
+    with_options,
+)  # fmt: skip
+from allegory.command.tables import names_of_rows, open_table, write_table
 
 if TYPE_CHECKING:
     from allegory.views.runs import Run
@@ -21,20 +33,31 @@ __all__ = ["encode", "reconstruct", "sample"]
 @with_argument("run", FOLDER, "RUN")
 @with_options(SAMPLE)
 def sample(run: str, count: int, out: str, device: str, seed: int, temperature: float, given: str | None) -> None:
-    """Samples from the model: `samples`, and `means`, the means of p(x | z_1) they were drawn from."""
+    """Samples from the model: `samples`, and `means`, the means of p(x | z_1) they were drawn from; of a table rows.
+
+    \b
+    Examples:
+      allegory sample runs/digits --out samples.png
+      allegory sample runs/people --count 1000 --out rows.csv
+      allegory sample runs/people --count 1000 --out rows.csv --given region=north,age=40
+    """  # noqa: D301  click reads the backspace
     import torch
 
     from allegory.runtime.storage import write_arrays_in_parts
     from allegory.views.outputs import check_out
 
-    _check_suffix(out, ".npz", ".png")
     opened = console.open_run(run, device)
+    _check_suffix(out, *(TABLES if opened.is_table else (".npz", ".png")))
     check_out(out, opened.source)
+    if opened.is_table:
+        write_table(opened, opened.sample_rows(count, pairs(given), temperature, seed), out)
+        print(f"{out}: {count} rows")
+        return
     parts = opened.draw(count, temperature, seed, None if given is None else opened.given_as(given))
     if Path(out).suffix == ".png":
         _save_sheet(out, opened, torch.cat([part.means.cpu() for part in parts]), columns=max(1, math.isqrt(count)))
     else:
-        named = ({name: opened.in_data_units(x) for name, x in part._asdict().items()} for part in parts)
+        named = ({name: _in_units(opened, x) for name, x in part._asdict().items()} for part in parts)
         write_arrays_in_parts(Path(out), named)
     print(f"{out}: {count} samples")
 
@@ -58,7 +81,7 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
         pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)
         _save_sheet(out, opened, pairs, columns=8)
     else:
-        images = {name: opened.in_data_units(x) for name, x in zip(found._fields[:2], found[:2], strict=True)}
+        images = {name: _in_units(opened, x) for name, x in zip(found._fields[:2], found[:2], strict=True)}
         write_arrays(Path(out), {**images, "rows": found.rows})
     print(f"{out}: {len(found.rows)} pairs of {split}, original and reconstruction")
 
@@ -71,13 +94,22 @@ def encode(run: str, data: str, out: str, array: str | None, device: str, seed: 
     """Writes the mean and the standard deviation of the latents of every example of DATA, in order.
 
     DATA is a path, all of which is encoded; or a built-in name, whose test split is. Of a folder, `names` has the file
-    of each row, and `labels` its sub-folder.
-    """
+    of each row, and `labels` its sub-folder. Of a table the columns that the training left out, such as ids, are
+    written, too.
+
+    \b
+    Examples:
+      allegory encode runs/digits digits --out codes.npz
+      allegory encode runs/people rows.csv --out codes.csv
+    """  # noqa: D301
     from allegory.runtime.storage import write_arrays
     from allegory.views.outputs import check_out
 
-    _check_suffix(out, ".npz")
     opened = console.open_run(run, device)
+    if opened.is_table:
+        _encode_table(run, data, out, device, seed)
+        return
+    _check_suffix(out, ".npz")
     check_out(out, data, opened.source)
     arrays: dict[str, Any] = {}
     x, given = opened.read(data, array), opened.read_given(data, array)
@@ -86,6 +118,39 @@ def encode(run: str, data: str, out: str, array: str | None, device: str, seed: 
     write_arrays(Path(out), arrays | _names(data))
     shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in arrays.items())
     print(f"{out}: {len(arrays['z1_mean'])} examples; {shapes}")
+
+
+def _encode_table(run: str, data: str, out: str, device: str, seed: int) -> None:
+    """The latents of each row, a column for each number; beside them the columns that tell the rows apart."""
+    import numpy as np
+
+    from allegory.runtime.storage import write_arrays
+
+    _check_suffix(out, ".npz", *TABLES)
+    opened, frame = open_table(run, data, device)
+    names = names_of_rows(opened, frame)
+    with console.naming_flags():
+        x, given = opened.read(frame), opened.read_given(frame)
+    arrays: dict[str, Any] = {}
+    for t, (mean, spread) in enumerate(opened.encode(x, seed, given), start=1):
+        arrays |= {f"z{t}_mean": mean.cpu(), f"z{t}_std": spread.cpu()}
+    if out.endswith(".npz"):
+        write_arrays(Path(out), {**arrays, **{str(key): np.asarray(value, str) for key, value in names.items()}})
+    else:
+        latents = {
+            f"{name}_{i}": values[:, i].double().numpy()
+            for name, values in arrays.items()
+            for i in range(values.shape[1])
+        }
+        write_table(opened, {**names, **latents}, out, frame)
+    print(f"{out}: {len(x)} rows; {', '.join(f'{key} {tuple(value.shape)}' for key, value in arrays.items())}")
+
+
+def _in_units(run: Run, x: Any) -> Any:
+    """Examples in the units of the data; of an array of columns as one."""
+    import torch
+
+    return run.in_data_units(x) if run.schema is None else torch.from_numpy(run.schema.decode(x))
 
 
 def _names(source: str) -> dict[str, Any]:
@@ -101,7 +166,7 @@ def _names(source: str) -> dict[str, Any]:
 
 
 def _check_suffix(out: str, *suffixes: str) -> None:
-    if Path(out).suffix not in suffixes:
+    if not out.lower().endswith(suffixes):
         raise ValueError(f"--out {out}: wanted a name that ends in {' or '.join(suffixes)}")
 
 

@@ -1,5 +1,5 @@
-r"""The command `allegory`: train, evaluate, diagnose, report, sample, reconstruct, encode, runs, datasets, completion,
-demo.
+r"""The command `allegory`: train, evaluate, diagnose, report, sample, reconstruct, encode, impute, score, runs,
+datasets, completion, demo.
 
 Results go to standard output, progress and remarks to standard error. Exit 0; 2 with one line that says what came,
 what was wanted and what to do; 130 after Ctrl-C.
@@ -21,17 +21,20 @@ from typing import Any
 
 import click
 
-from allegory.command.console import print_json, say
+from allegory.command.console import as_flags, print_json, say
 from allegory.command.drawing import encode, reconstruct, sample
 from allegory.command.looking import completion, datasets, demo, report, runs
 from allegory.command.options import nearest
 from allegory.command.scoring import diagnose, evaluate
+from allegory.command.tables import impute, score
 from allegory.command.training import train
 from allegory.version import __version__
 
 __all__ = ["main", "root"]
 
-COMMANDS = (train, evaluate, diagnose, report, sample, reconstruct, encode, runs, datasets, completion, demo)
+COMMANDS = (
+    train, evaluate, diagnose, report, sample, reconstruct, encode, impute, score, runs, datasets, completion, demo,
+)  # fmt: skip
 PARALLEL_COMMANDS = ("train", "evaluate")  # what several processes do together
 
 
@@ -184,4 +187,4 @@ def _line(error: click.UsageError) -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    say(f"allegory: warning: {message}")
+    say(as_flags(f"allegory: warning: {message}"))

@@ -5,6 +5,7 @@ this table.
 
 from __future__ import annotations
 
+import csv
 import difflib
 import math
 import reprlib
@@ -24,20 +25,26 @@ __all__ = [
     "EVALUATE",
     "FILE",
     "FOLDER",
+    "IMPUTE",
     "RECONSTRUCT",
     "REPORT",
     "RUNS",
     "SAMPLE",
+    "SCORE",
+    "TABLES",
     "TRAIN",
     "TRAINING",
     "Choice",
     "Command",
+    "Names",
     "Number",
     "Option",
     "PathOrName",
     "check_stored",
     "command_line",
+    "names",
     "nearest",
+    "pairs",
     "settings",
     "with_argument",
     "with_options",
@@ -48,15 +55,19 @@ EPOCHS = 100
 SHORTENED = reprlib.Repr()
 SHORTENED.maxstring = 60
 ARCHITECTURES = ("mlp", "conv")
-LIKELIHOODS = (  # those of allegory.architectures, which waits for torch
+LIKELIHOODS = (  # those of allegory.architectures, which waits for torch; and one for each column
     "auto", "normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t", "bernoulli",
     "categorical", "discretized_logistic", "discretized_logistic_mixture", "continuous_bernoulli", "poisson",
-    "negative_binomial",
+    "negative_binomial", "columns",
 )  # fmt: skip
 SPLIT_WAYS = ("random", "ordered", "groups")  # as allegory.data.cutting.SPLITS
 OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "renyi")
 PRIORS = ("standard", "mixture", "vamp", "flow")
 SPLITS = ("train", "valid", "test")
+KINDS = (  # of columns, as allegory.tabular.columns.KINDS
+    "real", "positive", "count", "binary", "categorical", "ordinal", "datetime", "constant",
+)  # fmt: skip
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 
 
 class Command(click.Command):
@@ -138,6 +149,48 @@ class PathOrName(click.ParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Leaves the files or folders to the shell."""
         return [CompletionItem(incomplete, type=self.name)]
+
+
+class Names(click.ParamType):
+    """Names separated by commas; in quotes those that have commas. With `values` each has one: NAME=VALUE."""
+
+    name = "names"
+
+    def __init__(self, values: Sequence[str] = (), free: bool = False) -> None:
+        self.values, self.pairs = values, bool(values) or free
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text, once it was looked at; `names` and `pairs` read it."""
+        if not isinstance(value, str):
+            return value
+        if not value.strip() or any(not part for part in names(value)):
+            self.fail(f"got {SHORTENED.repr(value)}, wanted names, separated by commas", param, ctx)
+        for part in names(value) if self.pairs else ():
+            left, equals, right = part.rpartition("=")
+            if not equals or not left or (self.values and right not in self.values):
+                known = f", one of {', '.join(self.values)}" if self.values else ""
+                close = nearest(right, self.values) if equals else ""
+                self.fail(f"got {SHORTENED.repr(part)}{close}; wanted NAME=VALUE{known}", param, ctx)
+        return value
+
+
+def names(text: str | None) -> list[str]:
+    """The names in a list with commas.
+
+    >>> names('age,"city, state"')
+    ['age', 'city, state']
+    """
+    return [] if not text else [part.strip() for part in next(csv.reader([text], skipinitialspace=True))]
+
+
+def pairs(text: str | None) -> dict[str, str]:
+    """The values of names.
+
+    >>> pairs("zip=categorical,age=count")
+    {'zip': 'categorical', 'age': 'count'}
+    """
+    found = [part.rpartition("=") for part in names(text)]
+    return {name.strip(): value.strip() for name, _, value in found}
 
 
 LARGEST = 2**31 - 1  # beyond it no width, count or number of steps has a meaning
@@ -244,8 +297,16 @@ TRAINING = (
     Option("split", Choice(SPLIT_WAYS), "random", "how to split data without splits: at random, by order, or by group"),
     Option("split_seed", WHOLE, 0, "seed of the split", "N"),
     Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
-    Option("given", PathOrName("name"), None, "train p(x | c): c is this array of a .npz file, labels or numbers; or "
-           "'folder', the sub-folders of images", "NAME"),
+    Option("given", PathOrName("name"), None, "train p(x | c): c is this column of a table, or array of a .npz file, "
+           "labels or numbers; or 'folder', the sub-folders of images", "NAME"),
+    Option("column", Names(KINDS), None, f"kinds of columns, where they are not what was found: {', '.join(KINDS)}",
+           "NAME=KIND,.."),
+    Option("drop", Names(), None, "columns of a table to leave out, such as ids", "NAME,.."),
+    Option("gaps", Names(), None, "what stands for a missing value, besides empty fields and NaN", "CODE,.."),
+    Option("delimiter", PathOrName("name"), None, "between the fields of a CSV file", "C", shown="as found"),
+    Option("encoding", PathOrName("name"), None, "of a CSV file", "NAME", shown="as found"),
+    Option("decimal", Choice((".", ",")), None, "the decimal point of a CSV file", shown="as found"),
+    Option("header", None, None, "whether the first line of a CSV file has names", off="--no-header", shown="as found"),
     Option("size", WIDTHS, None, "scale and crop the images of a folder to this width and height", "W,H"),
     Option("dynamic", None, False, "binarise each time an image is drawn (mnist, fashion-mnist, omniglot)"),
     Option("lr", ABOVE_ZERO, 1e-3, "learning rate, annealed to 0 by a cosine", "RATE"),
@@ -272,9 +333,10 @@ GROUPS = {
         "blocks", "checkpointed", "prior", "components", "dropout", "activation",
     ),
     "The data and the objective": (
-        "split", "split_seed", "array", "given", "size", "likelihood", "dynamic", "objective", "beta", "free_bits",
+        "split", "split_seed", "array", "given", "size", "dynamic", "likelihood", "objective", "beta", "free_bits",
         "alpha", "samples", "kl_warmup",
     ),
+    "A table": ("column", "drop", "gaps", "delimiter", "encoding", "decimal", "header"),
     "The training": (
         "epochs", "minutes", "batch_size", "lr", "lr_warmup", "weight_decay", "ema", "patience", "precision", "compile",
     ),
@@ -315,10 +377,11 @@ REPORT = (
 )  # fmt: skip
 SAMPLE = (
     Option("count", NATURAL, 64, "number of samples", "N"),
-    Option("out", FILE, None, ".npz (samples, means) or .png (means)", "FILE", required=True),
+    Option("out", FILE, None, ".npz (samples, means) or .png (means); of a table .csv or .parquet", "FILE",
+           required=True),
     Option("temperature", POSITIVE, 1.0, "factor on the standard deviations of all latents", "T", shown="1"),
-    Option("given", PathOrName("name"), None, "c of all samples: a category, its place, or numbers with commas", "C",
-           shown="that of random training examples"),
+    Option("given", PathOrName("name"), None, "c of all samples: a category, its place, or numbers with commas; of a "
+           "table values that all rows have, NAME=VALUE,..", "C", shown="that of random training examples"),
     SEED, DEVICE,
 )  # fmt: skip
 RECONSTRUCT = (
@@ -327,9 +390,25 @@ RECONSTRUCT = (
     Option("count", NATURAL, 32, "number of random examples", "N"),
     DATA, SEED, DEVICE,
 )  # fmt: skip
+PARTICLES = Option("importance_samples", NATURAL, 1000, "particles for each row", "K")
+STRICT = Option("strict", None, False, "refuse values that the training data do not have")
+IMPUTE = (
+    Option("out", FILE, None, "the table to write, .csv or .parquet", "FILE", required=True),
+    Option("draws", NATURAL, None, "write M tables, each a draw of what is missing", "M", shown="one, of best values"),
+    Option("point", Choice(("best", "mean", "median", "mode")), None, "the best value of a number",
+           shown="best: the median"),
+    PARTICLES,
+    Option("method", Choice(("sir", "gibbs")), "sir", "of draws: importance resampling, or Metropolis within Gibbs"),
+    STRICT, SEED, DEVICE,
+)  # fmt: skip
+SCORE = (
+    Option("out", FILE, None, "the table to write, .csv or .parquet", "FILE", required=True),
+    Option("cells", None, False, "score each cell, too, given the rest of its row"),
+    PARTICLES, STRICT, SEED, DEVICE,
+)  # fmt: skip
 ENCODE = (
-    Option("out", FILE, None, "z1_mean, z1_std, ... of every level; names of a folder's files", "FILE.npz",
-           required=True),
+    Option("out", FILE, None, ".npz: z1_mean, z1_std, ... of every level; names of a folder's files; of a table also "
+           ".csv or .parquet", "FILE", required=True),
     Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     SEED, DEVICE,
 )  # fmt: skip

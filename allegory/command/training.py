@@ -14,7 +14,18 @@ from typing import Any
 import click
 
 from allegory.command import console
-from allegory.command.options import FILE, TRAIN, Command, check_stored, settings, with_argument, with_options, written
+from allegory.command.options import (
+    FILE,
+    TRAIN,
+    Command,
+    check_stored,
+    names,
+    pairs,
+    settings,
+    with_argument,
+    with_options,
+    written,
+)
 
 __all__ = ["train"]
 
@@ -23,6 +34,7 @@ FIT = (
     "patience", "seed", "precision", "checkpoint_seconds",
 )  # fmt: skip
 COPIES = 10  # of the weights: the best, the average, gradients, moments, and what they were when the epoch began
+REMARKED_ROWS = 200_000  # of a table
 READING = ("dynamic", "split", "array", "size", "given")
 MODEL = {  # the settings that each architecture takes
     "mlp": ("latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down"),
@@ -48,19 +60,21 @@ def train(
 ) -> None:
     """Trains a model on DATA and writes a run directory.
 
-    DATA is a built-in name (see allegory datasets), a .npy or .npz file, or a folder of images.
+    DATA is a built-in name (see allegory datasets), a .npy or .npz file, a table (.csv, .parquet), or a folder of
+    images.
 
     \b
     Examples:
       allegory train digits --levels 2 --out runs/digits
       allegory train mine.npz --minutes 10 --objective iwae --samples 5
+      allegory train people.csv --drop id --column zip=categorical --gaps "?,-999"
 
     In Python, fit has other defaults: no warm-ups, no early stopping, float32, and no compilation.
     """  # noqa: D301  click reads the backspace
     import torch
 
     from allegory import architectures, fit
-    from allegory.data import remarks
+    from allegory.data.cutting import has_gaps
     from allegory.data.recoding import binarize
     from allegory.data.splits import load_together
     from allegory.runtime import processes
@@ -82,21 +96,27 @@ def train(
         stored = _stored_settings(out)
     elif not resume:
         processes.broadcast(lambda: check_unoccupied(out))  # before anything is read or built
-    options = settings(stored, {key: value for key, value in flags.items() if value is not None})
+    chosen = {key: value for key, value in flags.items() if value is not None}
+    options = settings(stored, chosen)
+    reading = {key: options[key] for key in READING}
+    with console.naming_flags():
+        source = load_together(data, seed=options["split_seed"], **reading, **_said_of_table(options))
+    options = _for_table(options, {*stored, *chosen}, source)
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
-    source = load_together(data, seed=options["split_seed"], **{key: options[key] for key in READING})
     if not named:
         console.say(f"writing the run to {out}")
     if not isinstance(source.train, torch.Tensor):
         numbers = math.prod(source.train.shape)
         console.say(f"{data}: the {numbers:,} values of the training split stay on disk and are read as they are drawn")
     examples, about = source.scored_as(_likelihood(options["likelihood"], source))
-    for line in remarks(examples.with_offset(examples.head), about["likelihood"]):
-        console.say(line)
+    for line in _remarks(examples, about["likelihood"]):
+        console.say(console.as_flags(line))
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
     parts = {key: options[key] for key in MODEL[options["architecture"]] if key in options}
-    parts |= {"event_shape": examples.event_shape, "likelihood": about["likelihood"]}
+    likelihood = about["likelihood"] if examples.schema is None else examples.schema.family()
+    gaps = examples.schema is None and any(map(has_gaps, (examples.train, examples.valid, examples.test)))
+    parts |= {"event_shape": examples.event_shape, "likelihood": likelihood, "gaps": gaps or None}
     parts |= {"categories": about["categories"], "lowest": about.get("lowest")}
     if examples.given is not None:
         console.say(f"the model is of x given {examples.given.described()}")
@@ -137,6 +157,56 @@ def train(
     save_pictures(out, load(out) if shard else model, examples.valid, of_each["valid"])
     _print_record(record, out, options)
     print(f"next: allegory evaluate {out}")
+
+
+def _said_of_table(options: dict[str, Any]) -> dict[str, Any]:
+    """What `load` is told of a table."""
+    gaps = [_as_number(code) for code in names(options["gaps"])]
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(options["delimiter"], options["delimiter"])
+    said = {"columns": pairs(options["column"]), "drop": names(options["drop"]), "gaps": gaps, "delimiter": delimiter}
+    said |= {key: options[key] for key in ("encoding", "decimal", "header")}
+    return {key: value for key, value in said.items() if value or value is False}
+
+
+def _as_number(text: str) -> Any:
+    """A number, where it is one."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _for_table(options: dict[str, Any], chosen: set[str], source: Any) -> dict[str, Any]:
+    """The settings; of a table those that were not chosen are its own.
+
+    Args:
+        options: of all settings.
+        chosen: which were given, or stored.
+        source: the data.
+    """
+    from allegory.data.tables import is_table
+    from allegory.training.defaults import table_settings
+
+    if not is_table(source.name):
+        return options
+    if options["architecture"] != "mlp":
+        raise ValueError(f"--architecture {options['architecture']} is for images; {source.name} is a table")
+    own = table_settings(bool(source.train.isnan().any()))
+    kept = {"latent"} if "levels" in chosen else set()
+    kept |= {"objective", "samples"} if chosen & {"objective", "samples", "beta", "free_bits", "alpha"} else set()
+    options = {**options, **{key: value for key, value in own.items() if key not in chosen | kept}}
+    return {**options, "levels": len(options["latent"])}
+
+
+def _remarks(examples: Any, likelihood: str) -> list[str]:
+    """What there is to say of the data, before a training; of a table its schema, too."""
+    from allegory import tabular
+    from allegory.data import remarks
+
+    if examples.schema is None:
+        return remarks(examples.with_offset(examples.head), likelihood)
+    console.say(str(examples.schema))
+    return tabular.remarks(examples.train[:REMARKED_ROWS], examples.schema)
 
 
 def _check_memory(build: Any, parts: dict[str, Any]) -> None:
@@ -186,6 +256,8 @@ def _check(model: Any, examples: Any, where: Any, fits: tuple[str, str] | None) 
 
 def _likelihood(name: str, examples: Any) -> str:
     """The likelihood; "auto" is resolved from the values, and the choice printed."""
+    if name == "auto" and examples.schema is not None:
+        return "columns"
     if name == "auto":
         name, why = examples.choose_likelihood()
         console.say(f"likelihood: {name}, because the data have {why}")

@@ -7,6 +7,7 @@ from allegory.data.likelihood import choose_likelihood
 from allegory.data.recoding import binarize, to_binary, two_values
 from allegory.data.splits import Data, load, load_together, read, read_given, reload
 from allegory.data.stored import Stored
+from allegory.data.tables import is_table
 from allegory.data.values import remarks
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "choose_likelihood",
     "describe",
     "file_names",
+    "is_table",
     "load",
     "load_together",
     "read",

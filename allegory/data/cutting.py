@@ -10,6 +10,7 @@ Shapes: N examples, *event the shape of one.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ from allegory.data.builtin import shuffled
 from allegory.data.parts import Part
 from allegory.data.stored import Stored
 
-__all__ = ["SPLITS", "chunks", "cut", "row_digests"]
+__all__ = ["SPLITS", "chunks", "cut", "has_gaps", "row_digests", "value_range"]
 
 SPLITS = ("random", "ordered", "groups")
 
@@ -69,6 +70,21 @@ def row_digests(x: Any) -> Iterator[bytes]:
 def chunks(x: Any) -> Iterable[Tensor]:
     """All of x; in parts if it stays on disk."""
     return (part for _, part in x.chunks()) if isinstance(x, Stored) else [x]
+
+
+def has_gaps(x: Any) -> bool:
+    """Whether there is a NaN in x, (N, *event)."""
+    return any(bool(part.isnan().any()) for part in chunks(x))
+
+
+def value_range(x: Any) -> tuple[float, float]:
+    """The smallest and the largest number of x, (N, *event), besides gaps; NaN where there are gaps alone."""
+    low, high = (x.min().item(), x.max().item()) if math.prod(x.shape) else (math.nan, math.nan)
+    if low == low and high == high:
+        return low, high
+    kept = [part[~part.isnan()] for part in chunks(x)]
+    ends = [end.item() for part in kept if len(part) for end in part.aminmax()]
+    return (min(ends), max(ends)) if ends else (math.nan, math.nan)
 
 
 def _rows(part: Part, ways: int, seed: int, how: str, where: str) -> list[Tensor]:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from allegory.data.builtin import BUILTIN
-from allegory.data.cutting import chunks
+from allegory.data.cutting import chunks, value_range
+from allegory.data.tables import READING
 
 if TYPE_CHECKING:
     from allegory.data.splits import Data
@@ -53,6 +55,9 @@ def describe(
         "lowest": int(lowest) or None,
         "offset": None if data.offset is None else data.offset.flatten().tolist(),
         "given": None if data.given is None else data.given.about(),
+        "schema": None if data.schema is None else data.schema.to_json(),
+        "reading": {key: _plain(data.asked[key]) for key in READING if key in data.asked} or None,
+        "dialect": data.dialect and asdict(data.dialect),
     }
     return dict(
         source=data.name if data.name in {row.name for row in BUILTIN} else str(Path(data.name).resolve()),
@@ -63,7 +68,7 @@ def describe(
         likelihood=likelihood,
         categories=categories,
         two_values=None if two_values is None else list(two_values),
-        range=[data.train.min().item(), data.train.max().item()],
+        range=list(value_range(data.train)),
         checksum=checksum(data),
         **{name: value for name, value in choices.items() if value is not None and value != "random"},
     )
@@ -98,6 +103,10 @@ def is_described(data: Data, about: dict[str, Any]) -> bool:
     if list(data.event_shape) != about["event_shape"] or sizes != about.get("examples", sizes):
         return False
     return checksum(data) == about["checksum"]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def recorded_offset(about: dict[str, Any], run: str) -> Any:

@@ -27,10 +27,12 @@ from allegory.data.offsets import find_offset, subtract_offset
 from allegory.data.parts import WANTED, Part, given_names, naming_errors, split_names
 from allegory.data.pictures import find_images, read_folder, rows_by_split
 from allegory.data.stored import Mapped, Stored
+from allegory.data.tables import as_frame, to_numbers
 from allegory.runtime.messages import describe_index
 from allegory.runtime.storage import check_regular
+from allegory.tabular import Schema
 
-__all__ = ["file_names", "read_arrays", "read_splits"]
+__all__ = ["file_names", "read_arrays", "read_raw", "read_splits"]
 
 Array = NDArray[Any]
 
@@ -53,6 +55,8 @@ def read_splits(
     offset: Any = "find",
     channels: int | None = None,
     given: str | None = None,
+    schema: Schema | None = None,
+    gaps: Sequence[Any] = (),
 ) -> dict[str, Part]:
     """What a path holds, by split: train, valid, test; or train, test; or one part, named "".
 
@@ -65,6 +69,8 @@ def read_splits(
         channels: of the images of a folder; by default 1 where all are grey, else 3.
         given: what is given with the examples: the name of an array of a .npz file, with splits NAME_train and so on;
             "folder" for the sub-folders of images.
+        schema: of the columns of vectors: they are read as it encodes them.
+        gaps: numbers that stand for a gap, beside NaN.
 
     Raises:
         ValueError: nothing to read, damage, or values that cannot be taken.
@@ -83,18 +89,14 @@ def read_splits(
         }
     if size is not None:
         raise ValueError(f"{path}: size={tuple(size)} scales the images of a folder; this is a file of arrays")
-    arrays, groups, conditions = _read_chosen(path, array, given)
+    arrays, groups, conditions = read_raw(path, array, gaps, given)
     where = {split: f"{path}, {split}" if split else str(path) for split in arrays}
-    for split, x in arrays.items():
-        _check_numbers(x, where[split])
-    first, *others = arrays.items()
-    for split, x in others:
-        if x.shape[1:] != first[1].shape[1:]:
-            raise ValueError(
-                f"{path}: an example has shape {first[1].shape[1:]} in {first[0]}, {x.shape[1:]} in {split}; "
-                f"wanted the same shape in every split"
-            )
-    offset = find_offset(first[1]) if isinstance(offset, str) else offset
+    if schema is not None:
+        return {
+            split: Part(to_numbers(schema, as_frame(x), where[split]), (), groups, None, conditions.get(split))
+            for split, x in arrays.items()
+        }
+    offset = find_offset(next(iter(arrays.values()))) if isinstance(offset, str) else offset
     for name, x in arrays.items():
         if offset is not None and np.ndim(offset) and np.shape(offset) != x.shape[1:]:
             raise ValueError(
@@ -113,6 +115,38 @@ def _as_tensors(path: Path, parts: dict[str, Part]) -> dict[str, Part]:
         split: part if isinstance(part.x, Stored) else part._replace(x=_to_tensor(part.x, str(path), None))
         for split, part in parts.items()
     }
+
+
+def read_raw(
+    path: Path, array: str | None = None, gaps: Sequence[Any] = (), given: str | None = None
+) -> tuple[dict[str, Array], Array | None, dict[str, Array]]:
+    """The arrays of a file that are taken, by split, in their own type; the array `groups`; and what is given, by
+    split. The arguments are those of `read_splits`.
+
+    Raises:
+        ValueError: as there.
+    """
+    arrays, groups, conditions = _read_chosen(path, array, given)
+    for split, x in arrays.items():
+        _check_numbers(x, f"{path}, {split}" if split else str(path))
+    first, *others = arrays.items()
+    for split, x in others:
+        if x.shape[1:] != first[1].shape[1:]:
+            raise ValueError(
+                f"{path}: an example has shape {first[1].shape[1:]} in {first[0]}, {x.shape[1:]} in {split}; "
+                f"wanted the same shape in every split"
+            )
+    return {split: _with_gaps(x, gaps, path) for split, x in arrays.items()}, groups, conditions
+
+
+def _with_gaps(x: Array, gaps: Sequence[Any], path: Path) -> Array:
+    """The array with NaN where it has one of the numbers that stand for a gap."""
+    if not gaps:
+        return x
+    if any(isinstance(code, str) for code in gaps) or isinstance(x, np.memmap):
+        raise ValueError(f"{path}: gaps={list(gaps)}: of an array that is in memory numbers can stand for a gap")
+    missing = np.isin(x, gaps)
+    return np.where(missing, np.nan, x.astype(np.float32 if x.dtype == np.float32 else np.float64))
 
 
 def _read_chosen(
@@ -228,7 +262,7 @@ def _to_examples(array: Array, where: str, offset: Array | None) -> Any:
 
 
 def _to_tensor(array: Array, where: str, offset: Array | None) -> Tensor:
-    """float32 (N, *event), after checking that these are finite numbers that float32 can hold."""
+    """float32 (N, *event), after checking that these are numbers that float32 can hold, or gaps."""
     x, largest = np.empty(array.shape, np.float32), []
     for start, part in _parts(array):
         moved = subtract_offset(part, offset)
@@ -258,19 +292,19 @@ def _check_numbers(array: Array, where: str) -> None:
 
 
 def _largest(part: Array, start: int, array: Array, where: str) -> float:
-    """The size of the largest number of `part`, the rows of `array` from `start`, after checking that all are finite,
-    and that float32 can hold them.
+    """The size of the largest number of `part`, the rows of `array` from `start`, after checking that none is infinite,
+    and that float32 can hold them. A NaN is a gap.
     """
-    finite = np.isfinite(part)
-    if not finite.all():
-        row, *index = np.argwhere(~finite)[0].tolist()
-        count = sum(int((~np.isfinite(rows)).sum()) for rows in array)
+    infinite = np.isinf(part)
+    if infinite.any():
+        row, *index = np.argwhere(infinite)[0].tolist()
+        count = sum(int(np.isinf(rows).sum()) for rows in array)
         raise ValueError(
-            f"{where}: NaN or infinity in {count} of {array.size} values, "
-            f"the first in {describe_index([start + row, *index])}; "
-            f"fill them in or drop their rows"
+            f"{where}: infinity in {count} of {array.size} values, the first in "
+            f"{describe_index([start + row, *index])}; fill them in, drop their rows, or make them gaps (NaN)"
         )
-    largest = max(abs(part.min().item()), abs(part.max().item()))
+    smallest, largest = np.fmin.reduce(part, axis=None).item(), np.fmax.reduce(part, axis=None).item()
+    largest = max(abs(smallest), abs(largest)) if largest == largest else 0.0
     whole = part.dtype.kind in "iu"  # without an offset: they may be counts
     limit = 2**24 if whole else torch.finfo(torch.float32).max
     if largest > limit:

@@ -20,13 +20,14 @@ from torch import Tensor
 __all__ = ["near_copies", "overlap"]
 
 DISTANCE_RATIO = 20  # of a neighbour of a row to the one before it: what is nearer is a copy
+GAP = -3.1e38  # stands for a gap: two are equal
 MIN_SHARE, MIN_ROWS = 0.1, 5  # of the rows that are looked at; and at least so many
 MAX_QUERIES, MAX_KNOWN, MAX_COLUMNS, MAX_NEIGHBOURS = 500, 10_000, 128, 50
 
 
 def near_copies(x: Tensor, known: Tensor) -> float:
     """The share of the rows of x that nearly equal a row of `known`, without equalling any; 0 where it is small enough
-    to be chance.
+    to be chance. Rows with gaps have no part in it.
 
     Args:
         x: (N, *event), of which at most 500 rows are looked at, evenly spaced.
@@ -36,10 +37,12 @@ def near_copies(x: Tensor, known: Tensor) -> float:
     >>> near_copies(x + 1e-4, x), near_copies(torch.randn(1000, 4), x)
     (1.0, 0.0)
     """
-    x, known = _rows(x, MAX_QUERIES), _rows(known, MAX_KNOWN)
+    x, known = (part[~part.isnan().any(1)] for part in (_rows(x, MAX_QUERIES), _rows(known, MAX_KNOWN)))
+    if len(known) < 2 or not len(x):
+        return 0.0
     varied = (known != known[:1]).any(0).nonzero()[:, 0]
     columns = varied[:: max(1, len(varied) // MAX_COLUMNS)]
-    if len(known) < 2 or not len(columns):
+    if not len(columns):
         return 0.0
     x, known = x[:, columns].double(), known[:, columns].double()
     ordered = known.T.contiguous().sort(1).values
@@ -59,7 +62,7 @@ def overlap(x: Any) -> int:
     2
     """
     for axis in {1, x.dim() - 1} if len(x) >= 10 else ():
-        rows = x.movedim(axis, 1)
+        rows = x.nan_to_num(GAP).movedim(axis, 1)
         length = rows.shape[1] if rows.shape[1] >= 4 else 0
         varied = (rows[1:, 1:] != rows[1:, :-1]).flatten(1).any(1)  # a constant row equals any shift of itself
         for step in range(1, length // 2 + 1):

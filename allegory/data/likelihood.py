@@ -6,21 +6,31 @@ r"""The likelihood that fits the values of x: what `--likelihood auto` chooses, 
     whole numbers beyond 255, as varied as counts   negative_binomial
     anything else                                   normal
 
-Shapes: N examples x, (N, *event).
+Vectors of these last two kinds are looked at column by column: where one of at most 256 has a resolution, comes to the
+same value again and again, has few values or is constant, each has a law of its own, "columns"; see `allegory.tabular`.
+
+Shapes: N examples x, (N, *event); N rows, D columns of vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from allegory.data.cutting import chunks
+from allegory.data.cutting import chunks, value_range
 from allegory.data.recoding import two_values
+from allegory.data.stored import Stored
+from allegory.data.tables import as_frame
 from allegory.data.values import remarks
+from allegory.tabular import Schema
+from allegory.tabular.frames import open_frame
+from allegory.tabular.inference import names_rows
 
-__all__ = ["by_values", "choose_likelihood"]
+__all__ = ["are_columns", "by_values", "choose_likelihood", "of_columns", "summarize"]
 
+MAX_COLUMNS = 256  # with laws of their own, each of which takes its time in every step
 LARGEST = 1e9  # rate of allegory.families.poisson and negative_binomial; float32 has no other numbers of that size
 
 COUNTS_SPREAD = (
@@ -39,8 +49,13 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
 
     >>> choose_likelihood(torch.tensor([[1.0], [3.0], [16.0]]))
     ('categorical', 'whole numbers 1..16, 17 levels')
+    >>> choose_likelihood(torch.tensor([[1.5, 3.0], [0.25, 900.0], [0.125, 20.0]] * 9))
+    ('columns', 'columns of different kinds: 1 categorical, 1 count')
     """
     name, why = by_values(x)
+    schema = of_columns(x, name)
+    if schema is not None:
+        return "columns", summarize(schema)
     told = remarks(x, name)
     return name, "; ".join([why, *(told[:-1] if name == "normal" else told)])
 
@@ -54,8 +69,10 @@ def by_values(x: Tensor) -> tuple[str, str]:
     two = two_values(x)
     if two is not None:
         return "bernoulli", f"two values, {two[0]:g} and {two[1]:g}{'' if two == (0, 1) else ', taken as 0 and 1'}"
-    low, high = x.min().item(), x.max().item()
-    if max(-low, high) <= LARGEST and all(bool((part == part.round()).all()) for part in chunks(x)):
+    low, high = value_range(x)
+    if low != low:
+        raise ValueError("every value of the data is missing (NaN): there is nothing to learn")
+    if max(-low, high) <= LARGEST and all(bool(((part == part.round()) | part.isnan()).all()) for part in chunks(x)):
         return _choose_for_whole_numbers(x, low, high)
     why = f"real values, {low:g} to {high:g}"
     # A density of discrete levels has no bound, and these are the most common ways in which they are hidden.
@@ -64,10 +81,49 @@ def by_values(x: Tensor) -> tuple[str, str]:
         (-1.0, 127.5, "/ 127.5 - 1", "add 1 and multiply by 127.5"),
     ):
         steps = ((part - first) * half for part in chunks(x))
-        if low >= first and high <= 1 and all(bool((part - part.round()).abs().max() < 1e-3) for part in steps):
+        if (
+            low >= first
+            and high <= 1
+            and all(bool((part - part.round()).abs().nan_to_num(0).max() < 1e-3) for part in steps)
+        ):
             return "normal", f"{why}; they look like grey levels {name}, so {back} to score them as levels"
     unit = "; continuous_bernoulli is a density on [0, 1] alone" if low >= 0 and high <= 1 else ""
     return "normal", f"{why}{unit}"
+
+
+def of_columns(x: Any, name: str) -> Schema | None:
+    """The schema of vectors whose columns each need a law of their own; None where one law serves all.
+
+    Args:
+        x: (N, D) all rows, a tensor or an array, without what was taken off; or anything else, which has no columns.
+        name: what `by_values` found.
+    """
+    if isinstance(x, Stored) or not are_columns(x.shape[1:], name):
+        return None
+    frame = as_frame(x)
+    opened = open_frame(frame)
+    kinds = {i: "real" for i in opened.names if names_rows(i, opened.read(i))}
+    schema = Schema.infer(frame, kinds)
+    continuous = [c.kind in ("real", "positive") and c.resolution is None and not c.points for c in schema.columns]
+    return None if all(continuous) or not schema.modelled else schema
+
+
+def are_columns(event_shape: Sequence[int], name: str) -> bool:
+    """Whether examples are looked at column by column.
+
+    Args:
+        event_shape: of an example.
+        name: what `by_values` found.
+    """
+    return len(event_shape) == 1 and event_shape[0] <= MAX_COLUMNS and name in ("normal", "negative_binomial")
+
+
+def summarize(schema: Schema) -> str:
+    """The columns of a schema in a few words."""
+    kinds = [column.kind for column in schema.columns]
+    different = sorted(set(kinds), key=lambda kind: (-kinds.count(kind), kind))
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in different)
+    return f"columns of {'different kinds' if len(different) > 1 else 'their own'}: {counts}"
 
 
 def _choose_for_whole_numbers(x: Any, low: float, high: float) -> tuple[str, str]:
@@ -84,7 +140,7 @@ def _choose_for_whole_numbers(x: Any, low: float, high: float) -> tuple[str, str
         shift = f"; add {-low:g} to score them as levels" if high - low <= 255 else ""
         return "normal", f"{why}{shift}"
     some = x[:10_000].double().flatten(1)
-    varied = some.var(0, correction=0) >= COUNTS_SPREAD * some.mean(0)
+    varied = (some - some.nanmean(0)).square().nanmean(0) >= COUNTS_SPREAD * some.nanmean(0)
     if varied.double().mean() >= 0.5:
         return "negative_binomial", f"{why} that vary as counts do"
     return "normal", f"{why}, which vary less than counts do"

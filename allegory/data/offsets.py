@@ -39,7 +39,7 @@ def find_offset(array: Array) -> Array | None:
     event, size = array.shape[1:], math.prod(array.shape[1:])
     rows = array[:: max(1, len(array) // max(MIN_ROWS, min(MAX_ROWS, CHUNK_NUMBERS // size)))].reshape(-1, size)
     width = max(1, CHUNK_NUMBERS // len(rows))
-    parts = [rows[:, i : i + width].astype(np.float64) for i in range(0, size, width)]
+    parts = [_without_gaps(rows[:, i : i + width].astype(np.float64)) for i in range(0, size, width)]
     middles = [np.partition(part, len(part) // 2, axis=0)[len(part) // 2] for part in parts]
     needed = [_is_lost(part, middle, 0.0) for part, middle in zip(parts, middles, strict=True)]
     if not any(part.any() for part in needed):
@@ -66,6 +66,15 @@ def _is_lost(x: Array, middle: Array, offset: Any) -> Array:
         width = WIDTH_DEVIATIONS * _median_above_zero(apart)
         moved = np.abs((x - offset) - (x - offset).astype(np.float32))
         return (width > 0) & (np.where(apart <= width, moved, 0.0).max(0) > MAX_LOSS * width)
+
+
+def _without_gaps(x: Array) -> Array:
+    """(N, D) with the median of each column in its gaps, which have no part in the choice."""
+    missing = np.isnan(x)
+    for i in np.flatnonzero(missing.any(0)):
+        seen = np.sort(x[~missing[:, i], i])
+        x[missing[:, i], i] = seen[len(seen) // 2] if len(seen) else 0.0
+    return x
 
 
 def _median_above_zero(apart: Array) -> Array:

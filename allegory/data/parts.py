@@ -13,7 +13,7 @@ __all__ = ["MAX_IN_MEMORY", "WANTED", "Part", "describe_error", "given_names", "
 MAX_IN_MEMORY = 2**28
 """The most numbers that are held in memory."""
 
-WANTED = "wanted a .npy or .npz file of numbers, or a folder of images"
+WANTED = "wanted a .npy or .npz file of numbers, a table (.csv, .parquet), or a folder of images"
 _SPLITS = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid",
            "test": "test", "testing": "test"}  # fmt: skip
 

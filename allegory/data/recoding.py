@@ -3,6 +3,8 @@ r"""Recoding: the values of a file as a likelihood takes them. None of it change
     to_binary   the two values as 0 and 1, for a Bernoulli
     binarize    grey levels in [0, 1] drawn as 0 or 1, anew at each call
 
+A gap, a NaN, stays one.
+
 Shapes: N examples x, (N, *event): tensors, or `Stored` if too large for memory.
 """
 
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.data.cutting import chunks
+from allegory.data.cutting import chunks, value_range
 from allegory.data.stored import Stored
 from allegory.runtime.messages import describe_index
 
@@ -46,16 +48,16 @@ def to_binary(x: Tensor, values: tuple[float, float] | None = None, rows: Sequen
     tensor([0., 1., 0.])
     """
     if values is None:
-        low, high = x.min().item(), x.max().item()
+        low, high = value_range(x)
         values = (0.0, 1.0) if {low, high} <= {0.0, 1.0} else (low, high)
     first, second = values
     for called, part in x.chunks() if isinstance(x, Stored) else [(rows, x)]:
-        others = ((part != first) & (part != second)).nonzero()
+        others = ((part != first) & (part != second) & ~part.isnan()).nonzero()
         if len(others):
             first_other = others[0].tolist()
             value, where = part[tuple(first_other)].item(), describe_index(first_other, called)
             raise ValueError(f"a value {value:g} in {where}; wanted only {first:g} and {second:g}")
-    return x.as_binary(values) if isinstance(x, Stored) else (x == second).to(x.dtype)
+    return x.as_binary(values) if isinstance(x, Stored) else torch.where(x.isnan(), x, (x == second).to(x.dtype))
 
 
 def two_values(x: Tensor) -> tuple[float, float] | None:
@@ -64,8 +66,8 @@ def two_values(x: Tensor) -> tuple[float, float] | None:
     >>> two_values(torch.tensor([0.0, 255.0, 0.0]))
     (0.0, 255.0)
     """
-    low, high = x.min().item(), x.max().item()
+    low, high = value_range(x)
     if {low, high} <= {0.0, 1.0}:
         low, high = 0.0, 1.0
-    two = low < high and all(bool(((part == low) | (part == high)).all()) for part in chunks(x))
+    two = low < high and all(bool(((part == low) | (part == high) | part.isnan()).all()) for part in chunks(x))
     return (low, high) if two else None

@@ -6,7 +6,8 @@
     read(source)           ->  all examples in one tensor, for a trained model to encode
 
 A source is a built-in name (see `allegory.data.builtin`) or a path: a `.npy` file (one array), a `.npz` file (`train`,
-`valid`, `test`; or `train`, `test`; or one array), or a folder of images. Values stay in their own units.
+`valid`, `test`; or `train`, `test`; or one array), a table, or a folder of images. Values stay in their own units; a
+gap is NaN.
 
 Shapes: N = examples, *event = the shape of one example; C, H, W = channels, height, width. All tensors are float32,
 (N, *event); images are (N, C, H, W).
@@ -20,6 +21,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,18 +30,29 @@ import torch
 from torch import Tensor
 
 from allegory.data.builtin import BUILTIN, find, load_splits
+from allegory.data.caveats import caveats
 from allegory.data.conditions import Conditions, as_conditions, encode_conditions
-from allegory.data.cutting import cut, row_digests
+from allegory.data.cutting import cut, row_digests, value_range
 from allegory.data.description import describe, is_described, recorded_offset
-from allegory.data.files import read_splits
-from allegory.data.leakage import near_copies, overlap
-from allegory.data.likelihood import by_values
+from allegory.data.files import read_raw, read_splits
+from allegory.data.likelihood import are_columns, by_values, of_columns, summarize
+from allegory.data.parts import Part
 from allegory.data.recoding import binarize, to_binary, two_values
 from allegory.data.stored import Stored
-from allegory.data.values import DENSITIES, unlike
+from allegory.data.tables import (
+    ASKED,
+    READING,
+    as_frame,
+    infer_schema,
+    is_table,
+    read_given_column,
+    read_table,
+    to_numbers,
+)  # fmt: skip
+from allegory.data.values import DENSITIES
 from allegory.runtime import processes
+from allegory.tabular import Dialect, Schema
 
-WINDOW_ROWS = 101  # rows of a file in which overlapping windows are looked for
 WITH_OFFSET = (*DENSITIES, "bernoulli", "categorical")  # likelihoods that do not depend on where zero is
 
 __all__ = ["Data", "load", "load_together", "read", "read_given", "reload"]
@@ -51,10 +64,11 @@ class Data:
 
     `name` is the source: a built-in name or a path. `dynamic` means that `train` holds grey levels in [0, 1], to be
     binarised by `binarize` each time they are drawn, while `valid` and `test` were binarised once. `seed`, `split`,
-    `array` and `size` are what `load` was asked for. `rows` has the number in its file of each row of each split, and
-    `names` the names of all files, where the source is a folder. `offset`, (*event) float64, is what was taken off all
-    values, where float32 could not tell them apart; None where nothing was. `given` is what is given with the examples,
-    see `allegory.data.conditions`; None where nothing was asked for.
+    `array` and `size` are what `load` was asked for, `asked` what it was told of a table. `rows` has the number in its
+    file of each row of each split, and `names` the names of all files, where the source is a folder. `offset`, (*event)
+    float64, is what was taken off all values, where float32 could not tell them apart; None where nothing was. `given`
+    is what is given with the examples, see `allegory.data.conditions`; None where nothing was asked for. `schema` says
+    what the columns of a table are: x is what it encodes, and a gap is NaN; `dialect` how its file is written.
 
     >>> Data("ours", torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
     Data('ours', event_shape=(2,), train=8, valid=1, test=1)
@@ -73,6 +87,9 @@ class Data:
     names: Sequence[str] = ()
     offset: Tensor | None = None
     given: Conditions | None = None
+    schema: Schema | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    dialect: Dialect | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -93,10 +110,60 @@ class Data:
         >>> load("digits").choose_likelihood()
         ('categorical', 'whole numbers 0..16, 17 levels')
         """
-        name, why = by_values(self.valid if self.dynamic else self._all_examples())
+        if self.schema is not None:
+            return "columns", summarize(self.schema)
+        name, why = self._by_values
+        if self.columns is not None:
+            return "columns", summarize(self.columns)
         if self.offset is None:
             return name, why
         return name if name in WITH_OFFSET else "normal", f"{why}, once their offset is taken off"
+
+    @cached_property
+    def _by_values(self) -> tuple[str, str]:
+        return by_values(self.valid if self.dynamic else self._all_examples())
+
+    @cached_property
+    def columns(self) -> Schema | None:
+        """The schema of vectors whose columns each need a law of their own, from the rows of all splits in the type of
+        their file; None where one law serves all, and for data that are no vectors.
+        """
+        if self.schema is not None:
+            return self.schema
+        if self.dynamic or len(self.event_shape) != 1 or not isinstance(self.train, Tensor):
+            return None
+        if any(self.asked.get(key) for key in ASKED):
+            return infer_schema(self._vectors(), self.asked, self.name)
+        name, _ = self._by_values
+        return of_columns(self._vectors(), name) if are_columns(self.event_shape, name) else None
+
+    def _vectors(self) -> Any:
+        """(N, D) the rows of all splits, of a file in its own type, without what was taken off them."""
+        if self.rows and not self.names and Path(self.name).is_file():
+            arrays, _, _ = read_raw(
+                Path(self.name), self.array, self.asked.get("gaps", ()), None if self.given is None else self.given.name
+            )
+            return np.concatenate([as_frame(x) for x in arrays.values()])
+        return as_frame(self.with_offset(self._all_examples()))
+
+    def _in_columns(self) -> Data:
+        """The data as numbers of the columns of their schema."""
+        schema = self.columns
+        if self.schema is not None:
+            return self
+        if schema is None:
+            raise ValueError(
+                f"{self.name}: {tuple(self.event_shape)} is no row of a table; columns is the likelihood of vectors"
+            )
+        if self.rows and not self.names and Path(self.name).is_file():
+            read = read_splits(Path(self.name), self.array, schema=schema, gaps=self.asked.get("gaps", ()))
+            examples, _ = cut(read, self.seed, self.split, self.name)
+            return replace(self, **examples, schema=schema, offset=None)
+        parts: dict[str, Any] = {
+            split: to_numbers(schema, as_frame(self.with_offset(getattr(self, split))), f"{self.name}, {split}")
+            for split in ("train", "valid", "test")
+        }
+        return replace(self, **parts, schema=schema, offset=None)
 
     def scored_as(self, likelihood: str = "auto") -> tuple[Data, dict[str, Any]]:
         """The data as a likelihood takes them, and their description for a run (see `describe`): for a Bernoulli the
@@ -114,14 +181,24 @@ class Data:
         ('bernoulli', [0.0, 255.0], [0.0, 1.0, 0.0, 1.0])
         """
         name = self.choose_likelihood()[0] if likelihood == "auto" else likelihood
+        if self.schema is not None and name != "columns":
+            raise ValueError(
+                f"{self.name} is a table, and each of its columns has a likelihood of its own: {name} is for arrays; "
+                "wanted auto, and --column NAME=KIND, in Python columns={...}, where a column is something else"
+            )
+        if name == "columns":
+            data = self._in_columns()
+            _check_seen(data)
+            return data, describe(data, name)
         if self.offset is not None and name not in WITH_OFFSET:
             raise ValueError(
                 f"{self.name}: float32 holds these values only with an offset taken off, and {name} has a fixed 0; "
                 "wanted a likelihood of real values, such as normal, or rescaled values"
             )
         splits = (self.train, self.valid, self.test)
-        lowest = min(0.0, *(part.min().item() for part in splits)) if name == "categorical" else 0.0
-        categories = int(max(part.max().item() for part in splits) - lowest) + 1 if name == "categorical" else None
+        ranges = [value_range(part) for part in splits] if name == "categorical" else []
+        lowest = min((0.0, *(low for low, _ in ranges)))
+        categories = int(max(high for _, high in ranges) - lowest) + 1 if ranges else None
         values = two_values(self.train) if name == "bernoulli" and not self.dynamic else None
         data = self._to_binary(values)
         return data, describe(data, name, categories, values, lowest=lowest)
@@ -233,6 +310,13 @@ def load(
     array: str | None = None,
     size: int | Sequence[int] | None = None,
     given: str | None = None,
+    columns: Mapping[Any, str] | None = None,
+    drop: Sequence[Any] = (),
+    gaps: Sequence[Any] = (),
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
 ) -> Data:
     """The three splits of a built-in set, or of a path.
 
@@ -248,6 +332,9 @@ def load(
     train, valid, test are the splits. A `.npy` file or a folder that would take more than a gigabyte stays on disk, and
     is read as it is drawn.
 
+    A table (.csv, .tsv, also .gz, and .parquet) has a `schema`, inferred from all of its rows, see
+    `allegory.tabular.Schema`: x is (N, D), one number for each column that is not constant, and a gap is NaN.
+
     Args:
         source: a built-in name, or a path.
         dynamic: see below.
@@ -259,6 +346,11 @@ def load(
         size: width and height to which the images of a folder are scaled and cropped, or one number for both.
         given: what is given with the examples, for a model of p(x | c): the name of an array of a `.npz` file, labels
             or numbers (NAME_train and so on where it has splits); or "folder", the sub-folders that the images are in.
+        columns: kinds of columns of a table, by name, where another is wanted than the one found.
+        drop: columns of a table that are left out, such as ids.
+        gaps: what stands for a gap, such as "?" or -999.
+        delimiter, encoding, decimal, header: how a CSV file is written, by default as found in it; see
+            `allegory.tabular.read_frame`.
 
     Warns:
         UserWarning: parts of the source that are not taken; rows that stand in two splits, which flatter a model.
@@ -270,52 +362,15 @@ def load(
     >>> load("digits")
     Data('digits', event_shape=(1, 8, 8), train=1197, valid=300, test=300)
     """
-    data = _load(source, dynamic=dynamic, seed=seed, split=split, array=array, size=size, given=given)
-    for line in [] if _is_builtin(source) else [*_offset_remarks(data), *_split_remarks(data)]:
+    asked = {
+        "columns": columns, "drop": drop, "gaps": gaps, "delimiter": delimiter, "encoding": encoding,
+        "decimal": decimal, "header": header,
+    }  # fmt: skip
+    said = {key: value for key, value in asked.items() if value or value is False}
+    data = _load(source, dynamic=dynamic, seed=seed, split=split, array=array, size=size, given=given, **said)
+    for line in [] if _is_builtin(source) else caveats(data):
         warnings.warn(f"{source}: {line}", stacklevel=2)
     return data
-
-
-def _offset_remarks(data: Data) -> list[str]:
-    """What was taken off the values."""
-    if data.offset is None:
-        return []
-    columns, first = data.offset.flatten().nonzero()[:, 0].tolist(), data.offset[data.offset != 0][0].item()
-    index = ", ".join(map(str, data.offset.nonzero()[0].tolist()))
-    where = f"{'column' if data.offset.dim() == 1 else 'index'} {index}"
-    more = f", and others off {len(columns) - 1} more" if len(columns) > 1 else ""
-    taken = int(first) if first == round(first) else first
-    return [
-        f"{taken} is taken off {where}{more}, since float32 could not tell the values apart; densities do not depend "
-        "on it, and what a run writes has it again"
-    ]
-
-
-def _split_remarks(data: Data) -> list[str]:
-    """What makes the held-out splits no measure: rows that also stand in another, or nearly, or in other units."""
-    held, lines = ("valid", "test"), []
-    sizes = {split: len(getattr(data, split)) for split in held}
-    counts = data.equal_rows()
-    equal = [f"{counts[split]} of {sizes[split]} {split} rows" for split in held if counts[split]]
-    together = "rows that belong together stay together with --split groups, or ordered (in Python split=...)"
-    if equal:
-        lines.append(
-            f"{' and '.join(equal)} equal rows of another split, so that what is held out may flatter the model; "
-            f"{together}"
-        )
-    if data.split == "random" and (step := overlap(data._first_rows_of_file(WINDOW_ROWS))):
-        lines.append(
-            f"each row repeats the one before it, {step} further on, as windows of one series do: split at random, "
-            "what is held out has nearly all been seen; --split ordered (in Python split='ordered') holds out the end"
-        )
-    elif isinstance(data.train, Tensor):
-        shares = {split: near_copies(getattr(data, split), data.train) for split in held}
-        near = [f"{share:.0%} of {split} rows" for split, share in shares.items() if share]
-        lines += [f"about {' and '.join(near)} nearly equal a row of train; {together}"] if near else []
-    for split in (split for split in held if split not in data._splits_of_one_array()):
-        if told := unlike(getattr(data, split), data.train):
-            lines.append(f"{split}: {told}; are they in the same units, of the same kind?")
-    return lines
 
 
 def _load(source: str | Path, *, dynamic: bool = False, **choices: Any) -> Data:
@@ -325,7 +380,8 @@ def _load(source: str | Path, *, dynamic: bool = False, **choices: Any) -> Data:
         raise ValueError(f"{source}: dynamic binarisation is defined for {known} only")
     if not _is_builtin(source):
         return _load_path(Path(source), str(source), **choices)
-    for name, default in {"split": "random", "array": None, "size": None, "given": None}.items():
+    of_path = {"split": "random", "array": None, "size": None, "given": None, **dict.fromkeys((*ASKED, *READING))}
+    for name, default in of_path.items():
         if choices.get(name, default) != default:
             raise ValueError(f"{source} is built in and has its own splits; {name}={choices[name]!r} is for a path")
     train, valid, test = load_splits(find(str(source)), dynamic)
@@ -341,15 +397,21 @@ def _load_path(
     size: int | Sequence[int] | None = None,
     offset: Any = "find",
     given: str | None = None,
+    schema: Schema | None = None,
+    **asked: Any,
 ) -> Data:
+    if is_table(path):
+        return _load_table(path, name, seed, split, schema, given, asked, array=array, size=size)
     wanted = _width_and_height(size)
-    parts = read_splits(path, array, wanted, offset, given=given)
+    if asked and path.is_dir():
+        raise ValueError(f"{name} is a folder of images; {', '.join(asked)} is for tables")
+    parts = read_splits(path, array, wanted, offset, given=given, schema=schema, gaps=asked.get("gaps", ()))
     examples, rows = cut(parts, seed, split, name)
     names = [file for part in parts.values() for file in part.names]
     taken = next(iter(parts.values())).offset
     return Data(
         name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names,
-        offset=None if taken is None else torch.from_numpy(taken),
+        offset=None if taken is None else torch.from_numpy(taken), schema=schema, asked=asked,
         given=None if given is None else as_conditions(given, _given_by_split(parts, rows), name),
     )  # fmt: skip
 
@@ -363,6 +425,48 @@ def _given_by_split(parts: Mapping[str, Any], rows: Mapping[str, Tensor]) -> dic
         part = parts.get(split) or parts.get("") or parts["train"]
         found[split] = (np.asarray(part.given) if whole is None else whole)[chosen.numpy()]
     return found
+
+
+def _load_table(
+    path: Path,
+    name: str,
+    seed: int,
+    split: str,
+    schema: Schema | None,
+    given: str | None,
+    asked: dict[str, Any],
+    **of_others: Any,
+) -> Data:
+    for option, value in of_others.items():
+        if value is not None:
+            raise ValueError(f"{name} is a table; {option}={value!r} is for arrays and images")
+    frame = read_table(path, asked)
+    raw = None if given is None else read_given_column(frame, given, name)
+    if schema is None:
+        drop = [*asked.get("drop", ()), *([given] if given is not None else [])]
+        schema = infer_schema(frame, {**asked, "drop": drop}, name)
+    x, dialect = to_numbers(schema, frame, name), getattr(frame, "dialect", None)
+    del frame
+    parts = {"": Part(x, given=raw)}
+    examples, rows = cut(parts, seed, split, name)
+    return Data(
+        name, **examples, seed=seed, split=split, rows=rows, schema=schema, asked=asked, dialect=dialect,
+        given=None if given is None else as_conditions(given, _given_by_split(parts, rows), name),
+    )  # fmt: skip
+
+
+def _check_seen(data: Data) -> None:
+    """Checks that training has a value of each column that it is to learn."""
+    assert data.schema is not None
+    if not data.schema.modelled:
+        raise ValueError(f"{data.name}: every column is the same throughout, or missing: there is nothing to model")
+    lacking = data.train.isnan().all(0).nonzero()[:, 0].tolist()
+    if lacking:
+        column = data.schema.names[lacking[0]]
+        raise ValueError(
+            f"{data.name}: the training split has no value of column {column!r}, all are in the others; leave it out "
+            f"(--drop {column}), or split in another way (--split-seed)"
+        )
 
 
 def _width_and_height(size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -411,6 +515,8 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
     choices: dict[str, Any] = {key: about[key] for key in ("split", "array", "size") if key in about}
     choices["offset"] = recorded_offset(about, run)
     choices["given"] = (about.get("given") or {}).get("name")
+    if about.get("schema") is not None:
+        choices |= {"schema": Schema.from_json(about["schema"]), **(about.get("reading") or {})}
     data = _together(_load, source, dynamic=about["dynamic"], seed=about["seed"], **choices)
     if list(data.event_shape) != about["event_shape"]:
         raise ValueError(
@@ -458,15 +564,19 @@ def read(
     """All examples of a path, (N, *event), in their own order; for a built-in set its test split. `array` and `size` as
     in `load`.
 
-    For a `.npz` file with splits: train, then valid, then test. Raises ValueError as `load` does, and for values that
-    float32 cannot tell apart without an `offset`, (*event) numbers that are taken off, such as `Data.offset`; zeros
-    for none. `channels`, 1 or 3, are those of the images of a folder, by default 1 where all are grey.
+    A table is encoded by a schema of its own; `al.Run.read` has that of a run. For a `.npz` file with splits: train,
+    then valid, then test. Raises ValueError as `load` does, and for values that float32 cannot tell apart without an
+    `offset`, (*event) numbers that are taken off, such as `Data.offset`; zeros for none. `channels`, 1 or 3, are those
+    of the images of a folder, by default 1 where all are grey.
 
     >>> read("digits").shape
     torch.Size([300, 1, 8, 8])
     """
     if dynamic or _is_builtin(source):
         return load(source, dynamic=dynamic).test
+    if is_table(source):
+        frame = read_table(Path(source), {})
+        return to_numbers(infer_schema(frame, {}, str(source)), frame, str(source))
     wanted = "find" if offset is None else np.asarray(offset, np.float64) if np.any(offset) else None
     found = [*read_splits(Path(source), array, _width_and_height(size), wanted, channels).values()]
     if offset is None and found[0].offset is not None:

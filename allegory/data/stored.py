@@ -191,7 +191,8 @@ class Stored:
         """Rows of the source as examples for the model."""
         x = x.to(self.device, non_blocking=True)
         if self.values is not None:
-            return (x == self.values[1]).to(self.dtype)
+            second = (x == self.values[1]).to(self.dtype)
+            return torch.where(x.isnan(), x.to(self.dtype), second) if x.is_floating_point() else second
         return x.to(self.dtype)
 
 

@@ -90,7 +90,19 @@ def unlike(x: Any, train: Any) -> str:
 def _sampled_rows(x: Any, most: int) -> NDArray[Any]:
     """(n, D) the first rows, as many as have 2^22 numbers, in float64."""
     count = max(MIN_REPEATS, min(most, MAX_NUMBERS // max(1, math.prod(x.shape[1:]))))
-    return x[:count].flatten(1).double().numpy(force=True)
+    return _without_gaps(x[:count].flatten(1).double().numpy(force=True))
+
+
+def _without_gaps(x: NDArray[Any]) -> NDArray[Any]:
+    """(n, D) with the values of each column, in turn, in its gaps: how often each is met stays as it is."""
+    missing = np.isnan(x)
+    if not missing.any():
+        return x
+    x = x.copy()
+    for i in np.flatnonzero(missing.any(0)):
+        seen, gaps = x[~missing[:, i], i], missing[:, i]
+        x[gaps, i] = np.resize(seen, gaps.sum()) if len(seen) else 0.0
+    return x
 
 
 def _range(x: NDArray[Any]) -> Any:

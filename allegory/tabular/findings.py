@@ -21,11 +21,11 @@ from allegory.tabular.description import in_words
 from allegory.tabular.frames import shown
 from allegory.tabular.schema import Schema
 
-__all__ = ["remarks"]
+__all__ = ["measured", "remarks", "repeats_by_chance"]
 
 Array = NDArray[Any]
 
-MAX_ROWS, MAX_LEVELS, MAX_PAIRED = 20_000, 1000, 100
+MAX_ROWS, MAX_LEVELS, MAX_PAIRED, MANY_STEPS = 20_000, 1000, 100, 1000
 SCREENED = 1000  # rows in which a column must follow from another before all are looked at
 MIN_REPEATS, REPEATED_SHARE, CHANCE, FAR_WIDTHS = 10, 0.01, 5.0, 5.0
 SINGULAR = 1e-11  # of a correlation matrix: its smallest eigenvalue, with rounding
@@ -170,9 +170,7 @@ def _equal_rows(x: Array) -> list[str]:
         return []
     count = len(x)
     repeated = count - len(np.unique(_digests(x)))
-    shares = [np.unique(column, return_counts=True)[1] / max(1, count) for column in x.T]
-    by_chance = count**2 / 2 * np.prod([(share**2).sum() for share in shares])
-    if repeated < max(1, REPEATED_SHARE * count) or repeated < CHANCE * by_chance:
+    if repeated < max(1, REPEATED_SHARE * count) or repeats_by_chance(x, repeated):
         return []
     return [
         f"{repeated:,} of {count:,} rows repeat an earlier row: split at random, they are in training and test, "
@@ -188,3 +186,30 @@ def _digests(x: Array) -> Array:
         found = (found ^ bits ^ (bits >> np.uint64(29))) * np.uint64(0x100000001B3)
         found ^= found >> np.uint64(32)
     return found
+
+
+def repeats_by_chance(x: Array, repeated: int) -> bool:
+    """Whether so many rows of x, (N, D), would equal another one if the columns were independent.
+
+    >>> repeats_by_chance(np.zeros((100, 1)), 99), repeats_by_chance(np.arange(100.0)[:, None], 99)
+    (True, False)
+    """
+    shares = [np.unique(column, return_counts=True)[1] / max(1, len(x)) for column in x.T]
+    by_chance = len(x) ** 2 / 2 * np.prod([(share**2).sum() for share in shares])
+    return bool(repeated < CHANCE * by_chance)
+
+
+def measured(schema: Schema) -> list[int]:
+    """Which columns of x are measurements of many different values.
+
+    >>> measured(Schema.infer({"a": np.arange(40) % 3, "b": np.sqrt(np.arange(1.0, 41)), "c": np.arange(40) % 2}))
+    [1]
+    """
+    return [i for i, c in enumerate(schema.modelled) if c.kind not in CODED and _steps(c) >= MANY_STEPS]
+
+
+def _steps(column: Column) -> float:
+    """How many steps of the resolution there are between the smallest and the largest value."""
+    if column.resolution is None or column.range is None:
+        return np.inf
+    return (column.range[1] - column.range[0]) / column.resolution

@@ -173,15 +173,17 @@ def _first_lines(path: Path, encoding: str) -> list[str]:
 
 
 def _find_delimiter(lines: list[str]) -> str:
-    """The one that divides the first lines into the most fields, of which all have as many; a comma where none does."""
+    """The one that divides the first line into the most fields, and nearly all others into as many; a comma where none
+    does.
+    """
     best, most = ",", 1
     for delimiter in DELIMITERS:
         try:
-            lengths = Counter(len(row) for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True) if row)
+            lengths = [len(row) for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True) if row]
         except csv.Error:
             continue
-        length, count = lengths.most_common(1)[0]
-        if length > most and count >= 0.9 * sum(lengths.values()):
+        length = lengths[0]
+        if length > most and lengths.count(length) >= 0.9 * len(lengths):
             best, most = delimiter, length
     return best
 

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-__all__ = ["kl_warmup_steps", "lr_warmup_steps"]
+__all__ = ["kl_warmup_steps", "lr_warmup_steps", "table_settings"]
+
+TABLE = {"latent": [16], "hidden": [256, 256], "batch_size": 256}
+WITH_GAPS = {"objective": "iwae", "samples": 5}
+
+
+def table_settings(gaps: bool) -> dict[str, Any]:
+    """The default settings of a training on a table. With gaps the importance-weighted bound of a few particles: the
+    posterior given what is observed is wider, and not one normal (Mattei & Frellsen 2019).
+
+    Args:
+        gaps: whether there are any in the training data.
+
+    >>> table_settings(gaps=True)["objective"]
+    'iwae'
+    """
+    return {**TABLE, **(WITH_GAPS if gaps else {})}
 
 
 def kl_warmup_steps(levels: int, examples: int, batch_size: int = 128, epochs: int | None = None) -> int:

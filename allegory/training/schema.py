@@ -49,6 +49,7 @@ TIME = Kind("a finite number, 0 or more", lambda v: FINITE.holds(v) and v >= 0)
 NUMBERS = _list_of(NUMBER)
 NAME = _either(TEXT, Kind('{"own": a string}', lambda v: isinstance(v, dict) and isinstance(v.get("own"), str)))
 
+OBJECT = Kind("an object", lambda v: isinstance(v, dict))
 COLUMNS = Kind('{"columns": a list}', lambda v: isinstance(v, dict) and isinstance(v.get("columns"), list))
 
 OBJECT = Kind("an object", lambda v: isinstance(v, dict))
@@ -88,6 +89,7 @@ DATA = {
     "likelihood": TEXT, "categories": _either(COUNT, NOTHING), "two_values": _either(_list_of(FINITE, 2), NOTHING),
     "range": _list_of(NUMBER, 2), "checksum": TEXT, "split": TEXT, "array": TEXT, "size": _list_of(COUNT, 2),
     "lowest": FINITE, "offset": _either(_list_of(FINITE), NOTHING), "given": GIVEN,
+    "schema": OBJECT, "reading": OBJECT, "dialect": OBJECT,
 }  # fmt: skip
 """Of the description of the data, as `allegory.data.describe` writes it."""
 

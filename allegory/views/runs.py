@@ -7,18 +7,14 @@ r"""Runs: the directory that a training, or `al.save`, has written, as one objec
 What a run does not record has to be given: the data of a run made in Python, Run(path, data=...), or a custom class,
 Run(path, Class).
 
-Listings read only the files, config.json and the metadata of the last checkpoint, in a few milliseconds per run, so
-that a run in progress is listed in its current state. Bounds can be compared where data, protocol and objective agree.
-
 Shapes: N examples x, (N, *event); n draws; T levels; K particles of a reported bound. Bounds are in nats per example.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,11 +40,12 @@ from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.model import VAE
 from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device
-from allegory.training import metrics, schema
+from allegory.tabular import Schema
 from allegory.training.checkpoint import load
-from allegory.training.directory import CONFIG, LAST, check_same_run, read_config
-from allegory.training.tensors import read_state
+from allegory.training.directory import LAST, read_config
+from allegory.views import rows
 from allegory.views.figures import expected, save_pictures
+from allegory.views.listing import Summary, find, read_history, read_position, summary
 
 __all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]
 
@@ -140,7 +137,7 @@ class Run:
         Raises:
             ValueError: a damaged file.
         """
-        return _read_history(self.path, _read_position(self.path / LAST))
+        return read_history(self.path, read_position(self.path / LAST))
 
     @cached_property
     def model(self) -> VAE:
@@ -392,27 +389,34 @@ class Run:
         contexts = tuple(c.to(self.device) for c in as_contexts(given, len(x)))
         return self._with_seed(seed, lambda: posterior_moments(self.model, x.to(self.device), given=contexts))
 
-    def read_given(self, source: str | Path, array: str | None = None) -> Tensor | None:
+    def read_given(self, source: Any, array: str | None = None) -> Tensor | None:
         """(N, k) what is given with the examples of a source, as this run names it; None for an unconditional run.
 
         Args:
-            source: a path.
+            source: a path; or a frame, where the run was trained on a table.
             array: as in `read`.
         """
+        if self.is_table:
+            return rows.given_rows(self, rows.open_rows(self, source, array))
         return None if self.given_about is None else read_given(source, self.given_about, array)
 
-    def read(self, source: str | Path, array: str | None = None) -> Tensor:
+    def read(self, source: Any, array: str | None = None, strict: bool = False) -> Tensor:
         """All examples of a path, or the test split of a built-in set, (N, *event), as this model takes them: two
-        values as 0 and 1 where it was trained on binary data, images scaled to the size it was trained on.
+        values as 0 and 1 where it was trained on binary data, images scaled to the size it was trained on, the columns
+        of a table by their names.
 
         Args:
-            source: a path, or a built-in name.
+            source: a path, or a built-in name; or a frame, where it was trained on a table.
             array: the name of the one array of a .npz file that is taken.
+            strict: whether values of a table that were never seen are an error.
 
         Raises:
-            ValueError: examples of another shape; as `allegory.data.read`.
+            ValueError: examples of another shape, other columns; as `allegory.data.read`.
         """
         about: Any = self.config.get("data")
+        if self.schema is not None:
+            where = str(source) if isinstance(source, str | Path) else ""
+            return rows.read_rows(self, rows.open_rows(self, source, array), strict, where)
         if not _is_description(about):
             x = read(source, array=array)
             values = two_values(x) if self._is_bernoulli else None
@@ -433,6 +437,72 @@ class Run:
             warnings.warn(f"{source}: {told}", stacklevel=2)
         return x
 
+    def impute(
+        self,
+        frame: Any,
+        draws: int | None = None,
+        point: str | None = None,
+        *,
+        samples: int = 1000,
+        method: str = "sir",
+        seed: int = 0,
+        strict: bool = False,
+    ) -> Any:
+        """A table with its gaps filled, everything else as it was; see `al.impute` and `al.fill`.
+
+        Args:
+            frame: with the columns of the training data; of any library, or a path.
+            draws: m, for a list of m tables, each a draw of what is missing; by default one table, of best values.
+            point: what is best: "median" or "mean" of numbers, or the likeliest, "mode"; by default the median. Of
+                categories it is the likeliest.
+            samples: K, particles of each row.
+            method: of draws, "sir" or "gibbs".
+            seed: of the noise.
+            strict: whether values that were never seen are an error.
+
+        Raises:
+            ValueError: no run of a table; other columns; m < 1.
+        """
+        return rows.filled(self, rows.open_rows(self, frame), draws, point, samples, method, seed, strict)
+
+    def score(
+        self, frame: Any, cells: bool = False, *, samples: int = 1000, seed: int = 0, strict: bool = False
+    ) -> Tensor:
+        """(N,) minus L_K of each row, nats: the higher, the less likely. A row's score depends on its values alone.
+
+        Args:
+            frame: with the columns of the training data; of any library, or a path.
+            cells: whether to score cells instead, (N, D), in the order of `schema.names`: minus log p(x_d | the rest of
+                the row), NaN in gaps.
+            samples: K.
+            seed: of the noise.
+            strict: whether values that were never seen are an error.
+
+        Raises:
+            ValueError: no run of a table; other columns.
+        """
+        score = rows.cells_of if cells else rows.score_rows
+        return score(self, rows.open_rows(self, frame), samples, seed, strict)
+
+    def sample_rows(
+        self, n: int, given: Mapping[Any, Any] | None = None, temperature: float = 1.0, seed: int = 0
+    ) -> Any:
+        """A table of n rows that are drawn from the model, with the types of the training data.
+
+        Args:
+            n: number of rows.
+            given: values of some columns, which all rows have: the rest is drawn from p(rest | given), by importance
+                resampling.
+            temperature: factor on the standard deviations of all latents.
+            seed: of the draws.
+
+        Raises:
+            ValueError: no run of a table; no such column; a value that no row can have.
+        """
+        if self.schema is None:
+            raise ValueError(f"{self.path} was not trained on a table; wanted Run.sample")
+        return rows.sample(self, n, given or {}, temperature, seed)
+
     def report(self, out: str | Path | None = None, **settings: Any) -> Path:
         """Writes the run as one page, RUN/report.html by default, and returns its path.
 
@@ -450,7 +520,7 @@ class Run:
 
     def in_data_units(self, x: Tensor) -> Tensor:
         """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them, and
-        what was taken off is added again, in float64.
+        what was taken off is added again, in float64. Categories of a table stay codes, see `Schema.decode`.
 
         Args:
             x: (*, *event) as the model takes them.
@@ -461,6 +531,8 @@ class Run:
         if values := about.get("two_values"):
             first, second = (torch.full_like(x, value) for value in values)
             x = torch.lerp(first, second, x)  # exact at both ends
+        if self.schema is not None:
+            return x.double() + torch.tensor([float(c.origin) if not c.unit else 0.0 for c in self.schema.modelled])
         return x if self.offset is None else x.double() + torch.from_numpy(self.offset).to(x.device)
 
     @cached_property
@@ -470,6 +542,18 @@ class Run:
         """
         about: Any = self.config.get("data")
         return recorded_offset(about, str(self.path)) if _is_description(about) else None
+
+    @cached_property
+    def schema(self) -> Schema | None:
+        """What the columns of the table are that it was trained on; None where that was no table."""
+        about: Any = self.config.get("data")
+        recorded = about.get("schema") if _is_description(about) else None
+        return None if recorded is None else Schema.from_json(recorded)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it was trained on a table, whose rows have names and types; an array of columns is none."""
+        return self.schema is not None and self.schema.container != "array"
 
     @property
     def range(self) -> tuple[float, float] | None:
@@ -561,111 +645,3 @@ def _is_description(about: Any) -> bool:
     return isinstance(about, dict) and {"source", "dynamic", "seed", "event_shape", "two_values", "checksum"} <= {
         *about
     }
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One run; nats per example, on its validation data.
-
-    Attributes:
-        path: its directory.
-        data: the source given to the command; empty where the run was made in Python.
-        checksum: of the data and their splits; empty where the run does not record it.
-        model: architecture and likelihood; for a model built by hand the name of its class, if that is recorded.
-        latent: widths of the levels, level 1 first.
-        objective, seed: of the training.
-        epochs, steps, minutes: done so far; an epoch that the clock has cut off is not counted.
-        stopped: "epochs", "minutes" or "patience"; "saved" where `save` wrote it; empty where it was interrupted, or
-            is still running.
-        best_epoch: the epoch whose weights are kept; None without validation data, or before the warm-up has ended.
-        baseline: what independent elements reach on the same data, see `allegory.evaluation.marginals`; None where the
-            run does not record it.
-        bound, elbo, kl_per_level: of that epoch, or else of the last; None before the first validation.
-    """
-
-    path: str
-    data: str
-    checksum: str
-    model: str
-    latent: list[int]
-    objective: str
-    seed: int
-    epochs: int
-    steps: int
-    minutes: float
-    stopped: str
-    best_epoch: float | None
-    baseline: float | None
-    bound: float | None
-    elbo: float | None
-    kl_per_level: list[float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and texts, for JSON."""
-        return asdict(self)
-
-
-def find(folder: str | Path) -> list[Path]:
-    """The run directories in a folder, at any depth, sorted by name; the folder itself if it is one.
-
-    Raises:
-        ValueError: no such folder, or no run in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; wanted one that contains run directories, as --out names them")
-    found = sorted(path.parent for path in folder.rglob(CONFIG))
-    if not found:
-        raise ValueError(f"{folder}: no run in it; wanted a folder that `allegory train --out` has written to")
-    return found
-
-
-def summary(run: str | Path) -> Summary:
-    """The model, data, progress and bound of a run.
-
-    Raises:
-        ValueError: not a run, or its checkpoint is damaged.
-    """
-    config, position = read_config(run), _read_position(Path(run) / LAST)
-    check_same_run(Path(run), config, position, LAST)
-    history = _read_history(Path(run), position) if position else []
-    kept = [line for line in history if line["epoch"] == position.get("best_epoch")] or history[-1:]
-    scored: dict[str, Any] = kept[0] if kept and "elbo" in kept[0] else {}
-    model, fit, data = config["model"] or {}, config["fit"] or {}, config.get("data")
-    return Summary(
-        path=str(run),
-        data=str(data["source"]) if isinstance(data, dict) and "source" in data else "",
-        checksum=str(data.get("checksum", "")) if isinstance(data, dict) else "",
-        model=" ".join(_short_name(model[key]) for key in ("architecture", "likelihood") if key in model)
-        or _short_name({"own": config.get("class", "")}),
-        latent=list(model.get("latent", [])),
-        objective=str(fit.get("objective", "")),
-        seed=int(fit.get("seed", 0)),
-        epochs=position.get("epoch", 0),
-        steps=position.get("step", 0),
-        minutes=position.get("seconds", 0.0) / 60,
-        stopped=position.get("stopped", "") if fit else "saved",
-        best_epoch=position.get("best_epoch"),
-        baseline=position.get("baseline"),
-        bound=scored.get("bound"),
-        elbo=scored.get("elbo"),
-        kl_per_level=list(scored.get("kl_per_level", [])),
-    )
-
-
-def _short_name(value: Any) -> str:
-    """A name; for a custom part the last component of its qualified name."""
-    return str(value["own"]).rpartition(".")[-1] if isinstance(value, dict) and "own" in value else str(value)
-
-
-def _read_history(run: Path, position: dict[str, Any]) -> list[dict[str, Any]]:
-    """The history up to the last checkpoint; empty where the run was copied without it."""
-    exists = "history" in position or (run / metrics.METRICS).exists()
-    return metrics.read(run, position) if exists else []
-
-
-def _read_position(path: Path) -> dict[str, Any]:
-    """The position in the last checkpoint, without its tensors; empty before the first one."""
-    if not os.path.lexists(path):  # a link that leads nowhere is damage
-        return {}
-    return schema.check(read_state(path), schema.POSITION, f"{path}, position", ("epoch", "step"))

@@ -663,7 +663,7 @@ MISTAKES = {
     "nothing": (lambda p: write(p / "x.npy", b""), "x.npy: cannot be read (not a numpy file)"),
     "csv": (
         lambda p: write(p / "x.csv", b"1,2\n3,4\n"),
-        "wanted a .npy or .npz file of numbers, or a folder of",
+        "x.csv: its first line has numbers alone, 1, 2, where the names of the columns are wanted",
     ),
     "pickle": (lambda p: write(p / "x.npy", b"\x80\x04N."), "not a numpy file"),
     "objects": (
@@ -700,13 +700,13 @@ MISTAKES = {
         lambda p: npz(p / "x.npz", train=ok, valid=ok[:0], test=ok),
         "x.npz, valid: empty, shape (0, 2)",
     ),
-    "nan": (
+    "infinity": (
         lambda p: save(p / "x.npy", with_bad((2, np.nan), (3, np.inf))),
-        "x.npy: NaN or infinity in 2 of 24 values, the first in row 2, index 1, 2;",
+        "x.npy: infinity in 1 of 24 values, the first in row 3, index 1, 2;",
     ),
     "infinity in a split": (
         lambda p: npz(p / "x.npz", train=ok, test=np.array([[0, 1], [2, -np.inf]])),
-        "x.npz, test: NaN or infinity in 1 of 4 values, the first in row 1, column 1;",
+        "x.npz, test: infinity in 1 of 4 values, the first in row 1, column 1;",
     ),
     "no axis": (lambda p: save(p / "x.npy", np.float64(3)), "shape (); wanted (examples, values"),
     "one axis": (lambda p: save(p / "x.npy", np.zeros(7)), "shape (7,); wanted (examples, values"),
@@ -838,20 +838,42 @@ def test_binarize_draws_anew_with_the_right_mean():
         ([-1, 0, 31], "normal", "whole numbers -1..31; add 1 to score them as levels"),
         ([-1, 0.5, 1], "normal", "-1 to 1"),
         ([-500, 0, 300], "normal", "whole numbers -500..300"),
-        ([0, 1, 7], "categorical", "for counts ask for poisson or negative_binomial"),
-        ([0, 1, 40], "discretized_logistic", "for counts ask for poisson or negative_binomial"),
         ([0, 0.5, 1], "normal", "0 to 1"),
         ([0, 0.5, 2], "normal", "0 to 2"),
         ([0.3, 0.3], "normal", "0.3 to 0.3"),
     ],
 )
 def test_choose_likelihood(values, name, why):
-    x = torch.tensor(values, dtype=torch.float32)[:, None]
+    x = torch.tensor(values, dtype=torch.float32)[:, None, None]
     chosen, reason = choose_likelihood(x)
     assert chosen == name
     assert why in reason
     assert "\n" not in reason
     assert "255: multiply" not in reason
+    gaps = torch.cat([torch.full_like(x[:1], torch.nan), x])
+    assert choose_likelihood(gaps)[0] == name
+
+
+def test_vectors_of_whole_numbers_that_are_no_levels_are_columns():
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(400, 3))
+    sets = {
+        "reads": (np.where(rng.random((400, 6)) < 0.8, 0, rng.negative_binomial(1, 0.002, (400, 6))), "6 count"),
+        "years": (rng.integers(1950, 2024, (400, 2)), "2 count"),
+        "cents": (rng.lognormal(2, 0.3, (400, 2)).round(2), "2 positive"),
+        "rain": (np.where(rng.random((400, 1)) < 0.7, 0, rng.gamma(1, 6, (400, 1))), "1 positive"),
+        "a flag": (np.c_[normal, rng.integers(0, 2, 400)], "3 real, 1 binary"),
+        "grey / 127.5 - 1": (rng.integers(0, 256, (400, 2)) / 127.5 - 1, "2 real"),
+        "a constant": (np.c_[normal, np.ones(400)], "3 real, 1 constant"),
+    }
+    for name, (x, kinds) in sets.items():
+        chosen, why = choose_likelihood(torch.from_numpy(np.asarray(x, np.float32)))
+        assert (chosen, why.split(": ")[-1]) == ("columns", kinds), name
+    assert choose_likelihood(torch.from_numpy(normal))[0] == "normal"
+    assert choose_likelihood(torch.randint(0, 40, (400, 3)).float())[0] == "discretized_logistic"
+    counts = "for counts ask for poisson or negative_binomial"
+    assert counts in choose_likelihood(torch.tensor([[0.0], [1.0], [7.0]]))[1]
+    assert choose_likelihood(torch.randn(20, 300).round(decimals=2))[0] == "normal"  # too many
 
 
 def test_values_with_digits_to_spare_are_taken(tmp_path):
@@ -862,7 +884,7 @@ def test_values_with_digits_to_spare_are_taken(tmp_path):
 
 
 def test_choose_likelihood_sees_grey_levels_divided_by_255():
-    levels = torch.arange(256.0)[:, None]
+    levels = torch.arange(256.0)[:, None, None]
     assert "multiply by 255" in choose_likelihood(levels / 255)[1]
     assert "multiply by 255" not in choose_likelihood(levels / 300)[1]
     assert "add 1 and multiply by 127.5" in choose_likelihood(levels / 127.5 - 1)[1]

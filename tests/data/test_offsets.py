@@ -129,7 +129,7 @@ def test_remarks_are_in_the_units_of_the_file(tmp_path):
 
 
 def test_whole_numbers_with_an_offset_are_no_counts(tmp_path):
-    data = load_quietly(write(tmp_path / "x.npy", COLUMNS["whole seconds"]))
+    data = load_quietly(write(tmp_path / "x.npy", COLUMNS["whole seconds"][:, None]))
     assert data.choose_likelihood()[0] == "normal"
     assert data.choose_likelihood()[1].endswith("once their offset is taken off")
     for name in ("poisson", "negative_binomial", "discretized_logistic"):

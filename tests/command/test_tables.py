@@ -1,0 +1,385 @@
+"""Tables on the command line: trained, filled, scored, drawn; and one line and exit 2 for what cannot be."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import allegory as al
+from allegory.command import main
+from allegory.tabular import read_frame
+
+TINY = ["--epochs", "3", "--hidden", "16", "--latent", "2", "--precision", "float32", "--no-compile"]
+FEW = ["--importance-samples", "20"]
+
+
+def people(path, rows=300, seed=0):
+    """A table of whole numbers, cents, categories, rain and an id, with gaps."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=rows)
+    age = np.clip(40 + 12 * z + 5 * rng.normal(size=rows), 17, 90).round().astype(int)
+    income = np.exp(7 + 0.5 * z + 0.4 * rng.normal(size=rows)).round(2)
+    region = np.array(["north", "south", "east"])[np.digitize(z + 0.5 * rng.normal(size=rows), [-0.5, 0.5])]
+    rain = np.where(rng.random(rows) < 0.6, 0, rng.gamma(2, 3, rows).round(1))
+    columns = {"age": age, "income": income, "region": region, "rain": rain}
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow(["who", *columns])
+        for i in range(rows):
+            cells = [f"{values[i]}".replace(".", ",") for values in columns.values()]
+            writer.writerow([f"p{i:04}", *("" if rng.random() < 0.08 else cell for cell in cells)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.set_default_dtype(torch.float32)
+    where = tmp_path_factory.mktemp("tables")
+    people(where / "people.csv")
+    words = ["train", str(where / "people.csv"), "--out", str(where / "run"), "--drop", "who", *TINY]
+    assert main(words) == 0
+    return where
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch, tmp_path, request):
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.chdir(tmp_path)
+    if "folder" in request.fixturenames:
+        for path in request.getfixturevalue("folder").iterdir():
+            Path(path.name).symlink_to(path)
+
+
+def fails(capsys, *words):
+    """Exit 2, nothing on standard output, one line on standard error besides remarks, which is returned."""
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("allegory") and "warning" not in line]
+    assert (code, out, len(lines)) == (2, "", 1), err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def cells(path, delimiter=";"):
+    with open(path, newline="") as file:
+        return list(csv.reader(file, delimiter=delimiter))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_run_of_a_table_has_its_schema_and_its_model_the_columns():
+    run = al.Run("run")
+    assert run.schema.names == ("age", "income", "region", "rain")
+    assert run.model.config["likelihood"]["names"] == list(run.schema.names)
+    assert run.settings["objective"] == "iwae"  # there are gaps
+    assert (run.settings["samples"], run.config["command"]["batch_size"]) == (5, 256)
+    assert run.data.schema == run.schema
+    assert run.data.train.isnan().any()
+    assert "mlp columns" in repr(run)
+    assert run.config["data"]["dialect"]["delimiter"] == ";"
+
+
+@pytest.mark.usefixtures("folder")
+def test_evaluate_and_diagnose_score_it(capsys):
+    assert main(["evaluate", "run", "--json", *FEW]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["examples"] == 30
+    assert 10 < found["nll"] < 30
+    assert found["nll"] <= -found["elbo"] + 0.01
+    assert main(["diagnose", "run", "--examples", "20"]) == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_impute_fills_the_gaps_and_leaves_the_rest_as_it_was(capsys):
+    assert main(["impute", "run", "people.csv", "--out", "filled.csv", *FEW]) == 0
+    before, after = cells("people.csv"), cells("filled.csv")
+    gaps = sum(cell == "" for row in before for cell in row)
+    assert f"300 rows, {gaps} gaps filled" in capsys.readouterr().out
+    assert before[0] == after[0]
+
+    def number(cell):
+        return float(cell.replace(",", ".")) if cell.replace(",", "").isdigit() else cell  # 3,0 is 3
+
+    for old, new in zip(before, after, strict=True):
+        assert "" not in new
+        assert all(number(a) == number(b) for a, b in zip(old, new, strict=True) if a)
+    filled = read_frame("filled.csv")
+    assert filled["age"].dtype == np.int64
+    assert set(filled["region"]) == {"north", "south", "east"}
+    assert main(["impute", "run", "people.csv", "--out", "many.csv.gz", "--draws", "2", *FEW]) == 0
+    one, two = read_frame("many-1.csv.gz"), read_frame("many-2.csv.gz")
+    missing = np.isnan(read_frame("people.csv")["age"])
+    assert (one["age"][~missing] == two["age"][~missing]).all()
+    assert (one["age"][missing] != two["age"][missing]).any()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_frame_of_any_library_is_filled_in_it():
+    pandas, polars, run = pytest.importorskip("pandas"), pytest.importorskip("polars"), al.Run("run")
+    frame = pandas.DataFrame(
+        {
+            "rain": [0.0, 1.5],
+            "region": pandas.Categorical(["north", None]),
+            "income": [None, 99.5],
+            "who": ["a", "b"],
+            "age": pandas.array([None, 33], dtype="Int64"),
+        },
+        index=["x", "y"],
+    )
+    filled = run.impute(frame, samples=20)
+    assert filled.dtypes.equals(frame.dtypes)
+    assert not filled.isna().any(axis=None)
+    assert list(filled.index) == ["x", "y"]
+    assert filled.loc["y", "income"] == 99.5
+    draws = run.impute(polars.from_pandas(frame), draws=2, samples=20)
+    assert [type(one) for one in draws] == [polars.DataFrame] * 2
+    assert run.score(frame, samples=20).shape == (2,)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_score_is_of_the_row_alone_and_every_cell_has_one(capsys):
+    assert main(["score", "run", "people.csv", "--out", "scores.csv", "--cells", *FEW]) == 0
+    assert "300 rows, " in capsys.readouterr().out
+    found = read_frame("scores.csv")
+    assert list(found) == ["who", "score", *(f"score of {name}" for name in ("age", "income", "region", "rain"))]
+    lines = Path("people.csv").read_text().splitlines()
+    Path("few.csv").write_text("\n".join([lines[0], lines[9], lines[4]]))
+    assert main(["score", "run", "few.csv", "--out", "again.csv", *FEW]) == 0
+    again = read_frame("again.csv")
+    assert again["who"].tolist() == ["p0008", "p0003"]
+    assert np.abs(again["score"] - found["score"][[8, 3]]).max() < 1e-5
+    missing = np.isnan(read_frame("people.csv")["age"])
+    assert (np.isnan(found["score of age"]) == missing).all()
+
+
+@pytest.mark.usefixtures("folder")
+def test_rows_are_drawn_with_their_types_and_under_conditions():
+    assert main(["sample", "run", "--count", "50", "--out", "rows.csv"]) == 0
+    rows = read_frame("rows.csv")
+    assert list(rows) == ["age", "income", "region", "rain"]
+    assert rows["age"].dtype == np.int64
+    assert set(rows["region"]) <= {"north", "south", "east"}
+    assert (rows["rain"] >= 0).all()
+    assert cells("rows.csv")[0] == ["age", "income", "region", "rain"]  # the delimiter of the training data
+    assert main(["sample", "run", "--count", "9", "--out", "north.csv", "--given", "region=north,age=50"]) == 0
+    north = read_frame("north.csv")
+    assert set(north["region"]) == {"north"}
+    assert set(north["age"]) == {50}
+    assert len(set(north["income"])) > 5
+
+
+@pytest.mark.usefixtures("folder")
+def test_codes_keep_the_names_of_the_rows():
+    assert main(["encode", "run", "people.csv", "--out", "codes.csv"]) == 0
+    codes = read_frame("codes.csv")
+    assert list(codes) == ["who", "z1_mean_0", "z1_mean_1", "z1_std_0", "z1_std_1"]
+    assert codes["who"][0] == "p0000"
+    assert main(["encode", "run", "people.csv", "--out", "codes.npz"]) == 0
+    arrays = np.load("codes.npz")
+    assert arrays["z1_mean"].shape == (300, 2)
+    assert arrays["who"][7] == "p0007"
+    assert np.allclose(arrays["z1_mean"][:, 1], codes["z1_mean_1"], atol=1e-5)
+
+
+@pytest.mark.usefixtures("folder")
+def test_parquet_does_as_csv_does(capsys):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pandas.DataFrame(dict(read_frame("people.csv"))).to_parquet("people.parquet")
+    assert main(["score", "run", "people.parquet", "--out", "a.parquet", *FEW]) == 0
+    assert main(["score", "run", "people.csv", "--out", "b.csv", *FEW]) == 0
+    a, b = pandas.read_parquet("a.parquet"), read_frame("b.csv")
+    assert np.allclose(a["score"], b["score"], atol=1e-9)
+    assert main(["train", "people.parquet", "--out", "other", "--drop", "who", *TINY]) == 0
+    assert main(["sample", "other", "--count", "3", "--out", "c.parquet"]) == 0
+    assert list(pandas.read_parquet("c.parquet").columns) == ["age", "income", "region", "rain"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_schema_and_remarks_are_said_before_training(capsys):
+    text = Path("people.csv").read_text().replace(";;", ";?;").replace("\n", ";7\n").replace(";7", ";odd", 1)
+    Path("more.csv").write_text(text)
+    words = ["train", "more.csv", "--out", "more", "--drop", "who", "--gaps", "?", "--column", "age=real", *TINY]
+    assert main([*words, "--epochs", "1"]) == 0
+    err = capsys.readouterr().err
+    assert "column  kind         values" in err
+    assert "age     real" in err
+    assert "odd     constant" in err
+    assert al.Run("more").schema.columns[-1].kind == "constant"
+    assert al.Run("more").data.train.shape[1] == 4
+
+
+def test_a_file_that_has_changed_is_noticed(capsys):
+    people("mine.csv")
+    assert main(["train", "mine.csv", "--out", "mine", "--drop", "who", *TINY, "--epochs", "1"]) == 0
+    people("mine.csv", seed=1)
+    assert "mine.csv has changed since mine was trained on it" in fails(capsys, "evaluate", "mine", *FEW)
+
+
+@pytest.mark.filterwarnings("always")
+def test_an_array_with_gaps_is_looked_at_column_by_column(capsys):
+    rng = np.random.default_rng(0)
+    x = np.c_[rng.normal(size=300), rng.poisson(400, 300), rng.lognormal(2, 1, 300).round(2), np.full(300, 3.0)]
+    x[rng.random(x.shape) < 0.1] = np.nan
+    np.save("x.npy", x)
+    assert main(["train", "x.npy", "--out", "x", *TINY]) == 0
+    err = capsys.readouterr().err
+    assert f"{np.isnan(x).sum()} of 1,200 values are NaN, in columns 0, 1, 2, 3: gaps" in err
+    assert "likelihood: columns, because the data have columns of different kinds: " in err
+    assert main(["sample", "x", "--count", "7", "--out", "s.npz"]) == 0
+    drawn = np.load("s.npz")["samples"]
+    assert drawn.shape == (7, 4)
+    assert (drawn[:, 1] == drawn[:, 1].round()).all()
+    assert (drawn[:, 3] == 3).all()
+    assert main(["evaluate", "x", "--json", *FEW]) == 0
+    assert main(["encode", "x", "x.npy", "--out", "z.npz"]) == 0
+
+
+@pytest.mark.filterwarnings("always")
+def test_gaps_in_pictures_and_levels_are_left_out(capsys):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (200, 12)).astype(float)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    np.save("bits.npy", x)
+    assert main(["train", "bits.npy", "--out", "bits", *TINY]) == 0
+    err = capsys.readouterr().err
+    assert "in columns 0, 1, 2, 3, 4, 5, 6, 7 and 4 more: gaps" in err
+    assert "likelihood: bernoulli" in err
+    assert al.Run("bits").model.config["gaps"]
+    assert main(["evaluate", "bits", "--json", *FEW]) == 0
+    assert json.loads(capsys.readouterr().out)["nll"] < 12 * np.log(2) + 1
+    why = fails(capsys, "train", "bits.npy", "--out", "b", "--likelihood", "normal_optimal", *TINY)
+    assert "normal_optimal fits its sigma to whole batches; wanted" in why
+
+
+BAD = {
+    "no such column": (
+        ["--column", "agee=count", "--drop", "who"],
+        "--column names 'agee', which is no column; there are",
+    ),
+    "nothing to drop": (["--drop", "whom"], "--drop names 'whom', which is no column; there are 'who', 'age'"),
+    "an id": ([], "columns that only tell the rows apart: 'who' (text, 300 different values in 300 rows); leave"),
+    "no such kind": (
+        ["--drop", "who", "--column", "age=cuont"],
+        "got 'age=cuont', did you mean 'count'?; wanted NAME=",
+    ),
+    "another kind": (["--drop", "who", "--column", "region=count"], "column 'region' is said to be count, and holds"),
+    "a likelihood": (["--drop", "who", "--likelihood", "normal"], "each of its columns has a likelihood of its own"),
+    "an array": (["--drop", "who", "--array", "x"], "people.csv is a table; array='x' is for arrays and images"),
+}
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("mistake", BAD)
+def test_what_cannot_be_trained_is_told_in_one_line(mistake, capsys):
+    words, told = BAD[mistake]
+    assert told in fails(capsys, "train", "people.csv", "--out", "bad", *TINY, *words)
+    assert not Path("bad").exists()
+
+
+FILES = {
+    "ragged rows": ("a,b\n1,2\n3\n", "line 3: 1 fields; wanted 2"),
+    "columns that stand twice": ("a,b,a\n1,2,3\n", "columns that stand twice in its first line: 'a'"),
+    "thousands separators": ("a;b\n1,234,567;1\n2,345,678;2\n", "thousands separators, such as '1,234,567'"),
+    "no value at all": ("a,b\n,\n,\n,\n", "x.csv: every column is the same throughout, or missing"),
+    "a gap in every row of a column": ("a,b\n" + "1,\n2,\n" * 50, None),
+    "values in test alone": ("a,b\n" + "1,\n2,\n" * 50 + "1,5\n2,6\n", "the training split has no value of column 'b'"),
+}
+
+
+@pytest.mark.parametrize("mistake", FILES)
+def test_files_that_are_no_table_are_told_in_one_line(mistake, capsys):
+    text, told = FILES[mistake]
+    Path("x.csv").write_text(text)
+    words = ["train", "x.csv", "--out", "run", "--split", "ordered", *TINY]
+    if told is not None:
+        assert told in fails(capsys, *words)
+        return
+    assert main(words) == 0
+    assert (
+        "column 'b': every value is missing, so that it is left out of the model; --drop 'b'" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.usefixtures("folder")
+def test_frames_that_are_not_the_runs_are_told_in_one_line(capsys):
+    rows = Path("people.csv").read_text().splitlines()
+    Path("other.csv").write_text("\n".join(row.replace("region", "area") for row in rows))
+    told = "the frame has no column 'region', and has 'area', which the schema does not know"
+    assert told in fails(capsys, "score", "run", "other.csv", "--out", "o.csv", *FEW)
+    assert told in fails(capsys, "impute", "run", "other.csv", "--out", "o.csv", *FEW)
+    assert told in fails(capsys, "encode", "run", "other.csv", "--out", "o.csv")
+    assert "wanted a whole number, 1 or more" in fails(
+        capsys, "impute", "run", "people.csv", "--out", "o.csv", "--draws", "0"
+    )
+    with pytest.raises(ValueError, match="draws=0: wanted at least 1"):
+        al.Run("run").impute("people.csv", draws=0)
+    assert "wanted a table, whose name ends in" in fails(capsys, "score", "run", "people.csv", "--out", "o.txt")
+    assert "is in the data that are read" in fails(capsys, "score", "run", "people.csv", "--out", "people.csv")
+    np.save("x.npy", np.random.default_rng(0).normal(size=(50, 3)))
+    assert main(["train", "x.npy", "--out", "reals", *TINY]) == 0
+    assert "reals was not trained on a table" in fails(capsys, "score", "reals", "people.csv", "--out", "o.csv")
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.usefixtures("folder")
+def test_a_category_that_was_never_seen_is_a_warning_or_an_error(capsys):
+    rows = Path("people.csv").read_text().splitlines()
+    Path("west.csv").write_text(rows[0] + "\nw1;30;900,5;west;\nw2;31;;north;0\n")
+    assert main(["score", "run", "west.csv", "--out", "w.csv", *FEW]) == 0
+    said = capsys.readouterr().err
+    assert "column 'region': 1 values were never seen, 'west'; they are taken together as one value never seen" in said
+    assert "column 'region': the model gives any value never seen 0.00" in said
+    refused = fails(capsys, "score", "run", "west.csv", "--out", "w2.csv", "--strict", *FEW)
+    assert "column 'region': 1 values were never seen, 'west'" in refused
+    assert main(["impute", "run", "west.csv", "--out", "filled.csv", *FEW]) == 0
+    assert [row[3] for row in cells("filled.csv")] == ["region", "west", "north"]  # it is not a gap
+
+
+@pytest.mark.usefixtures("folder")
+def test_conditions_that_no_row_can_meet_are_told_in_one_line(capsys):
+    draw = ["sample", "run", "--count", "3", "--out", "o.csv", "--given"]
+    assert "--given names 'regoin', which is no column" in fails(capsys, *draw, "regoin=north")
+    assert "no row can have 'west'; wanted one of" in fails(capsys, *draw, "region=west")
+    assert "no row can have '-3', which is beyond" in fails(capsys, *draw, "age=-3")
+    assert "no row can have '30.5', whose resolution is 1" in fails(capsys, *draw, "age=30.5")
+    assert "'old' where a count is wanted" in fails(capsys, *draw, "age=old")
+
+
+@pytest.mark.usefixtures("folder")
+def test_training_goes_on_as_if_nothing_had_happened(monkeypatch):
+    shutil.copy("people.csv", "mine.csv")
+    words = ["train", "mine.csv", "--drop", "who", *TINY]
+    assert main([*words, "--out", "whole"]) == 0
+    assert main([*words, "--out", "parts"]) == 0
+    assert main(["train", "mine.csv", "--out", "parts", "--resume"]) == 0
+    assert Path("whole/metrics.jsonl").read_bytes() == Path("parts/metrics.jsonl").read_bytes()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_column_that_is_given_is_not_modelled_and_comes_back(capsys):
+    whole = [row for row in cells("people.csv") if row[3]]
+    with open("whole.csv", "w", newline="") as file:
+        csv.writer(file, delimiter=";").writerows(whole)
+    words = ["--drop", "who", *TINY, "--epochs", "1"]
+    assert main(["train", "whole.csv", "--out", "given", "--given", "region", *words]) == 0
+    assert "the model is of x given region, 3 categories (east, north, south)" in capsys.readouterr().err
+    run = al.Run("given")
+    assert run.schema.names == ("age", "income", "rain")
+    assert main(["evaluate", "given", "--json", *FEW]) == 0
+    assert main(["sample", "given", "--count", "30", "--out", "s.csv"]) == 0
+    assert set(read_frame("s.csv")["region"]) == {"east", "north", "south"}
+    assert main(["sample", "given", "--count", "5", "--out", "n.csv", "--given", "region=north,age=44"]) == 0
+    assert set(read_frame("n.csv")["region"]) == {"north"}
+    assert set(read_frame("n.csv")["age"]) == {44}
+    assert main(["impute", "given", "whole.csv", "--out", "f.csv", *FEW]) == 0
+    assert [row[3] for row in cells("f.csv")] == [row[3] for row in whole]
+    assert main(["score", "given", "whole.csv", "--out", "c.csv", *FEW]) == 0
+    assert main(["encode", "given", "whole.csv", "--out", "z.csv"]) == 0
+    train = ["train", "people.csv", "--out", "bad", *words, "--given"]
+    assert "column 'region' has gaps, in" in fails(capsys, *train, "region")
+    assert "--given names 'regoin', which is no column" in fails(capsys, *train, "regoin")
