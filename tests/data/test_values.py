@@ -144,5 +144,5 @@ def test_the_choice_of_a_likelihood_says_it_too():
 def test_counts_as_varied_as_poisson_counts_are_counts_whatever_the_draw(seed):
     chance = torch.Generator().manual_seed(seed)
     assert choose_likelihood(torch.poisson(torch.full((300, 2, 1), 400.0), chance))[0] == "negative_binomial"
-    years = torch.randint(1950, 2024, (300, 2), generator=chance).float()
+    years = torch.randint(1950, 2024, (300, 2, 1), generator=chance).float()
     assert choose_likelihood(years)[0] == "normal"
