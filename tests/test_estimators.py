@@ -220,6 +220,22 @@ def test_a_number_that_no_row_had_is_less_likely_and_never_impossible():
     seen, beyond, below = outliers.score_samples([[2.0, 2.0], [2.0, 40.0], [2.0, -40.0]])
     assert np.isfinite([beyond, below]).all()
     assert max(beyond, below) < seen - 5
+    half = np.vstack([X, [[2.5, np.nan]]])
+    between = outliers.score_samples([[2.5, 2.0], [2.0, 2.0]])
+    assert between[0] == between[1]  # in the interval of 2, by which it is taken
+    filled = VAEImputer(**SHORT, random_state=0).fit(X).transform(half)
+    assert filled[-1, 0] == 2.5
+
+
+def test_values_that_come_again_and_again_have_a_mass_and_others_a_density():
+    rng = RNG(0)
+    spike = np.where(rng.random(300) < 0.7, 0.0, rng.normal(size=300))
+    two = rng.choice([-np.pi, np.e], 300)
+    schema = VAEDensity(**SHORT).fit(np.column_stack([spike, two, rng.normal(size=300)])).schema_
+    assert [column.resolution is None for column in schema.columns] == [False, False, True]
+    assert schema.columns[1].resolution == pytest.approx(np.pi + np.e)
+    fitted = VAEDensity(max_iter=150, random_state=0).fit(np.column_stack([spike, two]))
+    assert fitted.score_samples(np.column_stack([spike, two])).max() <= 0
 
 
 def test_the_share_of_outliers_is_as_asked_for_and_none_where_all_are_normal():

@@ -7,6 +7,7 @@ from typing import Any
 
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from allegory.estimators import reading
 from allegory.estimators.estimator import VAEEstimator
@@ -81,7 +82,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         Args:
             X: as in `fit`; it need not have gaps.
         """
-        x = self._read(X)
+        check_is_fitted(self)
+        X = reading.validated(self, X, reset=False)
+        x = self._encode(X)
         of_codes = OF_CODES.get(self.estimate, {})
         each = [of_codes.get(column.kind, self.estimate) for column in self.schema_.modelled]
         return self._decode(fill(self.model_, x, each, self.samples, self._seed), X)
@@ -95,6 +98,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
             n_draws: how many.
             random_state: by default that of the estimator: the same draws each time.
         """
-        x = self._read(X)
+        check_is_fitted(self)
+        X = reading.validated(self, X, reset=False)
+        x = self._encode(X)
         seed = self._seed if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
         return [self._decode(drawn, X) for drawn in impute(self.model_, x, n_draws, self.samples, seed=seed)]

@@ -3,8 +3,9 @@ r"""Reading: what scikit-learn calls X, as numbers x with gaps, and back.
 A frame (pandas, polars, pyarrow) is read by a schema: categories, text, times, counts, gaps. A matrix holds numbers,
 and nothing is known of them but their values:
 
-    real            the mass of an interval where all values are multiples of a step, else a density; without edges,
-                    since a number below the smallest may come
+    real            the mass of an interval where all values are multiples of a step, or where values come again and
+                    again, of the median distance between those that differ; else a density. Without edges, since a
+                    number below the smallest may come
     categorical     a column that is the same throughout: what differs from it was never seen
 
 Shapes: X (N, n_features_in_); x (N, D), of the columns that are modelled.
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from allegory.tabular import Schema
+from allegory.tabular import Column, Schema
 from allegory.tabular.frames import open_frame
+from allegory.tabular.resolution import snap
 
 __all__ = ["infer_schema", "is_frame", "read", "validated", "written"]
 
@@ -75,13 +77,24 @@ def infer_schema(X: Any, columns: Mapping[Any, str] | Schema | None) -> Schema:
         if len(seen):
             kinds[i] = "categorical" if (seen == seen[0]).all() else "real"
     schema = Schema.infer(X, kinds | said)
+    places = {column.name: i for i, column in enumerate(schema.columns)}
     freed = [
-        replace(column, low=None, high=None, law="", points=column.points if column.resolution is None else ())
+        _without_edges(column, X[:, places[column.name]])
         if column.kind == "real" and column.name not in said
         else column
         for column in schema.columns
     ]
     return replace(schema, columns=tuple(freed))
+
+
+def _without_edges(column: Column, values: Array) -> Column:
+    """The column of a matrix, with a resolution where values come again and again."""
+    different, count = np.unique(values[~np.isnan(values)]), column.rows - column.gaps
+    column, often = replace(column, low=None, high=None, law="", points=()), bool(column.points)
+    if column.resolution is not None or not (often or 2 * len(different) <= count):
+        return column
+    step, first = float(np.median(np.diff(different))), float(different[0]) - float(column.origin)
+    return replace(column, resolution=step, anchor=first)
 
 
 def read(X: Any, schema: Schema) -> Tensor:
@@ -94,16 +107,27 @@ def read(X: Any, schema: Schema) -> Tensor:
     names = [column.name for column in schema.columns]
     if schema.container != "array":
         return schema.encode(X if is_frame(X) else {name: X[:, i] for i, name in enumerate(names)})
-    if is_frame(X):
-        opened = open_frame(X)
-        columns = [opened.read(name) for name in opened.names]
-        X = np.stack([np.where(column.missing, np.nan, column.data) for column in columns], 1)
+    X = _matrix(X)
     places = {name: i for i, name in enumerate(names)}
     x = np.empty((len(X), len(schema.modelled)))
     for j, column in enumerate(schema.modelled):
         values = X[:, places[column.name]].astype(np.float64)
-        x[:, j] = _codes(values, column) if column.kind in CODED else values - float(column.origin)
+        x[:, j] = _codes(values, column) if column.kind in CODED else _on_grid(values - float(column.origin), column)
     return torch.from_numpy(x)
+
+
+def _matrix(X: Any) -> Array:
+    """(N, n_features_in_) the numbers of a frame."""
+    if not is_frame(X):
+        return X
+    opened = open_frame(X)
+    columns = [opened.read(name) for name in opened.names]
+    return np.stack([np.where(column.missing, np.nan, column.data) for column in columns], 1)
+
+
+def _on_grid(x: Array, column: Column) -> Array:
+    """(N,) the middles of the intervals that numbers lie in."""
+    return x if column.step is None else snap(x, column.step)
 
 
 def _codes(values: Array, column: Any) -> Array:
@@ -121,7 +145,7 @@ def written(x: Tensor, schema: Schema, like: Any = None) -> Any:
     Args:
         x: of the columns that are modelled.
         schema: of the X that was fitted.
-        like: a frame whose library, order of columns and index the result has.
+        like: a frame whose library, order of columns and index the result has; a matrix of which it keeps the numbers.
     """
     if schema.container != "array":
         return schema.decode(x, like if is_frame(like) else None)
@@ -137,4 +161,7 @@ def written(x: Tensor, schema: Schema, like: Any = None) -> Any:
         else:
             values = values + float(column.origin)
         found[:, i] = values
-    return found
+    if like is None:
+        return found
+    kept = _matrix(like)
+    return np.where(np.isnan(kept), found, kept)
