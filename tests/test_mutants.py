@@ -262,6 +262,18 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "a = (x - self.loc)",
         FAMILIES + "::test_masses_sum_to_one_and_moments_are_theirs[0-discretized_logistic]",
     ),
+    "give the decoder what belongs to another example": (
+        "model",
+        "return tuple(latents), tuple(laws), (state, *contexts)",
+        "return tuple(latents), tuple(laws), (state, *(c.roll(1, -2) for c in contexts))",
+        "test_given.py::test_every_particle_weighs_the_conditional_evidence_at_the_exact_posterior[1-bottom-up]",
+    ),
+    "infer without what is given above level 1": (
+        "model",
+        "expand_contexts(contexts, (len(latents[-1]), len(x))) if t == 1",
+        "expand_contexts(tuple(0 * c for c in contexts), (len(latents[-1]), len(x))) if t == 1",
+        "test_given.py::test_every_particle_weighs_the_conditional_evidence_at_the_exact_posterior[2-bottom-up]",
+    ),
     "interleaved parameters": (
         "families",
         ".unflatten(channels, (self.size, -1)).unbind(channels - 1)",

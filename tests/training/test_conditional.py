@@ -85,6 +85,7 @@ def test_a_transform_leaves_what_is_given_as_it_is():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler
 def test_a_step_that_is_compiled_whole_gathers_what_is_given():
     x, c = examples()
     torch.set_default_dtype(torch.float32)
@@ -94,6 +95,8 @@ def test_a_step_that_is_compiled_whole_gathers_what_is_given():
         torch.manual_seed(1)
         record = al.fit(model, x, given=c, epochs=30, batch_size=20, compile=compile, lr=1e-2)
         found.append(record.history[-1]["train"])
+        wrong = al.log_likelihood(model, x, 20, given=c.roll(1, 0)).mean()
+        assert al.log_likelihood(model, x, 20, given=c).mean() > wrong + 1  # each row was read with its own
     assert_close(found[0], found[1], atol=0.3, rtol=0)
 
 
