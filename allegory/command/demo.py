@@ -24,7 +24,7 @@ from allegory.views.figures import expected, save_sheet
 from allegory.views.page import report
 from allegory.views.terminal import show
 
-__all__ = ["digits_model", "independent_pixels", "run"]
+__all__ = ["digits_model", "independent_pixels", "run", "unused_name"]
 
 GREY_LEVELS = 17
 IMPORTANCE_SAMPLES = 1000
@@ -69,7 +69,7 @@ def run(out: str | None = None) -> None:
     Args:
         out: where to write; by default a new folder, allegory-demo, in the current one.
     """
-    with new_run(out or _unused_name("allegory-demo")) as folder:
+    with new_run(out or unused_name("allegory-demo")) as folder:
         _train_and_report(folder)
 
 
@@ -116,7 +116,7 @@ def _train_and_report(folder: Path) -> None:
     print(f"  allegory sample {folder}/levels-2 --out more.png")
 
 
-def _unused_name(name: str) -> str:
+def unused_name(name: str) -> str:
     """`name`, or the first of name-2, name-3, ... that does not exist: a demo overwrites nothing."""
     taken = Path(name).exists()
     return next(f"{name}-{i}" for i in range(2, 10_000) if not Path(f"{name}-{i}").exists()) if taken else name

@@ -144,9 +144,16 @@ def completion(context: click.Context, shell: str) -> None:
 
 @click.command(cls=Command)
 @with_options(DEMO)
-def demo(out: str | None) -> None:
-    """Trains a hierarchical VAE on embedded data and reports its likelihood."""
-    from allegory.command.demo import run
+def demo(out: str | None, table: bool) -> None:
+    """Trains a hierarchical VAE on embedded data and reports its likelihood; with --table a VAE of a table with gaps.
+
+    \b
+    Examples:
+      allegory demo
+      allegory demo --table
+    """  # noqa: D301  click reads the backspace
+    from allegory.command import demo as of_digits
+    from allegory.command import table_demo
 
     console.imports_done()
-    run(out)
+    (table_demo if table else of_digits).run(out)

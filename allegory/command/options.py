@@ -413,7 +413,10 @@ ENCODE = (
     SEED, DEVICE,
 )  # fmt: skip
 RUNS = (JSON,)
-DEMO = (Option("out", FOLDER, None, "folder to write to", "DIR", shown="a new folder, allegory-demo"),)
+DEMO = (
+    Option("out", FOLDER, None, "folder to write to", "DIR", shown="a new folder, allegory-demo"),
+    Option("table", None, False, "on a table with gaps, instead of pictures"),
+)
 
 BY_NAME = {option.name: option for option in TRAINING}
 DEFAULTS: dict[str, Any] = {

@@ -299,7 +299,8 @@ def test_datasets_lists_what_is_built_in(capsys):
         (np.array([0.0, 255.0]), "bernoulli"),
         (np.arange(256.0), "discretized_logistic"),
         (np.arange(7.0), "categorical"),
-        (np.array([-1.5, 0.25, 3.75, 100.0]), "normal"),
+        (np.array([-1.5, 0.25, 3.75, 100.0]), "columns"),
+        (np.random.default_rng(1).normal(size=999), "normal"),
     ],
 )
 def test_the_likelihood_is_chosen_by_the_values_and_said(values, likelihood, capsys):
@@ -334,8 +335,8 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
     np.save("grey.npy", rng.random((50, 5)))
     np.save("constant.npy", rng.normal(size=(50, 5)) * np.array([1, 1, 0, 1, 1]))
     nan = rng.normal(size=(50, 5))
-    nan[7, 2] = np.nan
-    np.save("nan.npy", nan)
+    nan[7, 2] = np.inf
+    np.save("infinite.npy", nan)
     np.savez("levels.npz", train=rng.integers(0, 4, (50, 5)), valid=np.full((9, 5), 3), test=np.full((9, 5), 7))
     np.savez("rare.npz", train=rng.integers(0, 4, (50, 5)), test=np.full((9, 5), 9))
     train = lambda *more: ("train", *more, "--out", tmp_path / "new", "--epochs", "1")  # noqa: E731
@@ -344,8 +345,10 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("nothing.npy"): "nothing.npy",
         train("digit"): "did you mean 'digits'",
         train("one.npy"): "one",
-        train("nan.npy"): "NaN",
-        train("constant.npy"): "1 of 5 elements of x are constant in the training data, the first at [2]",
+        train("infinite.npy"): "infinity in 1 of 250 values, the first in row 7, column 2",
+        train(
+            "constant.npy", "--likelihood", "normal"
+        ): "1 of 5 elements of x are constant in the training data, the first at [2]",
         train("grey.npy", "--likelihood", "bernoulli"): "continuous_bernoulli",
         train("ok.npy", "--likelihood", "poisson"): "the whole numbers 0, 1, 2, ...; the first is",
         train("ok.npy", "--likelihood", "normol"): "did you mean 'normal'",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import allegory as al
-from allegory.command import main
+from allegory.command import main, table_demo
 from allegory.tabular import read_frame
 
 TINY = ["--epochs", "3", "--hidden", "16", "--latent", "2", "--precision", "float32", "--no-compile"]
@@ -383,3 +383,17 @@ def test_a_column_that_is_given_is_not_modelled_and_comes_back(capsys):
     train = ["train", "people.csv", "--out", "bad", *words, "--given"]
     assert "column 'region' has gaps, in" in fails(capsys, *train, "region")
     assert "--given names 'regoin', which is no column" in fails(capsys, *train, "regoin")
+
+
+def test_what_the_demo_of_a_table_says_next_works(monkeypatch, capsys):
+    monkeypatch.setattr(table_demo, "EPOCHS", 1)
+    monkeypatch.setattr(table_demo, "IMPORTANCE_SAMPLES", 5)
+    monkeypatch.setattr(table_demo, "fit", lambda *args, **more: al.fit(*args, **more | {"lr_warmup": 0}))
+    assert main(["demo", "--table"]) == 0
+    out = capsys.readouterr().out
+    assert "independent columns     4" in out
+    assert "sex, share of wrong ones" in out
+    assert "nan" not in out
+    words = next(line for line in out.splitlines() if "allegory sample" in line).split()
+    assert main(words[1:]) == 0
+    assert set(read_frame("more.csv")["sex"]) == {"b"}
