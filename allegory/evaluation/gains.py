@@ -1,9 +1,10 @@
 r"""Gains: what a model says of each column beyond the column's own marginal, and which rows carry a mean.
 
-    gain_d = E_q log p(x_d | z_1) - log p_0(x_d),      averaged over the rows where column d is observed
+    gain_d = sum_s w_s log p(x_d | z_s) / sum_s w_s - log p_0(x_d),   averaged over the rows where column d is observed
 
-with p_0 the column alone at its marginal optimum (`allegory.evaluation.marginals`). The rate is paid once for all of
-them, so that the gains sum to more than the whole model gains; a column with none has been ignored.
+with p_0 the column alone at its marginal optimum (`allegory.evaluation.marginals`), z_s ~ q(z | x) and the weights w_s
+that make of q the posterior of the model. The rate is paid once for all columns, so that the gains sum to more than the
+whole model gains; a column with none has been ignored.
 
 Shapes: N rows x, (N, D), with gaps; S draws of z.
 """
@@ -27,7 +28,7 @@ from allegory.model import VAE
 
 __all__ = ["Carried", "ColumnGain", "carried_by", "column_gains", "gain_lines", "has_columns"]
 
-DRAWS = 10
+DRAWS = 100
 LEAST_GAIN = 0.001  # nats
 CARRIERS, ERRORS = 0.005, 2.0  # share of the rows that may carry a mean; standard errors that they move it by
 
@@ -39,7 +40,7 @@ class ColumnGain:
     Attributes:
         name: of the column.
         observed: the fraction of rows in which it is there.
-        nats: E_q log p(x_d | z_1).
+        nats: log p(x_d | z_1), on average over the posterior.
         baseline: log p_0(x_d), of the column alone.
         gain: the difference; 0 or less for a column that the model ignores.
     """
@@ -90,7 +91,8 @@ def column_gains(
     with evaluating(model):
         for rows in torch.arange(len(x)).split(size):
             trace = model(x[rows], samples=DRAWS, given=take_rows(contexts, rows))
-            total += log_prob_elements(trace.p[0], x[rows]).double().mean(0).sum(0).cpu()
+            weights = torch.softmax(trace.log_weight.double(), 0)[..., None]
+            total += (weights * log_prob_elements(trace.p[0], x[rows])).sum((0, 1)).cpu()
     alone = log_prob_elements(baseline, x.cpu().double()).sum(0)
     count = seen.sum(0).cpu()
     names = names or _names(model) or [f"column {i}" for i in range(x.shape[1])]
