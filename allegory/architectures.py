@@ -412,7 +412,8 @@ def _to_config(value: Any) -> Any:
         return columns or value
     thing = value.func if isinstance(value, functools.partial) else value
     thing = thing if hasattr(thing, "__qualname__") else type(thing)
-    return {"own": f"{thing.__module__}.{thing.__qualname__}"}
+    module = "allegory.families" if thing.__module__ == "allegory.family" else thing.__module__  # as runs record it
+    return {"own": f"{module}.{thing.__qualname__}"}
 
 
 def _gaps(likelihood: Likelihood, gaps: bool | None, data: Tensor | None) -> tuple[Likelihood, bool]:

@@ -215,7 +215,7 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "test_units.py::test_the_pseudo_inputs_of_a_vampprior_of_ones_own_are_in_units_of_their_spread[10000.0]",
     ),
     "sum no dimension": (
-        "families",
+        "family",
         "return Independent(self.law(*parameters), event_dim)",
         "return self.law(*parameters)",
         FAMILIES + "::test_shapes[batch0-normal]",
@@ -275,7 +275,7 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "test_given.py::test_every_particle_weighs_the_conditional_evidence_at_the_exact_posterior[2-bottom-up]",
     ),
     "interleaved parameters": (
-        "families",
+        "family",
         ".unflatten(channels, (self.size, -1)).unbind(channels - 1)",
         ".unflatten(channels, (-1, self.size)).unbind(channels)",
         EXACT + "::test_one_level_is_the_textbook_formula",
