@@ -90,7 +90,7 @@ def _lattice(values: Array, epsilon: float) -> Step | None:
     room = 4 * ROUNDING * epsilon * np.abs(values).max()
     steps = np.diff(values)
     steps = steps[steps > room]
-    if not len(steps):
+    if len(steps) < len(values) / 2:  # beside a wild value all others would be rounding
         return None
     size, least = steps.min(), max((values[-1] - values[0]) / MAX_LATTICE, 100 * room)
     while size > least:

@@ -56,9 +56,10 @@ class Show:
         low, high = (finite.min().item(), finite.max().item()) if len(finite) else (0.0, 1.0)
         self.low, self.high = run.range or (low, high)
         self.high = self.high if self.high > self.low else self.low + 1
-        spread = some.std(0, correction=0)
-        self.centre, self.spread = some.mean(0), torch.where(spread > 0, spread, 1)
-        self.binary = (self.low, self.high) == (0, 1) and bool(((some == 0) | (some == 1)).all())
+        centre = some.nanmean(0)  # gaps are no values
+        spread = (some - centre).square().nanmean(0).sqrt()
+        self.centre, self.spread = centre.nan_to_num(), torch.where(spread > 0, spread, 1)
+        self.binary = (self.low, self.high) == (0, 1) and bool(((finite == 0) | (finite == 1)).all())
         self._run = run
 
     def given(self, n: int) -> Contexts:

@@ -109,3 +109,9 @@ def test_edges_are_known_for_amounts_for_shares_and_where_values_pile_up():
     assert find_edges(np.array([0.0, 0.93]), (), False) == (0, 1)
     assert find_edges(np.array([-5.0, 99.0]), (99.0,), True) == (None, 99)
     assert find_edges(np.array([]), (), True) == (None, None)
+
+
+@pytest.mark.parametrize("fill", [1e20, 9.96921e36, 3e38])
+def test_a_wild_value_leaves_the_others_without_a_step(fill):
+    values = np.append(np.sort(np.random.default_rng(0).normal(290, 5, 500)), fill)
+    assert find_step(values) is None
