@@ -54,6 +54,7 @@ class Column:
         origin: what is taken off to give x; of a datetime in whole nanoseconds since 1970.
         unit: of the x of a datetime or a duration: "s", "D", "ms", "us" or "ns".
         gap: the value that stands for a gap in the frame; None for what the library has for it.
+        codes: all values that are read as a gap, where there is more than that one.
         marker: which of several missing values the frame has.
         ordered, declared: whether the type itself has the values, and in an order.
         rows, gaps: how many there were, and how many were missing.
@@ -75,6 +76,7 @@ class Column:
     origin: int | float = 0
     unit: str = ""
     gap: str | float | None = None
+    codes: tuple[Any, ...] = ()
     marker: str = ""
     ordered: bool = False
     declared: bool = False
@@ -88,6 +90,11 @@ class Column:
     def modelled(self) -> bool:
         """Whether the column is in x: all are but those that are constant throughout, or missing throughout."""
         return self.kind != "constant" or 0 < self.gaps < self.rows
+
+    @property
+    def gap_codes(self) -> tuple[Any, ...]:
+        """What is read as a gap, besides what the library has for it."""
+        return self.codes if self.gap is None or self.gap in self.codes else (*self.codes, self.gap)
 
     @property
     def step(self) -> Step | None:

@@ -43,8 +43,7 @@ def fill(schema: Schema, frame: Any, x: Any) -> Any:
     opened, places = open_frame(frame), {name: i for i, name in enumerate(schema.names)}
     columns: dict[Name, Any] = {name: opened.column(name) for name in opened.names}
     for column in schema.columns:
-        codes = () if column.gap is None else (column.gap,)
-        values, _ = take_gaps(opened.read(column.name), codes)
+        values, _ = take_gaps(opened.read(column.name), column.gap_codes)
         if not values.missing.any() or column.gaps == column.rows > 0:
             continue
         if column.modelled:

@@ -90,12 +90,14 @@ class Schema:
         found, ids = [], dict[Name, str]()
         for name in (name for name in opened.names if name not in set(drop)):
             read = opened.read(name)
-            values, gap = take_gaps(read, tuple(by_name.get(name, ()) if by_name else gaps))
+            codes = tuple(by_name.get(name, ()) if by_name else gaps)
+            values, gap = take_gaps(read, codes)
             if name not in kinds and (why := names_rows(name, values)):
                 ids[name] = why
                 continue
             gap = None if read.missing.any() else gap  # the library's own comes back where there are both
-            found.append(infer_column(name, values, kinds.get(name), steps.get(name), gap))
+            column = infer_column(name, values, kinds.get(name), steps.get(name), gap)
+            found.append(column if codes in ((), (gap,)) else replace(column, codes=codes))
         if ids:
             told, first = ", ".join(f"{name!r} ({why})" for name, why in ids.items()), next(iter(ids))
             raise ValueError(
@@ -279,7 +281,7 @@ class Schema:
             raise ValueError(f"the frame {', and '.join(part for part in (has_no, has) if part)}")
 
     def _without_gap(self, values: Values, column: Column) -> Values:
-        return values if column.gap is None else take_gaps(values, (column.gap,))[0]
+        return take_gaps(values, column.gap_codes)[0] if column.gap_codes else values
 
     def __str__(self) -> str:
         return table_of(self.columns, self.dropped)

@@ -397,3 +397,21 @@ def test_what_the_demo_of_a_table_says_next_works(monkeypatch, capsys):
     words = next(line for line in out.splitlines() if "allegory sample" in line).split()
     assert main(words[1:]) == 0
     assert set(read_frame("more.csv")["sex"]) == {"b"}
+
+
+def test_every_code_of_a_gap_is_one_from_the_file_to_the_run():
+    rng = np.random.default_rng(0)
+    rows = [[f"{n}", w] for n, w in zip(rng.integers(20, 60, 300), rng.choice(["a", "b", "c"], 300), strict=True)]
+    for i, code in enumerate(["-9", "-99", "?", ""]):
+        for row in rows[10 * i : 10 * i + 10]:
+            row[0] = code
+    rows[50][1] = "?"
+    with open("x.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["age", "kind"], *rows])
+    assert main(["train", "x.csv", "--out", "run", "--gaps", "?,-9,-99", *TINY, "--epochs", "1"]) == 0
+    run = al.Run("run")
+    x = run.read("x.csv")
+    assert x.isnan().sum(0).tolist() == [40, 1]
+    assert x[~x[:, 0].isnan(), 0].min() >= 20
+    assert sum(int(part.isnan().sum()) for part in (run.data.train, run.data.valid, run.data.test)) == 41
+    assert run.impute("x.csv", samples=10)["age"].min() >= 20

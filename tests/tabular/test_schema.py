@@ -282,3 +282,17 @@ def test_whole_numbers_stay_whole_where_gaps_are_left():
     decoded = schema.decode(torch.tensor([[3.2, torch.nan], [torch.nan, 1.0]]))
     assert decoded.dtypes.astype(str).tolist() == ["Int64", "boolean"]
     assert decoded["i"].tolist() == [3, pd.NA]
+
+
+@pytest.mark.parametrize("codes", [[-9.0], [-9.0, -99.0], [-9.0, np.nan], [-9.0, -99.0, np.nan]])
+def test_every_code_of_a_gap_is_one_when_the_table_is_encoded(codes):
+    age = np.random.default_rng(0).integers(20, 60, 200).astype(float)
+    for i, code in enumerate(codes):
+        age[10 * i : 10 * i + 10] = code
+    schema = Schema.infer({"age": age}, gaps=[-9, -99])
+    x = schema.encode({"age": age})
+    assert int(x.isnan().sum()) == 10 * len(codes) == schema.columns[0].gaps
+    assert x[~x.isnan()].min() >= 20
+    again = Schema.from_json(json.loads(json.dumps(schema.to_json())))
+    assert again == schema
+    assert torch.equal(again.encode({"age": age}).nan_to_num(-1), x.nan_to_num(-1))
