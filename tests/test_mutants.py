@@ -167,8 +167,8 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "the same noise for every example": (
         "evaluation/passes",
-        "manual_seed(self.seed + i)",
-        "manual_seed(self.seed)",
+        "seeds = [self.seed + i if",
+        "seeds = [self.seed if",
         BOUNDS + "::test_the_noise_of_examples_and_of_passes_is_independent[1]",
     ),
     "the same noise in every pass": (
@@ -185,13 +185,13 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         BOUNDS + "::test_noise_makes_the_draws",
     ),
     "variance where sigma is meant": (
-        "families",
+        "family",
         "return NormalLaw(mu, positive(s))\n",
         "return NormalLaw(mu, positive(s) ** 2)\n",
         EXACT + "::test_one_level_is_the_textbook_formula",
     ),
     "forget the change of variables": (
-        "families",
+        "family",
         "else self.scale * law.scale",
         "else law.scale",
         FAMILIES + "::test_standardized_counts_the_change_of_variables",
@@ -203,7 +203,7 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "test_units.py::test_a_fill_value_moves_nothing_and_is_named_with_its_row[0.001--9999.0]",
     ),
     "move log sigma by the learning rate alone": (
-        "families",
+        "family",
         "gain = 16.0",
         "gain = 1.0",
         "test_units.py::test_a_learned_sigma_reaches_the_residual_within_a_short_training[normal_shared]",
@@ -273,6 +273,24 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "expand_contexts(contexts, (len(latents[-1]), len(x))) if t == 1",
         "expand_contexts(tuple(0 * c for c in contexts), (len(latents[-1]), len(x))) if t == 1",
         "test_given.py::test_every_particle_weighs_the_conditional_evidence_at_the_exact_posterior[2-bottom-up]",
+    ),
+    "a gap is scored as what stands in its place": (
+        "gaps",
+        "found.masked_fill(missing, 0)",
+        "found",
+        "test_columns.py::test_gaps_of_a_linear_gaussian_model_are_marginalised_exactly",
+    ),
+    "an interval as wide as two": (
+        "intervals",
+        "return x, self.step / 2",
+        "return x, self.step",
+        "test_columns.py::test_the_masses_of_the_grid_sum_to_one[edges0-logistic]",
+    ),
+    "points in the place of the rest": (
+        "intervals",
+        "torch.logaddexp(log_point, log_rest) if masses else log_point",
+        "log_point",
+        "test_columns.py::test_points_beside_masses_sum_to_one_and_add_up",
     ),
     "interleaved parameters": (
         "family",
