@@ -3,9 +3,9 @@ r"""A run as one page: the verdict first, then its likelihood, its training, its
     report(run)  ->  RUN/report.html, self-contained: no script, nothing from a network, no path of the machine
 
 Everything is measured here, see `allegory.views.measured`, on the given examples x, or on examples drawn from the run's
-own data. Images are shown as they are, anything else over its elements, in units of the data's standard deviation, and
-by its marginals and correlations. Pictures of p(x | z) show its mean. Each section is in a room of its own,
-`allegory.views.sections`.
+own data. Images are shown as they are, a table by its columns, pairs of columns, and its strangest rows and cells,
+anything else over its elements, in units of the data's standard deviation, and by its marginals and correlations.
+Pictures of p(x | z) show its mean. Each section is in a room of its own, `allegory.views.sections`.
 
 Shapes: N examples x, (N, *event); K particles; T levels.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from allegory.evaluation.gains import has_columns
 from allegory.evaluation.passes import evaluating
 from allegory.given import Given, as_contexts
 from allegory.model import VAE
@@ -33,6 +34,7 @@ from allegory.views.sections.levels import levels
 from allegory.views.sections.likelihood import likelihood
 from allegory.views.sections.origin import how_to_reproduce, origin
 from allegory.views.sections.samples import extremes, reconstructions, samples_of
+from allegory.views.sections.tables import columns_of, drawn_rows, surprising
 from allegory.views.sections.training import training
 from allegory.views.sections.verdict import verdict, verdict_from_training
 from allegory.views.showing import Show
@@ -111,16 +113,22 @@ def _with_data(run: Run, found: Examples, samples: int, command: str) -> list[Se
     model, x, summary = run.model, found.x, run.summary
     show = Show(run, model, x, found.given)
     measured = measure(model, found, samples)
+    table = has_columns(model)
+    drawn = (
+        [columns_of(run, model, measured), drawn_rows(run, model, measured, show)]
+        if table
+        else [samples_of(model, x, show)]
+    )
     return [
         verdict(measured, summary),
         likelihood(measured),
         origin(summary, run.config, model),
         training(summary, run.settings, run.history),
-        samples_of(model, x, show),
+        *drawn,
         reconstructions(model, x, show),
         levels(model, x, measured, show),
         latents(model, x, measured, show),
-        extremes(x, measured, show),
+        surprising(run, model, measured) if table else extremes(x, measured, show),
         how_to_reproduce(run, command, samples),
     ]
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from allegory.training.curves import draw_history
 
 __all__ = [
-    "WIDTH", "aggregate", "bounds", "correlations", "curve", "gradients", "level_rates", "likelihoods", "marginal",
-    "parts", "path", "profile", "projection", "schedule", "stack_limits", "unit_rates",
+    "WIDTH", "aggregate", "as_svg", "bounds", "correlations", "curve", "gradients", "leave_room_above", "legend_above",
+    "level_rates", "likelihoods", "marginal", "parts", "path", "plain_ticks", "profile", "projection", "schedule",
+    "stack_limits", "unit_rates",
 ]  # fmt: skip
 
 WIDTH = 328
@@ -46,7 +47,7 @@ MAX_LEGEND = 6  # levels in a legend
 numbers = count()  # of plots, so that no two on a page share an id
 
 
-def _as_svg(plot: Callable[..., None]) -> Callable[..., str]:
+def as_svg(plot: Callable[..., None]) -> Callable[..., str]:
     """Turns a function that draws on given axes into one that returns SVG."""
 
     @functools.wraps(plot)
@@ -77,8 +78,8 @@ def _whole_ticks(axis: Any) -> None:
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def _plain(axis: Any) -> None:
-    """Plain numbers on a logarithmic axis: exponents would be too small to read."""
+def plain_ticks(axis: Any) -> None:
+    """Plain numbers on an axis: exponents would be too small to read."""
     from matplotlib.ticker import NullFormatter
 
     axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
@@ -110,14 +111,14 @@ def _epochs(axis: Any, history: Sequence[dict[str, Any]], best: float | None) ->
     return [line["epoch"] for line in history]
 
 
-def _legend_above(axis: Any, columns: int = 2) -> None:
+def legend_above(axis: Any, columns: int = 2) -> None:
     """A legend above the axes, where it covers nothing."""
     if axis.get_legend():
         axis.get_legend().remove()
     axis.figure.legend(loc="outside upper left", ncols=columns)
 
 
-@_as_svg
+@as_svg
 def bounds(
     axis: Any,
     history: Sequence[dict[str, Any]],
@@ -142,10 +143,10 @@ def bounds(
         room = high - low
         axis.set_ylim(low if baseline < low - 2 * room else min(low, baseline - 0.05 * room), high)
     _epochs(axis, history, best)
-    _legend_above(axis)
+    legend_above(axis)
 
 
-@_as_svg
+@as_svg
 def parts(
     axis: Any, history: Sequence[dict[str, Any]], best: float | None = None, baseline: float | None = None
 ) -> None:
@@ -173,7 +174,7 @@ def parts(
         axis.axhline(-baseline, color=COLOURS[3], linestyle="--", linewidth=1, label="independent")
         high = max(high, -baseline + 0.05 * (high - low)) if -baseline < high + 2 * (high - low) else high
     axis.set(ylabel="nats per example", ylim=(low, high + 0.05 * (high - low)))
-    _legend_above(axis)
+    legend_above(axis)
 
 
 def stack_limits(history: Sequence[dict[str, Any]]) -> tuple[float, float]:
@@ -201,7 +202,7 @@ def _stack(history: Sequence[dict[str, Any]]) -> np.ndarray:
     return distortion + np.concatenate([np.zeros((1, len(history))), rates.cumsum(0)])
 
 
-@_as_svg
+@as_svg
 def schedule(axis: Any, history: Sequence[dict[str, Any]], beta: str) -> None:
     """Learning rate and KL weight against epochs, each divided by its maximum.
 
@@ -214,10 +215,10 @@ def schedule(axis: Any, history: Sequence[dict[str, Any]], beta: str) -> None:
     axis.plot(epoch, rate / max(rate.max(), 1e-30), label=f"learning rate / {rate.max():.3g}")
     axis.plot(epoch, [np.mean(line["beta"]) for line in history], label=f"KL weight / {beta}")
     axis.set(ylabel="fraction of the maximum", ylim=(0, 1.05))
-    _legend_above(axis, columns=1)
+    legend_above(axis, columns=1)
 
 
-@_as_svg
+@as_svg
 def gradients(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     """The mean norm of the gradient in each epoch.
 
@@ -229,12 +230,12 @@ def gradients(axis: Any, history: Sequence[dict[str, Any]]) -> None:
     axis.set(ylabel="norm of the gradient")
     if max(norms) > 30 * min(norms):
         axis.set_yscale("log")
-        _plain(axis.yaxis)
+        plain_ticks(axis.yaxis)
     else:
         axis.set_ylim(0)
 
 
-@_as_svg
+@as_svg
 def curve(axis: Any, found: Sequence[tuple[int, float, float]]) -> None:
     """L_K against K with its 95 % interval.
 
@@ -247,10 +248,10 @@ def curve(axis: Any, found: Sequence[tuple[int, float, float]]) -> None:
     axis.set(xscale="log", xlabel="K", ylabel="L_K, nats per example")
     decades = [10**i for i in range(10) if 10**i <= k[-1]]
     axis.set_xticks(decades if len(decades) > 1 else k)
-    _plain(axis.xaxis)
+    plain_ticks(axis.xaxis)
 
 
-@_as_svg
+@as_svg
 def likelihoods(axis: Any, edges: Sequence[float], shares: dict[str, Sequence[float]], means: dict[str, float],
                 name: str, gap: bool = False) -> None:  # fmt: skip
     """Histograms of the bounds of examples, with their means.
@@ -270,10 +271,10 @@ def likelihoods(axis: Any, edges: Sequence[float], shares: dict[str, Sequence[fl
         axis.axvspan(*sorted(means.values()), color=COLOURS[3], alpha=0.35, linewidth=0, label="overfitting")
     top = max(max(values, default=0) for values in shares.values())
     axis.set(xlabel=f"{name} of an example, nats", ylabel="share of the examples", ylim=(0, 1.05 * top or 1))
-    _legend_above(axis, columns=3)
+    legend_above(axis, columns=3)
 
 
-@_as_svg
+@as_svg
 def level_rates(axis: Any, rates: Sequence[float], active: Sequence[int], units: Sequence[int]) -> None:
     """The rate of each level, with how many of its units are active.
 
@@ -290,7 +291,7 @@ def level_rates(axis: Any, rates: Sequence[float], active: Sequence[int], units:
     axis.margins(y=0.02)
 
 
-@_as_svg
+@as_svg
 def unit_rates(axis: Any, rates: Sequence[Tensor | None]) -> None:
     """The rate of every unit of each level, sorted.
 
@@ -310,7 +311,7 @@ def unit_rates(axis: Any, rates: Sequence[Tensor | None]) -> None:
     axis.legend(ncols=2)
 
 
-@_as_svg
+@as_svg
 def aggregate(axis: Any, posterior: Tensor, prior: Tensor, names: Sequence[str]) -> None:
     """Draws from q(z | x) over the data and from p(z), in two dimensions.
 
@@ -321,11 +322,11 @@ def aggregate(axis: Any, posterior: Tensor, prior: Tensor, names: Sequence[str])
     axis.scatter(*prior[:DOTS].T, s=12, linewidth=0, alpha=0.45, label="prior", color=COLOURS[1])
     axis.scatter(*posterior[:DOTS].T, s=12, linewidth=0, alpha=0.6, label="aggregate posterior", color=COLOURS[0])
     axis.set(xlabel=names[0], ylabel=names[1])
-    _leave_room_above(axis)
+    leave_room_above(axis)
     axis.legend(loc="upper right", markerscale=2, ncols=2)
 
 
-@_as_svg
+@as_svg
 def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str, labels: tuple[str, str] = ("data", "model")) -> None:
     """The values of one dimension, in the data and in samples from the model; bars for a few whole numbers. Samples
     outside the range of the data are missing from the area below the line.
@@ -355,17 +356,17 @@ def marginal(axis: Any, data: Tensor, drawn: Tensor, name: str, labels: tuple[st
             axis.hist(x.numpy(), edges, weights=weights, label=label, **look)
         axis.set(ylabel="density")
     axis.set(xlabel=name)
-    _leave_room_above(axis)
+    leave_room_above(axis)
     axis.legend(loc="upper right", ncols=2)
 
 
-def _leave_room_above(axis: Any) -> None:
+def leave_room_above(axis: Any) -> None:
     """Room for a legend above what is drawn."""
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.2 * (high - low))
 
 
-@_as_svg
+@as_svg
 def correlations(axis: Any, x: Tensor, title: str, name: str = "column") -> None:
     """The correlations between dimensions.
 
@@ -375,7 +376,7 @@ def correlations(axis: Any, x: Tensor, title: str, name: str = "column") -> None
         name: of a dimension; they are counted from 0.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        matrix = np.nan_to_num(np.corrcoef(x.double().numpy().T))
+        matrix = np.nan_to_num(_correlate(x.double().numpy()))
     ends = (-0.5, len(matrix) - 0.5)
     shown = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", extent=(*ends, *ends[::-1]))
     axis.set(title=title, xlabel=name, ylabel=name)
@@ -385,7 +386,20 @@ def correlations(axis: Any, x: Tensor, title: str, name: str = "column") -> None
     axis.figure.colorbar(shown, ax=axis, shrink=0.8, label="correlation", ticks=[-1, 0, 1])
 
 
-@_as_svg
+def _correlate(x: np.ndarray) -> np.ndarray:
+    """(D, D) the correlations of (N, D), each over the rows in which both are there."""
+    there = ~np.isnan(x)
+    if there.all():
+        found: np.ndarray = np.corrcoef(x.T)
+        return found
+    m = there.astype(float)
+    x = np.where(there, x - np.nan_to_num(np.nanmean(x, 0)), 0)
+    rows, sums, squares = m.T @ m, x.T @ m, (x**2).T @ m
+    spread = squares - sums**2 / rows
+    return (x.T @ x - sums * sums.T / rows) / np.sqrt(spread * spread.T)
+
+
+@as_svg
 def projection(axis: Any, data: Tensor, drawn: Tensor, title: str) -> None:
     """Data and samples in the plane of the data's first two principal components; rows with a gap (NaN) have no place.
 
@@ -399,20 +413,22 @@ def projection(axis: Any, data: Tensor, drawn: Tensor, title: str) -> None:
         axis.hist([data[:, 0].numpy(), drawn[:, 0].numpy()], 40, density=True, label=["data", "model"])
         axis.set(xlabel="value", ylabel="density")
     else:
-        centre, spread = data.mean(0), data.std(0, correction=0)
+        centre = data.nanmean(0).nan_to_num()
+        spread = (data - centre).square().nanmean(0).sqrt()
         spread = torch.where(spread > 0, spread, 1)
-        _, _, axes = torch.linalg.svd((data - centre) / spread, full_matrices=False)
-        for x, label, colour in ((data, "data", COLOURS[0]), (drawn, "model", COLOURS[1])):
-            place = ((x[:DOTS] - centre) / spread) @ axes[:2].T
+        scaled = [((x - centre) / spread).nan_to_num() for x in (data, drawn)]  # a gap is at the mean
+        _, _, axes = torch.linalg.svd(scaled[0], full_matrices=False)
+        for x, label, colour in zip(scaled, ("data", "model"), COLOURS, strict=False):
+            place = x[:DOTS] @ axes[:2].T
             axis.scatter(*place.T, s=12, linewidth=0, alpha=0.5, label=label, color=colour)
             if label == "data":  # the same limits at every temperature
                 limits = axis.get_xlim(), axis.get_ylim()
         axis.set(xlabel="first component", ylabel="second component", xlim=limits[0], ylim=limits[1])
-    _leave_room_above(axis)
+    leave_room_above(axis)
     axis.legend(loc="upper right", markerscale=2, ncols=2)
 
 
-@_as_svg
+@as_svg
 def profile(axis: Any, at: Sequence[int], lines: Sequence[tuple[str, Tensor]], title: str, name: str,
             limits: tuple[float, float], legend: bool = True) -> None:  # fmt: skip
     """An example and its variants over their elements: points where they are few, as of the columns of a table, which
@@ -437,7 +453,7 @@ def profile(axis: Any, at: Sequence[int], lines: Sequence[tuple[str, Tensor]], t
         axis.legend(loc="upper right", ncols=2)
 
 
-@_as_svg
+@as_svg
 def path(axis: Any, at: Sequence[int], steps: Tensor, title: str, name: str, limits: tuple[float, float]) -> None:
     """The steps of a path over their elements, coloured in their order from dark to light.
 
