@@ -13,10 +13,9 @@ from typing import Any
 from allegory.model import VAE
 from allegory.tabular.columns import CODED, Column
 from allegory.tabular.description import in_words
-from allegory.tabular.schema import Schema
 from allegory.views.runs import Run
 
-__all__ = ["ShownColumn", "recorded_schema", "shown_columns"]
+__all__ = ["ShownColumn", "shown_columns"]
 
 CODES = ("bernoulli", "categorical", "ordinal")
 COUNTS = ("poisson", "negative_binomial")
@@ -53,14 +52,12 @@ class ShownColumn:
         if self.labels:
             code = round(x)
             return self.labels[code] if 0 <= code < len(self.labels) else f"code {code}"
-        return f"{x:.6g}" if self.column is None else in_words(self.column, x)
-
-
-def recorded_schema(run: Run) -> Schema | None:
-    """The schema of the table that a run was trained on; None where it records none."""
-    about: Any = run.config.get("data")
-    plain = about.get("schema") if isinstance(about, dict) else None
-    return None if plain is None else Schema.from_json(plain)
+        if self.column is None:
+            return f"{x:.6g}"
+        step = self.column.step  # x is of float32, which a value of few digits shows
+        return in_words(
+            self.column, x if step is None else step.anchor + step.size * round((x - step.anchor) / step.size)
+        )
 
 
 def shown_columns(run: Run, model: VAE) -> list[ShownColumn]:
@@ -71,9 +68,8 @@ def shown_columns(run: Run, model: VAE) -> list[ShownColumn]:
         model: whose likelihood is of columns.
     """
     family: Any = model.decoders[0].family
-    schema = recorded_schema(run)
-    if schema is not None:
-        return [_of_schema(column) for column in schema.modelled]
+    if run.schema is not None:
+        return [_of_schema(column) for column in run.schema.modelled]
     names = family.names or [f"column {d}" for d in range(len(family.described))]
     return [_of_family(name, described) for name, described in zip(names, family.described, strict=True)]
 

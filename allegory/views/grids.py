@@ -44,7 +44,7 @@ def codes(axis: Any, data: Tensor, drawn: Tensor, column: ShownColumn) -> None:
     rest = [float(share.sum() - share[order].sum()) for share in shares]
     kept = [[*share[order].tolist(), other] for share, other in zip(shares, rest, strict=True)]
     if len(order) < len(column.labels) and max(rest) > 0:
-        names.append(f"{len(column.labels) - len(order)} others")
+        names.append("others")
     at = np.arange(len(names))[::-1]
     for values, offset, label, colour in zip(kept, (0.2, -0.2), ("data", "drawn"), COLOURS, strict=False):
         axis.barh(at + offset, values[: len(names)], 0.4, label=label, color=colour)
@@ -98,10 +98,10 @@ def limits(data: Tensor) -> tuple[float, float]:
 
 
 def frequent(data: Tensor, column: ShownColumn, most: int) -> list[int]:
-    """The codes that are shown: those in their order where they are few, else the most frequent ones."""
-    if len(column.labels) <= most:
-        return list(range(len(column.labels)))
-    return _shares(data, len(column.labels)).argsort(descending=True)[:most].tolist()
+    """The codes of the data that are shown: in their order where they are few, else the most frequent ones first."""
+    shares = _shares(data, len(column.labels))
+    there = shares.nonzero()[:, 0].tolist()
+    return there if len(there) <= most else shares.argsort(descending=True)[:most].tolist()
 
 
 @as_svg
@@ -176,7 +176,7 @@ def gains(axis: Any, names: Sequence[str], values: Sequence[float]) -> None:
     at = np.arange(len(names))[::-1]
     colours = [COLOURS[0] if value > 0 else COLOURS[3] for value in values]
     bars = axis.barh(at, values, 0.7, color=colours)
-    axis.bar_label(bars, [f"{value:.2f}" for value in values], padding=4, fontsize=SMALL)
+    axis.bar_label(bars, [f"{round(value, 2) + 0.0:.2f}" for value in values], padding=4, fontsize=SMALL)
     axis.axvline(0, color=INK, linewidth=1.2, label="its own marginal")
     axis.set_yticks(at, names)
     low, high = min(0.0, *values), max(1e-3, *values)
@@ -191,7 +191,9 @@ def value_ticks(axis: Any, column: ShownColumn) -> None:
     """A few values, in the words of the data; whole steps where there are only a few of those."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=4, integer=column.step is not None and column.step == round(column.step)))
+    bins = 2 if column.column is not None and column.column.unit else 4  # dates are long
+    whole = column.step is not None and column.step == round(column.step)
+    axis.set_major_locator(MaxNLocator(nbins=bins, integer=whole))
     if column.column is None or (not column.column.unit and not column.column.origin):
         plain_ticks(axis)
     else:

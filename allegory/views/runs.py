@@ -532,7 +532,8 @@ class Run:
             first, second = (torch.full_like(x, value) for value in values)
             x = torch.lerp(first, second, x)  # exact at both ends
         if self.schema is not None:
-            return x.double() + torch.tensor([float(c.origin) if not c.unit else 0.0 for c in self.schema.modelled])
+            origins = [float(column.origin) if not column.unit else 0.0 for column in self.schema.modelled]
+            return x.double() + torch.tensor(origins, dtype=torch.float64, device=x.device)
         return x if self.offset is None else x.double() + torch.from_numpy(self.offset).to(x.device)
 
     @cached_property

@@ -21,7 +21,7 @@ from allegory.given import take_rows
 from allegory.model import VAE
 from allegory.tabular.findings import remarks
 from allegory.views import grids
-from allegory.views.cells import ShownColumn, recorded_schema, shown_columns
+from allegory.views.cells import ShownColumn, shown_columns
 from allegory.views.layout import Figure, Section, Table
 from allegory.views.measured import Examples, Measured
 from allegory.views.runs import Run
@@ -111,7 +111,7 @@ def surprising(run: Run, model: VAE, found: Measured) -> Section:
     rows = []
     for i, row in enumerate(strange[:LISTED].tolist()):
         worst = excess[i].nan_to_num(-torch.inf).topk(min(3, len(columns))).indices.tolist()
-        worst = [d for d in worst if not values[i, d].isnan()]
+        worst = [d for d in worst if excess[i, d] > 0]
         told = ", ".join(f"{columns[d].name} = {columns[d].in_words(values[i, d].item())}" for d in worst)
         rows.append((_row_name(found.examples, row), f"{-found.bounds[row]:.2f}", told))
     caption = (
@@ -182,13 +182,12 @@ def _gap_table(columns: Sequence[ShownColumn], examples: Examples) -> Table:
 
 def _remarks(run: Run, examples: Examples) -> list[str]:
     """What is in the table twice and what follows from what, where its columns are known."""
-    schema = recorded_schema(run)
-    if schema is None or examples.train is None:
+    if run.schema is None or examples.train is None:
         return []
     train = run.data.train if examples.of_train is not None else examples.train
     if not isinstance(train, Tensor):
         return []
-    found = remarks(train.cpu().double(), schema)
+    found = remarks(train.cpu().double(), run.schema)
     return found[:LINES] + ([f"{len(found) - LINES} more remarks are left out"] if len(found) > LINES else [])
 
 

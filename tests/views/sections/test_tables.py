@@ -101,10 +101,19 @@ def test_a_schema_gives_the_words_and_what_is_twice():
     x = schema.encode(frame).float()
     path = al.save(al.architectures.mlp((3,), schema.family(), [1], [4], data=x), "run")
     run = al.Run(path)
-    run.config["data"] = {"schema": schema.to_json()}
+    run.schema = schema
     columns = shown_columns(run, run.model)
     assert [column.name for column in columns] == ["town", "again", "year"]
     assert [columns[0].in_words(code) for code in (0.0, 3.0)] == ["Bad Aibling", "never seen"]
     assert columns[2].in_words(float(x[0, 2])) == str(frame["year"][0])
     said = tables._remarks(run, tables.Examples(x, x, "test"))
     assert said[0] == "columns 'town' and 'again' are equal: one of them says it all; drop=['again']"
+
+
+def test_the_digits_of_float32_are_not_shown():
+    frame = {"weight": np.round(np.random.default_rng(0).normal(70, 9, 90), 1)}
+    schema = Schema.infer(frame)
+    x = schema.encode(frame).float()
+    (column,) = schema.modelled
+    shown = ShownColumn("weight", step=column.resolution, column=column)
+    assert [shown.in_words(value) for value in x[:, 0].tolist()] == [f"{value:g}" for value in frame["weight"]]
