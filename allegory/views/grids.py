@@ -128,7 +128,7 @@ def pair(axis: Any, x: Tensor, data: Tensor, columns: Sequence[ShownColumn], tit
         code[order[0]] = torch.arange(len(order[0]), dtype=code.dtype)
         place = code[x[:, 0].long()] + 0.6 * _apart(len(x), 7.13)
         axis.set_xticks(range(len(order[0])), [_cut(first.labels[c], 8) for c in order[0]])
-        axis.set_xlim(-0.5, len(order[0]) - 0.5)
+        axis.set_xlim(-0.5, max(1, len(order[0])) - 0.5)
     else:
         place = _spread(axis.set_xlim, x[:, 0], data[:, 0], first, 7.13)
         value_ticks(axis.xaxis, first)
