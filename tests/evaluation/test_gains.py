@@ -97,3 +97,21 @@ def test_bits_are_of_what_is_there():
     model = al.architectures.mlp((3,), columns(), [2], [8], data=x)
     result = al.evaluate(model, x, samples=1)
     assert result.bits_per_dim == pytest.approx(result.nll * len(x) / math.log(2) / int((~x.isnan()).sum()))
+
+
+def test_a_gain_is_under_the_models_posterior_however_wide_q_is():
+    """Two columns that are z and a little noise, with a q that is the prior: what each gains is in closed form."""
+    torch.manual_seed(0)
+    noise, n = 0.5, 1000
+    z = torch.randn(n, 1)
+    x = z + noise * torch.randn(n, 2)
+    model = al.architectures.mlp((2,), families.columns([families.normal_fixed(noise)] * 2), [1], [4], data=x)
+    q, p = al.StandardNormal(1), model.decoders[0]
+    model.encoders[0].forward = lambda x, *given: q().expand(x.shape[:-1])
+    p.forward = lambda z, *given: families.columns([families.normal_fixed(noise)] * 2)(z.expand(*z.shape[:-1], 2))
+    law = independent_elements(model, x)
+    found = column_gains(model, x, law)
+    precision = 1 + 2 / noise**2
+    error = (x - x.sum(1, keepdim=True) / noise**2 / precision).square() + 1 / precision
+    wanted = -0.5 * (error / noise**2).mean(0) - math.log(noise) - 0.5 * math.log(2 * math.pi)
+    assert [column.nats for column in found] == pytest.approx(wanted.tolist(), abs=0.1)

@@ -51,7 +51,7 @@ def columns_of(run: Run, model: VAE, found: Measured) -> Section:
         names, values = [columns[d].short for d in order], [known[d].gain for d in order]
         bars = grids.gains(names, values, height=grids.column_height(len(order)))
         caption = "What the model says of each column beyond the column's own marginal, the baseline, in nats per "
-        caption += "observed value; z is drawn from the posterior, whose rate is paid once for all of them, so that "
+        caption += "observed value, with z given the whole row; what z costs is paid once for all of them, so that "
         caption += f"the gains sum to more than the model gains.{_some(len(order), len(columns))}"
         section.figures.append(Figure([bars], caption))
         rows = [
@@ -147,9 +147,7 @@ def _cell_table(
     heads = ("row", "column", "what it has", "log p(x_d | rest)", *(["usual"] if known else []))
     caption = f"The cells that fit the rest of their row least, of the {len(strange)} least likely rows, in nats; an "
     caption += f"estimate with {samples} particles, neither a lower bound nor an upper one."
-    caption += (
-        " usual: the mean of E_q log p(x_d | z_1) over the rows; the table is by the difference." if known else ""
-    )
+    caption += " usual: the mean of log p(x_d | z_1), z given the row; the table is by the difference." if known else ""
     return Table(heads, rows, caption)
 
 
