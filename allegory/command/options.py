@@ -274,6 +274,7 @@ TRAINING = (
     Option("hidden", WIDTHS, (300, 300), "widths of the hidden layers of each network", "H1,H2,..", MLP),
     Option("block", Choice(("plain", "gated", "residual")), "plain", "type of hidden layer", of=MLP),
     Option("top_down", None, False, "top-down posterior, a ladder", of=MLP),
+    Option("set_features", NATURAL, None, "read the columns of a table as a set, of so many features each", "F", MLP),
     Option("markov", None, DEPENDS, "whether p(z_t | ...) sees only z_{t+1}, or all levels above", off="--all-above",
            shown="mlp: --markov, conv: --all-above"),
     Option("channels", NATURAL, 64, "channels of the ladder", "C", CONV),
@@ -329,8 +330,8 @@ TRAINING = (
 GROUPS = {
     "The run": ("out", "resume", "seed", "device", "shard", "tensorboard", "wandb", "checkpoint_seconds"),
     "The model": (
-        "levels", "latent", "architecture", "hidden", "block", "top_down", "markov", "channels", "scales", "stem",
-        "blocks", "checkpointed", "prior", "components", "dropout", "activation",
+        "levels", "latent", "architecture", "hidden", "block", "top_down", "set_features", "markov", "channels",
+        "scales", "stem", "blocks", "checkpointed", "prior", "components", "dropout", "activation",
     ),
     "The data and the objective": (
         "split", "split_seed", "array", "given", "size", "dynamic", "likelihood", "objective", "beta", "free_bits",

@@ -37,7 +37,10 @@ COPIES = 10  # of the weights: the best, the average, gradients, moments, and wh
 REMARKED_ROWS = 200_000  # of a table
 READING = ("dynamic", "split", "array", "size", "given")
 MODEL = {  # the settings that each architecture takes
-    "mlp": ("latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down"),
+    "mlp": (
+        "latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down",
+        "set_features",
+    ),
     "conv": (
         "latent", "dropout", "markov", "prior", "components", "activation", "scales", "stem", "channels", "blocks",
         "checkpointed",
@@ -218,7 +221,11 @@ def _check_memory(build: Any, parts: dict[str, Any]) -> None:
     try:
         with torch.device("meta"):
             numbers = sum(p.numel() for p in build(**parts).parameters())
-    except (NotImplementedError, ValueError):  # a part that looks at numbers, or what is refused when it is built
+    except (
+        NotImplementedError,
+        ValueError,
+        RuntimeError,
+    ):  # a part that looks at numbers, or what is refused when it is built
         return
     needed = COPIES * numbers * torch.get_default_dtype().itemsize
     if needed > available():
