@@ -117,6 +117,7 @@ class IntervalFamily(Family):
             raise ValueError("interval: log=True is of x - low, so that low has to be given")
         self.of_law, self.components, self.log = law, components, log
         self.size = (2 if law != "student_t" else 3) * components + (components if components > 1 else 0)
+        self.asked = {"step": step, "low": low, "high": high, "origin": origin}  # as they were given, for a description
         edges = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
         self.step: Tensor
         self.low: Tensor
@@ -128,6 +129,8 @@ class IntervalFamily(Family):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.get_default_dtype()).clone())
         self.register_buffer("loc", torch.zeros_like(self.step))
         self.register_buffer("scale", torch.ones_like(self.step))
+        if self.step.is_meta:  # of a model of which only the shapes are asked
+            return
         if not bool((self.step > 0).all() & self.step.isfinite().all()):
             raise ValueError(f"interval: got step={step}, wanted a positive number, the resolution of x")
         if not bool((self.low <= self.high).all()):
@@ -167,9 +170,9 @@ class PointsFamily(Family):
     def __init__(self, family: Family, values: Sequence[float]) -> None:
         super().__init__()
         given = torch.as_tensor(values, dtype=torch.get_default_dtype()).flatten()
-        if not len(given) or len(given.unique()) < len(given):
+        if not len(given) or (not given.is_meta and len(given.unique()) < len(given)):
             raise ValueError(f"with_points: got the values {list(values)}, wanted different ones, at least one")
-        self.family = family
+        self.family, self.asked = family, {"values": values}
         self.values: Tensor
         self.register_buffer("values", given)
         self.size = len(given) + 1 + family.size
@@ -348,7 +351,7 @@ def _block(families: Sequence[Family]) -> Family:
         }
         return IntervalFamily(**tensors, law=first.of_law, components=first.components, log=first.log)
     if isinstance(first, PointsFamily):
-        return PointsFamily(_block([first.family]), first.values.tolist())
+        return PointsFamily(_block([first.family]), first.asked["values"])
     if isinstance(first, LOCATION_SCALE):
         return plain.Standardized(copy.deepcopy(first), torch.zeros(n), torch.ones(n))
     return plain.StandardizedCounts(first, n) if isinstance(first, COUNTS) else copy.deepcopy(first)
@@ -369,6 +372,7 @@ ARGUMENTS: dict[str, tuple[type[Family], tuple[str, ...]]] = {
     "interval": (IntervalFamily, ("step", "low", "high", "law", "components", "log", "origin")),
     "with_points": (PointsFamily, ("values", "family")),
 }
+NUMBERS = ("step", "low", "high", "origin")
 CALLED = {"k": "size", "law": "of_law"}  # the attributes of arguments, where they have another name
 
 
@@ -380,7 +384,7 @@ def to_json(family: Family) -> dict[str, Any]:
     """
     for name, (kind, arguments) in ARGUMENTS.items():
         if type(family) is kind:
-            values = {key: _plain(_argument(family, key)) for key in arguments}
+            values = {key: _plain(_argument(family, key), key) for key in arguments}
             return {"name": name, **{key: value for key, value in values.items() if value is not None}}
     return {"own": f"{type(family).__module__}.{type(family).__qualname__}"}
 
@@ -410,15 +414,20 @@ def from_json(described: Any) -> Family:
 def _argument(family: Any, key: str) -> Any:
     if isinstance(family, OrdinalFamily):
         return family.k
+    if key in getattr(family, "asked", {}):
+        return family.asked[key]
     return getattr(family, CALLED.get(key, key) if not isinstance(family, PointsFamily) else key)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, key: str = "") -> Any:
     """JSON of an argument; infinities, which JSON has not, are None."""
     if isinstance(value, Family):
         return to_json(value)
     if isinstance(value, Tensor):
         value = _decimal(value).tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [float(part) for part in value]
+    value = float(value) if isinstance(value, int) and not isinstance(value, bool) and key in NUMBERS else value
     return None if isinstance(value, float) and math.isinf(value) else value
 
 

@@ -461,3 +461,10 @@ def test_the_pseudo_inputs_of_a_vampprior_have_no_gaps():
     assert al.log_likelihood(model, x, samples=3).isfinite().all()
     with pytest.raises(ValueError, match="mixture"):
         al.architectures.mlp((WIDTH,), mixed(), [2], [8], prior="vamp", data=table())
+
+
+def test_a_table_is_built_without_numbers():
+    """As a run does that checks whether its description can be built."""
+    described = al.architectures.mlp((WIDTH,), mixed(), [2], [8]).config
+    with torch.device("meta"):
+        assert al.architectures.build(described).decoders[0].family.size == mixed().size

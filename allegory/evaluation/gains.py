@@ -92,7 +92,8 @@ def column_gains(
         for rows in torch.arange(len(x)).split(size):
             trace = model(x[rows], samples=DRAWS, given=take_rows(contexts, rows))
             weights = torch.softmax(trace.log_weight.double(), 0)[..., None]
-            total += (weights * log_prob_elements(trace.p[0], x[rows])).sum((0, 1)).cpu()
+            found = log_prob_elements(trace.p[0], x[rows])
+            total += torch.where(weights > 0, weights * found, 0).sum((0, 1)).cpu()
     alone = log_prob_elements(baseline, x.cpu().double()).sum(0)
     count = seen.sum(0).cpu()
     names = names or _names(model) or [f"column {i}" for i in range(x.shape[1])]

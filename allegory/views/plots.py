@@ -401,16 +401,15 @@ def _correlate(x: np.ndarray) -> np.ndarray:
 
 @as_svg
 def projection(axis: Any, data: Tensor, drawn: Tensor, title: str) -> None:
-    """Data and samples in the plane of the data's first two principal components; rows with a gap (NaN) have no place.
+    """Data and samples in the plane of the data's first two principal components; a gap (NaN) is at the mean.
 
     Args:
         data, drawn: (N, D) and (N', D); for D = 1 their histograms.
         title: of the plot.
     """
     axis.set(title=title)
-    data = data[~data.isnan().any(1)]
     if data.shape[1] == 1:
-        axis.hist([data[:, 0].numpy(), drawn[:, 0].numpy()], 40, density=True, label=["data", "model"])
+        axis.hist([data[~data.isnan()].numpy(), drawn[:, 0].numpy()], 40, density=True, label=["data", "model"])
         axis.set(xlabel="value", ylabel="density")
     else:
         centre = data.nanmean(0).nan_to_num()

@@ -115,3 +115,32 @@ def test_a_gain_is_under_the_models_posterior_however_wide_q_is():
     error = (x - x.sum(1, keepdim=True) / noise**2 / precision).square() + 1 / precision
     wanted = -0.5 * (error / noise**2).mean(0) - math.log(noise) - 0.5 * math.log(2 * math.pi)
     assert [column.nats for column in found] == pytest.approx(wanted.tolist(), abs=0.1)
+
+
+def test_a_draw_of_no_weight_at_which_a_column_is_impossible_has_no_part_in_a_gain():
+    class Law(torch.distributions.Distribution):
+        arg_constraints = {}  # noqa: RUF012
+
+        def __init__(self, z):
+            super().__init__(z.shape[:-1], torch.Size([1]), validate_args=False)
+            self.z = z
+
+        def log_prob_elements(self, x):
+            return torch.where(self.z > 0, -1.0, -math.inf).expand(*self.batch_shape, 1) + 0 * x
+
+        def log_prob(self, x):
+            return self.log_prob_elements(x).sum(-1)
+
+        def sample(self, shape=()):
+            return torch.zeros(*shape, *self.batch_shape, 1)
+
+        support = torch.distributions.constraints.independent(torch.distributions.constraints.real, 1)
+
+    class Decoder(torch.nn.Module):
+        def forward(self, z):
+            return Law(z)
+
+    encoder = al.Conditional(torch.nn.Linear(1, 2), families.normal)
+    model = al.VAE(al.StandardNormal(1), encoder, Decoder())
+    law = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(1), 1.0), 1)
+    assert column_gains(model, torch.randn(20, 1), law)[0].nats == pytest.approx(-1)
