@@ -80,7 +80,7 @@ def mlp(
     gaps: bool | None = None,
     given: Sequence[int] | None = None,
     given_data: Tensor | None = None,
-    set_features: int = 0,
+    set_features: int | None = None,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -118,7 +118,7 @@ def mlp(
         given_data: (N, k) c of the training data. Sets the constants by which it is standardised, columns of 0 and 1 as
             they are; see `allegory.given`.
         set_features: of a table, the width of the features of a set encoder, see `allegory.networks.ColumnSet`: for
-            many columns of which few are observed. By default, 0, the columns are read side by side.
+            many columns of which few are observed. By default the columns are read side by side.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot

@@ -170,7 +170,8 @@ def test_what_is_ones_own_enters_is_recorded_by_name_and_given_again(build, name
     model = build(**{name: own})
     config = json.loads(json.dumps(model.config))
     thing = own.func if isinstance(own, functools.partial) else own if hasattr(own, "__qualname__") else type(own)
-    assert config[name] == {"own": f"{thing.__module__}.{thing.__qualname__}"}
+    module = thing.__module__.replace("allegory.family", "allegory.families")
+    assert config[name] == {"own": f"{module}.{thing.__qualname__}"}
     assert bool(torch.isfinite(al.elbo(model(BITS[:5]))).all())
     assert any(isinstance(part, nn.PReLU) for part in model.modules()) == (own is nn.PReLU)
     with pytest.raises(

@@ -50,7 +50,7 @@ def choose_likelihood(x: Tensor) -> tuple[str, str]:
     >>> choose_likelihood(torch.tensor([[1.0], [3.0], [16.0]]))
     ('categorical', 'whole numbers 1..16, 17 levels')
     >>> choose_likelihood(torch.tensor([[1.5, 3.0], [0.25, 900.0], [0.125, 20.0]] * 9))
-    ('columns', 'columns of different kinds: 1 categorical, 1 count')
+    ('columns', 'columns of different kinds: 1 count, 1 positive')
     """
     name, why = by_values(x)
     schema = of_columns(x, name)

@@ -37,7 +37,7 @@ def fill(schema: Schema, frame: Any, x: Any) -> Any:
     >>> schema = Schema.infer(frame)
     >>> done = fill(schema, frame, torch.tensor([[0.0, 0], [25.1, 0], [0, 1], [0, 0]] * 9))
     >>> done["age"][:4].tolist(), done["town"][:4].tolist()
-    ([30.0, 25.0, 41.5, 22.0], ['Rom', 'Ulm', 'Ulm', 'Rom'])
+    ([30.0, 25.1, 41.5, 22.0], ['Rom', 'Ulm', 'Ulm', 'Rom'])
     """
     x = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, np.float64)
     opened, places = open_frame(frame), {name: i for i, name in enumerate(schema.names)}

@@ -179,7 +179,9 @@ def _equal_rows(x: Array) -> list[str]:
 
 
 def _digests(x: Array) -> Array:
-    """(N,) a number of 64 bits for each row, equal where all its values are (Fowler, Noll & Vo 1991), by columns."""
+    """(N,) a number of 64 bits for each row, equal where all its values are: the hash of Fowler, Noll and Vo, column
+    after column.
+    """
     found = np.full(len(x), 0xCBF29CE484222325, np.uint64)
     for column in x.T:
         bits = np.where(np.isnan(column), np.nan, column + 0.0).view(np.uint64)  # -0.0 is 0.0
@@ -194,8 +196,9 @@ def repeats_by_chance(x: Array, repeated: int) -> bool:
     >>> repeats_by_chance(np.zeros((100, 1)), 99), repeats_by_chance(np.arange(100.0)[:, None], 99)
     (True, False)
     """
-    shares = [np.unique(column, return_counts=True)[1] / max(1, len(x)) for column in x.T]
-    by_chance = len(x) ** 2 / 2 * np.prod([(share**2).sum() for share in shares])
+    pairs = len(x) * (len(x) - 1)
+    counts = [np.unique(column, return_counts=True)[1] for column in x.T]
+    by_chance = pairs / 2 * np.prod([(c * (c - 1.0)).sum() / max(1, pairs) for c in counts])
     return bool(repeated < CHANCE * by_chance)
 
 

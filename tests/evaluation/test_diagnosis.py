@@ -210,7 +210,7 @@ def test_the_time_of_a_diagnosis_is_linear_in_the_levels(levels, monkeypatch):
     """Each level costs a pass through all of them, so all share the draws."""
     drawn = []
     monkeypatch.setattr(
-        "allegory.evaluation.diagnosis._elbo_without", lambda model, x, t, samples: drawn.append(samples) or 0.0
+        "allegory.evaluation.diagnosis._elbo_without", lambda model, x, c, t, samples: drawn.append(samples) or 0.0
     )
     model = al.architectures.mlp((6,), "bernoulli", [2] * levels, [4])
     al.diagnose(model, (torch.rand(20, 6) < 0.5).double(), samples=64)

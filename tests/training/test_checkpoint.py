@@ -108,7 +108,7 @@ def test_a_family_of_ones_own_is_given_again(tmp_path):
     al.save(model, tmp_path)
     same(al.load(tmp_path, likelihood=family), model)
     with pytest.raises(
-        ValueError, match=r"its likelihood, allegory.family.NormalFixed, has to be given again"
+        ValueError, match=r"its likelihood, allegory.families.NormalFixed, has to be given again"
     ) as error:
         al.load(tmp_path)
     assert str(error.value).startswith(f"{tmp_path}: ")
