@@ -56,9 +56,18 @@ html_math_renderer = "mathml"
 smartquotes_action = "D"  # dashes alone
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-nitpick_ignore_regex = [("py:.*", r"(?!allegory\.).*")]  # what is not ours is documented elsewhere
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!allegory\.).*"),  # what is not ours is documented elsewhere
+    ("py:class", r"allegory\.(evaluation\.passes|tabular\.(frames|resolution))\..*"),  # internal
+]
 
-autodoc_default_options = {"members": True, "member-order": "bysource"}
+# Methods that scikit-learn adds, whose docstrings are its own.
+REQUESTS = ", ".join(f"set_{name}_request" for name in ("fit", "transform", "inverse_transform", "predict", "score"))
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    "exclude-members": REQUESTS,
+}  # scikit-learn's own
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"

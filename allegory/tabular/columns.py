@@ -32,6 +32,7 @@ __all__ = ["KINDS", "Column", "column_from_json", "decode_column", "encode_colum
 Array = NDArray[Any]
 
 KINDS = ("real", "positive", "count", "binary", "categorical", "ordinal", "datetime", "constant")
+"""What a column can be; see `allegory.tabular`."""
 CODED = ("binary", "categorical", "ordinal", "constant")  # whose x is the place of a value
 UNITS = {"D": 86_400 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}  # in nanoseconds
 GRID_ROOM = 1e-3  # of a step, by which a value may be off its multiples

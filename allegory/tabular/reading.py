@@ -37,6 +37,7 @@ __all__ = ["GAPS", "Dialect", "Table", "read_frame"]
 Array = NDArray[Any]
 
 GAPS = ("", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "<NA>", "#N/A", "#NA")
+"""What stands for a gap in a CSV file."""
 DELIMITERS = (",", ";", "\t", "|")
 BLOCK_ROWS, SNIFFED_LINES, SNIFFED_BYTES = 20_000, 200, 2**20
 FEW = 3  # words in a column of numbers, that may stand for a gap
