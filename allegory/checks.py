@@ -31,6 +31,7 @@ __all__ = [
     "check_readers",
     "check_tensor",
     "check_values",
+    "first_with_gap",
     "name_failing_conditional",
     "nearly_equal",
     "two_examples",
@@ -156,10 +157,29 @@ def two_examples(x: Any, contexts: Sequence[Tensor] = ()) -> tuple[Tensor, tuple
         The examples, and what is given with them.
     """
     x, contexts = x[:SEARCHED], tuple(c[:SEARCHED] for c in contexts)
-    differs = sum((part != part[:1]).flatten(1).any(1).to(torch.int8) for part in (x, *contexts))
-    differs = differs * (x != x[:1]).flatten(1).any(1).to(torch.int8)
+
+    def unlike_first(part: Tensor) -> Tensor:
+        same = torch.isclose(part, part[:1], rtol=0, atol=0, equal_nan=True)  # a gap is like a gap
+        return (~same).flatten(1).any(1).to(torch.int8)
+
+    differs = unlike_first(x) * (unlike_first(x) + sum(unlike_first(c) for c in contexts))
     rows = torch.tensor([0, int(differs.argmax())])
     return x[rows], tuple(c[rows] for c in contexts)
+
+
+def first_with_gap(x: Any) -> int | None:
+    """The first row of x: (N, *event) that has a NaN; None where there is none.
+
+    Args:
+        x: a tensor, or `Stored`.
+    """
+    begin = 0
+    for part in [x] if isinstance(x, Tensor) else (part for _, part in x.chunks()):
+        gaps = part.isnan().flatten(1).any(1)
+        if bool(gaps.any()):
+            return begin + int(gaps.to(torch.int8).argmax())
+        begin += len(part)
+    return None
 
 
 def check_independence(

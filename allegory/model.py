@@ -33,6 +33,7 @@ from allegory.checks import (
     check_readers,
     check_tensor,
     check_values,
+    first_with_gap,
     name_failing_conditional,
     two_examples,
 )
@@ -43,6 +44,7 @@ from allegory.given import Contexts, Given, as_contexts, check_contexts, expand_
 from allegory.held import posterior_without_gradient
 from allegory.ladder import TopDown
 from allegory.notation import generative, inference, p_name, q_name
+from allegory.runtime.messages import describe_index
 from allegory.runtime.modes import eval_mode, forked_rng, no_validation
 from allegory.runtime.precision import without_autocast
 from allegory.runtime.threads import one_at_a_time
@@ -361,10 +363,31 @@ class VAE(nn.Module):
         first = take_rows(contexts, slice(1))
         with eval_mode(self), torch.random.fork_rng(), name_failing_conditional(self._conditionals()):
             check_values(self.generate(1, given=first), x, name, rows)
+            self._check_gaps(x, contexts, name, rows)
             trace = self(x[:1], given=first)
             _ = trace.kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
             with no_validation():
                 self._check_independence(*two_examples(x, contexts), None if first else trace.p[-1])
+
+    def _check_gaps(self, x: Any, contexts: Contexts, name: str, rows: Sequence[Any] | None) -> None:
+        """Raises a ValueError where an encoder reads a gap as a number: a NaN in its network is a NaN in every draw."""
+        row = first_with_gap(x)
+        if row is None:
+            return
+        gap = slice(row, row + 1)
+        told = (
+            f"{name}: {describe_index([row], rows)} has gaps, and the encoder reads them as numbers, which gives no "
+            "posterior: wanted an input layer that reads them, such as al.networks.ReadGaps, or a model of "
+            "al.architectures"
+        )
+        try:
+            latents, _ = self._infer(x[gap], 1, None, take_rows(contexts, gap))
+        except ValueError as error:  # of torch's, whose parameters are NaN
+            if "Expected parameter" not in str(error):
+                raise
+            raise ValueError(told) from None
+        if any(bool(z.isnan().any()) for z in latents):
+            raise ValueError(told)
 
     def _checked_contexts(self, given: Given, name: str = "given") -> Contexts:
         """What is given, if this model can read it."""

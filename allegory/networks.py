@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from allegory.intervals import at_points
+
 __all__ = [
     "Asinh",
     "Carry",
@@ -519,7 +521,7 @@ class ReadPoints(nn.Module):
         self.register_buffer("values", values.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.read(x), (x == self.values).to(x.dtype)], -1)
+        return torch.cat([self.read(x), at_points(x[..., 0], self.values).to(x.dtype)], -1)
 
 
 class OneHot(nn.Module):

@@ -468,3 +468,42 @@ def test_a_table_is_built_without_numbers():
     described = al.architectures.mlp((WIDTH,), mixed(), [2], [8]).config
     with torch.device("meta"):
         assert al.architectures.build(described).decoders[0].family.size == mixed().size
+
+
+@pytest.mark.parametrize("row", [0, 7])
+def test_an_encoder_that_reads_a_gap_as_a_number_is_refused(row):
+    """Its scores would be NaN, and what it imputes would mean nothing."""
+    x = torch.randn(20, 3)
+    x[row, 1] = NAN
+    family, network = families.observed(families.normal), torch.nn.Linear(3, 4)
+    q = al.Conditional(network, families.normal)
+    p = al.Conditional(torch.nn.Linear(2, 6), family)
+    for work in (lambda model: al.evaluate(model, x, samples=2), lambda model: al.fit(model, x, epochs=1)):
+        with pytest.raises(ValueError, match=f"row {row} has gaps, and the encoder reads them as numbers.*ReadGaps"):
+            work(al.VAE(al.StandardNormal(2), q, p))
+
+
+@pytest.mark.parametrize("row", [0, 7])
+def test_examples_with_gaps_are_told_from_models_that_mix_them(row):
+    x = torch.randn(20, 3)
+    x[row:] = x[row]
+    x[row:, 1] = NAN
+
+    class Mixing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.inner(x.nan_to_num() - x.nan_to_num().mean(0))
+
+    q = al.Conditional(Mixing(), families.normal)
+    model = al.VAE(al.StandardNormal(2), q, al.Conditional(torch.nn.Linear(2, 6), families.observed(families.normal)))
+    x[-1] = torch.tensor([0.5, NAN, 1.0])  # another row, with the same gaps
+    with pytest.raises(ValueError, match="depends on the other examples"):
+        al.evaluate(model, x, samples=2)
+
+
+def test_points_are_found_in_numbers_of_any_precision():
+    read = al.networks.ReadPoints(torch.nn.Identity(), torch.tensor([0.1, 0.2], dtype=torch.float32))
+    assert_close(read(torch.tensor([[0.1]], dtype=torch.float64))[0, 1:], torch.tensor([1.0, 0.0], dtype=torch.float64))

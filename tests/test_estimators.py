@@ -302,3 +302,22 @@ def test_what_cannot_be_fitted_is_said(kind, settings, X, message):
 def test_sparse_input_is_refused():
     with pytest.raises(TypeError, match="dense data is required"):
         VAEDensity(**SHORT).fit(sparse.csr_array(IRIS))
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_gaps_are_trained_on_the_importance_weighted_bound(gaps, monkeypatch):
+    from allegory.estimators import estimator
+
+    seen = {}
+
+    def noted(*arguments, objective, samples, **settings):
+        seen.update(objective=objective.__name__, samples=samples)
+        return al_fit(*arguments, objective=objective, samples=samples, **settings)
+
+    al_fit = estimator.train
+    monkeypatch.setattr(estimator, "train", noted)
+    x = IRIS.copy()
+    if gaps:
+        x[::7, 2] = np.nan
+    VAEDensity(**SHORT, random_state=0).fit(x)
+    assert seen == ({"objective": "iwae", "samples": 5} if gaps else {"objective": "elbo", "samples": 1})

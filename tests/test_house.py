@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "families": {"columnar", "family", "positivity"},
     "conditional": set(),
     "ladder": set(),
-    "networks": set(),
+    "networks": {"intervals"},
     "notation": set(),
     "units": set(),
     "activations": set(),

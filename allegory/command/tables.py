@@ -44,7 +44,8 @@ def impute(
         )  # fmt: skip
     if draws is None:
         write_table(opened, many, out, frame)
-        print(f"{out}: {len(_missing(opened, frame)):,} rows, {_missing(opened, frame).sum():,} gaps filled")
+        missing = opened.read(frame).isnan()
+        print(f"{out}: {len(missing):,} rows, {int(missing.sum()):,} gaps filled")
         return
     for i, one in enumerate(many, start=1):
         write_table(opened, one, _numbered(out, i), frame)
@@ -123,11 +124,6 @@ def names_of_rows(run: Run, frame: Any) -> dict[Any, Any]:
 
 def _as_array(column: Any) -> Any:
     return column.to_numpy() if hasattr(column, "to_numpy") else column
-
-
-def _missing(run: Run, frame: Any) -> Any:
-    """(N, D) bool, where the table has a gap."""
-    return run.read(frame).isnan().cpu().numpy()
 
 
 def _numbered(out: str, i: int) -> str:

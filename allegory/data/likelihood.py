@@ -33,9 +33,7 @@ __all__ = ["are_columns", "by_values", "choose_likelihood", "of_columns", "summa
 MAX_COLUMNS = 256  # with laws of their own, each of which takes its time in every step
 LARGEST = 1e9  # rate of allegory.families.poisson and negative_binomial; float32 has no other numbers of that size
 
-COUNTS_SPREAD = (
-    0.5  # variance of counts, in means, at least: of Poisson counts it is 1, and a sample's half the time below
-)
+COUNTS_SPREAD = 0.5  # variance of counts, in means, at least: of Poisson counts it is 1, a sample's half the time below
 
 
 def choose_likelihood(x: Tensor) -> tuple[str, str]:

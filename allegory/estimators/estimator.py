@@ -28,11 +28,12 @@ from allegory import architectures
 from allegory.estimators import reading
 from allegory.evaluation import log_likelihood
 from allegory.model import VAE
-from allegory.objectives import elbo
+from allegory.objectives import elbo, iwae
 from allegory.runtime.devices import choose_device
 from allegory.runtime.threads import one_at_a_time
 from allegory.tabular import Schema
 from allegory.training import fit as train
+from allegory.training.defaults import table_settings
 
 __all__ = ["VAEEstimator"]
 
@@ -41,7 +42,8 @@ PATIENCE = 15  # looks without a better bound before fitting ends
 
 
 class VAEEstimator(BaseEstimator):
-    """What the estimators have in common: the arguments, `fit`, and a score in nats.
+    """What the estimators have in common: the arguments, `fit`, and a score in nats. Without gaps they are trained on
+    the ELBO; with gaps on the importance-weighted bound, see `allegory.training.defaults.table_settings`.
 
     X is a matrix of numbers, or a frame of pandas, polars or pyarrow with numbers, categories, text and times; NaN, and
     whatever the library has for it, is a gap. How a column is modelled: see `allegory.estimators.reading`.
@@ -127,10 +129,12 @@ class VAEEstimator(BaseEstimator):
         size = min(self.batch_size, len(rest))
         passes = math.ceil(min(STEPS_PER_EPOCH, updates) * size / len(rest))
         steps = math.ceil(passes * len(rest) / size)
+        particles = table_settings(gaps=bool(x.isnan().any())).get("samples", 1)
         record = train(
-            self.model_, rest.repeat(passes, 1), valid=valid, objective=elbo, batch_size=size, lr=self.learning_rate,
-            epochs=max(1, updates // steps), patience=PATIENCE, weight_decay=self.weight_decay, ema=0.9,
-            lr_warmup=min(50, updates // 10), seed=self._seed, progress=False,
+            self.model_, rest.repeat(passes, 1), valid=valid, objective=iwae if particles > 1 else elbo,
+            samples=particles, batch_size=size, lr=self.learning_rate, epochs=max(1, updates // steps),
+            patience=PATIENCE, weight_decay=self.weight_decay, ema=0.9, lr_warmup=min(50, updates // 10),
+            seed=self._seed, progress=False,
         )  # fmt: skip
         self.n_iter_ = record.step
         return x

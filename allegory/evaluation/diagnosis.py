@@ -43,7 +43,7 @@ from torch.distributions import Distribution
 from allegory.draws import draw_to
 from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES, Evaluation, Scores, score
 from allegory.evaluation.gains import column_gains, gain_lines, has_columns
-from allegory.evaluation.marginals import baseline, independent_elements, mean_log_prob
+from allegory.evaluation.marginals import independent_elements, mean_log_prob
 from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.given import Contexts, Given, as_contexts, expand_contexts, take_rows
 from allegory.ladder import TopDown
@@ -162,7 +162,7 @@ def diagnose(
     law = None if train is None else independent_elements(model, train, as_contexts(given, len(x)))
     if baseline_nll is None and law is not None:
         baseline_nll = -mean_log_prob(law, x)
-    return diagnose_scored(model, x, scores, train, on_train, baseline_nll, law, given, train_given)
+    return diagnose_scored(model, x, scores, train, on_train, baseline_nll, law, given)
 
 
 @torch.no_grad()
@@ -175,14 +175,13 @@ def diagnose_scored(
     baseline_nll: float | None = None,
     law: Distribution | None = None,
     given: Given = None,
-    train_given: Given = None,
 ) -> Diagnosis:
     """`diagnose`, of examples that have been scored.
 
     Args:
-        model, x, train, baseline_nll, given, train_given: as there.
+        model, x, train, baseline_nll, given: as there.
         scores, on_train: of x and of train, with the same K.
-        law: independent elements, for the gains of the columns of a table.
+        law: independent elements, fitted to the training data, see `allegory.evaluation.marginals`.
     """
     contexts, samples = as_contexts(given, len(x)), scores.counts[-1]
     columns = column_gains(model, x, law, given=given) if law is not None and has_columns(model) else None
@@ -201,7 +200,7 @@ def diagnose_scored(
     trained = None if on_train is None else on_train.evaluation
     gap = None if trained is None else trained.elbo - result.elbo
     ladder = isinstance(model.encoders, TopDown)
-    on_gap = _gap_line(model, result, train, trained, train_given)
+    on_gap = _gap_line(result, train, trained, law)
     lines = [*_baseline_line(result), *_level_lines(levels, ladder), *on_gap, *_trust_line(result)]
     lines += gain_lines(result.columns)
     return Diagnosis(levels, result, gap, lines, any(OVERFITS in line for line in on_gap))
@@ -256,11 +255,7 @@ def _level_lines(levels: list[Level], ladder: bool) -> list[str]:
 
 
 def _gap_line(
-    model: VAE,
-    result: Evaluation,
-    train: Tensor | None,
-    on_train: Evaluation | None,
-    train_given: Given = None,
+    result: Evaluation, train: Tensor | None, on_train: Evaluation | None, law: Distribution | None
 ) -> list[str]:
     """The gap between training and held-out ELBO, and whether it is overfitting, by differences of nats alone: those
     have no unit.
@@ -268,8 +263,7 @@ def _gap_line(
     if train is None or on_train is None:
         return []
     gap, error = on_train.elbo - result.elbo, math.hypot(on_train.elbo_stderr, result.elbo_stderr)
-    reference = baseline(model, train, train, train_given)
-    learned = 0.0 if reference is None else max(0.0, on_train.elbo - reference)
+    learned = 0.0 if law is None else max(0.0, on_train.elbo - mean_log_prob(law, train))
     large = gap > OVERFIT_NATS and not gap < 2 * error and gap > OVERFIT_SHARE * learned
     remedy = f"; {OVERFITS}: try dropout, weight decay, a smaller network, or more data" if large else ""
     side = "above" if gap >= 0 else "below"

@@ -86,6 +86,9 @@ def read_config(run: str | Path) -> dict[str, Any]:
     nested = {"data": schema.EXAMPLES, "valid": schema.EXAMPLES, "computes": schema.COMPUTED}
     for key in filter(inputs.get, nested):
         schema.check(inputs[key], nested[key], f"{path}, inputs, {key}", tuple(nested[key]))
+    for key in ("given", "valid_given"):
+        for found in inputs.get(key, []):
+            schema.check(found, schema.EXAMPLES, f"{path}, inputs, {key}", tuple(schema.EXAMPLES))
     if isinstance(config.get("data"), dict) and "checksum" in config["data"]:  # else it is a user's own
         schema.check(config["data"], schema.DATA, f"{path}, data")
     return config

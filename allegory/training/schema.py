@@ -52,7 +52,6 @@ NAME = _either(TEXT, Kind('{"own": a string}', lambda v: isinstance(v, dict) and
 OBJECT = Kind("an object", lambda v: isinstance(v, dict))
 COLUMNS = Kind('{"columns": a list}', lambda v: isinstance(v, dict) and isinstance(v.get("columns"), list))
 
-OBJECT = Kind("an object", lambda v: isinstance(v, dict))
 GIVEN = Kind(
     "what is given: a name, categories, a shape",
     lambda v: (
@@ -100,6 +99,7 @@ INPUTS = {
         lambda v: isinstance(v, dict) and all(w is None or NUMBERS.holds(w) for w in v.values()),
     ),
     "computes": _either(OBJECT, NOTHING), "objective": _either(OBJECT, NOTHING),
+    "given": _list_of(OBJECT), "valid_given": _list_of(OBJECT),
 }  # fmt: skip
 """Of what a training was given, as `allegory.training.identity` describes it."""
 

@@ -135,7 +135,7 @@ def measure(model: VAE, found: Examples, samples: int) -> Measured:
 
     on_train = None if train is None else scored(train, found.train_given)
     scores = scored(x, given)
-    diagnosis = diagnose_scored(model, x, scores, train, on_train, baseline, law, given, found.train_given)
+    diagnosis = diagnose_scored(model, x, scores, train, on_train, baseline, law, given)
     bounds = scores.bounds[:, -1].cpu()
     return Measured(
         found,

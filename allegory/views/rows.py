@@ -30,7 +30,7 @@ from allegory.data.tables import (
 from allegory.evaluation.bounds import log_likelihood
 from allegory.evaluation.conditionals import log_cells
 from allegory.evaluation.imputation import fill, impute
-from allegory.tabular.columns import CODED
+from allegory.tabular.columns import CODED, UNITS
 from allegory.tabular.filling import fill as fill_frame
 
 if TYPE_CHECKING:
@@ -186,8 +186,6 @@ def _code(column: Any, value: Any) -> float:
         return float(words[str(value)])
     try:
         if column.kind == "datetime":
-            from allegory.tabular.columns import UNITS
-
             return float((np.datetime64(value, "ns").astype(np.int64) - int(column.origin)) / UNITS[column.unit])
         x = float(value) - float(column.origin)
     except ValueError:

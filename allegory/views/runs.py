@@ -28,8 +28,8 @@ from allegory.data.description import is_described, recorded_offset
 from allegory.data.recoding import binarize, to_binary, two_values
 from allegory.data.splits import Data, load_together, read, read_given, reload
 from allegory.evaluation.annealing import compare_with_ais
-from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate
-from allegory.evaluation.diagnosis import Diagnosis, diagnose
+from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate, score
+from allegory.evaluation.diagnosis import Diagnosis, diagnose_scored
 from allegory.evaluation.gains import ColumnGain, column_gains, has_columns
 from allegory.evaluation.marginals import independent_elements, mean_log_prob
 from allegory.evaluation.moments import posterior_moments
@@ -269,7 +269,9 @@ class Run:
             x, train = (part.to(self.device) for _, _, part in drawn)
             given, train_given = (self._given_with(part, rows) for part, rows, _ in drawn)
             known = self.baseline_nll(x)
-            return diagnose(self.model, x, train, baseline_nll=known, given=given, train_given=train_given)
+            scores = [score(self.model, part, 100, given=c) for part, c in ((x, given), (train, train_given))]
+            law = self.independent_elements
+            return diagnose_scored(self.model, x, scores[0], train, scores[1], known, law, given)
 
         return self._with_seed(seed, found)
 

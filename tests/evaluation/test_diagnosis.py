@@ -132,14 +132,14 @@ def test_overfitting_does_not_depend_on_the_unit_of_the_data(monkeypatch):
     for moved in (-27.6, 0.0, 27.6):
         held_out = replace(found, elbo=moved - 11.4, elbo_stderr=0.1)
         on_train = replace(found, elbo=moved - 10.0, elbo_stderr=0.1)
-        monkeypatch.setattr(diagnosis, "baseline", lambda model, train, x, given, moved=moved: moved - 40)
-        said |= {*diagnosis._gap_line(model, held_out, x, on_train)}
+        monkeypatch.setattr(diagnosis, "mean_log_prob", lambda law, x, moved=moved: moved - 40)
+        said |= {*diagnosis._gap_line(held_out, x, on_train, "a law")}
     assert len(said) == 1
     assert said.pop().startswith("the training ELBO is 1.40 nats above the held-out one; the model overfits")
-    monkeypatch.setattr(diagnosis, "baseline", lambda model, train, x, given: -100.0)  # 1.4 nats of 90 are few
-    assert "overfits" not in diagnosis._gap_line(model, held_out, x, replace(held_out, elbo=held_out.elbo + 1.4))[0]
+    monkeypatch.setattr(diagnosis, "mean_log_prob", lambda law, x: -100.0)  # 1.4 nats of 90 are few
+    assert "overfits" not in diagnosis._gap_line(held_out, x, replace(held_out, elbo=held_out.elbo + 1.4), "a law")[0]
     noisy = replace(on_train, elbo_stderr=1.0)
-    assert "overfits" not in diagnosis._gap_line(model, held_out, x, noisy)[0]
+    assert "overfits" not in diagnosis._gap_line(held_out, x, noisy, "a law")[0]
 
 
 def in_another_unit(model, unit):

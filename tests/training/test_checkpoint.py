@@ -465,7 +465,8 @@ def test_a_step_of_another_type_without_hashes_is_refused(tmp_path, step):
     [{"inputs": 3}, {"inputs__data": []}, {"inputs__data": {"shape": 3}}, {"inputs__data__shape": [1, "x"]},
      {"inputs__valid": "x"}, {"inputs__computes": [1]}, {"inputs__computes__values": [[1], 2]},
      {"inputs__objective": 1}, {"inputs__schedules": {"lr": ["x"]}}, {"inputs__schedules": 1},
-     {"inputs__networks": None}],
+     {"inputs__networks": None}, {"inputs__given": "x"}, {"inputs__given": [{"shape": [3]}]},
+     {"inputs__valid_given": [3]}],
     ids=str,
 )  # fmt: skip
 def test_what_a_run_records_of_its_inputs_is_checked(tmp_path, edit):
