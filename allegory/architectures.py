@@ -44,6 +44,7 @@ from allegory.model import VAE
 from allegory.networks import Asinh, Climb, ColumnSet, Concat, Offset, Residual, Vectors, scaled, zeroed
 from allegory.networks import mlp as perceptron
 from allegory.priors import Prior, make_prior
+from allegory.trees import TreeFamily
 
 __all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent", "mlp"]
 
@@ -406,10 +407,12 @@ def _reading(given: Any, given_data: Any, prior: Any) -> tuple[int, Reading | No
 
 
 def _to_config(value: Any) -> Any:
-    """The entry in `model.config`: a name as it is, columns by their families, a custom part by its qualified name."""
-    columns = likelihoods.to_config(value)
-    if isinstance(value, str) or columns is not None:
-        return columns or value
+    """The entry in `model.config`: a name as it is, columns by their families, a tree by its edges; a custom part by
+    its qualified name.
+    """
+    described = likelihoods.to_config(value)
+    if isinstance(value, str) or described is not None:
+        return described or value
     thing = value.func if isinstance(value, functools.partial) else value
     thing = thing if hasattr(thing, "__qualname__") else type(thing)
     module = "allegory.families" if thing.__module__ == "allegory.family" else thing.__module__  # as runs record it
@@ -449,7 +452,8 @@ def _likelihood_and_input(
     family = make_family(likelihood, event_shape, categories, lowest, gaps)
     input_layer = make_input(family, event_shape)
     if data is not None:
-        init_units(input_layer, family, data, event_shape, not isinstance(likelihood, str), row_names, offset)
+        custom = not isinstance(likelihood, str | TreeFamily)
+        init_units(input_layer, family, data, event_shape, custom, row_names, offset)
     return family, input_layer
 
 

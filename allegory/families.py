@@ -39,12 +39,14 @@ from allegory.family import (
     StudentTFamily,
 )
 from allegory.positivity import inverse_positive, positive
+from allegory.trees import TreeFamily, chow_liu_parents
 
 __all__ = [
     "Family",
     "bernoulli",
     "beta",
     "categorical",
+    "chow_liu",
     "columns",
     "continuous_bernoulli",
     "discretized_logistic",
@@ -64,6 +66,7 @@ __all__ = [
     "positive",
     "standardized",
     "student_t",
+    "tree",
     "with_points",
     "zero_inflated_negative_binomial",
     "zero_inflated_poisson",
@@ -269,6 +272,34 @@ def columns(families: Sequence[Family], names: Sequence[str] | None = None) -> F
     tensor(-2.0176)
     """
     return ColumnsFamily(families, names)
+
+
+def tree(parents: Sequence[int] | Tensor) -> Family:
+    """Elements 0 or 1 that depend on each other along a tree: p(x | z) = prod_d p(x_d | x_pa(d), z), for vectors x. A
+    mass. phi: the log-odds where the parent is 0, then those where it is 1. See `allegory.trees`, and `chow_liu`, which
+    finds the tree. Gaps it does not take.
+
+    Args:
+        parents: (D,) the parent of each element; -1 for none.
+
+    >>> law = tree([-1, 0])(torch.tensor([0.0, -9.0, 0.0, 9.0]))              # x_1 = x_0, nearly always
+    >>> law.log_prob(torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
+    tensor([-0.6933, -9.6933])
+    """
+    return TreeFamily(parents)
+
+
+def chow_liu(x: Tensor) -> Family:
+    """The `tree` of all trees that fits the training data best (Chow & Liu 1968). As the likelihood of an architecture
+    with `data=x` the model begins as that tree, at its optimum.
+
+    Args:
+        x: (N, D) training data, 0 or 1.
+
+    >>> chow_liu(torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 0, 0], [1, 1, 0]])).parents
+    tensor([-1,  0,  0])
+    """
+    return TreeFamily(chow_liu_parents(x))
 
 
 def standardized(family: Family, loc: Tensor, scale: Tensor) -> Family:

@@ -3,6 +3,7 @@ r"""Initialisation from the training data: the constants by which x is standardi
 Training need not learn the mean first: the output's bias starts at the data's marginals,
 
     Bernoulli, categorical     the frequencies
+    tree                       the frequencies given the parent
     discretised logistic       the mean, and the scale of a logistic of that variance
     counts                     the mean as the rate, in units of its own; r by the variance
     densities                  0: x is standardised
@@ -33,6 +34,7 @@ from allegory.family import (
 from allegory.marginal import fill_gaps, set_count_units, set_units, shape_of_counts, start_of, units_of_observed
 from allegory.networks import LogStandardize, Standardize
 from allegory.runtime.messages import no_tensor, reshaping
+from allegory.trees import TreeFamily
 from allegory.units import units_of, warn_of_outliers
 
 __all__ = ["init_output_bias", "init_units"]
@@ -144,6 +146,8 @@ def init_output_bias(last: Any, family: Any, data: Tensor) -> None:
     mean = data.mean(0)
     if isinstance(family, BernoulliFamily):
         start = torch.logit((data.sum(0) + 0.5) / (len(data) + 1), eps=1e-6)
+    elif isinstance(family, TreeFamily):
+        start = family.start(data)
     elif isinstance(family, CategoricalFamily):
         first = family.lowest
         counts = torch.stack([(data == first + k).sum(0) for k in range(family.size)]) + 0.5

@@ -50,6 +50,7 @@ from allegory.networks import (
     ReadPoints,
     Standardize,
 )
+from allegory.trees import TreeFamily
 
 __all__ = [
     "NAMES", "Likelihood", "canonical", "first_category", "input_width", "make_family", "make_input", "output_width",
@@ -80,7 +81,7 @@ Likelihood: TypeAlias = str | Callable[..., Distribution] | dict[str, Any]
 
 def canonical(likelihood: Likelihood, categories: int | None) -> tuple[Likelihood, int | None]:
     """The name of a family of the library, if it has one, and its number of categories; a custom family unchanged; the
-    columns that `to_config` has described.
+    columns or the tree that `to_config` has described.
 
     >>> canonical(al.families.categorical(3), None)
     ('categorical', 3)
@@ -90,6 +91,8 @@ def canonical(likelihood: Likelihood, categories: int | None) -> tuple[Likelihoo
         if not isinstance(described, list):
             raise ValueError(f"likelihood: columns is {described!r:.60}, wanted a list")
         return ColumnsFamily([from_json(family) for family in described], likelihood.get("names")), categories
+    if isinstance(likelihood, dict) and "tree" in likelihood:
+        return TreeFamily(likelihood["tree"]), categories
     if isinstance(likelihood, CategoricalFamily):
         return "categorical", likelihood.size
     names = (name for name in NAMES if getattr(families, name) is likelihood)
@@ -97,11 +100,13 @@ def canonical(likelihood: Likelihood, categories: int | None) -> tuple[Likelihoo
 
 
 def to_config(likelihood: Likelihood) -> dict[str, Any] | None:
-    """The entry of `model.config` of a family of columns of the library; None of anything else.
+    """The entry of `model.config` of a tree, or of a family of columns of the library; None of anything else.
 
     >>> to_config(al.families.columns([al.families.bernoulli]))
     {'columns': [{'name': 'bernoulli'}]}
     """
+    if isinstance(likelihood, TreeFamily):
+        return {"tree": likelihood.parents.tolist()}
     if not isinstance(likelihood, ColumnsFamily) or any("own" in described for described in likelihood.described):
         return None
     return {"columns": likelihood.described, **({"names": likelihood.names} if likelihood.names else {})}

@@ -18,7 +18,7 @@ RUNTIME, CORE = {"runtime", "version"}, {
     "support", "distributions", "positivity", "families", "conditional", "ladder", "trace", "checks", "notation",
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
     "convolutions", "architectures", "quantiles", "missingness", "legacy", "given", "draws", "held", "gaps",
-    "intervals", "family", "columnar", "marginal",
+    "intervals", "family", "columnar", "marginal", "trees",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "intervals": {"gaps"},
     "family": {"distributions", "positivity"},
     "columnar": {"family", "gaps", "intervals", "positivity"},
-    "families": {"columnar", "family", "positivity"},
+    "trees": {"distributions", "family", "support"},
+    "families": {"columnar", "family", "positivity", "trees"},
     "conditional": set(),
     "ladder": set(),
     "networks": {"intervals"},
@@ -62,13 +63,13 @@ MAY_IMPORT = {
     },
     "objectives": {"trace"},
     "priors": {"conditional", "distributions", "ladder", "marginal", "networks", "positivity", "units"},
-    "likelihoods": {"columnar", "families", "family", "networks"},
+    "likelihoods": {"columnar", "families", "family", "networks", "trees"},
     "marginal": {"columnar", "family", "gaps", "intervals", "positivity", "units"},
-    "initialization": {"columnar", "family", "marginal", "networks", "units"},
+    "initialization": {"columnar", "family", "marginal", "networks", "trees", "units"},
     "convolutions": {"conditional", "families", "given", "ladder", "networks"},
     "architectures": {
         "activations", "columnar", "conditional", "convolutions", "families", "given", "initialization", "ladder",
-        "likelihoods", "model", "networks", "priors",
+        "likelihoods", "model", "networks", "priors", "trees",
     },
     "legacy": {"family", "networks", "priors"},
 }  # fmt: skip

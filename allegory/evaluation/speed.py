@@ -19,6 +19,7 @@ from allegory.runtime import processes
 from allegory.runtime.compilation import choose_compile, time_call
 from allegory.runtime.precision import choose_precision
 from allegory.runtime.threads import one_at_a_time
+from allegory.trees import TreeFamily
 
 __all__ = ["choose_speed", "tolerates_bfloat16"]
 
@@ -72,4 +73,5 @@ def tolerates_bfloat16(model: VAE) -> bool:
     >>> tolerates_bfloat16(model)
     True
     """
-    return isinstance(getattr(model.decoders[0], "family", None), BernoulliFamily | CategoricalFamily)
+    family = getattr(model.decoders[0], "family", None)
+    return isinstance(family, BernoulliFamily | CategoricalFamily | TreeFamily)

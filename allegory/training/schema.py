@@ -51,6 +51,7 @@ NAME = _either(TEXT, Kind('{"own": a string}', lambda v: isinstance(v, dict) and
 
 OBJECT = Kind("an object", lambda v: isinstance(v, dict))
 COLUMNS = Kind('{"columns": a list}', lambda v: isinstance(v, dict) and isinstance(v.get("columns"), list))
+TREE = Kind('{"tree": whole numbers}', lambda v: isinstance(v, dict) and _list_of(WHOLE).holds(v.get("tree")))
 
 GIVEN = Kind(
     "what is given: a name, categories, a shape",
@@ -64,7 +65,7 @@ GIVEN = Kind(
 )
 
 MODEL = {
-    "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": _either(NAME, COLUMNS),
+    "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": _either(NAME, COLUMNS, TREE),
     "latent": _list_of(COUNT), "hidden": _list_of(COUNT), "scales": _list_of(COUNT),
     "stem": COUNT, "channels": COUNT, "blocks": COUNT,
     "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,

@@ -112,8 +112,9 @@ def summary(run: str | Path) -> Summary:
 
 def _short_name(value: Any) -> str:
     """A name; for a custom part the last component of its qualified name."""
-    if isinstance(value, dict) and "columns" in value:
-        return "columns"
+    for kind in ("columns", "tree"):
+        if isinstance(value, dict) and kind in value:
+            return kind
     return str(value["own"]).rpartition(".")[-1] if isinstance(value, dict) and "own" in value else str(value)
 
 
