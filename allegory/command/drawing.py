@@ -17,11 +17,10 @@ from allegory.command.options import (
     SAMPLE,
     TABLES,
     Command,
-    pairs,
     with_argument,
     with_options,
 )  # fmt: skip
-from allegory.command.tables import names_of_rows, open_table, write_table
+from allegory.command.tables import names_of_rows, open_table, read_conditions, write_table
 
 if TYPE_CHECKING:
     from allegory.views.runs import Run
@@ -32,14 +31,23 @@ __all__ = ["encode", "reconstruct", "sample"]
 @click.command(cls=Command)
 @with_argument("run", FOLDER, "RUN")
 @with_options(SAMPLE)
-def sample(run: str, count: int, out: str, device: str, seed: int, temperature: float, given: str | None) -> None:
+def sample(
+    run: str,
+    count: int,
+    out: str,
+    device: str,
+    seed: int,
+    temperature: float,
+    given: str | None,
+    importance_samples: int | None,
+) -> None:
     """Samples from the model: `samples`, and `means`, the means of p(x | z_1) they were drawn from; of a table rows.
 
     \b
     Examples:
       allegory sample runs/digits --out samples.png
       allegory sample runs/people --count 1000 --out rows.csv
-      allegory sample runs/people --count 1000 --out rows.csv --given region=north,age=40
+      allegory sample runs/people --count 1000 --out rows.csv --given "region=north,age>=30,age<40"
     """  # noqa: D301  click reads the backspace
     import torch
 
@@ -49,11 +57,18 @@ def sample(run: str, count: int, out: str, device: str, seed: int, temperature: 
     opened = console.open_run(run, device)
     _check_suffix(out, *(TABLES if opened.is_table else (".npz", ".png")))
     check_out(out, opened.source)
+    said = read_conditions(opened, given)
     if opened.is_table:
-        write_table(opened, opened.sample_rows(count, pairs(given), temperature, seed), out)
-        print(f"{out}: {count} rows")
+        of_columns = [name for name in said if str(name) not in {part.name for part in opened.conditions}]
+        if importance_samples is not None and not of_columns:
+            raise ValueError(f"--importance-samples {importance_samples} applies only with --given of columns")
+        rows, ess = opened.sample_rows(count, said, temperature, seed, importance_samples, return_ess=True)
+        write_table(opened, rows, out)
+        print(f"{out}: {count} rows" + ("" if ess is None else f"; effective sample size {ess:,.0f}"))
         return
-    parts = opened.draw(count, temperature, seed, None if given is None else opened.given_as(given))
+    if importance_samples is not None:
+        raise ValueError(f"--importance-samples {importance_samples} is for a table; {run} is of none")
+    parts = opened.draw(count, temperature, seed, opened.given_as(said, count, seed) if said else None)
     if Path(out).suffix == ".png":
         _save_sheet(out, opened, torch.cat([part.means.cpu() for part in parts]), columns=max(1, math.isqrt(count)))
     else:
@@ -107,6 +122,8 @@ def encode(run: str, data: str, out: str, array: str | None, device: str, seed: 
 
     opened = console.open_run(run, device)
     if opened.is_table:
+        if array is not None:
+            raise ValueError(f"--array {array} is for a .npz file; {run} is of a table")
         _encode_table(run, data, out, device, seed)
         return
     _check_suffix(out, ".npz")

@@ -255,6 +255,8 @@ class Option:
         flags = f"{self.flag}/{self.off}" if self.off else self.flag
         more: dict[str, Any] = {"is_flag": True} if self.kind is None else {"type": self.kind, "metavar": self.metavar}
         more |= {"required": True} if self.required else {"default": default}
+        if isinstance(self.kind, Names):
+            more |= {"multiple": True, "callback": lambda ctx, param, value: ",".join(value) if value else default}
         return click.option(flags, self.name, help=self.described, **more)
 
     def words(self, value: Any) -> list[str]:
@@ -298,8 +300,8 @@ TRAINING = (
     Option("split", Choice(SPLIT_WAYS), "random", "how to split data without splits: at random, by order, or by group"),
     Option("split_seed", WHOLE, 0, "seed of the split", "N"),
     Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
-    Option("given", PathOrName("name"), None, "train p(x | c): c is this column of a table, or array of a .npz file, "
-           "labels or numbers; or 'folder', the sub-folders of images", "NAME"),
+    Option("given", Names(), None, "train p(x | c): c are these columns of a table or arrays of a .npz file, labels or "
+           "numbers; or 'folder', the sub-folders of images", "NAME,.."),
     Option("column", Names(KINDS), None, f"kinds of columns, where they are not what was found: {', '.join(KINDS)}",
            "NAME=KIND,.."),
     Option("drop", Names(), None, "columns of a table to leave out, such as ids", "NAME,.."),
@@ -381,8 +383,11 @@ SAMPLE = (
     Option("out", FILE, None, ".npz (samples, means) or .png (means); of a table .csv or .parquet", "FILE",
            required=True),
     Option("temperature", POSITIVE, 1.0, "factor on the standard deviations of all latents", "T", shown="1"),
-    Option("given", PathOrName("name"), None, "c of all samples: a category, its place, or numbers with commas; of a "
-           "table values that all rows have, NAME=VALUE,..", "C", shown="that of random training examples"),
+    Option("given", Names(), None, "what all samples have: NAME=VALUE, NAME>=VALUE or NAME<VALUE of what the model is "
+           "given or, in a table, of any column; NAME=? for a gap", "NAME=VALUE,..",
+           shown="what is given is that of random training examples"),
+    Option("importance_samples", NATURAL, None, "particles, for --given of a table's columns", "K",
+           shown="10000, or 1000 for each row"),
     SEED, DEVICE,
 )  # fmt: skip
 RECONSTRUCT = (
@@ -400,6 +405,8 @@ IMPUTE = (
            shown="best: the median"),
     PARTICLES,
     Option("method", Choice(("sir", "gibbs")), "sir", "of draws: importance resampling, or Metropolis within Gibbs"),
+    Option("given", Names(), None, "what is known of gaps: NAME>=VALUE, NAME<VALUE or NAME=VALUE; NAME=? leaves them",
+           "NAME>=VALUE,.."),
     STRICT, SEED, DEVICE,
 )  # fmt: skip
 SCORE = (

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from allegory.command import console
-from allegory.command.options import FILE, FOLDER, IMPUTE, SCORE, TABLES, Command, with_argument, with_options
+from allegory.command.options import FILE, FOLDER, IMPUTE, SCORE, TABLES, Command, names, with_argument, with_options
 
 if TYPE_CHECKING:
     from allegory.views.runs import Run
 
-__all__ = ["check_table", "impute", "names_of_rows", "open_table", "score", "write_table"]
+__all__ = ["check_table", "impute", "names_of_rows", "open_table", "read_conditions", "score", "write_table"]
 
 
 @click.command(cls=Command)
@@ -22,7 +22,7 @@ __all__ = ["check_table", "impute", "names_of_rows", "open_table", "score", "wri
 @with_options(IMPUTE)
 def impute(
     run: str, data: str, out: str, draws: int | None, point: str | None, importance_samples: int, method: str,
-    strict: bool, seed: int, device: str,
+    given: str | None, strict: bool, seed: int, device: str,
 ) -> None:  # fmt: skip
     """Fills the gaps of a table, and leaves everything else as it is.
 
@@ -32,20 +32,31 @@ def impute(
     Examples:
       allegory impute runs/people gaps.csv --out filled.csv
       allegory impute runs/people gaps.csv --out filled.csv --draws 5
+      allegory impute runs/people gaps.csv --out filled.csv --given "age>=18"
 
     Without --draws each gap has its best value: of numbers the median, of categories the likeliest. With --draws M it
     writes M tables, filled-1.csv to filled-M.csv, each a draw of what is missing: analyse each, and pool what was found
-    (in Python al.evaluation.rubin).
+    (in Python al.evaluation.rubin). What --given says is of gaps alone: what is observed stays.
     """  # noqa: D301  click reads the backspace
+    if draws is None and method != "sir":
+        raise ValueError(f"--method {method} is of draws; give --draws M, too")
+    if draws is not None and point is not None:
+        raise ValueError(
+            f"--point {point} is of one table of best values, and --draws {draws} of draws; give one of them"
+        )
     opened, frame = open_table(run, data, device, out)
+    assert opened.schema is not None
+    said = read_conditions(opened, given)
     with console.naming_flags():
         many = opened.impute(
-            frame, draws, point, samples=importance_samples, method=method, seed=seed, strict=strict
+            frame, draws, point, samples=importance_samples, method=method, seed=seed, strict=strict, given=said
         )  # fmt: skip
     if draws is None:
         write_table(opened, many, out, frame)
+        left = [name for name, value in said.items() if value is None]
         missing = opened.read(frame).isnan()
-        print(f"{out}: {len(missing):,} rows, {int(missing.sum()):,} gaps filled")
+        filled = int(missing.sum()) - sum(int(missing[:, opened.schema.names.index(name)].sum()) for name in left)
+        print(f"{out}: {len(missing):,} rows, {filled:,} gaps filled")
         return
     for i, one in enumerate(many, start=1):
         write_table(opened, one, _numbered(out, i), frame)
@@ -96,6 +107,21 @@ def open_table(run: str, data: str, device: str, *outs: str) -> tuple[Run, Any]:
         check_out(out, data, opened.source)
     with console.naming_flags():
         return opened, open_rows(opened, data)
+
+
+def read_conditions(run: Run, given: str | None) -> dict[Any, Any]:
+    """What --given says, by name; of a model that is given one thing alone, also without its name."""
+    from allegory.data.ranges import OPERATOR, parse_conditions
+
+    if given is None:
+        return {}
+    parts = run.conditions
+    columns = [column.name for column in run.schema.columns] if run.is_table and run.schema else []
+    if len(parts) == 1 and (given in parts[0].categories or not OPERATOR.search(given)):
+        return {parts[0].name: given}
+    if not parts and not columns:
+        raise ValueError(f"--given {given}: {run.path} does not record that anything is given with its examples")
+    return parse_conditions(names(given), [*columns, *(part.name for part in parts)])
 
 
 def check_table(out: str) -> None:

@@ -101,7 +101,7 @@ def train(
         processes.broadcast(lambda: check_unoccupied(out))  # before anything is read or built
     chosen = {key: value for key, value in flags.items() if value is not None}
     options = settings(stored, chosen)
-    reading = {key: options[key] for key in READING}
+    reading = {key: options[key] for key in READING} | {"given": names(options["given"])}
     with console.naming_flags():
         source = load_together(data, seed=options["split_seed"], **reading, **_said_of_table(options))
     options = _for_table(options, {*stored, *chosen}, source)

@@ -1,6 +1,6 @@
 """Data: arrays, images and built-in sets in, tensors out."""
 
-from allegory.data.conditions import Conditions, as_conditions
+from allegory.data.conditions import Condition, Conditions, as_conditions, join_conditions
 from allegory.data.description import checksum, describe
 from allegory.data.files import file_names
 from allegory.data.likelihood import choose_likelihood
@@ -11,6 +11,7 @@ from allegory.data.tables import is_table
 from allegory.data.values import remarks
 
 __all__ = [
+    "Condition",
     "Conditions",
     "Data",
     "Stored",
@@ -21,6 +22,7 @@ __all__ = [
     "describe",
     "file_names",
     "is_table",
+    "join_conditions",
     "load",
     "load_together",
     "read",

@@ -54,7 +54,7 @@ def read_splits(
     size: Sequence[int] | None = None,
     offset: Any = "find",
     channels: int | None = None,
-    given: str | None = None,
+    given: Sequence[str] = (),
     schema: Schema | None = None,
     gaps: Sequence[Any] = (),
 ) -> dict[str, Part]:
@@ -67,7 +67,7 @@ def read_splits(
         offset: (*event) float64, what is taken off before the numbers are cast to float32, see
             `allegory.data.offsets`; "find" for what the training data need, None for nothing.
         channels: of the images of a folder; by default 1 where all are grey, else 3.
-        given: what is given with the examples: the name of an array of a .npz file, with splits NAME_train and so on;
+        given: what is given with the examples: names of arrays of a .npz file, with splits NAME_train and so on;
             "folder" for the sub-folders of images.
         schema: of the columns of vectors: they are read as it encodes them.
         gaps: numbers that stand for a gap, beside NaN.
@@ -81,10 +81,12 @@ def read_splits(
         if array is not None:
             raise ValueError(_NAMELESS.format(path=path, array=array))
         found = read_folder(path, size, channels)
-        if given not in (None, "folder") or (given and any(part.groups is None for part in found.values())):
-            raise ValueError(f"{path}: given {given!r}: wanted 'folder', of a folder whose images are in sub-folders")
+        if list(given) not in ([], ["folder"]) or (given and any(part.groups is None for part in found.values())):
+            raise ValueError(
+                f"{path}: given {', '.join(given)!r}: wanted 'folder', of a folder whose images are in sub-folders"
+            )
         return {
-            split: (part if not given else part._replace(given=part.groups))
+            split: (part if not given else part._replace(given={"folder": part.groups}))
             for split, part in _as_tensors(path, found).items()
         }
     if size is not None:
@@ -118,10 +120,10 @@ def _as_tensors(path: Path, parts: dict[str, Part]) -> dict[str, Part]:
 
 
 def read_raw(
-    path: Path, array: str | None = None, gaps: Sequence[Any] = (), given: str | None = None
-) -> tuple[dict[str, Array], Array | None, dict[str, Array]]:
+    path: Path, array: str | None = None, gaps: Sequence[Any] = (), given: Sequence[str] = ()
+) -> tuple[dict[str, Array], Array | None, dict[str, dict[str, Array]]]:
     """The arrays of a file that are taken, by split, in their own type; the array `groups`; and what is given, by
-    split. The arguments are those of `read_splits`.
+    split and name. The arguments are those of `read_splits`.
 
     Raises:
         ValueError: as there.
@@ -150,33 +152,41 @@ def _with_gaps(x: Array, gaps: Sequence[Any], path: Path) -> Array:
 
 
 def _read_chosen(
-    path: Path, array: str | None, given: str | None = None
-) -> tuple[dict[str, Array], Array | None, dict[str, Array]]:
-    """The arrays of a file that are taken, by split; the array `groups`; and what is given, by split. Those that are
-    not taken are named in a warning, and not opened.
+    path: Path, array: str | None, given: Sequence[str] = ()
+) -> tuple[dict[str, Array], Array | None, dict[str, dict[str, Array]]]:
+    """The arrays of a file that are taken, by split; the array `groups`; and what is given, by split and name. Those
+    that are not taken are named in a warning, and not opened.
     """
     with _opened(path) as loaded:
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             if array is not None:
                 raise ValueError(_NAMELESS.format(path=path, array=array))
-            if given is not None:
-                raise ValueError(_NAMELESS.format(path=path, array=given))
+            if given:
+                raise ValueError(_NAMELESS.format(path=path, array=given[0]))
             return {"": loaded}, None, {}
-        beside = {} if given is None else given_names(loaded.files, given)
-        chosen = _choose(path, [name for name in loaded.files if name not in beside.values()], array)
-        if given is not None and beside.keys() != chosen.keys():
-            wanted = ", ".join(f"{given}_{split}" if split else given for split in chosen)
-            raise ValueError(f"{path}: given {given!r}: wanted the arrays {wanted}; it holds {', '.join(loaded.files)}")
-        conditions = {split: _array(path, loaded, name) for split, name in beside.items()}
+        by_name = {name: given_names(loaded.files, name) for name in given}
+        taken = {array for beside in by_name.values() for array in beside.values()}
+        chosen = _choose(path, [name for name in loaded.files if name not in taken], array)
+        for name, beside in by_name.items():
+            if beside.keys() != chosen.keys():
+                wanted = ", ".join(f"{name}_{split}" if split else name for split in chosen)
+                raise ValueError(
+                    f"{path}: given {name!r}: wanted the arrays {wanted}; it holds {', '.join(loaded.files)}"
+                )
+        conditions = {
+            split: {name: _array(path, loaded, beside[split]) for name, beside in by_name.items()}
+            for split in (chosen if given else ())
+        }
         arrays = {split: _array(path, loaded, name) for split, name in chosen.items()}
         groups = _array(path, loaded, "groups") if "" in chosen and "groups" in loaded.files else None
-        others = [name for name in loaded.files if name not in (*chosen.values(), *beside.values(), "groups")]
+        others = [name for name in loaded.files if name not in {*chosen.values(), *taken, "groups"}]
     if groups is not None and groups.shape != arrays[""].shape[:1]:
         raise ValueError(f"{path}: groups has shape {groups.shape}; wanted a number or a name for each example")
-    for split, c in conditions.items():
-        if c.shape[:1] != arrays[split].shape[:1]:
+    for split, name in ((split, name) for split, each in conditions.items() for name in each):
+        if (shape := conditions[split][name].shape)[:1] != arrays[split].shape[:1]:
             raise ValueError(
-                f"{path}: {beside[split]} has shape {c.shape}, wanted a row for each of {len(arrays[split])} examples"
+                f"{path}: {by_name[name][split]} has shape {shape}, wanted a row for each of {len(arrays[split])} "
+                "examples"
             )
     if others:
         names = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")

@@ -26,7 +26,7 @@ class Part(NamedTuple):
         names: of the files they come from, relative to their folder; empty where they come from one file.
         groups: (N,) what belongs together: the array `groups`, or the sub-folders; None if there is none.
         offset: (*event) float64, what was taken off x; None where nothing was.
-        given: (N, ...) what is given with each, labels or numbers; None where nothing was asked for.
+        given: by name (N, ...) what is given with each, labels or numbers; None where nothing was asked for.
     """
 
     x: Any

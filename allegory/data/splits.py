@@ -31,7 +31,13 @@ from torch import Tensor
 
 from allegory.data.builtin import BUILTIN, find, load_splits
 from allegory.data.caveats import caveats
-from allegory.data.conditions import Conditions, as_conditions, encode_conditions
+from allegory.data.conditions import (
+    Conditions,
+    as_conditions,
+    encode_together,
+    join_conditions,
+    recorded_conditions,
+)  # fmt: skip
 from allegory.data.cutting import cut, row_digests, value_range
 from allegory.data.description import describe, is_described, recorded_offset
 from allegory.data.files import read_raw, read_splits
@@ -141,7 +147,7 @@ class Data:
         """(N, D) the rows of all splits, of a file in its own type, without what was taken off them."""
         if self.rows and not self.names and Path(self.name).is_file():
             arrays, _, _ = read_raw(
-                Path(self.name), self.array, self.asked.get("gaps", ()), None if self.given is None else self.given.name
+                Path(self.name), self.array, self.asked.get("gaps", ()), () if self.given is None else self.given.names
             )
             return np.concatenate([as_frame(x) for x in arrays.values()])
         return as_frame(self.with_offset(self._all_examples()))
@@ -309,7 +315,7 @@ def load(
     split: str = "random",
     array: str | None = None,
     size: int | Sequence[int] | None = None,
-    given: str | None = None,
+    given: str | Sequence[str] = (),
     columns: Mapping[Any, str] | None = None,
     drop: Sequence[Any] = (),
     gaps: Sequence[Any] = (),
@@ -344,9 +350,11 @@ def load(
             file, or the images of one sub-folder.
         array: the name of the one array of a `.npz` file that is taken.
         size: width and height to which the images of a folder are scaled and cropped, or one number for both.
-        given: what is given with the examples, for a model of p(x | c): the name of an array of a `.npz` file, labels
-            or numbers (NAME_train and so on where it has splits); or "folder", the sub-folders that the images are in.
-        columns: kinds of columns of a table, by name, where another is wanted than the one found.
+        given: what is given with the examples, for a model of p(x | c): a column of a table, or an array of a `.npz`
+            file, labels or numbers (NAME_train and so on where it has splits), or several of them; or "folder", the
+            sub-folders that the images are in.
+        columns: kinds of columns of a table, by name, where another is wanted than the one found; also of what is
+            given, categories ("categorical") or numbers ("real").
         drop: columns of a table that are left out, such as ids.
         gaps: what stands for a gap, such as "?" or -999.
         delimiter, encoding, decimal, header: how a CSV file is written, by default as found in it; see
@@ -380,9 +388,9 @@ def _load(source: str | Path, *, dynamic: bool = False, **choices: Any) -> Data:
         raise ValueError(f"{source}: dynamic binarisation is defined for {known} only")
     if not _is_builtin(source):
         return _load_path(Path(source), str(source), **choices)
-    of_path = {"split": "random", "array": None, "size": None, "given": None, **dict.fromkeys((*ASKED, *READING))}
+    of_path = {"split": "random", "array": None, "size": None, "given": (), **dict.fromkeys((*ASKED, *READING))}
     for name, default in of_path.items():
-        if choices.get(name, default) != default:
+        if choices.get(name, default) not in (default, []):
             raise ValueError(f"{source} is built in and has its own splits; {name}={choices[name]!r} is for a path")
     train, valid, test = load_splits(find(str(source)), dynamic)
     return Data(str(source), train, valid, test, dynamic, choices.get("seed", 0))
@@ -396,10 +404,11 @@ def _load_path(
     array: str | None = None,
     size: int | Sequence[int] | None = None,
     offset: Any = "find",
-    given: str | None = None,
+    given: str | Sequence[str] = (),
     schema: Schema | None = None,
     **asked: Any,
 ) -> Data:
+    given = _each_once([given] if isinstance(given, str) else list(given))
     if is_table(path):
         return _load_table(path, name, seed, split, schema, given, asked, array=array, size=size)
     wanted = _width_and_height(size)
@@ -412,19 +421,31 @@ def _load_path(
     return Data(
         name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names,
         offset=None if taken is None else torch.from_numpy(taken), schema=schema, asked=asked,
-        given=None if given is None else as_conditions(given, _given_by_split(parts, rows), name),
+        given=_conditions(given, parts, rows, name),
     )  # fmt: skip
 
 
-def _given_by_split(parts: Mapping[str, Any], rows: Mapping[str, Tensor]) -> dict[str, Any]:
+def _each_once(names: Sequence[str]) -> list[str]:
+    """The names of what is given, of which none may stand twice."""
+    if twice := [name for name in names if list(names).count(name) > 1]:
+        raise ValueError(f"given: {twice[0]!r} is named twice; wanted each once")
+    return list(names)
+
+
+def _conditions(
+    names: Sequence[str], parts: Mapping[str, Any], rows: Mapping[str, Tensor], where: str
+) -> Conditions | None:
     """What is given with the rows of each split, which count from the first of all names, or of the part."""
-    names = any(part.names for part in parts.values())
-    whole = np.concatenate([np.asarray(part.given) for part in parts.values()]) if names else None
-    found = {}
-    for split, chosen in rows.items():
-        part = parts.get(split) or parts.get("") or parts["train"]
-        found[split] = (np.asarray(part.given) if whole is None else whole)[chosen.numpy()]
-    return found
+    together = any(part.names for part in parts.values())
+    found = []
+    for name in names:
+        whole = np.concatenate([np.asarray(part.given[name]) for part in parts.values()]) if together else None
+        raw = {}
+        for split, chosen in rows.items():
+            part = parts.get(split) or parts.get("") or parts["train"]
+            raw[split] = (np.asarray(part.given[name]) if whole is None else whole)[chosen.numpy()]
+        found.append(as_conditions(name, raw, where))
+    return join_conditions(found) if found else None
 
 
 def _load_table(
@@ -433,7 +454,7 @@ def _load_table(
     seed: int,
     split: str,
     schema: Schema | None,
-    given: str | None,
+    given: Sequence[str],
     asked: dict[str, Any],
     **of_others: Any,
 ) -> Data:
@@ -441,17 +462,20 @@ def _load_table(
         if value is not None:
             raise ValueError(f"{name} is a table; {option}={value!r} is for arrays and images")
     frame = read_table(path, asked)
-    raw = None if given is None else read_given_column(frame, given, name)
+    kinds, dropped = dict(asked.get("columns") or {}), [*asked.get("drop", ())]
+    if both := [column for column in given if column in dropped]:
+        raise ValueError(f"{name}: column {both[0]!r} is given, and is to be left out (drop); wanted one of them")
+    raw = {column: read_given_column(frame, column, name, kinds.get(column)) for column in given}
     if schema is None:
-        drop = [*asked.get("drop", ()), *([given] if given is not None else [])]
-        schema = infer_schema(frame, {**asked, "drop": drop}, name)
+        modelled = {column: kind for column, kind in kinds.items() if column not in given}
+        schema = infer_schema(frame, {**asked, "columns": modelled, "drop": [*dropped, *given]}, name)
     x, dialect = to_numbers(schema, frame, name), getattr(frame, "dialect", None)
     del frame
     parts = {"": Part(x, given=raw)}
     examples, rows = cut(parts, seed, split, name)
     return Data(
         name, **examples, seed=seed, split=split, rows=rows, schema=schema, asked=asked, dialect=dialect,
-        given=None if given is None else as_conditions(given, _given_by_split(parts, rows), name),
+        given=_conditions(given, parts, rows, name),
     )  # fmt: skip
 
 
@@ -514,8 +538,11 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
     source = about["source"] if source is None else source
     choices: dict[str, Any] = {key: about[key] for key in ("split", "array", "size") if key in about}
     choices["offset"] = recorded_offset(about, run)
-    choices["given"] = (about.get("given") or {}).get("name")
+    parts = () if about.get("given") is None else recorded_conditions(about["given"])
+    choices["given"] = [part.name for part in parts]
     if about.get("schema") is not None:
+        kinds = {part.name: "categorical" if part.categories else "real" for part in parts}
+        choices |= {"columns": kinds} if kinds and is_table(source) else {}
         choices |= {"schema": Schema.from_json(about["schema"]), **(about.get("reading") or {})}
     data = _together(_load, source, dynamic=about["dynamic"], seed=about["seed"], **choices)
     if list(data.event_shape) != about["event_shape"]:
@@ -545,11 +572,14 @@ def read_given(source: str | Path, about: Mapping[str, Any], array: str | None =
     """
     if _is_builtin(source):
         raise ValueError(
-            f"{source} is built in, and nothing is given with it; wanted {about['name']} beside the examples"
+            f"{source} is built in, and nothing is given with it; wanted "
+            f"{', '.join(part['name'] for part in about['parts'])} beside the examples"
         )
-    found = read_splits(Path(source), array, given=about["name"]).values()
-    raw = np.concatenate([np.asarray(part.given) for part in found])
-    return encode_conditions(about["name"], raw, about["categories"], str(source))
+    parts = recorded_conditions(about)
+    names = [part.name for part in parts]
+    found = read_splits(Path(source), array, given=names).values()
+    raw = {name: np.concatenate([np.asarray(part.given[name]) for part in found]) for name in names}
+    return encode_together(parts, raw, str(source))
 
 
 def read(

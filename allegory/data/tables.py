@@ -21,7 +21,7 @@ from torch import Tensor
 
 from allegory.data.parts import naming_errors
 from allegory.tabular import Schema, read_frame
-from allegory.tabular.columns import levels_of
+from allegory.tabular.columns import CODED, levels_of
 from allegory.tabular.frames import open_frame, shown
 from allegory.tabular.reading import GAPS
 
@@ -43,6 +43,7 @@ Array = NDArray[Any]
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 READING = ("delimiter", "encoding", "decimal", "header", "gaps")
 ASKED = ("columns", "drop")
+NUMBERS = ("real", "positive", "count")  # kinds
 MOST_GIVEN = 32  # different numbers that are given as categories
 
 
@@ -122,22 +123,24 @@ def check_names(names: Sequence[Any], asked: Mapping[str, Sequence[Any] | Mappin
             raise ValueError(f"{path}: --{option} names {shown(unknown)}, which is no column; there are {shown(names)}")
 
 
-def read_given_column(frame: Any, name: str, path: str = "") -> Array:
-    """(N,) a column that is given, not modelled: text, or whole numbers of few values, are categories; other numbers
-    are what they are.
+def read_given_column(frame: Any, name: Any, path: str = "", kind: str | None = None) -> Array:
+    """(N,) a column that is given, not modelled, as labels or as numbers: text, and numbers of at most 32 values, are
+    categories; other numbers are what they are.
 
     Args:
         frame: all rows.
         name: of the column.
         path: where the table is, for messages.
+        kind: what it is said to be, as the kind of a column that is modelled; by default as above.
 
     Raises:
-        ValueError: no such column; gaps in it.
+        ValueError: no such column; gaps in it; a kind that does not fit.
 
     >>> read_given_column({"town": np.array(["Rom", "Ulm"], object)}, "town").tolist()
     ['Rom', 'Ulm']
     """
     opened = open_frame(frame)
+    name = as_name(name, opened.names)
     check_names(opened.names, {"given": [name]}, path)
     values = opened.read(name)
     if values.missing.any():
@@ -148,7 +151,11 @@ def read_given_column(frame: Any, name: str, path: str = "") -> Array:
     if values.sort in ("datetime", "duration"):
         raise ValueError(f"{path}: column {name!r} has times; wanted numbers or categories for what is given")
     levels, codes = levels_of(values)
-    if values.sort == "number" and len(levels) > MOST_GIVEN:
+    if kind not in (None, *CODED, *NUMBERS):
+        raise ValueError(f"{path}: column {name!r} is given, as {kind}; wanted one of {', '.join((*CODED, *NUMBERS))}")
+    if kind in NUMBERS and values.sort != "number":
+        raise ValueError(f"{path}: column {name!r} is given, as {kind}, and holds {levels[0]!r}, no number")
+    if kind in NUMBERS or (kind is None and values.sort == "number" and len(levels) > MOST_GIVEN):
         return values.data.astype(np.float64)
     return np.array([str(level) for level in levels])[codes]
 

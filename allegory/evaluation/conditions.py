@@ -35,7 +35,8 @@ def sample_given(
     steps: int = 100,
     seed: int | None = None,
     given: Given = None,
-) -> Tensor:
+    return_ess: bool = False,
+) -> Any:
     """(n, D) rows under conditions, without rejection.
 
     Args:
@@ -47,6 +48,8 @@ def sample_given(
         method, steps: as of `impute`.
         seed: of all noise; None draws one from torch's generator.
         given: c of a conditional model, (1, *context), or several.
+        return_ess: whether to return (rows, ESS), the effective sample size of the K weights, the smallest of all
+            passes.
 
     Raises:
         ValueError: a column that is not there; a range upside down; a condition that no row can meet.
@@ -79,9 +82,9 @@ def sample_given(
         _rows(model, row, (low, high), min(CHUNK, n - i), (samples, method, steps), start + i, contexts, conditions)
         for i in range(0, n, CHUNK)
     ]
-    rows = torch.cat(parts)
+    rows = torch.cat([drawn for drawn, _ in parts])
     rows[:, left_out] = torch.nan
-    return rows
+    return (rows, min(ess for _, ess in parts)) if return_ess else rows
 
 
 def _first(model: VAE, contexts: tuple[Tensor, ...]) -> Tensor:
@@ -105,10 +108,12 @@ def _rows(
     seed: int,
     contexts: tuple[Tensor, ...],
     conditions: Mapping[int, Any],
-) -> Tensor:
+) -> tuple[Tensor, float]:
     samples, method, steps = how
     ranges = None if not bool((between[0].isfinite() | between[1].isfinite()).any()) else between
-    drawn = impute(model, row, count, samples, method, steps, seed, given=contexts or None, between=ranges)[:, 0]
+    drawn, ess = impute(model, row, count, samples, method, steps, seed, True, contexts or None, ranges)
     if bool(drawn.isnan().any()):
-        raise ValueError(f"conditions {dict(conditions)}: no row can meet them, their probability is 0 under the model")
-    return drawn
+        names = getattr(getattr(model.decoders[0], "family", None), "names", None)
+        said = {column if names is None else names[column]: wanted for column, wanted in conditions.items()}
+        raise ValueError(f"conditions {said}: no row can meet them, their probability is 0 under the model")
+    return drawn[:, 0], samples if bool(ess.isnan()) else float(ess)

@@ -125,12 +125,13 @@ def fill(
     samples: int = 1000,
     seed: int = 0,
     given: Given = None,
+    between: Range | None = None,
 ) -> Tensor:
     """(N, *event) x with the one best value in each gap, the same in equal rows. How uncertain these are, only `impute`
     tells.
 
     Args:
-        model, x, samples, seed, given: as of `impute`.
+        model, x, samples, seed, given, between: as of `impute`.
         estimate: by what error the values will be judged. "mean", for a squared error: sum_k w_k E[x | z_k] where the
             likelihood has a mean in closed form, else of K draws; "median", of K draws, for an absolute error;
             "mode", the likeliest of 32 draws, for the number of wrong values. Or one of them for each column.
@@ -151,11 +152,14 @@ def fill(
     def work(rows: Rows) -> tuple[Tensor, Tensor]:
         found = infer_missing(rows, 0 if wanted == ["mean"] else samples, spread=True, mean="mean" in wanted)
         best = {} if found.mean is None else {"mean": found.mean}
-        numbers = found.mean is not None and bool((found.mean.isnan() & rows.x.isnan()).any())
+        if found.mean is not None and rows.between is not None:  # within limits it is no closed form
+            limited = rows.between[0].isfinite() | rows.between[1].isfinite()
+            best["mean"] = found.mean.masked_fill(limited, torch.nan)
+        numbers = found.mean is not None and bool((best["mean"].isnan() & rows.x.isnan()).any())
         if numbers or wanted != ["mean"]:
             latents = found.latents or infer_missing(rows, samples, spread=True).latents
             drawn = _complete(rows, latents)
-            best |= {"mean": _mean_or_draws(rows, found.mean, drawn)} if found.mean is not None else {}
+            best |= {"mean": _mean_or_draws(rows, best["mean"], drawn)} if found.mean is not None else {}
             best |= {"median": drawn.median(0).values} if "median" in wanted else {}
             if "mode" in wanted:
                 few, fewer = (range(0, samples, ceil(samples / n)) for n in (2 * CANDIDATES, CANDIDATES))
@@ -163,7 +167,7 @@ def fill(
                 asked = (
                     torch.tensor([name == "mode" for name in each], device=x.device) & rows.x.isnan().any(0).flatten()
                 )
-                best["mode"] = _likeliest(law, drawn[list(fewer)], asked.view(law.event_shape))
+                best["mode"] = _likeliest(law, drawn[list(fewer)], asked.view(law.event_shape), rows.between)
         chosen = best[each[0]]
         if len(each) > 1:
             chosen = torch.stack([best[name][:, d] for d, name in enumerate(each)], 1)
@@ -176,7 +180,7 @@ def fill(
             )
         return torch.where(rows.x.isnan() & possible, chosen.to(rows.x), rows.x), found.ess
 
-    filled, ess = each_gappy_row(model, x, x, samples, samples, seed, work, given, apart=False)
+    filled, ess = each_gappy_row(model, x, x, samples, samples, seed, work, given, between, apart=False)
     warn_of_few(ess, samples, "use more samples, or draws of impute(method='gibbs')")
     return filled
 
@@ -350,7 +354,7 @@ def _gibbs(rows: Rows, filled: Tensor, latents: list[Tensor], steps: int) -> Ten
     return filled
 
 
-def _likeliest(law: Distribution, candidates: Tensor, wanted: Tensor) -> Tensor:
+def _likeliest(law: Distribution, candidates: Tensor, wanted: Tensor, between: Range | None = None) -> Tensor:
     """(B, *event) for each element the value of the largest density, averaged over the m of law: (m, B); of categories,
     else of candidates (J, B, *event).
 
@@ -358,15 +362,23 @@ def _likeliest(law: Distribution, candidates: Tensor, wanted: Tensor) -> Tensor:
         law: p(x | z) at m posterior draws.
         candidates: draws of x.
         wanted: (*event) for which elements; the others have any value.
+        between: limits, (B, *event) both, within which the candidates are.
     """
     if isinstance(law, Columns):
-        parts = zip(law.parts, law.columns, strict=True)
-        return law._in_order([_likeliest(part, candidates[..., at], wanted[at]) for part, at in parts])
+        each = []
+        for part, at in zip(law.parts, law.columns, strict=True):
+            limits: Any = None if between is None else tuple(edge[..., at] for edge in between)
+            each.append(_likeliest(part, candidates[..., at], wanted[at], limits))
+        return law._in_order(each)
     elements: Any = getattr(law, "base_dist", law)
     if not bool(wanted.any()):
         return candidates[0]
     if isinstance(elements, Categorical):
-        return (elements.probs.mean(0).argmax(-1) + getattr(elements, "lowest", 0)).to(candidates)
+        lowest, probs = getattr(elements, "lowest", 0), elements.probs.mean(0)
+        if between is not None:
+            values = torch.arange(probs.shape[-1], device=probs.device) + lowest
+            probs = probs.masked_fill((values < between[0][..., None]) | (values > between[1][..., None]), 0)
+        return (probs.argmax(-1) + lowest).to(candidates)
     density = [log_prob_elements(law, values).double().logsumexp(0) for values in candidates]
     return candidates.gather(0, torch.stack(density).argmax(0, keepdim=True))[0]
 

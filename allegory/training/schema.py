@@ -53,14 +53,24 @@ OBJECT = Kind("an object", lambda v: isinstance(v, dict))
 COLUMNS = Kind('{"columns": a list}', lambda v: isinstance(v, dict) and isinstance(v.get("columns"), list))
 TREE = Kind('{"tree": whole numbers}', lambda v: isinstance(v, dict) and _list_of(WHOLE).holds(v.get("tree")))
 
-GIVEN = Kind(
-    "what is given: a name, categories, a shape",
-    lambda v: (
+
+def _is_condition(v: Any) -> bool:
+    return (
         isinstance(v, dict)
         and TEXT.holds(v.get("name"))
         and _list_of(TEXT).holds(v.get("categories"))
-        and _list_of(COUNT, 1).holds(v.get("shape"))
-        and len(v["categories"]) in (0, *v["shape"])
+        and COUNT.holds(v.get("count"))
+        and len(v["categories"]) in (0, v["count"])
+    )
+
+
+GIVEN = Kind(
+    "what is given: parts, each of a name, categories and a count; and a shape",
+    lambda v: (
+        isinstance(v, dict)
+        and isinstance(v.get("parts"), list)
+        and all(map(_is_condition, v["parts"]))
+        and v.get("shape") == [sum(part["count"] for part in v["parts"])] != [0]
     ),
 )
 

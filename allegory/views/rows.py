@@ -7,8 +7,9 @@ Shapes: N rows, D columns of x, m draws.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allegory.data.conditions import encode_conditions
+from allegory.data.conditions import Condition, encode_together
 from allegory.data.files import read_raw
+from allegory.data.ranges import Range, as_range
 from allegory.data.tables import (
     as_frame,
     as_name,
@@ -29,15 +31,17 @@ from allegory.data.tables import (
 )  # fmt: skip
 from allegory.evaluation.bounds import log_likelihood
 from allegory.evaluation.conditionals import log_cells
+from allegory.evaluation.conditions import sample_given
 from allegory.evaluation.imputation import fill, impute
-from allegory.tabular.columns import CODED, UNITS
+from allegory.tabular.columns import CODED
+from allegory.tabular.conditions import in_x
 from allegory.tabular.filling import fill as fill_frame
 
 if TYPE_CHECKING:
     from allegory.tabular import Schema
     from allegory.views.runs import Run
 
-__all__ = ["cells_of", "condition", "filled", "given_rows", "open_rows", "read_rows", "sample", "score_rows"]
+__all__ = ["cells_of", "filled", "given_rows", "in_numbers", "open_rows", "read_rows", "sample", "score_rows"]
 
 POINTS = ("best", "mean", "median", "mode")
 
@@ -54,6 +58,8 @@ def open_rows(run: Run, source: Any, array: str | None = None) -> Any:
         return source
     reading = run.config["data"].get("reading") or {}
     if is_table(source):
+        if array is not None:
+            raise ValueError(f"{source} is a table; array={array!r} is for a .npz file")
         return read_table(Path(source), reading)
     arrays, _, _ = read_raw(Path(source), array, reading.get("gaps", ()))
     return np.concatenate([as_frame(x) for x in arrays.values()])
@@ -80,23 +86,65 @@ def read_rows(run: Run, frame: Any, strict: bool = False, where: str = "") -> Te
 
 
 def filled(
-    run: Run, frame: Any, draws: int | None, point: str | None, samples: int, method: str, seed: int, strict: bool
+    run: Run,
+    frame: Any,
+    draws: int | None,
+    point: str | None,
+    samples: int,
+    method: str,
+    seed: int,
+    strict: bool,
+    known: Mapping[Any, Any] | None = None,
 ) -> Any:
-    """The frame with its gaps filled: m of them for `draws`, else one."""
+    """The frame with its gaps filled: m of them for `draws`, else one. What is `known` of the gaps of some columns is
+    a value, a range, or None for gaps that stay.
+    """
     x, schema, given = read_rows(run, frame, strict), _schema(run), given_rows(run, frame)
     if draws is not None and point is not None:
         raise ValueError(f"draws={draws} and point={point!r}: wanted one of them")
+    if draws is None and method != "sir":
+        raise ValueError(f"method={method!r} is of draws, which are not asked for; wanted draws=m, too")
+    conditions = in_numbers(run, known or {})
+    gaps = x.isnan()
+    x, between, kept = _known(x, conditions)
+    left = torch.zeros_like(gaps)
+    left[:, kept] = gaps[:, kept]
     if draws is not None:
         if draws < 1:
             raise ValueError(f"draws={draws}: wanted at least 1")
-        many = impute(run.model, x, draws, samples, method, seed=seed, given=given)
-        return [fill_frame(schema, frame, one) for one in many]
+        many = impute(run.model, x, draws, samples, method, seed=seed, given=given, between=between)
+        return [fill_frame(schema, frame, _as_found(one, gaps, left, conditions)) for one in many]
     point = "best" if point is None else point
     if point not in POINTS:
         raise ValueError(f"point={point!r}: wanted one of {', '.join(POINTS)}")
     numbers = "median" if point == "best" else point
     each = ["mode" if column.kind in CODED else numbers for column in schema.modelled]
-    return fill_frame(schema, frame, fill(run.model, x, each, samples, seed, given=given))
+    best = fill(run.model, x, each, samples, seed, given=given, between=between)
+    return fill_frame(schema, frame, _as_found(best, gaps, left, conditions))
+
+
+def _known(x: Tensor, conditions: Mapping[int, Any]) -> tuple[Tensor, tuple[Tensor, Tensor] | None, list[int]]:
+    """Rows (N, D) with known values in gaps; limits of the others, (1, D) both; and columns whose gaps stay."""
+    x, low, high, kept = x.clone(), torch.full_like(x[:1], -torch.inf), torch.full_like(x[:1], torch.inf), []
+    for d, wanted in conditions.items():
+        if isinstance(wanted, tuple):
+            low[0, d], high[0, d] = wanted
+        elif wanted != wanted:
+            kept.append(d)
+        else:
+            x[x[:, d].isnan(), d] = wanted
+    limited = bool((low.isfinite() | high.isfinite()).any())
+    return x, (low, high) if limited else None, kept
+
+
+def _as_found(found: Tensor, gaps: Tensor, left: Tensor, conditions: Mapping[int, Any]) -> Tensor:
+    """The rows, if all gaps are filled, but for those that stay."""
+    still = (found.isnan() & gaps & ~left).nonzero()
+    if conditions and len(still):
+        raise ValueError(
+            f"row {still[0, 0].item()}: under what is known of its gaps it has a probability of 0 in the model"
+        )
+    return found.masked_fill(left, torch.nan)
 
 
 def score_rows(run: Run, frame: Any, samples: int, seed: int, strict: bool) -> Tensor:
@@ -113,51 +161,91 @@ def cells_of(run: Run, frame: Any, samples: int, seed: int, strict: bool) -> Ten
 
 def given_rows(run: Run, frame: Any) -> Tensor | None:
     """(N, k) what is given with the rows of a frame; None for a run without."""
-    about = run.given_about
-    if about is None:
+    if run.given_about is None:
         return None
-    raw = read_given_column(frame, about["name"], str(run.path))
-    return encode_conditions(about["name"], raw, about["categories"], str(run.path)).to(run.device)
+    where = str(run.path)
+    raw = {
+        part.name: read_given_column(frame, part.name, where, "categorical" if part.categories else "real")
+        for part in run.conditions
+    }
+    return encode_together(run.conditions, raw, where).to(run.device)
 
 
-def sample(run: Run, n: int, given: Mapping[Any, Any], temperature: float, seed: int) -> Any:
-    """A frame of n rows, those of `given` with its values; what the model is given beside them, as a last column."""
-    schema, about, said = _schema(run), run.given_about, dict(given)
-    c = None
-    if about is not None:
-        text = said.pop(about["name"], None)
-        rows = torch.randint(len(run.data.train), (n,), generator=torch.Generator().manual_seed(seed))
-        drawn = run.data.given_with("train", rows)[0] if text is None else run.given_as(str(text)).expand(n, -1)
-        c = drawn.to(run.device)
-    if said:
-        x = condition(run, said, n).to(run.device)
-        x = impute(run.model, x, draws=1, seed=seed, given=c)[0] if x.isnan().any() else x
+def sample(
+    run: Run, n: int, given: Mapping[Any, Any], temperature: float, seed: int, samples: int | None
+) -> tuple[Any, float | None]:
+    """A frame of n rows under conditions, with what the model is given as last columns; and the effective sample size,
+    None where nothing is said of the columns that are modelled.
+    """
+    schema, names = _schema(run), [part.name for part in run.conditions]
+    of_given = {str(name): value for name, value in given.items() if str(name) in names}
+    conditions = in_numbers(run, {name: value for name, value in given.items() if str(name) not in names})
+    c = run.given_as(of_given, n, seed).to(run.device) if names else None
+    if not conditions:
+        x, ess = run.sample(n, temperature, seed, c), None
+    elif temperature != 1:
+        raise ValueError(f"temperature={temperature:g} is of draws from the prior; wanted 1 beside values of columns")
+    elif c is None or bool((c == c[0]).all()):
+        alike = None if c is None else c[:1]
+        x, ess = sample_given(run.model, n, conditions, samples or 10_000, seed=seed, return_ess=True, given=alike)
     else:
-        x = run.sample(n, temperature, seed, c)
+        drawn = ", ".join(name for name in names if name not in of_given or as_range(of_given[name]) is not None)
+        warnings.warn(
+            f"{drawn}: given, not modelled, and so drawn as in the training data, whatever is said of other columns",
+            stacklevel=3,
+        )
+        x, ess = _rows_of_their_own(run, conditions, n, seed, samples or 1000, c)
     frame = schema.decode(x)
-    return frame if about is None or c is None else _with_column(frame, about, c)
+    return (frame if c is None else _with_columns(frame, run.conditions, c)), ess
 
 
-def _with_column(frame: Any, about: Mapping[str, Any], c: Tensor) -> Any:
-    """A frame with what is given as a last column."""
+def _rows_of_their_own(
+    run: Run, conditions: Mapping[int, Any], n: int, seed: int, samples: int, c: Tensor
+) -> tuple[Tensor, float]:
+    """(n, D) rows under conditions, each with another c, (n, k)."""
+    empty = torch.full((n, len(_schema(run).names)), torch.nan, device=run.device)
+    x, between, left_out = _known(empty, conditions)
+    drawn, ess = impute(run.model, x, 1, samples, seed=seed, return_ess=True, given=c, between=between)
+    if bool(drawn.isnan().any()):
+        raise ValueError("no row can meet the conditions: their probability is 0 under the model")
+    drawn[0][:, left_out] = torch.nan
+    return drawn[0], float(ess.min())
+
+
+def _with_columns(frame: Any, parts: Sequence[Condition], c: Tensor) -> Any:
+    """A frame with what is given as last columns."""
     import narwhals.stable.v2 as nw
 
-    categories = np.array(about["categories"], object)
-    values = categories[c.argmax(1).cpu().numpy()] if len(categories) else c[:, 0].double().cpu().numpy()
+    start, columns = 0, {}
+    for part in parts:
+        columns[part.name] = _as_column(part, c[:, start : start + part.count])
+        start += part.count
     if isinstance(frame, dict):
-        return {**frame, about["name"]: values}
+        return {**frame, **columns}
     wrapped = nw.from_native(frame, eager_only=True)
-    column = nw.new_series(about["name"], values.tolist(), backend=wrapped.implementation)
-    return wrapped.with_columns(column).to_native()
+    made = [nw.new_series(name, x.tolist(), backend=wrapped.implementation) for name, x in columns.items()]
+    return wrapped.with_columns(*made).to_native()
 
 
-def condition(run: Run, given: Mapping[Any, Any], n: int) -> Tensor:
-    """(n, D) rows in which all but some columns are missing.
+def _as_column(part: Condition, c: Tensor) -> Any:
+    """(n,) the values of what is given, (n, count): whole numbers as such."""
+    if part.categories:
+        words = part.categories
+        whole = all(word.lstrip("-").isdecimal() and str(int(word)) == word for word in words)
+        values = np.array([int(word) for word in words]) if whole else np.array(words, object)
+        return values[c.argmax(1).cpu().numpy()]
+    x = c[:, 0].cpu().numpy()
+    if bool((x == np.rint(x)).all()):
+        return x.astype(np.int64)
+    return np.array([float(str(value)) for value in x])  # the digits that float32 has
+
+
+def in_numbers(run: Run, given: Mapping[Any, Any]) -> dict[int, Any]:
+    """Conditions on columns of a table as `sample_given` takes them: by the column of x, a number, a range, or NaN.
 
     Args:
         run: of a table.
-        given: the values of these columns; text stands for what it says, as in a file.
-        n: how many.
+        given: by column a value, a range (low, high) or `Range`, or None for a gap; text stands for what it says.
 
     Raises:
         ValueError: no such column, a value that it cannot have.
@@ -165,42 +253,23 @@ def condition(run: Run, given: Mapping[Any, Any], n: int) -> Tensor:
     schema = _schema(run)
     names = [column.name for column in schema.columns]
     said = {as_name(name, names): value for name, value in given.items()}
-    check_names(names, {"given": said}, str(run.path))
-    row = torch.full((1, len(schema.names)), torch.nan)
+    check_names([*names, *(part.name for part in run.conditions)], {"given": said}, str(run.path))
+    found: dict[int, Any] = {}
     for name, value in said.items():
-        column = next(column for column in schema.columns if column.name == name)
-        code = _code(column, value)
+        column = next((column for column in schema.columns if column.name == name), None)
+        if column is None:
+            raise ValueError(f"given {name!r}: it is given with each row, and has no gaps")
+        missing = value is None or (isinstance(value, float) and value != value)
+        wanted = None if missing else as_range(value) or Range(value, value)
+        if wanted is not None and wanted.low is None and wanted.high is None:
+            raise ValueError(f"given {name!r}: a range without an end; wanted (low, high)")
+        ends = None if wanted is None else in_x(column, wanted.low, wanted.high, wanted.above, wanted.below)
         if column.modelled:
-            row[0, schema.names.index(name)] = code
-    return row.expand(n, -1).clone()
-
-
-def _code(column: Any, value: Any) -> float:
-    """The number x of a value of a column."""
-    if column.kind in CODED:
-        words = {str(known): code for code, known in enumerate(column.values)}
-        if str(value) not in words:
-            raise ValueError(
-                f"given {column.name!r}: no row can have {value!r}; wanted one of {', '.join(list(words)[:12])}"
-            )
-        return float(words[str(value)])
-    try:
-        if column.kind == "datetime":
-            return float((np.datetime64(value, "ns").astype(np.int64) - int(column.origin)) / UNITS[column.unit])
-        x = float(value) - float(column.origin)
-    except ValueError:
-        raise ValueError(f"given {column.name!r}: {value!r} where a {column.kind} is wanted") from None
-    low, high = column.low, column.high
-    if not np.isfinite(x) or (low is not None and x < low) or (high is not None and x > high):
-        edges = " .. ".join("" if edge is None else f"{edge + float(column.origin):g}" for edge in (low, high))
-        raise ValueError(f"given {column.name!r}: no row can have {value!r}, which is beyond {edges}")
-    if column.step is not None:
-        k = (x - column.step.anchor) / column.step.size
-        if abs(k - round(k)) > 1e-3:
-            raise ValueError(
-                f"given {column.name!r}: no row can have {value!r}, whose resolution is {column.step.size:g}"
-            )
-    return x
+            d = schema.names.index(name)
+            found[d] = math.nan if ends is None else ends[0] if ends[0] == ends[1] else ends
+        elif missing:
+            raise ValueError(f"given {name!r}: no row can have a gap there, the column is constant")
+    return found
 
 
 def _schema(run: Run) -> Schema:

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.data.conditions import parse_condition
+from allegory.data.conditions import Condition, choose_given, recorded_conditions
 from allegory.data.description import is_described, recorded_offset
+from allegory.data.ranges import as_range
 from allegory.data.recoding import binarize, to_binary, two_values
 from allegory.data.splits import Data, load_together, read, read_given, reload
 from allegory.evaluation.annealing import compare_with_ais
@@ -277,7 +278,7 @@ class Run:
 
     @property
     def given_about(self) -> dict[str, Any] | None:
-        """What is given with the examples, as the run records it: its name, its categories, its shape. None where
+        """What is given with the examples, as the run records it, see `allegory.data.Conditions.about`. None where
         nothing is, or a run that was made in Python does not say.
         """
         about: Any = self.config.get("data")
@@ -286,18 +287,34 @@ class Run:
             return self._data.given.about()
         return given
 
-    def given_as(self, text: str) -> Tensor:
-        """(1, k) what is given in words: the name of a category, or its place, or numbers separated by commas.
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The parts of what is given with the examples: their names and categories, in the order of c."""
+        return () if self.given_about is None else recorded_conditions(self.given_about)
+
+    def given_as(self, said: Any, n: int = 1, seed: int = 0) -> Tensor:
+        """(n, k) what is given, from what is said of it: of each part a category, or its place, or a number; or a range
+        of numbers, (low, high). What is not said is as in random training examples that agree with the rest.
 
         Args:
-            text: as it is typed.
+            said: by the names of `conditions`; where there is one alone, what is said of it.
+            n: how many.
+            seed: of the choice.
 
         Raises:
-            ValueError: no such category; a run without.
+            ValueError: no such name, no such category; no training example that agrees; a run without.
         """
-        if self.given_about is None:
-            raise ValueError(f"given {text!r}: {self.path} does not record that anything is given with its examples")
-        return parse_condition(text, self.given_about)
+        parts = self.conditions
+        if not parts:
+            raise ValueError(f"given {said!r}: {self.path} does not record that anything is given with its examples")
+        if not isinstance(said, Mapping):
+            if len(parts) > 1:
+                wanted = ", ".join(f"{part.name}=..." for part in parts)
+                raise ValueError(f"given {said!r}: wanted some of {wanted}, since several are given")
+            said = {parts[0].name: said}
+        each = said.keys() == {part.name for part in parts} and not any(map(as_range, said.values()))
+        train = torch.empty(0, sum(part.count for part in parts)) if each else self.data.given_with("train")[0]
+        return choose_given(parts, said, train, n, seed)
 
     def _given_with(self, split: str, rows: Tensor | slice = slice(None)) -> Contexts:
         """What is given with examples of the data, on the run's device."""
@@ -449,6 +466,7 @@ class Run:
         method: str = "sir",
         seed: int = 0,
         strict: bool = False,
+        given: Mapping[Any, Any] | None = None,
     ) -> Any:
         """A table with its gaps filled, everything else as it was; see `al.impute` and `al.fill`.
 
@@ -461,11 +479,13 @@ class Run:
             method: of draws, "sir" or "gibbs".
             seed: of the noise.
             strict: whether values that were never seen are an error.
+            given: what is known of the gaps of some columns: a value, a range (low, high), or None for gaps that stay
+                as they are. What is observed stays, whatever is said.
 
         Raises:
-            ValueError: no run of a table; other columns; m < 1.
+            ValueError: no run of a table; other columns; m < 1; gaps that have no value under what is known.
         """
-        return rows.filled(self, rows.open_rows(self, frame), draws, point, samples, method, seed, strict)
+        return rows.filled(self, rows.open_rows(self, frame), draws, point, samples, method, seed, strict, given)
 
     def score(
         self, frame: Any, cells: bool = False, *, samples: int = 1000, seed: int = 0, strict: bool = False
@@ -487,23 +507,36 @@ class Run:
         return score(self, rows.open_rows(self, frame), samples, seed, strict)
 
     def sample_rows(
-        self, n: int, given: Mapping[Any, Any] | None = None, temperature: float = 1.0, seed: int = 0
+        self,
+        n: int,
+        given: Mapping[Any, Any] | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+        samples: int | None = None,
+        return_ess: bool = False,
     ) -> Any:
         """A table of n rows that are drawn from the model, with the types of the training data.
 
         Args:
             n: number of rows.
-            given: values of some columns, which all rows have: the rest is drawn from p(rest | given), by importance
-                resampling.
-            temperature: factor on the standard deviations of all latents.
+            given: what all rows have, by column: a value; a range, (low, high), both ends included, None for no end;
+                or None for a gap. The rest is drawn from p(rest | given), by importance resampling, see
+                `al.sample_given`. Of columns that are not modelled, but given, what is not said is as in random
+                training examples.
+            temperature: factor on the standard deviations of all latents; of draws without conditions.
             seed: of the draws.
+            samples: K, particles among which rows under conditions are drawn; by default 10,000, or 1,000 for each row
+                where something else is given with each.
+            return_ess: whether to return (rows, ESS), the effective sample size of the K weights; None where there are
+                none.
 
         Raises:
-            ValueError: no run of a table; no such column; a value that no row can have.
+            ValueError: no run of a table; no such column; a condition that no row can meet.
         """
         if self.schema is None:
             raise ValueError(f"{self.path} was not trained on a table; wanted Run.sample")
-        return rows.sample(self, n, given or {}, temperature, seed)
+        found, ess = rows.sample(self, n, given or {}, temperature, seed, samples)
+        return (found, ess) if return_ess else found
 
     def report(self, out: str | Path | None = None, **settings: Any) -> Path:
         """Writes the run as one page, RUN/report.html by default, and returns its path.

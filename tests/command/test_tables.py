@@ -343,11 +343,51 @@ def test_a_category_that_was_never_seen_is_a_warning_or_an_error(capsys):
 @pytest.mark.usefixtures("folder")
 def test_conditions_that_no_row_can_meet_are_told_in_one_line(capsys):
     draw = ["sample", "run", "--count", "3", "--out", "o.csv", "--given"]
-    assert "--given names 'regoin', which is no column" in fails(capsys, *draw, "regoin=north")
+    assert "'regoin' is neither a column nor given; there are age" in fails(capsys, *draw, "regoin=north")
+    assert "given 'age': wanted NAME=VALUE" in fails(capsys, *draw, "age")
     assert "no row can have 'west'; wanted one of" in fails(capsys, *draw, "region=west")
     assert "no row can have '-3', which is beyond" in fails(capsys, *draw, "age=-3")
     assert "no row can have '30.5', whose resolution is 1" in fails(capsys, *draw, "age=30.5")
     assert "'old' where a count is wanted" in fails(capsys, *draw, "age=old")
+    assert "no row can lie above 30.2 and below 30.8, whose resolution is 1" in fails(
+        capsys, *draw, "age>30.2,age<30.8"
+    )
+    assert "its values have no order" in fails(capsys, *draw, "region>=north")
+    assert "something else is said of 'age', too" in fails(capsys, *draw, "age=30", "--given", "age=31")
+    assert "no row can meet them, their probability is 0" in fails(capsys, *draw, "age>100000")
+    assert "temperature=0.5 is of draws from the prior" in fails(capsys, *draw, "age=30", "--temperature", "0.5")
+    words = ["sample", "run", "--count", "3", "--out", "o.csv", "--importance-samples", "9"]
+    assert "applies only with --given" in fails(capsys, *words)
+    fill = ["impute", "run", "people.csv", "--out", "o.csv"]
+    assert "--method gibbs is of draws; give --draws M, too" in fails(capsys, *fill, "--method", "gibbs")
+    assert "--point mean is of one table" in fails(capsys, *fill, "--point", "mean", "--draws", "2")
+    assert "--array x is for a .npz file" in fails(
+        capsys, "encode", "run", "people.csv", "--out", "z.csv", "--array", "x"
+    )
+
+
+@pytest.mark.usefixtures("folder")
+def test_rows_are_drawn_and_gaps_are_filled_within_ranges(capsys):
+    draw = ["sample", "run", "--count", "200", "--out", "o.csv", "--given"]
+    assert main([*draw, "age>=30,age<40,region=north", "--given", "income=?"]) == 0
+    assert float(capsys.readouterr().out.split("effective sample size ")[1].replace(",", "")) > 100
+    drawn = read_frame("o.csv")
+    assert 30 <= drawn["age"].min() <= drawn["age"].max() == 39
+    assert set(drawn["region"]) == {"north"}
+    assert all(value in (None, "") or value != value for value in drawn["income"])
+    whole = cells("people.csv")
+    assert (
+        main(["impute", "run", "people.csv", "--out", "f.csv", *FEW, "--given", "age>=70", "--given", "region=?"]) == 0
+    )
+    for old, new in zip(whole[1:], cells("f.csv")[1:], strict=True):
+        assert int(new[1]) >= 70 if not old[1] else new[1] == old[1]
+        assert new[3] == old[3]
+    gaps = sum(not cell for row in whole[1:] for i, cell in enumerate(row) if i != 3)
+    assert f"{gaps} gaps filled" in capsys.readouterr().out
+    run = al.Run("run")
+    assert set(run.sample_rows(50, {"age": (30, 31), "income": None})["age"]) <= {30, 31}
+    many = run.impute("people.csv", 2, samples=20, given={"age": (70, None)})
+    assert all(min(one["age"][i] for i, row in enumerate(whole[1:]) if not row[1]) >= 70 for one in many)
 
 
 @pytest.mark.usefixtures("folder")
@@ -383,6 +423,35 @@ def test_a_column_that_is_given_is_not_modelled_and_comes_back(capsys):
     train = ["train", "people.csv", "--out", "bad", *words, "--given"]
     assert "column 'region' has gaps, in" in fails(capsys, *train, "region")
     assert "--given names 'regoin', which is no column" in fails(capsys, *train, "regoin")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.filterwarnings("default:age. given, not modelled")
+def test_several_columns_are_given(capsys):
+    whole = [row for row in cells("people.csv") if row[1] and row[3]]
+    with open("whole.csv", "w", newline="") as file:
+        csv.writer(file, delimiter=";").writerows(whole)
+    words = ["--drop", "who", *TINY, "--epochs", "1"]
+    assert main(["train", "whole.csv", "--out", "two", "--given", "region", "--given", "age", *words]) == 0
+    assert "given region, 3 categories (east, north, south); age, 1 number" in capsys.readouterr().err
+    for words_of in (["impute", *FEW], ["score", *FEW], ["encode"]):
+        assert main([words_of[0], "two", "whole.csv", "--out", f"{words_of[0]}.csv", *words_of[1:]]) == 0
+    assert main(["evaluate", "two", "--json", *FEW]) == main(["diagnose", "two", "--examples", "20"]) == 0
+    drawn = "sample two --count 40 --out t.csv --given"
+    again = drawn.replace("t.csv", "u.csv")
+    assert main([*drawn.split(), "region=north,age>=30,age<40"]) == 0
+    ages = {int(row[1]) for row in whole[1:] if row[3] == "north" and 30 <= int(row[1]) < 40}
+    assert set(read_frame("t.csv")["age"]) <= ages
+    assert main([*again.split(), "region=north,age=33,rain=0"]) == 0
+    assert set(read_frame("u.csv")["age"]) == {33}
+    assert "given age=12.5: no training example agrees with it; say what else" in fails(
+        capsys, *drawn.replace("t.csv", "v.csv").split(), "age=12.5"
+    )
+    assert main([*drawn.replace("t.csv", "w.csv").split(), "rain=0,region=east"]) == 0
+    assert "age: given, not modelled, and so drawn as in the training data" in capsys.readouterr().err
+    assert "'age' is named twice" in fails(capsys, "train", "whole.csv", "--out", "bad", *words, "--given", "age,age")
+    both = ["train", "whole.csv", "--out", "bad", *words, "--given", "age", "--drop", "age"]
+    assert "column 'age' is given, and is to be left out" in fails(capsys, *both)
 
 
 def test_what_the_demo_of_a_table_says_next_works(monkeypatch, capsys):

@@ -10,8 +10,9 @@ from PIL import Image
 
 import allegory as al
 from allegory.command import main
-from allegory.data import as_conditions, load
-from allegory.data.conditions import parse_condition
+from allegory.data import as_conditions, join_conditions, load
+from allegory.data.conditions import choose_given, recorded_conditions
+from allegory.data.ranges import Range, parse_conditions
 
 
 @pytest.fixture(autouse=True)
@@ -29,14 +30,18 @@ def labelled(tmp_path):
     return tmp_path / "x.npz"
 
 
+def chosen(found, n=1, **said):
+    return choose_given(found.parts, said, found.values["train"], n)
+
+
 @pytest.mark.filterwarnings("ignore:.*left out")
 def test_each_row_keeps_its_label_in_every_split(labelled):
     arrays = dict(np.load(labelled))
     data = load(labelled, array="x", given="y", seed=3)
-    assert data.given.categories == ["ant", "bee", "cat"]
+    assert data.given.parts[0].categories == ("ant", "bee", "cat")
     for split in ("train", "valid", "test"):
         (c,) = data.given_with(split)
-        names = np.array(data.given.categories)[c.argmax(1).numpy()]
+        names = np.array(data.given.parts[0].categories)[c.argmax(1).numpy()]
         assert (names == arrays["y"][data.rows[split].numpy()]).all()
     (numbers,) = load(labelled, array="x", given="size").given_with("train")
     assert numbers.shape == (160, 1)
@@ -57,8 +62,10 @@ def test_what_cannot_be_given_is_named(labelled, tmp_path):
     np.savez(tmp_path / "odd.npz", x=np.zeros((4, 2)), y=np.zeros(3))
     np.savez(tmp_path / "gap.npz", x=np.zeros((40, 2)), y=np.array([np.nan] * 40))
     labels = {"train": np.array([1, 2]), "test": np.array([1, 7])}
-    about = as_conditions("y", {"train": np.array([1, 2])}).about()
+    found = as_conditions("y", {"train": np.array([1, 2])})
+    numbers = as_conditions("y", {"train": np.array([[0.5, 2.0]])})
     for call, words in {
+        lambda: load(labelled, array="x", given=["y", "y"]): "given: 'y' is named twice",
         lambda: load(labelled, array="x", given="z"): "given 'z': wanted the arrays z; it holds x, y, size",
         lambda: load(tmp_path / "odd.npz", given="y"): "y has shape (3,), wanted a row for each of 4 examples",
         lambda: load(tmp_path / "gap.npz", given="y"): "y is NaN or infinite in row 0",
@@ -66,18 +73,51 @@ def test_what_cannot_be_given_is_named(labelled, tmp_path):
         lambda: as_conditions("y", labels): "y is '7' in row 1, and nowhere in the training data",
         lambda: as_conditions("y", {"train": np.arange(2000)}): "2,000 different labels, wanted 1,000 at most",
         lambda: as_conditions("y", {"train": np.zeros((3, 2), int)}): "wanted a label for each example",
-        lambda: parse_condition("3", about): "given '3': wanted a category of y: 1, 2",
-        lambda: parse_condition("1,x", {**about, "categories": []}): "given '1,x': wanted 2 numbers for y",
+        lambda: chosen(found, y="3"): "given '3': wanted a category of y: 1, 2",
+        lambda: chosen(found, y=3): "given 3: wanted a category of y: 1, 2",
+        lambda: chosen(found, y=(1, 2)): "given y >=1, <=2: wanted a value, since y, 2 categories (1, 2) is no number",
+        lambda: chosen(found, z=1): "given 'z': nothing of that name is given; there is y",
+        lambda: chosen(numbers, y="1,x"): "given '1,x': wanted 2 numbers, separated by commas, for y",
     }.items():
         with pytest.raises(ValueError, match=f"^[^\n]*{re.escape(words)}[^\n]*$"):
             call()
 
 
 def test_a_category_is_its_name_before_its_place():
-    about = as_conditions("y", {"train": np.array([1, 2, 5])}).about()
-    assert parse_condition("1", about).argmax() == 0  # the name
-    assert parse_condition("0", about).argmax() == 0  # no name: the place
-    assert parse_condition("5", about).argmax() == 2
+    found = as_conditions("y", {"train": np.array([1, 2, 5])})
+    assert chosen(found, y="1").argmax() == 0  # the name
+    assert chosen(found, y="0").argmax() == 0  # no name: the place
+    assert chosen(found, y="5").argmax() == chosen(found, y=5).argmax() == 2
+
+
+def test_what_is_not_said_is_as_in_examples_that_agree():
+    town, age = np.array(["Rom", "Ulm"] * 500), np.arange(1000) % 60 + 0.5
+    found = join_conditions([as_conditions("town", {"train": town}), as_conditions("age", {"train": age})])
+    assert recorded_conditions(json.loads(json.dumps(found.about()))) == found.parts
+    drawn = chosen(found, n=400, town="Ulm", age=(20, None))
+    assert (drawn[:, 1] == 1).all()
+    assert set(drawn[:, 2].tolist()) == {a for a in age[1::2].tolist() if a >= 20}
+    assert (chosen(found, n=50, age=Range(high=1.5, below=True))[:, 2] == 0.5).all()
+    assert chosen(found, town="Rom", age=7.25).tolist() == [[1, 0, 7.25]]  # all of it is said: it need not be there
+    with pytest.raises(ValueError, match=r"given age=7\.25: no training example agrees with it; .*: town"):
+        chosen(found, age=7.25)
+
+
+def test_conditions_are_read_as_they_are_typed():
+    names = ["age", "a=b", "town >= x", "size"]
+    assert parse_conditions(["age >= 3", "age<7.5", "a=b=?", "town >= x=y", "size==1e3"], names) == {
+        "age": Range("3", "7.5", below=True), "a=b": None, "town >= x": "y", "size": "1e3",
+    }  # fmt: skip
+    for texts, words in {
+        ("age",): "given 'age': wanted NAME=VALUE",
+        ("age=",): "given 'age=': wanted NAME=VALUE",
+        ("ages=3",): "given 'ages=3': 'ages' is neither a column nor given; there are age, a=b",
+        ("age>3", "age>=4"): "given 'age>=4': something else is said of 'age', too",
+        ("age>3", "age=4"): "given 'age=4': something else is said of 'age', too",
+        ("age=4", "age<4"): "given 'age<4': something else is said of 'age', too",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(words)):
+            parse_conditions(texts, names)
 
 
 @pytest.mark.filterwarnings("ignore:.*left out")
@@ -86,7 +126,10 @@ def test_the_command_trains_scores_and_draws_what_is_given(labelled, tmp_path, c
     train = ["train", source, "--array", "x", "--given", "y", "--out", out, "--hidden", "16", "--latent", "2"]
     assert main([*train, "--epochs", "30", "--batch-size", "20", "--lr", "1e-2", "--no-compile", "--ema", "0.9"]) == 0
     assert "given y, 3 categories (ant, bee, cat)" in capsys.readouterr().err
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["given"]["categories"][1] == "bee"
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text())["data"]["given"]["parts"][0]["categories"][1]
+        == "bee"
+    )
     assert main(["evaluate", out, "--importance-samples", "10", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["nll"] < 6
     assert main(["diagnose", out, "--json"]) == 0
@@ -102,7 +145,11 @@ def test_the_command_trains_scores_and_draws_what_is_given(labelled, tmp_path, c
     assert main(["encode", out, source, "--array", "x", "--out", str(tmp_path / "z.npz")]) == 0
     assert main([*train, "--epochs", "31", "--resume", "--given", "size"]) == 2
     run = al.Run(out)
-    assert run.given_about["name"] == "y"
+    assert [part.name for part in run.conditions] == ["y"]
+    for given in ("y=bee", "y>=bee", "z=3"):
+        code = main(["sample", out, "--given", given, "--count", "5", "--out", str(tmp_path / "named.npz")])
+        assert code == (0 if given == "y=bee" else 2)
+    assert "given 'z=3': 'z' is neither a column nor given; there are y" in capsys.readouterr().err
     assert run.reconstruct(count=5).reconstructions.shape == (5, 2)
     assert run.sample(3, given=run.given_as("cat")).shape == (3, 2)
 

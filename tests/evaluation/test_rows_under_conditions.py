@@ -144,3 +144,33 @@ def test_an_edge_is_a_censored_value():
     """interval(high=c): a value recorded as c stands for c and everything above."""
     law = al.families.interval(0.5, high=2.0, law="normal")(torch.zeros(2)).base_dist
     assert_close(law.log_prob(torch.tensor([2.0]))[0], torch.tensor(stats.norm.logsf(1.75)), atol=1e-6, rtol=0)
+
+
+def test_the_best_value_within_limits_is_that_of_the_truncated_law():
+    model, joint = factor_analysis()
+    x = gappy_rows(joint, 1).nan_to_num(0.5).repeat(2, 1)
+    x[:, 1] = NAN
+    gap = torch.arange(5) == 1
+    law = law_of(joint, x[0], gap, ~gap)
+    mean, deviation = law.mean.item(), law.covariance_matrix.sqrt().item()
+    limit = mean + 0.3 * deviation
+    low = torch.full((1, 5), -torch.inf)
+    low[0, 1] = limit
+    between = (low, torch.full((1, 5), torch.inf))
+    exact = stats.truncnorm(0.3, torch.inf, loc=mean, scale=deviation)
+    for estimate, value in (("mean", exact.mean()), ("median", exact.median())):
+        found = al.fill(model, x, estimate, samples=20_000, between=between)[:, 1]
+        assert found[0] == found[1]
+        assert found[0].item() == pytest.approx(value, abs=0.03 * exact.std())
+    assert limit <= al.fill(model, x, "mode", samples=2000, between=between)[0, 1].item() < exact.ppf(0.2)
+
+
+def test_the_likeliest_category_is_one_of_those_that_are_possible():
+    kinds = [al.families.categorical(4), al.families.normal]
+    model = al.architectures.mlp((2,), al.families.columns(kinds), latent=[2], hidden=[8]).double()
+    with torch.no_grad():
+        model.decoders[0].network[0][-1].bias[:4] = torch.tensor([3.0, 0.0, 1.0, 2.0])
+    x = torch.tensor([[NAN, 0.0]])
+    assert al.fill(model, x, "mode")[0, 0] == 0
+    between = torch.tensor([[1.0, -torch.inf]]), torch.tensor([[2.0, torch.inf]])
+    assert al.fill(model, x, "mode", between=between)[0, 0] == 2
