@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from allegory.estimators import VAEDensity, VAEDetector, VAEImputer, VAELatents, VAEOutliers
-from allegory.evaluation import fill
+from allegory.evaluation import fill, log_likelihood
 
 SHORT = {"max_iter": 2, "hidden": (8,)}
 ALL = [VAEDensity, VAELatents, VAEImputer, VAEOutliers]
@@ -118,6 +118,34 @@ def test_a_copy_scores_a_frame_to_the_bit(kind, copied):
     again = copied(fitted)
     assert b"torch" not in pickle.dumps(fitted)
     np.testing.assert_array_equal(again._score(again._read(frame)), fitted._score(fitted._read(frame)))
+
+
+def test_several_fits_are_one_mixture_that_has_learned_from_all_rows(monkeypatch):
+    from allegory.estimators import estimator
+
+    held, train = [], estimator.train
+    monkeypatch.setattr(
+        estimator,
+        "train",
+        lambda *given, valid, **settings: held.append(valid) or train(*given, valid=valid, **settings),
+    )
+    one, several = (VAEDensity(max_iter=60, n_fits=n, random_state=0).fit(IRIS) for n in (1, 3))
+    assert len({tuple(row) for part in held[1:] for row in part.tolist()}) > 2 * len(held[0])
+    x = several._read(IRIS)
+    each = [log_likelihood(model, x, 100, seed=several._seed).numpy() for model in several.models_]
+    np.testing.assert_array_equal(each[0], one.score_samples(IRIS))
+    np.testing.assert_allclose(np.exp(several.score_samples(IRIS)), np.mean(np.exp(each), 0))
+    assert several.n_iter_ == 3 * one.n_iter_
+    drawn = several.sample(3000)
+    np.testing.assert_allclose(drawn.mean(0), IRIS.mean(0), atol=0.3)
+    assert several.sample(1).shape == (1, 4)
+
+
+def test_a_value_that_only_a_row_held_out_has_gives_the_column_its_unit():
+    X = np.column_stack([RNG(0).normal(size=60), np.zeros(60)])
+    X[:5, 1] = 1.0
+    scores = [VAEDensity(**SHORT, n_fits=1, random_state=seed).fit(X).score_samples(X) for seed in range(5)]
+    assert np.min(scores) > -30
 
 
 def test_latents_go_into_frames_and_come_back():
@@ -286,6 +314,7 @@ def test_kinds_of_columns_can_be_said():
         (VAEDensity, {}, [["a", "b"], ["c", "d"]], "not compatible with arrays of bytes"),
         (VAEDensity, {"max_iter": 0}, IRIS, "max_iter=0: wanted a whole number of updates"),
         (VAEDensity, {"validation_fraction": 1.0}, IRIS, "validation_fraction=1.0: wanted at least 0"),
+        (VAEOutliers, {"n_fits": 0}, IRIS, "n_fits=0: wanted a whole number of models"),
         (VAEDensity, {"latent": 0}, IRIS, "latent=\\[0\\]: wanted positive whole numbers"),
         (VAEOutliers, {"contamination": 0.6}, IRIS, "contamination=0.6: wanted a share"),
         (VAEImputer, {"estimate": "zero"}, IRIS, "estimate='zero': wanted 'mean'"),

@@ -52,8 +52,8 @@ class VAEEstimator(BaseEstimator):
         latent: width of z, or of z_1, ..., z_T.
         hidden: widths of the hidden layers of the encoder; the decoder mirrors them.
         samples: K, of the score.
-        max_iter: updates of the weights, about, and at least one pass over the rows; by default ten for each row, from
-            100 to 2,000.
+        max_iter: updates of the weights of a model, about, and at least one pass over the rows; by default ten for each
+            row, from 100 to 2,000.
         batch_size: rows of an update.
         learning_rate: at its highest.
         weight_decay: of AdamW.
@@ -65,11 +65,14 @@ class VAEEstimator(BaseEstimator):
         random_state: of the weights, the held-out rows and all noise; a seed, a RandomState, or None.
 
     Attributes:
-        model_: the `VAE`, in float64.
+        models_: the `VAE`, in float64; of an estimator with `n_fits` all of them.
+        model_: the first of them.
         schema_: the `Schema` of X.
-        n_iter_: updates that were made.
+        n_iter_: updates that were made, by all models.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
     """
+
+    n_fits = 1  # models; an argument of the estimators of a density
 
     def __init__(
         self,
@@ -121,34 +124,53 @@ class VAEEstimator(BaseEstimator):
         x = self._encode(X)
         generator = check_random_state(self.random_state)
         self._seed = int(generator.randint(2**31 - 1))
+        fits = [self._train(x, fold) for fold in range(self.n_fits)]
+        self.models_ = [model for model, _ in fits]
+        self.n_iter_ = sum(updates for _, updates in fits)
+        return x
+
+    @property
+    def model_(self) -> VAE:
+        return self.models_[0]
+
+    def _train(self, x: Tensor, fold: int) -> tuple[VAE, int]:
+        """A model, and how many updates it took.
+
+        Args:
+            x: (N, D).
+            fold: which part of the rows is held out, and which weights it begins with. The units are those of all rows:
+                a column that is the same throughout the rest would have none.
+        """
         order = torch.from_numpy(np.random.default_rng(self._seed).permutation(len(x)))
         held = round(self.validation_fraction * len(x)) if len(x) >= 20 else 0
+        order = order.roll(-fold * held)
         valid, rest = (x[order[:held]] if held else None), x[order[held:]]
-        self.model_ = self._build(rest)
+        model = self._build(x, self._seed + fold)
         updates = min(max(100, 10 * len(x)), 2000) if self.max_iter is None else self.max_iter
         size = min(self.batch_size, len(rest))
         passes = math.ceil(min(STEPS_PER_EPOCH, updates) * size / len(rest))
         steps = math.ceil(passes * len(rest) / size)
         particles = table_settings(gaps=bool(x.isnan().any())).get("samples", 1)
         record = train(
-            self.model_, rest.repeat(passes, 1), valid=valid, objective=iwae if particles > 1 else elbo,
-            samples=particles, batch_size=size, lr=self.learning_rate, epochs=max(1, updates // steps),
-            patience=PATIENCE, weight_decay=self.weight_decay, ema=0.9, lr_warmup=min(50, updates // 10),
-            seed=self._seed, progress=False,
+            model, rest.repeat(passes, 1), valid=valid, objective=iwae if particles > 1 else elbo, samples=particles,
+            batch_size=size, lr=self.learning_rate, epochs=max(1, updates // steps), patience=PATIENCE,
+            weight_decay=self.weight_decay, ema=0.9, lr_warmup=min(50, updates // 10), seed=self._seed + fold,
+            progress=False,
         )  # fmt: skip
-        self.n_iter_ = record.step
-        return x
+        return model, record.step
 
     def _check_settings(self) -> None:
         if self.max_iter is not None and (not hasattr(self.max_iter, "__index__") or self.max_iter < 1):
             raise ValueError(f"max_iter={self.max_iter!r}: wanted a whole number of updates, 1 or more, or None")
+        if not hasattr(self.n_fits, "__index__") or self.n_fits < 1:
+            raise ValueError(f"n_fits={self.n_fits!r}: wanted a whole number of models, 1 or more")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction={self.validation_fraction!r}: wanted at least 0 and below 1")
 
-    def _build(self, x: Tensor) -> VAE:
+    def _build(self, x: Tensor, seed: int) -> VAE:
         """The model as it begins: independent columns, each at its marginal optimum."""
         latent = [self.latent] if isinstance(self.latent, int | np.integer) else self.latent
-        with _float64(self._seed):
+        with _float64(seed):
             model = architectures.mlp(
                 x.shape[1:], self.schema_.family(), [int(width) for width in latent],
                 [int(width) for width in self.hidden], dropout=self.dropout, data=x,
@@ -168,8 +190,9 @@ class VAEEstimator(BaseEstimator):
         return reading.written(x.cpu(), self.schema_, like)
 
     def _score(self, x: Tensor) -> NDArray[np.float64]:
-        """(N,) L_K."""
-        return log_likelihood(self.model_, x, self.samples, seed=self._seed).cpu().numpy()
+        """(N,) L_K, of several models that of their mixture."""
+        scores = [log_likelihood(model, x, self.samples, seed=self._seed) for model in self.models_]
+        return (torch.logsumexp(torch.stack(scores), 0) - math.log(len(scores))).cpu().numpy()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -178,19 +201,24 @@ class VAEEstimator(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        if "model_" in state:
-            weights = {name: tensor.cpu().numpy() for name, tensor in self.model_.state_dict().items()}
-            state["model_"] = {"config": self.model_.config, "weights": weights}
+        if "models_" in state:
+            state["models_"] = [(model.config, _arrays(model)) for model in self.models_]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "model_" in state:
-            kept = state["model_"]
-            with _float64(0):
-                self.model_ = architectures.build(kept["config"])
-            self.model_.load_state_dict({name: torch.as_tensor(array) for name, array in kept["weights"].items()})
-            self.model_.to(choose_device(self.device)).eval()
+        if "models_" in state:
+            self.models_ = [self._restored(config, weights) for config, weights in state["models_"]]
+
+    def _restored(self, config: dict[str, Any], weights: dict[str, NDArray[Any]]) -> VAE:
+        with _float64(0):
+            model = architectures.build(config)
+        model.load_state_dict({name: torch.as_tensor(array) for name, array in weights.items()})
+        return model.to(choose_device(self.device)).eval()
+
+
+def _arrays(model: VAE) -> dict[str, NDArray[Any]]:
+    return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 @contextmanager

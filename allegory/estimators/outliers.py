@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from sklearn.base import OutlierMixin
 
 from allegory.estimators import reading
-from allegory.estimators.estimator import VAEEstimator
+from allegory.estimators.density import VAEDensity
 from allegory.tabular import Schema
 
 __all__ = ["VAEDetector", "VAEOutliers"]
 
 
-class VAEOutliers(OutlierMixin, VAEEstimator):
-    """Outliers, or novelties: rows whose density is low. Arguments and attributes are those of `VAEEstimator`, and:
+class VAEOutliers(OutlierMixin, VAEDensity):
+    """Outliers, or novelties: rows whose density is low. Arguments and attributes are those of `VAEDensity`, and:
 
     Args:
         contamination: the share of the rows of X in `fit` that are to be outliers; None for none of them, where all are
@@ -38,6 +38,7 @@ class VAEOutliers(OutlierMixin, VAEEstimator):
         hidden: Sequence[int] = (64, 64),
         *,
         contamination: float | None = 0.1,
+        n_fits: int = 3,
         samples: int = 100,
         max_iter: int | None = None,
         batch_size: int = 128,
@@ -50,9 +51,9 @@ class VAEOutliers(OutlierMixin, VAEEstimator):
         random_state: Any = None,
     ) -> None:
         super().__init__(
-            latent, hidden, samples=samples, max_iter=max_iter, batch_size=batch_size, learning_rate=learning_rate,
-            weight_decay=weight_decay, dropout=dropout, validation_fraction=validation_fraction, columns=columns,
-            device=device, random_state=random_state,
+            latent, hidden, n_fits=n_fits, samples=samples, max_iter=max_iter, batch_size=batch_size,
+            learning_rate=learning_rate, weight_decay=weight_decay, dropout=dropout,
+            validation_fraction=validation_fraction, columns=columns, device=device, random_state=random_state,
         )  # fmt: skip
         self.contamination = contamination
 
@@ -72,14 +73,6 @@ class VAEOutliers(OutlierMixin, VAEEstimator):
         x = self._fit(reading.validated(self, X, reset=True))
         self.offset_ = float(np.percentile(self._score(x), 100 * (share or 0.0)))
         return self
-
-    def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """(N,) L_K of each row, nats: the lower, the more of an outlier.
-
-        Args:
-            X: as in `fit`.
-        """
-        return self._score(self._read(X))
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """(N,) `score_samples` less `offset_`: below 0 for an outlier.
