@@ -5,8 +5,8 @@
 DATA is a folder of NAME.npz: train, valid and test, the bits of 0/1 rows packed along the row, and how many there are,
 `width`; of the twenty sets that density estimators are compared on (Lowd & Davis 2010, Van Haaren & Davis 2012).
 One setting for all sets, chosen on validation rows: p(x | z) is a Chow-Liu tree, its conditionals a perceptron of z,
-trained on the importance-weighted bound. Validation rows choose the weights, and stop the training. The test rows are scored
-once, when it has ended. The likelihood of a circuit is exact, as is that of a tree; L_1000 is a lower bound.
+trained on the importance-weighted bound. Validation rows choose the weights, and stop the training. The test rows are
+scored once, when it has ended. The likelihood of a circuit is exact, as is that of a tree; L_1000 is a lower bound.
 
 The independent elements and the tree are computed here. Cited, not run: the continuous mixtures cm of Correia et al.
 (2023), with independent and with tree leaves, EiNet (Peharz et al. 2020), and BestPC, the best circuit of any kind that
