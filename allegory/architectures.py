@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from allegory import activations, families, likelihoods, priors
@@ -29,7 +30,8 @@ from allegory.activations import Activation, make_activation
 from allegory.columnar import ColumnsFamily, ObservedFamily
 from allegory.conditional import Conditional
 from allegory.convolutions import ConvLadder, check_channels_first, check_scales, choose_scales
-from allegory.given import Beside, Reading
+from allegory.exposure import in_proportion
+from allegory.given import Beside, Reading, check_sizes
 from allegory.initialization import init_output_bias, init_units
 from allegory.ladder import TopDown
 from allegory.likelihoods import (
@@ -82,6 +84,7 @@ def mlp(
     given: Sequence[int] | None = None,
     given_data: Tensor | None = None,
     set_features: int | None = None,
+    exposure: int | None = None,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -120,6 +123,8 @@ def mlp(
             they are; see `allegory.given`.
         set_features: of a table, the width of the features of a set encoder, see `allegory.networks.ColumnSet`: for
             many columns of which few are observed. By default the columns are read side by side.
+        exposure: of counts: which of the k numbers that are given is the size over which they were made. Their mean is
+            in proportion to it, see `allegory.exposure`; encoders read its logarithm, decoders do not read it.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -135,7 +140,7 @@ def mlp(
     likelihood, gaps = _gaps(likelihood, gaps, data)
     lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
-    k, reading = _reading(given, given_data, prior)
+    k, reading = _reading(given, given_data, prior, exposure)
     config = dict(
         architecture="mlp", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
         hidden=list(hidden), categories=categories, activation=_to_config(activations.canonical(activation)),
@@ -143,12 +148,18 @@ def mlp(
         prior=_to_config(prior), components=components, **({"lowest": lowest} if lowest else {}),
         **({"gaps": True} if gaps else {}), **({"given": [k]} if k else {}),
         **({"set_features": set_features} if set_features else {}),
+        **({} if exposure is None else {"exposure": exposure}),
     )  # fmt: skip
     act = make_activation(activation)
     event_dim, rest, levels = len(event_shape), math.prod(event_shape[1:]), len(latent)
+    sizes = None if exposure is None or given_data is None else given_data[:, exposure]
     family, input_layer = _likelihood_and_input(
-        likelihood, event_shape, categories, lowest, gaps, data, row_names, offset
+        likelihood, event_shape, categories, lowest, gaps, data, row_names, offset, sizes
     )
+    if exposure is not None and not torch.zeros(()).is_meta:
+        phi = torch.zeros(1, output_width(family, event_shape), *event_shape[1:])
+        in_proportion(family(phi, event_dim), torch.ones(1))  # counts, or an error
+    blind = None if reading is None or exposure is None else _without_size(reading)
     table = isinstance(family, ColumnsFamily)  # begins as independent columns: q is the prior, and p the output's bias
     if set_features and not table:
         raise ValueError(f"set_features={set_features}: a set encoder reads the columns of a table, families.columns")
@@ -163,15 +174,15 @@ def mlp(
         """A network that reads the latents of a chain, and the features of x with them."""
         return Vectors(Asinh(), *net(inputs, hidden, outputs))
 
-    def conditional(network: nn.Module, first: nn.Module | None = None) -> Conditional:
+    def conditional(network: nn.Module, first: nn.Module | None = None, decodes: bool = False) -> Conditional:
         if table:
             zeroed(_last_layer(network))
-        return Conditional(reads(network, first), families.normal)
+        return Conditional(reads(network, first, decodes), families.normal)
 
-    def reads(network: nn.Module, first: nn.Module | None = None) -> nn.Module:
+    def reads(network: nn.Module, first: nn.Module | None = None, decodes: bool = False) -> nn.Module:
         """The network, which reads what is given, too."""
         if reading is not None:
-            return Beside(network, reading, first)
+            return Beside(network, blind or reading if decodes else reading, first)
         return network if first is None else nn.Sequential(first, network)
 
     encoder: TopDown | list[nn.Module]
@@ -201,13 +212,14 @@ def mlp(
     if table:
         zeroed(to_x[-1])
     if data is not None:
-        init_output_bias(to_x[-1], family, data)
-    decoder = [Conditional(reads(nn.Sequential(to_x, nn.Unflatten(-1, shape))), family, event_dim)]
+        init_output_bias(to_x[-1], family, data, sizes)
+    to_event = reads(nn.Sequential(to_x, nn.Unflatten(-1, shape)), decodes=True)
+    decoder = [Conditional(to_event, family, event_dim, exposure)]
     for above, below in zip(states[1:], latent[:-1], strict=True):
         down = link(above + k, hidden[::-1], 2 * below)
         if top_down:
             zeroed(down[-1])
-        decoder.append(conditional(down))
+        decoder.append(conditional(down, decodes=True))
     top_input_shape = event_shape if top_down or levels == 1 else latent[-2:-1]
     p_top = make_prior(prior, (latent[-1],), encoder, components, top_input_shape, data)
     model = VAE(p_top, encoder, decoder, None if markov else [Concat() for _ in latent])
@@ -386,9 +398,13 @@ def default_latent(levels: int | None = None, architecture: str = "mlp") -> tupl
     return tuple(max(2, 40 >> t) for t in range(levels or 1))
 
 
-def _reading(given: Any, given_data: Any, prior: Any) -> tuple[int, Reading | None]:
+def _reading(given: Any, given_data: Any, prior: Any, exposure: int | None = None) -> tuple[int, Reading | None]:
     """How many numbers are given, 0 for none, and how they are read."""
     if given is None and given_data is None:
+        if exposure is not None:
+            raise ValueError(
+                f"exposure={exposure}: which of the numbers that are given; wanted given or given_data, too"
+            )
         return 0, None
     given = tuple(given_data.shape[1:]) if given is None else given
     _check_widths(given=given)
@@ -400,10 +416,22 @@ def _reading(given: Any, given_data: Any, prior: Any) -> tuple[int, Reading | No
         raise ValueError(
             "prior='vamp' mixes posteriors q(z | u), which here read c, too; wanted another one with given"
         )
-    reading = Reading(*given)
+    if exposure is not None and not (hasattr(exposure, "__index__") and 0 <= exposure < given[0]):
+        raise ValueError(f"exposure={exposure!r}: wanted which of the {given[0]} numbers that are given, from 0 on")
+    reading = Reading(given[0], exposure)
+    if given_data is not None and exposure is not None:
+        check_sizes(given_data[:, exposure], "given_data")
     if given_data is not None:
         reading.fit(given_data)
     return given[0], reading
+
+
+def _without_size(reading: Reading) -> Reading:
+    """How decoders read what is given, all but the size of counts."""
+    blind = copy.deepcopy(reading)
+    blind.hidden = True
+    blind.loc[reading.exposure], blind.scale[reading.exposure] = 0, 1
+    return blind
 
 
 def _to_config(value: Any) -> Any:
@@ -447,13 +475,14 @@ def _likelihood_and_input(
     data: Tensor | None,
     row_names: Sequence[Any] | None,
     offset: Tensor | None,
+    sizes: Tensor | None = None,
 ) -> tuple[Any, nn.Module]:
     """The family of p(x | z_1), and the input layer of the encoder, in the units of the data."""
     family = make_family(likelihood, event_shape, categories, lowest, gaps)
     input_layer = make_input(family, event_shape)
     if data is not None:
         custom = not isinstance(likelihood, str | TreeFamily)
-        init_units(input_layer, family, data, event_shape, custom, row_names, offset)
+        init_units(input_layer, family, data, event_shape, custom, row_names, offset, sizes)
     return family, input_layer
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "OrdinalFamily",
     "PointsFamily",
     "from_json",
+    "is_count_with_points",
     "to_json",
 ]
 
@@ -330,6 +331,15 @@ MERGED = (
 )  # fmt: skip
 LOCATION_SCALE = (plain.Normal, plain.NormalFixed, plain.NormalLearned, plain.StudentTFamily)
 COUNTS = (plain.PoissonFamily, plain.NegativeBinomialFamily)
+
+
+def is_count_with_points(family: Any) -> bool:
+    """Whether a family is of counts beside points, such as one that is zero-inflated.
+
+    >>> is_count_with_points(al.families.zero_inflated_poisson), is_count_with_points(al.families.poisson)
+    (True, False)
+    """
+    return isinstance(family, PointsFamily) and isinstance(family.family, (*COUNTS, plain.StandardizedCounts))
 
 
 def _key(family: Family, column: int) -> Any:

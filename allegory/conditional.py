@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from allegory.exposure import in_proportion
 from allegory.runtime.precision import to_float32
 
 __all__ = ["Conditional", "StandardNormal"]
@@ -30,6 +31,8 @@ class Conditional(nn.Module):
         network: maps (*batch, *context) to the family's parameters, (*batch, size * C, *rest).
         family: maps those to a distribution; see `allegory.families`.
         event_dim: how many dimensions an event y has: 1 for a vector, 3 for an image (C, H, W).
+        exposure: for counts y: which number of the last context, of what is given, is the size that their mean is in
+            proportion to, see `allegory.exposure`.
 
     Raises:
         ValueError: no module, no family, or the function that makes one.
@@ -39,16 +42,24 @@ class Conditional(nn.Module):
     torch.Size([7, 5])
     """
 
-    def __init__(self, network: nn.Module, family: Callable[..., Distribution], event_dim: int = 1) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        family: Callable[..., Distribution],
+        event_dim: int = 1,
+        exposure: int | None = None,
+    ) -> None:
         super().__init__()
         _check_parts(network, family)
         self.network = network
         self.family = family
         self.event_dim = event_dim
+        self.exposure = exposure
 
     def forward(self, *context: Tensor) -> Distribution:
         """The distribution of y given context: (*batch, *context); as many contexts as the network takes."""
-        return self.family(to_float32(self.network(*context)), self.event_dim)
+        law = self.family(to_float32(self.network(*context)), self.event_dim)
+        return law if self.exposure is None else in_proportion(law, context[-1][..., self.exposure])
 
 
 class StandardNormal(nn.Module):

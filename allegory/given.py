@@ -29,8 +29,8 @@ from allegory.runtime.messages import describe_index
 from allegory.units import units_of
 
 __all__ = [
-    "Beside", "Contexts", "Given", "Reading", "Shifted", "as_contexts", "check_contexts", "expand_contexts",
-    "reads_given", "take_rows",
+    "Beside", "Contexts", "Given", "Reading", "Shifted", "as_contexts", "check_contexts", "check_sizes",
+    "expand_contexts", "reads_given", "take_rows",
 ]  # fmt: skip
 
 Given: TypeAlias = Tensor | Sequence[Tensor] | None
@@ -127,6 +127,18 @@ def check_contexts(model: nn.Module, contexts: Contexts, device: torch.device, n
     for part in model.modules() if contexts else ():
         if isinstance(part, Reading):
             part.check(contexts[0], name)
+        if (size := getattr(part, "exposure", None)) is not None and not isinstance(part, Reading):
+            check_sizes(contexts[-1][..., size], name)
+
+
+def check_sizes(sizes: Tensor, name: str) -> None:
+    """Raises a ValueError for a size of counts, (N,), that is none."""
+    if bool((sizes <= 0).any()):
+        row = (sizes <= 0).nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}: the size of counts is {sizes[tuple(row)].item():g} in {describe_index(row)}, wanted above 0: "
+            "counts over nothing say nothing; drop such rows"
+        )
 
 
 def _check_shapes(wanted: Sequence[int] | None, contexts: Contexts, name: str) -> None:
@@ -154,12 +166,25 @@ class Reading(Standardize):
 
     Args:
         k: how many numbers.
+        exposure: which of them is the size of counts, whose logarithm is read; None for none.
+        hidden: whether the size is not read at all: the rate of counts does not depend on it.
 
     >>> read = Reading(3)
     >>> read.fit(torch.tensor([[0.0, 10.0, 7.0], [1.0, 30.0, 7.0]]))
     >>> read(torch.tensor([1.0, 30.0, 7.0]))
     tensor([1., 1., 0.])
     """
+
+    def __init__(self, k: int, exposure: int | None = None, hidden: bool = False) -> None:
+        super().__init__(k)
+        self.exposure, self.hidden = exposure, hidden
+
+    def transform(self, x: Tensor) -> Tensor:
+        """What is standardised: c, a size on a logarithmic scale, and one that is hidden 0."""
+        if self.exposure is None:
+            return x
+        at = torch.arange(x.shape[-1], device=x.device) == self.exposure
+        return x.masked_fill(at, 0) if self.hidden else torch.where(at, x.clamp(min=1e-30).log(), x)
 
     @torch.no_grad()
     def fit(self, c: Tensor) -> None:
@@ -168,6 +193,7 @@ class Reading(Standardize):
         Args:
             c: (N, k).
         """
+        c = self.transform(c)
         loc, scale, _ = units_of(c)
         as_is = ((c == 0) | (c == 1)).all(0)
         constant = (c == c[0]).all(0)
@@ -182,7 +208,7 @@ class Reading(Standardize):
             c: (*batch, k).
             name: in the message.
         """
-        rows = c.reshape(-1, c.shape[-1])
+        rows = self.transform(c.reshape(-1, c.shape[-1]))
         new = torch.isinf(self.scale) & (rows != self.loc)
         if bool(new.any()):
             row, column = new.nonzero()[0].tolist()

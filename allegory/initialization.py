@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allegory.columnar import ColumnsFamily, ObservedFamily
+from allegory.columnar import ColumnsFamily, ObservedFamily, is_count_with_points
 from allegory.family import (
     BernoulliFamily,
     CategoricalFamily,
@@ -51,6 +51,7 @@ def init_units(
     custom: bool,
     row_names: Sequence[Any] | None = None,
     offset: Tensor | None = None,
+    sizes: Tensor | None = None,
 ) -> None:
     """Sets how the encoder reads x, and the units of a location-scale likelihood.
 
@@ -62,6 +63,7 @@ def init_units(
         custom: whether the family is a user's own.
         row_names: (N,) what messages call the rows.
         offset: (*event) what was taken off the values; messages have it again.
+        sizes: (N,) of counts, see `allegory.exposure`.
 
     Raises:
         ValueError: no tensor, or of another shape; for a density, data without a spread.
@@ -74,7 +76,7 @@ def init_units(
             f"{reshaping(data.shape, event_shape)}"
         )
     if isinstance(family, ColumnsFamily):
-        return _init_columns(input_layer, family, data)
+        return _init_columns(input_layer, family, data, sizes)
     if isinstance(family, ObservedFamily):
         input_layer, family, data = input_layer.read, family.family, fill_gaps(data)  # type: ignore[assignment]
     loc, scale = _units(input_layer, family, data, custom, row_names, offset)
@@ -84,11 +86,11 @@ def init_units(
             module.scale.copy_(scale)
 
 
-def _init_columns(input_layer: Any, family: ColumnsFamily, data: Tensor) -> None:
+def _init_columns(input_layer: Any, family: ColumnsFamily, data: Tensor, sizes: Tensor | None = None) -> None:
     """The units of each block of columns, and of what the encoder reads of it."""
     for block, index, read in zip(family.blocks, family.columns, input_layer.reads, strict=True):
         x = data[:, index]
-        set_units(block, x)
+        set_units(block, x, sizes)
         for part in (part for part in read.modules() if isinstance(part, Standardize)):
             units = units_of_observed(part.transform(x))
             part.loc.copy_(units.loc)
@@ -133,13 +135,19 @@ def _units(
 
 
 @torch.no_grad()
-def init_output_bias(last: Any, family: Any, data: Tensor) -> None:
+def init_output_bias(last: Any, family: Any, data: Tensor, sizes: Tensor | None = None) -> None:
     """Sets the last layer's bias so that p(x | z_1) begins at the marginals of the data. Whether these are in the
     family's support is checked elsewhere.
+
+    Args:
+        last: the layer, or what has its bias.
+        family: of p(x | z_1).
+        data: (N, *event) training data.
+        sizes: (N,) of counts, see `allegory.exposure`.
     """
     if isinstance(family, ColumnsFamily):
         pairs = zip(family.blocks, family.columns, strict=True)
-        last.bias.copy_(torch.cat([start_of(block, data[:, index]).flatten() for block, index in pairs]))
+        last.bias.copy_(torch.cat([start_of(block, data[:, index], sizes).flatten() for block, index in pairs]))
         return
     if isinstance(family, ObservedFamily):
         family, data = family.family, fill_gaps(data)
@@ -157,9 +165,13 @@ def init_output_bias(last: Any, family: Any, data: Tensor) -> None:
         spread = data.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
         start = torch.stack([mean / half - 1, (spread / half).log()])
     elif isinstance(family, StandardizedCounts):
-        set_count_units(family, data)
-        r = shape_of_counts(family, data)
+        set_count_units(family, data, sizes)
+        r = shape_of_counts(family, data, sizes)
         start = torch.stack([torch.zeros_like(r), r][: family.size])
+    elif is_count_with_points(family) and data.dim() == 2:
+        sizes = torch.ones(len(data)) if sizes is None else sizes  # moments, whatever the number of columns
+        set_units(family, data, sizes)
+        start = start_of(family, data, sizes)
     else:
         return
     last.bias.copy_(start.flatten().view_as(last.bias))

@@ -29,6 +29,7 @@ from allegory.columnar import (
     OrdinalFamily,
     PointsFamily,
     from_json,
+    is_count_with_points,
 )
 from allegory.family import (
     CategoricalFamily,
@@ -173,7 +174,8 @@ def make_input(family: Any, event_shape: Sequence[int]) -> nn.Module:
         return ReadGaps(make_input(family.family, event_shape), len(event_shape))
     if isinstance(family, CategoricalFamily):
         return OneHot(family.size, len(event_shape), family.lowest)
-    return (LogStandardize if isinstance(family, StandardizedCounts) else Standardize)(*event_shape)
+    counts = isinstance(family, StandardizedCounts) or is_count_with_points(family)
+    return (LogStandardize if counts else Standardize)(*event_shape)
 
 
 def _column_input(block: Any, count: int) -> nn.Module:
@@ -219,7 +221,11 @@ def _checked(family: Any, event_shape: Sequence[int]) -> Any:
             f"likelihood={family!r}: wanted one of {', '.join(NAMES)}, or a family, that is a callable "
             "(phi, event_dim) -> Distribution with an attribute size, how many numbers it reads per element"
         )
-    return _standardized(family, event_shape) if type(family) in LOCATION_SCALE else family
+    if type(family) in LOCATION_SCALE:
+        return _standardized(family, event_shape)
+    if is_count_with_points(family) and len(event_shape) == 1:
+        return PointsFamily(StandardizedCounts(family.family, *event_shape), family.values.tolist())
+    return family
 
 
 def _standardized(family: Family, event_shape: Sequence[int]) -> Family:

@@ -88,16 +88,17 @@ def units_of_observed(x: Tensor) -> Units:
     return Units(torch.cat([units.loc for units in found]), torch.cat([units.scale for units in found]), None)
 
 
-def set_units(block: Any, x: Tensor) -> None:
+def set_units(block: Any, x: Tensor, sizes: Tensor | None = None) -> None:
     """Sets the location and the spread by which a block of columns is parameterised.
 
     Args:
         block: of `columnar.ColumnsFamily.blocks`.
         x: (N, C) its columns, with gaps.
+        sizes: (N,) of counts, see `allegory.exposure`.
     """
     if isinstance(block, columnar.PointsFamily):
         rest = without_points(block, x)
-        set_units(block.family, x if bool(rest.isnan().all()) else rest)
+        set_units(block.family, x if bool(rest.isnan().all()) else rest, sizes)
     elif isinstance(block, columnar.IntervalFamily):
         units = units_of_observed(block.transform(x))
         least = torch.log1p(torch.ones_like(block.step)) if block.log else block.step
@@ -114,11 +115,20 @@ def set_units(block: Any, x: Tensor) -> None:
         block.loc.copy_(units.loc)
         block.scale.copy_(units.scale)
     elif isinstance(block, StandardizedCounts):
-        set_count_units(block, fill_gaps(x))
+        set_count_units(block, *_counts_with_sizes(x, sizes))
 
 
-def set_count_units(family: StandardizedCounts, data: Tensor) -> None:
-    """Sets the units of the rate of counts, (N, *event), by their moments."""
+def _counts_with_sizes(x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Counts (N, C) without gaps, and their sizes; a count that is taken from another row has that row's size."""
+    if sizes is None or not bool(x.isnan().any()):
+        return fill_gaps(x), sizes
+    typical = sizes.double().mean()
+    return fill_gaps(x / sizes[:, None].to(x) * typical.to(x)), typical.expand(len(x))
+
+
+def set_count_units(family: StandardizedCounts, data: Tensor, sizes: Tensor | None = None) -> None:
+    """Sets the units of the rate of counts, (N, *event), by their moments; of sizes (N,) the rate per unit of size."""
+    data, typical = _at_typical_size(data, sizes)
     mean, spread, _ = units_of(data)
     bound: float = family.family.bound  # type: ignore[assignment]
     mean = mean.clamp(min=1e-2)
@@ -127,7 +137,7 @@ def set_count_units(family: StandardizedCounts, data: Tensor) -> None:
             f"data: an element has a mean of {mean.max().item():.3g}, and the rate of a count ends at {bound:g}; "
             "wanted a likelihood of real values, such as normal"
         )
-    family.loc.copy_(inverse_positive(mean, bound))
+    family.loc.copy_(inverse_positive(mean / typical, bound))
     family.scale.copy_((torch.maximum(spread, mean.sqrt()) / mean).clamp(max=1))
 
 
@@ -137,19 +147,22 @@ def without_points(block: columnar.PointsFamily, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def start_of(block: Any, x: Tensor) -> Tensor:
-    """(size, C) the phi of a block of columns at their marginals; an ordinal's cutpoints are set, too.
+def start_of(block: Any, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """(size, C) the phi of a block of columns at their marginals; an ordinal's cutpoints are set, too. Of counts with
+    sizes it is that of their moments.
 
     Args:
         block: with its units set.
         x: (N, C) its columns, with gaps.
+        sizes: (N,) of counts, see `allegory.exposure`.
     """
     if isinstance(block, columnar.PointsFamily):
         rest = without_points(block, x)
         counts = [*(at_points(x, block.values).sum(0) + SEEN).unbind(-1)]
         counts.append((~rest.isnan()).sum(0) + SEEN)
         logits = (torch.stack(counts) / torch.stack(counts).sum(0)).log()
-        inner = torch.zeros(block.family.size, x.shape[1]).to(x) if _is_empty(rest) else start_of(block.family, rest)
+        empty = torch.zeros(block.family.size, x.shape[1]).to(x)
+        inner = empty if _is_empty(rest) else start_of(block.family, rest, sizes)
         return torch.cat([logits, inner])
     if isinstance(block, columnar.OrdinalFamily):
         _set_cutpoints(block, x)
@@ -160,6 +173,8 @@ def start_of(block: Any, x: Tensor) -> Tensor:
     if isinstance(block, CategoricalFamily):
         counts = [(x == block.lowest + k).sum(0) + SEEN for k in range(block.size)]
         return (torch.stack(counts) / torch.stack(counts).sum(0)).log()
+    if isinstance(block, StandardizedCounts) and sizes is not None:
+        return _moments(block, *_counts_with_sizes(x, sizes))
     begin = _moments(block, fill_gaps(x))
     normal = isinstance(block, Standardized) and isinstance(block.family, Normal)
     return begin if normal else fit_constant(block, begin, x)
@@ -169,11 +184,11 @@ def _is_empty(x: Tensor) -> bool:
     return bool(x.isnan().all(0).any())
 
 
-def _moments(block: Any, x: Tensor) -> Tensor:
+def _moments(block: Any, x: Tensor, sizes: Tensor | None = None) -> Tensor:
     """(size, C) where the fit begins."""
     zeros = torch.zeros(block.size, x.shape[1]).to(x)
     if isinstance(block, StandardizedCounts):
-        return zeros if block.size == 1 else torch.stack([zeros[0], shape_of_counts(block, x)])
+        return zeros if block.size == 1 else torch.stack([zeros[0], shape_of_counts(block, x, sizes)])
     if isinstance(block, DiscretizedLogisticFamily):
         half = (block.bins - 1) / 2
         spread = x.std(0, correction=0).clamp(min=1.0) * math.sqrt(3) / math.pi  # of a logistic of that variance
@@ -183,8 +198,18 @@ def _moments(block: Any, x: Tensor) -> Tensor:
     return zeros
 
 
-def shape_of_counts(family: StandardizedCounts, data: Tensor) -> Tensor:
+def _at_typical_size(data: Tensor, sizes: Tensor | None) -> tuple[Tensor, float]:
+    """Counts (N, *event) as they were if all sizes were the mean one, and that."""
+    if sizes is None:
+        return data, 1.0
+    typical = sizes.double().mean().item()
+    each = (typical / sizes.double()).to(data)
+    return data * each[(..., *[None] * (data.dim() - 1))], typical
+
+
+def shape_of_counts(family: StandardizedCounts, data: Tensor, sizes: Tensor | None = None) -> Tensor:
     """(*event) the s of the r at which a negative binomial has the variance, at least 1.01 times the mean."""
+    data, _ = _at_typical_size(data, sizes)
     mean, spread, _ = units_of(data)
     mean = mean.clamp(min=1e-2)
     excess = spread.square() - mean

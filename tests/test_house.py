@@ -18,7 +18,7 @@ RUNTIME, CORE = {"runtime", "version"}, {
     "support", "distributions", "positivity", "families", "conditional", "ladder", "trace", "checks", "notation",
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
     "convolutions", "architectures", "quantiles", "missingness", "legacy", "given", "draws", "held", "gaps",
-    "intervals", "family", "columnar", "marginal", "trees",
+    "intervals", "family", "columnar", "exposure", "marginal", "trees",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "columnar": {"family", "gaps", "intervals", "positivity"},
     "trees": {"distributions", "family", "support"},
     "families": {"columnar", "family", "positivity", "trees"},
-    "conditional": set(),
+    "exposure": {"columnar", "distributions", "gaps", "intervals"},
+    "conditional": {"exposure"},
     "ladder": set(),
     "networks": {"intervals"},
     "notation": set(),
@@ -68,8 +69,8 @@ MAY_IMPORT = {
     "initialization": {"columnar", "family", "marginal", "networks", "trees", "units"},
     "convolutions": {"conditional", "families", "given", "ladder", "networks"},
     "architectures": {
-        "activations", "columnar", "conditional", "convolutions", "families", "given", "initialization", "ladder",
-        "likelihoods", "model", "networks", "priors", "trees",
+        "activations", "columnar", "conditional", "convolutions", "exposure", "families", "given", "initialization",
+        "ladder", "likelihoods", "model", "networks", "priors", "trees",
     },
     "legacy": {"family", "networks", "priors"},
 }  # fmt: skip

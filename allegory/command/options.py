@@ -302,6 +302,8 @@ TRAINING = (
     Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     Option("given", Names(), None, "train p(x | c): c are these columns of a table or arrays of a .npz file, labels or "
            "numbers; or 'folder', the sub-folders of images", "NAME,.."),
+    Option("exposure", PathOrName("name"), None, "the column or array that counts are in proportion to, such as reads "
+           "of a cell, or person-years; it is given, too", "NAME"),
     Option("column", Names(KINDS), None, f"kinds of columns, where they are not what was found: {', '.join(KINDS)}",
            "NAME=KIND,.."),
     Option("drop", Names(), None, "columns of a table to leave out, such as ids", "NAME,.."),
@@ -336,8 +338,8 @@ GROUPS = {
         "scales", "stem", "blocks", "checkpointed", "prior", "components", "dropout", "activation",
     ),
     "The data and the objective": (
-        "split", "split_seed", "array", "given", "size", "dynamic", "likelihood", "objective", "beta", "free_bits",
-        "alpha", "samples", "kl_warmup",
+        "split", "split_seed", "array", "given", "exposure", "size", "dynamic", "likelihood", "objective", "beta",
+        "free_bits", "alpha", "samples", "kl_warmup",
     ),
     "A table": ("column", "drop", "gaps", "delimiter", "encoding", "decimal", "header"),
     "The training": (

@@ -35,7 +35,7 @@ FIT = (
 )  # fmt: skip
 COPIES = 10  # of the weights: the best, the average, gradients, moments, and what they were when the epoch began
 REMARKED_ROWS = 200_000  # of a table
-READING = ("dynamic", "split", "array", "size", "given")
+READING = ("dynamic", "split", "array", "size", "given", "exposure")
 MODEL = {  # the settings that each architecture takes
     "mlp": (
         "latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down",
@@ -117,13 +117,19 @@ def train(
         console.say(console.as_flags(line))
     build: Any = {"mlp": architectures.mlp, "conv": architectures.conv}[options["architecture"]]
     parts = {key: options[key] for key in MODEL[options["architecture"]] if key in options}
-    likelihood = about["likelihood"] if examples.schema is None else examples.schema.family()
+    exposed = examples.exposure is not None
+    if exposed and options["architecture"] != "mlp":
+        raise ValueError(f"--exposure {options['exposure']} applies only to --architecture mlp")
+    likelihood = about["likelihood"] if examples.schema is None else examples.schema.family(exposed)
     gaps = examples.schema is None and any(map(has_gaps, (examples.train, examples.valid, examples.test)))
     parts |= {"event_shape": examples.event_shape, "likelihood": likelihood, "gaps": gaps or None}
     parts |= {"categories": about["categories"], "lowest": about.get("lowest")}
     if examples.given is not None:
         console.say(f"the model is of x given {examples.given.described()}")
-        parts |= {"given": examples.given.shape}
+        if exposed and examples.schema is not None:
+            counts = [str(column.name) for column in examples.schema.modelled if column.kind == "count"]
+            console.say(f"counts in proportion to it, as negative binomials: {', '.join(counts)}")
+        parts |= {"given": examples.given.shape} | ({"exposure": examples.exposure} if exposed else {})
     _check_memory(build, parts)
     of_each = {split: examples.given_with(split) for split in ("train", "valid")}
     parts |= {"given_data": next(iter(of_each["train"]), None)}

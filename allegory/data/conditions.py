@@ -39,13 +39,17 @@ class Condition:
         name: what it is called: a column, an array of a file, or "folder" for the sub-folders of images.
         categories: their names; empty where it is numbers.
         count: how many numbers of c it has, as many as there are categories.
+        exposure: whether it is the size over which counts were made, see `allegory.exposure`.
     """
 
     name: str
     categories: tuple[str, ...] = ()
     count: int = 1
+    exposure: bool = False
 
     def __str__(self) -> str:
+        if self.exposure:
+            return f"{self.name}, the size of counts"
         if not self.categories:
             return f"{self.name}, {self.count} number{'s' * (self.count > 1)}"
         return f"{self.name}, {len(self.categories)} categories ({self.shown})"
@@ -74,6 +78,12 @@ class Conditions:
         return [part.name for part in self.parts]
 
     @property
+    def exposure(self) -> int | None:
+        """Which number of c is the size over which counts were made; None for none."""
+        starts = [sum(part.count for part in self.parts[:i]) for i in range(len(self.parts))]
+        return next((start for start, part in zip(starts, self.parts, strict=True) if part.exposure), None)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(k,), the shape of what is given with one example."""
         return (sum(part.count for part in self.parts),)
@@ -91,29 +101,38 @@ class Conditions:
         digest = hashlib.sha256()
         for split in sorted(self.values):
             digest.update(self.values[split].contiguous().numpy().data)
-        parts = [dict(name=part.name, categories=list(part.categories), count=part.count) for part in self.parts]
+        parts: list[dict[str, Any]] = [
+            dict(name=part.name, categories=list(part.categories), count=part.count)
+            | ({"exposure": True} if part.exposure else {})
+            for part in self.parts
+        ]
         return dict(parts=parts, shape=list(self.shape), checksum=digest.hexdigest())
 
     def __repr__(self) -> str:
         return f"Conditions({self.described()})"
 
 
-def as_conditions(name: str, raw: Mapping[str, Any], where: str = "given") -> Conditions:
+def as_conditions(name: str, raw: Mapping[str, Any], where: str = "given", exposure: bool = False) -> Conditions:
     """What is given, from labels or numbers of each split.
 
     Args:
         name: what it is called.
         raw: (N,) labels or (N, k) numbers of each split, arrays; "train" among them.
         where: the source, in messages.
+        exposure: whether it is the size over which counts were made: numbers, (N,), above 0.
 
     Raises:
-        ValueError: neither labels nor numbers, gaps, too many categories, or one that is not in the training data.
+        ValueError: neither labels nor numbers, gaps, too many categories, or one that is not in the training data; a
+            size that is none.
 
     >>> found = as_conditions("y", {"train": np.array(["cat", "dog", "cat"]), "test": np.array(["dog"])})
     >>> found.parts[0].categories, found.values["test"]
     (('cat', 'dog'), tensor([[0., 1.]]))
     """
     train = np.asarray(raw["train"])
+    if exposure:
+        each = {split: encode_conditions(Condition(str(name), exposure=True), x, where) for split, x in raw.items()}
+        return Conditions((Condition(str(name), exposure=True),), each)
     if train.dtype.kind not in "biuUSf" or (train.dtype.kind != "f" and train.ndim != 1) or train.ndim not in (1, 2):
         raise ValueError(
             f"{where}, {name}: shape {train.shape} of {train.dtype}; wanted a label for each example, a whole number "
@@ -143,7 +162,10 @@ def join_conditions(each: Sequence[Conditions]) -> Conditions:
 
 def recorded_conditions(about: Mapping[str, Any]) -> tuple[Condition, ...]:
     """The parts of what a run records, see `Conditions.about`."""
-    return tuple(Condition(part["name"], tuple(part["categories"]), part["count"]) for part in about["parts"])
+    return tuple(
+        Condition(part["name"], tuple(part["categories"]), part["count"], part.get("exposure", False))
+        for part in about["parts"]
+    )
 
 
 def encode_conditions(part: Condition, raw: Any, where: str = "given") -> Tensor:
@@ -169,6 +191,12 @@ def encode_conditions(part: Condition, raw: Any, where: str = "given") -> Tensor
         numbers = numbers.reshape(len(numbers), -1)
         if numbers.shape[1] != part.count:
             raise ValueError(f"{where}: {part.name} has {numbers.shape[1]} numbers a row, wanted {part.count}")
+        if part.exposure and (numbers <= 0).any():
+            row = int(np.argwhere(numbers <= 0)[0][0])
+            raise ValueError(
+                f"{where}: {part.name}, the size of counts, is {numbers[row, 0]:g} in row {row}, wanted above 0: "
+                "counts over nothing say nothing; drop such rows"
+            )
         return torch.from_numpy(numbers)
     places = {category: i for i, category in enumerate(part.categories)}
     words = [str(value) for value in raw]

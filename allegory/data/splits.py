@@ -119,6 +119,8 @@ class Data:
         if self.schema is not None:
             return "columns", summarize(self.schema)
         name, why = self._by_values
+        if self.exposure is not None:
+            return "negative_binomial", "a size, over which they were counted"
         if self.columns is not None:
             return "columns", summarize(self.columns)
         if self.offset is None:
@@ -239,6 +241,11 @@ class Data:
         """
         return () if self.given is None else (self.given.values[split][rows],)
 
+    @property
+    def exposure(self) -> int | None:
+        """Which number of what is given is the size over which counts were made; None for none."""
+        return None if self.given is None else self.given.exposure
+
     def row_names(self, split: str) -> Sequence[Any]:
         """What the user calls the rows of a split: numbers in the file, or the names of the files; for messages.
 
@@ -316,6 +323,7 @@ def load(
     array: str | None = None,
     size: int | Sequence[int] | None = None,
     given: str | Sequence[str] = (),
+    exposure: str | None = None,
     columns: Mapping[Any, str] | None = None,
     drop: Sequence[Any] = (),
     gaps: Sequence[Any] = (),
@@ -353,6 +361,8 @@ def load(
         given: what is given with the examples, for a model of p(x | c): a column of a table, or an array of a `.npz`
             file, labels or numbers (NAME_train and so on where it has splits), or several of them; or "folder", the
             sub-folders that the images are in.
+        exposure: a column, or an array (N,), of the sizes over which counts were made; it is given, too, after all
+            others, see `allegory.exposure`. The counts of a table are then negative binomials.
         columns: kinds of columns of a table, by name, where another is wanted than the one found; also of what is
             given, categories ("categorical") or numbers ("real").
         drop: columns of a table that are left out, such as ids.
@@ -375,7 +385,9 @@ def load(
         "decimal": decimal, "header": header,
     }  # fmt: skip
     said = {key: value for key, value in asked.items() if value or value is False}
-    data = _load(source, dynamic=dynamic, seed=seed, split=split, array=array, size=size, given=given, **said)
+    data = _load(
+        source, dynamic=dynamic, seed=seed, split=split, array=array, size=size, given=given, exposure=exposure, **said
+    )
     for line in [] if _is_builtin(source) else caveats(data):
         warnings.warn(f"{source}: {line}", stacklevel=2)
     return data
@@ -388,7 +400,14 @@ def _load(source: str | Path, *, dynamic: bool = False, **choices: Any) -> Data:
         raise ValueError(f"{source}: dynamic binarisation is defined for {known} only")
     if not _is_builtin(source):
         return _load_path(Path(source), str(source), **choices)
-    of_path = {"split": "random", "array": None, "size": None, "given": (), **dict.fromkeys((*ASKED, *READING))}
+    of_path = {
+        "split": "random",
+        "array": None,
+        "size": None,
+        "given": (),
+        "exposure": None,
+        **dict.fromkeys((*ASKED, *READING)),
+    }
     for name, default in of_path.items():
         if choices.get(name, default) not in (default, []):
             raise ValueError(f"{source} is built in and has its own splits; {name}={choices[name]!r} is for a path")
@@ -405,12 +424,14 @@ def _load_path(
     size: int | Sequence[int] | None = None,
     offset: Any = "find",
     given: str | Sequence[str] = (),
+    exposure: str | None = None,
     schema: Schema | None = None,
     **asked: Any,
 ) -> Data:
-    given = _each_once([given] if isinstance(given, str) else list(given))
+    given = [*([given] if isinstance(given, str) else given), *([] if exposure is None else [exposure])]
+    given = _each_once(given)
     if is_table(path):
-        return _load_table(path, name, seed, split, schema, given, asked, array=array, size=size)
+        return _load_table(path, name, seed, split, schema, given, asked, exposure, array=array, size=size)
     wanted = _width_and_height(size)
     if asked and path.is_dir():
         raise ValueError(f"{name} is a folder of images; {', '.join(asked)} is for tables")
@@ -421,7 +442,7 @@ def _load_path(
     return Data(
         name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names,
         offset=None if taken is None else torch.from_numpy(taken), schema=schema, asked=asked,
-        given=_conditions(given, parts, rows, name),
+        given=_conditions(given, parts, rows, name, exposure),
     )  # fmt: skip
 
 
@@ -433,7 +454,7 @@ def _each_once(names: Sequence[str]) -> list[str]:
 
 
 def _conditions(
-    names: Sequence[str], parts: Mapping[str, Any], rows: Mapping[str, Tensor], where: str
+    names: Sequence[str], parts: Mapping[str, Any], rows: Mapping[str, Tensor], where: str, exposure: str | None = None
 ) -> Conditions | None:
     """What is given with the rows of each split, which count from the first of all names, or of the part."""
     together = any(part.names for part in parts.values())
@@ -444,7 +465,7 @@ def _conditions(
         for split, chosen in rows.items():
             part = parts.get(split) or parts.get("") or parts["train"]
             raw[split] = (np.asarray(part.given[name]) if whole is None else whole)[chosen.numpy()]
-        found.append(as_conditions(name, raw, where))
+        found.append(as_conditions(name, raw, where, name == exposure))
     return join_conditions(found) if found else None
 
 
@@ -456,6 +477,7 @@ def _load_table(
     schema: Schema | None,
     given: Sequence[str],
     asked: dict[str, Any],
+    exposure: str | None = None,
     **of_others: Any,
 ) -> Data:
     for option, value in of_others.items():
@@ -465,7 +487,10 @@ def _load_table(
     kinds, dropped = dict(asked.get("columns") or {}), [*asked.get("drop", ())]
     if both := [column for column in given if column in dropped]:
         raise ValueError(f"{name}: column {both[0]!r} is given, and is to be left out (drop); wanted one of them")
-    raw = {column: read_given_column(frame, column, name, kinds.get(column)) for column in given}
+    raw = {
+        column: read_given_column(frame, column, name, "real" if column == exposure else kinds.get(column))
+        for column in given
+    }
     if schema is None:
         modelled = {column: kind for column, kind in kinds.items() if column not in given}
         schema = infer_schema(frame, {**asked, "columns": modelled, "drop": [*dropped, *given]}, name)
@@ -475,7 +500,7 @@ def _load_table(
     examples, rows = cut(parts, seed, split, name)
     return Data(
         name, **examples, seed=seed, split=split, rows=rows, schema=schema, asked=asked, dialect=dialect,
-        given=_conditions(given, parts, rows, name),
+        given=_conditions(given, parts, rows, name, exposure),
     )  # fmt: skip
 
 
@@ -539,7 +564,8 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
     choices: dict[str, Any] = {key: about[key] for key in ("split", "array", "size") if key in about}
     choices["offset"] = recorded_offset(about, run)
     parts = () if about.get("given") is None else recorded_conditions(about["given"])
-    choices["given"] = [part.name for part in parts]
+    choices["given"] = [part.name for part in parts if not part.exposure]
+    choices["exposure"] = next((part.name for part in parts if part.exposure), None)
     if about.get("schema") is not None:
         kinds = {part.name: "categorical" if part.categories else "real" for part in parts}
         choices |= {"columns": kinds} if kinds and is_table(source) else {}

@@ -84,11 +84,14 @@ def log_probs(law: Distribution, x: Any) -> Tensor:
 
 
 def independent_elements(model: VAE, train: Any, given: Given = None) -> Distribution | None:
-    """p_0, a distribution over one event, on the CPU, in float64.
+    """p_0, a distribution over one event, on the CPU, in float64; None where the module lists no law of that support,
+    and for counts with sizes of their own.
 
     Args:
         model, train, given: as of `baseline`.
     """
+    if getattr(model.decoders[0], "exposure", None) is not None:
+        return None  # of counts with sizes there is no one law of all examples
     family = getattr(model.decoders[0], "family", None)
     if isinstance(family, ColumnsFamily):
         return _independent_columns(family, _subsample(train, MAX_NUMBERS).cpu().double())

@@ -129,15 +129,27 @@ def family_of(column: Column) -> Any:
     return families.with_points(inner, column.points) if column.points else inner
 
 
-def family_of_all(columns: Sequence[Column]) -> Any:
+def family_of_all(columns: Sequence[Column], exposed: bool = False) -> Any:
     """The family of rows x, (N, D), of these columns.
 
+    Args:
+        columns: of x.
+        exposed: whether the counts among them have a size, see `allegory.exposure`.
+
     Raises:
-        ValueError: no column is left to be modelled.
+        ValueError: no column is left to be modelled, or none is a count that has a size.
 
     >>> family_of_all([Column("a", "binary", "bool", values=(False, True))])
     ColumnsFamily(...)
     """
     if not columns:
         raise ValueError("every column of the table is the same throughout, or missing: there is nothing to model")
-    return families.columns([family_of(column) for column in columns], names=[str(column.name) for column in columns])
+    if exposed and not any(column.kind == "count" for column in columns):
+        raise ValueError(
+            "exposure: no column is a count, which could be in proportion to a size; say which are, by --column "
+            "NAME=count, in Python columns={...}"
+        )
+    each = [
+        families.negative_binomial if exposed and column.kind == "count" else family_of(column) for column in columns
+    ]
+    return families.columns(each, names=[str(column.name) for column in columns])

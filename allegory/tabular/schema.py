@@ -143,17 +143,20 @@ class Schema:
 
         return replace(self, columns=tuple(changed(c) if c.name == name else c for c in self.columns))
 
-    def family(self) -> Any:
+    def family(self, exposed: bool = False) -> Any:
         """The likelihood of x: a family for each column, by its kind.
 
+        Args:
+            exposed: whether counts have a size, see `allegory.exposure`: they are negative binomials then.
+
         Raises:
-            ValueError: all columns are constant.
+            ValueError: all columns are constant; no column is a count, which would have a size.
 
         >>> schema = Schema.infer({"age": np.arange(40) % 35 + 20, "town": np.array(["Rom", "Ulm"] * 20, object)})
         >>> schema.family().blocks[1]
         CategoricalFamily(3)
         """
-        return family_of_all(self.modelled)
+        return family_of_all(self.modelled, exposed)
 
     def encode(self, frame: Any, strict: bool = False) -> Tensor:
         """(N, D) float64: the columns `names` of a table as numbers, NaN where there is a gap.

@@ -146,7 +146,9 @@ def _bounds(model: VAE, network: nn.Module, x: Tensor, given: Contexts) -> str:
     low, high = outputs[0].min().item(), outputs[0].max().item()
     if high <= 1 < high + NEAR and (0 <= low < NEAR or -1 <= low < NEAR - 1):
         return f"puts out {'0' if low >= 0 else '-1'}..1 alone"
-    zeros = (outputs[0] == 0).double().mean().item()
+    each = outputs[0].flatten(0, 1)
+    moved = (each != each[0]).any(0)  # a number that is 0 throughout has not been cut off
+    zeros = (each[:, moved] == 0).double().mean().item() if bool(moved.any()) else 0.0
     return "never puts out a number below 0" if low == 0 and SHARE < zeros < 1 else ""
 
 

@@ -61,6 +61,7 @@ def _is_condition(v: Any) -> bool:
         and _list_of(TEXT).holds(v.get("categories"))
         and COUNT.holds(v.get("count"))
         and len(v["categories"]) in (0, v["count"])
+        and SWITCH.holds(v.get("exposure", False))
     )
 
 
@@ -80,7 +81,8 @@ MODEL = {
     "stem": COUNT, "channels": COUNT, "blocks": COUNT,
     "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,
     "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
-    "lowest": WHOLE, "padded": SWITCH, "gaps": SWITCH, "set_features": COUNT, "given": _list_of(COUNT, 1),
+    "lowest": WHOLE, "padded": SWITCH, "gaps": SWITCH, "set_features": COUNT, "exposure": INDEX,
+    "given": _list_of(COUNT, 1),
 }  # fmt: skip
 """Of `model.config`."""
 

@@ -121,7 +121,7 @@ def test_the_table_of_options_says_the_defaults_that_hold():
 def test_every_part_of_an_architecture_can_be_asked_for():
     for name, build in (("mlp", architectures.mlp), ("conv", architectures.conv)):
         parts = {*inspect.signature(build).parameters} - {"event_shape", "likelihood", "categories", "data", "residual"}
-        parts -= {"lowest", "row_names", "offset", "gaps", "given", "given_data"}  # found in the data
+        parts -= {"lowest", "row_names", "offset", "gaps", "given", "given_data", "exposure"}  # found in the data
         parts -= {"lines", "padded"}  # of runs from before
         assert {*MODEL[name]} == parts
         assert {*MODEL[name]} <= {option.name for option in TRAINING}
