@@ -31,6 +31,7 @@ from allegory.columnar import ColumnsFamily, ObservedFamily
 from allegory.conditional import Conditional
 from allegory.convolutions import ConvLadder, check_channels_first, check_scales, choose_scales
 from allegory.exposure import in_proportion
+from allegory.factors import AroundFactors, begin_at_factors
 from allegory.given import Beside, Reading, check_sizes
 from allegory.initialization import init_output_bias, init_units
 from allegory.ladder import TopDown
@@ -43,7 +44,7 @@ from allegory.likelihoods import (
     output_width,
 )
 from allegory.model import VAE
-from allegory.networks import Asinh, Climb, ColumnSet, Concat, Offset, Residual, Vectors, scaled, zeroed
+from allegory.networks import Asinh, Climb, ColumnSet, Concat, Offset, Residual, Sum, Vectors, scaled, zeroed
 from allegory.networks import mlp as perceptron
 from allegory.priors import Prior, make_prior
 from allegory.trees import TreeFamily
@@ -85,6 +86,7 @@ def mlp(
     given_data: Tensor | None = None,
     set_features: int | None = None,
     exposure: int | None = None,
+    factors: bool = False,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -125,6 +127,9 @@ def mlp(
             many columns of which few are observed. By default the columns are read side by side.
         exposure: of counts: which of the k numbers that are given is the size over which they were made. Their mean is
             in proportion to it, see `allegory.exposure`; encoders read its logarithm, decoders do not read it.
+        factors: of a table, whether it begins as a factor analysis of its numbers, with categories and points
+            independent of these, rather than as independent columns: both networks are then what is added to its
+            linear maps, see `allegory.factors`. It helps most where rows are few, or have gaps.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -147,7 +152,7 @@ def mlp(
         dropout=dropout, block=_to_config(block), top_down=top_down, residual=residual, markov=markov,
         prior=_to_config(prior), components=components, **({"lowest": lowest} if lowest else {}),
         **({"gaps": True} if gaps else {}), **({"given": [k]} if k else {}),
-        **({"set_features": set_features} if set_features else {}),
+        **({"set_features": set_features} if set_features else {}), **({"factors": True} if factors else {}),
         **({} if exposure is None else {"exposure": exposure}),
     )  # fmt: skip
     act = make_activation(activation)
@@ -163,6 +168,9 @@ def mlp(
     table = isinstance(family, ColumnsFamily)  # begins as independent columns: q is the prior, and p the output's bias
     if set_features and not table:
         raise ValueError(f"set_features={set_features}: a set encoder reads the columns of a table, families.columns")
+    if factors:
+        _check_factors(table, top_down or not markov, k, set_features)
+    read = input_layer
     input_layer = ColumnSet(input_layer, set_features) if set_features else input_layer
     first = nn.Sequential(input_layer, nn.Flatten(-event_dim))
     inputs = set_features or input_width(input_layer, event_shape[0]) * rest
@@ -201,8 +209,10 @@ def mlp(
         top = conditional(nn.Sequential(act(), nn.Linear(width + k, 2 * latent[-1])))
         encoder = TopDown(Climb(up), [*posteriors, top], residual)
     else:
+        bottom = net(inputs + k + (latent[0] if factors else 0), hidden, 2 * latent[0])
+        around = AroundFactors(bottom, read, family, latent[0]) if factors else bottom
         encoder = [
-            conditional(net(inputs + k, hidden, 2 * latent[0]), first),
+            conditional(around, first),
             *(conditional(link(below + k, hidden, 2 * above)) for below, above in pairwise(latent)),
         ]
     states = [latent[t] if markov else sum(latent[t:]) for t in range(levels)]
@@ -213,7 +223,11 @@ def mlp(
         zeroed(to_x[-1])
     if data is not None:
         init_output_bias(to_x[-1], family, data, sizes)
-    to_event = reads(nn.Sequential(to_x, nn.Unflatten(-1, shape)), decodes=True)
+    locations = zeroed(nn.Linear(latent[0], outputs)) if factors else None
+    if locations is not None and data is not None:
+        begin_at_factors(first, around, to_x[-1], locations, family, data)
+    whole = to_x if locations is None else Sum([to_x, locations])
+    to_event = reads(nn.Sequential(whole, nn.Unflatten(-1, shape)), decodes=True)
     decoder = [Conditional(to_event, family, event_dim, exposure)]
     for above, below in zip(states[1:], latent[:-1], strict=True):
         down = link(above + k, hidden[::-1], 2 * below)
@@ -459,10 +473,18 @@ def _gaps(likelihood: Likelihood, gaps: bool | None, data: Tensor | None) -> tup
     return likelihood, found if gaps is None else gaps
 
 
+def _check_factors(table: bool, ladder: bool, k: int, set_features: int | None) -> None:
+    if not table or ladder or k or set_features:
+        raise ValueError(
+            "factors=True: a factor analysis is where a table begins, families.columns, in a chain of latents; wanted "
+            "it without top_down, markov=False, given and set_features"
+        )
+
+
 def _last_layer(network: Any) -> Any:
     """The layer that a network ends in."""
-    while isinstance(network, nn.Sequential):
-        network = network[-1]
+    while isinstance(network, nn.Sequential | AroundFactors):
+        network = network.network if isinstance(network, AroundFactors) else network[-1]
     return network
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "Residual",
     "SpaceToDepth",
     "Standardize",
+    "Sum",
     "Vectors",
     "bottleneck",
     "mlp",
@@ -175,6 +176,17 @@ class Residual(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
+
+
+class Sum(nn.ModuleList):
+    """The sum of what several networks make of the same context.
+
+    >>> Sum([nn.Linear(3, 2), nn.Linear(3, 2)])(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([network(x) for network in self]).sum(0)
 
 
 class Vectors(nn.Sequential):

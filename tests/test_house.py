@@ -18,7 +18,7 @@ RUNTIME, CORE = {"runtime", "version"}, {
     "support", "distributions", "positivity", "families", "conditional", "ladder", "trace", "checks", "notation",
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
     "convolutions", "architectures", "quantiles", "missingness", "legacy", "given", "draws", "held", "gaps",
-    "intervals", "family", "columnar", "exposure", "marginal", "trees",
+    "intervals", "family", "columnar", "exposure", "marginal", "trees", "factors",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -64,12 +64,14 @@ MAY_IMPORT = {
     },
     "objectives": {"trace"},
     "priors": {"conditional", "distributions", "ladder", "marginal", "networks", "positivity", "units"},
+    "factors": {"columnar", "family", "likelihoods", "positivity"},
     "likelihoods": {"columnar", "families", "family", "networks", "trees"},
     "marginal": {"columnar", "family", "gaps", "intervals", "positivity", "units"},
     "initialization": {"columnar", "family", "marginal", "networks", "trees", "units"},
     "convolutions": {"conditional", "families", "given", "ladder", "networks"},
     "architectures": {
-        "activations", "columnar", "conditional", "convolutions", "exposure", "families", "given", "initialization",
+        "activations", "columnar", "conditional", "convolutions", "exposure", "factors", "families", "given",
+        "initialization",
         "ladder", "likelihoods", "model", "networks", "priors", "trees",
     },
     "legacy": {"family", "networks", "priors"},

@@ -73,6 +73,7 @@ class VAEEstimator(BaseEstimator):
     """
 
     n_fits = 1  # models; an argument of the estimators of a density
+    _factors = False  # whether the model begins as a factor analysis, see `architectures.mlp`
 
     def __init__(
         self,
@@ -168,12 +169,12 @@ class VAEEstimator(BaseEstimator):
             raise ValueError(f"validation_fraction={self.validation_fraction!r}: wanted at least 0 and below 1")
 
     def _build(self, x: Tensor, seed: int) -> VAE:
-        """The model as it begins: independent columns, each at its marginal optimum."""
+        """The model as it begins: independent columns, each at its marginal optimum, or a factor analysis."""
         latent = [self.latent] if isinstance(self.latent, int | np.integer) else self.latent
         with _float64(seed):
             model = architectures.mlp(
                 x.shape[1:], self.schema_.family(), [int(width) for width in latent],
-                [int(width) for width in self.hidden], dropout=self.dropout, data=x,
+                [int(width) for width in self.hidden], dropout=self.dropout, data=x, factors=self._factors,
             )  # fmt: skip
         return model.to(choose_device(self.device))
 

@@ -32,16 +32,18 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
     array([...])
     """
 
+    _factors = True
+
     def __init__(
         self,
-        latent: int | Sequence[int] = 8,
+        latent: int | Sequence[int] = 16,
         hidden: Sequence[int] = (64, 64),
         *,
         estimate: str = "mean",
         samples: int = 100,
         max_iter: int | None = None,
         batch_size: int = 128,
-        learning_rate: float = 1e-2,
+        learning_rate: float = 3e-3,
         weight_decay: float = 0.0,
         dropout: float = 0.0,
         validation_fraction: float = 0.1,
