@@ -172,7 +172,7 @@ def begin_at_factors(
         family: of the columns.
         data: (N, D) with gaps.
     """
-    y = around.numbers(first(data))
+    y = around.numbers(first(data.to(around.noise.dtype)))
     if not y.shape[-1]:
         return
     found = factor_analysis(y, around.loadings.shape[1])

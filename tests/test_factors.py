@@ -155,6 +155,12 @@ def test_it_is_built_again_from_its_configuration(table):
     assert_close(again.encode(table)[0].mean, model.encode(table)[0].mean)
 
 
+def test_data_may_be_float64_and_the_model_float32(table):
+    torch.set_default_dtype(torch.float32)
+    model = architectures.mlp((7,), columns(), [3], [8], data=table, factors=True)
+    assert_close(model.encode(table.float())[0].mean.double(), build(table).encode(table)[0].mean, atol=1e-3, rtol=1e-3)
+
+
 def test_it_trains_in_bfloat16(table):
     model = build(table[:200]).float()
     al.fit(model, table[:200].float(), epochs=1, precision="bfloat16")

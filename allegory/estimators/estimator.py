@@ -38,7 +38,7 @@ from allegory.training.defaults import table_settings
 __all__ = ["VAEEstimator"]
 
 STEPS_PER_EPOCH = 20  # at least: a small table is gone over several times before the next look at the held-out rows
-PATIENCE = 15  # looks without a better bound before fitting ends
+PATIENCE = 25  # looks without a better bound before fitting ends
 
 
 class VAEEstimator(BaseEstimator):

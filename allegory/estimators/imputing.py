@@ -43,7 +43,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         samples: int = 100,
         max_iter: int | None = None,
         batch_size: int = 128,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 1e-2,
         weight_decay: float = 0.0,
         dropout: float = 0.0,
         validation_fraction: float = 0.1,
