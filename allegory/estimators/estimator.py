@@ -132,6 +132,7 @@ class VAEEstimator(BaseEstimator):
 
     @property
     def model_(self) -> VAE:
+        """The first of the models."""
         return self.models_[0]
 
     def _train(self, x: Tensor, fold: int) -> tuple[VAE, int]:
