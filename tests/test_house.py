@@ -71,8 +71,7 @@ MAY_IMPORT = {
     "convolutions": {"conditional", "families", "given", "ladder", "networks"},
     "architectures": {
         "activations", "columnar", "conditional", "convolutions", "exposure", "factors", "families", "given",
-        "initialization",
-        "ladder", "likelihoods", "model", "networks", "priors", "trees",
+        "initialization", "ladder", "likelihoods", "model", "networks", "priors", "trees",
     },
     "legacy": {"family", "networks", "priors"},
 }  # fmt: skip
