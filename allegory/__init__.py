@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from allegory.ladder import TopDown
     from allegory.model import VAE
-    from allegory.objectives import dreg, elbo, free_bits, iwae, renyi, stl
+    from allegory.objectives import dreg, elbo, free_bits, iwae, loo, renyi, stl, vimco
     from allegory.runtime.processes import together
     from allegory.trace import Trace
     from allegory.training import Record, fit, load, save, trackers
@@ -68,6 +68,7 @@ __all__ = [
     "log_cells",
     "log_conditional",
     "log_likelihood",
+    "loo",
     "networks",
     "renyi",
     "report",
@@ -77,6 +78,7 @@ __all__ = [
     "stl",
     "together",
     "trackers",
+    "vimco",
 ]
 
 # Where each name is. It is fetched when it is first asked for: `allegory --help` does not wait for torch.
@@ -100,7 +102,7 @@ _MODULES = {
     "ladder": ["TopDown"],
     "model": ["VAE"],
     "runtime.processes": ["together"],
-    "objectives": ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"],
+    "objectives": ["dreg", "elbo", "free_bits", "iwae", "loo", "renyi", "stl", "vimco"],
     "trace": ["Trace"],
     "training": ["Record", "fit", "load", "save", "trackers"],
     "views": ["Run", "report"],

@@ -19,7 +19,6 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
@@ -30,6 +29,7 @@ from allegory.activations import Activation, make_activation
 from allegory.columnar import ColumnsFamily, ObservedFamily
 from allegory.conditional import Conditional
 from allegory.convolutions import ConvLadder, check_channels_first, check_scales, choose_scales
+from allegory.discrete import OneHotFamily
 from allegory.exposure import in_proportion
 from allegory.factors import AroundFactors, begin_at_factors
 from allegory.given import Beside, Reading, check_sizes
@@ -49,13 +49,16 @@ from allegory.networks import mlp as perceptron
 from allegory.priors import Prior, make_prior
 from allegory.trees import TreeFamily
 
-__all__ = ["ACTIVATIONS", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent", "mlp"]
+__all__ = ["ACTIVATIONS", "LATENT_FAMILIES", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent", "mlp"]
 
 PRIORS = priors.NAMES
 """Names of priors p(z_T)."""
 
 ACTIVATIONS = activations.NAMES
 """Names of activations, classes of torch.nn."""
+
+LATENT_FAMILIES = ("normal", "bernoulli", "one_hot")
+"""Names of families of z_t, see `allegory.families`."""
 
 LIKELIHOODS = likelihoods.NAMES
 """Names of families of p(x | z_1), see `allegory.families`."""
@@ -87,6 +90,8 @@ def mlp(
     set_features: int | None = None,
     exposure: int | None = None,
     factors: bool = False,
+    latent_family: str | Sequence[str] = "normal",
+    latent_categories: int = 8,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -130,6 +135,10 @@ def mlp(
         factors: of a table, whether it begins as a factor analysis of its numbers, with categories and points
             independent of these, rather than as independent columns: both networks are then what is added to its
             linear maps, see `allegory.factors`. It helps most where rows are few, or have gaps.
+        latent_family: of z_1, ..., z_T, one of `LATENT_FAMILIES` for all, or one for each. Discrete latents,
+            "bernoulli" and "one_hot", want the objective `loo` or `vimco`; of a discrete z_T the standard prior is of
+            independent elements, uniform at first, and learned.
+        latent_categories: k of one_hot latents; `latent` is how many of them there are.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -154,7 +163,10 @@ def mlp(
         **({"gaps": True} if gaps else {}), **({"given": [k]} if k else {}),
         **({"set_features": set_features} if set_features else {}), **({"factors": True} if factors else {}),
         **({} if exposure is None else {"exposure": exposure}),
+        **_latent_config(latent_family, latent_categories),
     )  # fmt: skip
+    laws = _latent_families(latent_family, latent_categories, len(latent))
+    latent = [law.k * d if isinstance(law, OneHotFamily) else d for law, d in zip(laws, latent, strict=True)]
     act = make_activation(activation)
     event_dim, rest, levels = len(event_shape), math.prod(event_shape[1:]), len(latent)
     sizes = None if exposure is None or given_data is None else given_data[:, exposure]
@@ -169,7 +181,7 @@ def mlp(
     if set_features and not table:
         raise ValueError(f"set_features={set_features}: a set encoder reads the columns of a table, families.columns")
     if factors:
-        _check_factors(table, top_down or not markov, k, set_features)
+        _check_factors(table, top_down or not markov or laws[0] is not families.normal, k, set_features)
     read = input_layer
     input_layer = ColumnSet(input_layer, set_features) if set_features else input_layer
     first = nn.Sequential(input_layer, nn.Flatten(-event_dim))
@@ -182,10 +194,15 @@ def mlp(
         """A network that reads the latents of a chain, and the features of x with them."""
         return Vectors(Asinh(), *net(inputs, hidden, outputs))
 
-    def conditional(network: nn.Module, first: nn.Module | None = None, decodes: bool = False) -> Conditional:
+    def conditional(
+        network: nn.Module, level: int, first: nn.Module | None = None, decodes: bool = False
+    ) -> Conditional:
+        """Of z_level."""
         if table:
             zeroed(_last_layer(network))
-        return Conditional(reads(network, first, decodes), families.normal)
+        return Conditional(reads(network, first, decodes), laws[level - 1])
+
+    numbers = [law.outputs((z,)) for law, z in zip(laws, latent, strict=True)]
 
     def reads(network: nn.Module, first: nn.Module | None = None, decodes: bool = False) -> nn.Module:
         """The network, which reads what is given, too."""
@@ -203,17 +220,20 @@ def mlp(
             up.append(Residual(act(), nn.Linear(width, width), act(), *drop, last))
         seen = [sum(latent[t + 1 : t + 2 if markov else levels]) for t in range(levels)]  # the state's width
         posteriors = [
-            conditional(Concat(link(width + above + k, hidden[-1:], 2 * z)))
-            for z, above in zip(latent[:-1], seen[:-1], strict=True)
+            conditional(Concat(link(width + above + k, hidden[-1:], n)), t)
+            for t, (n, above) in enumerate(zip(numbers[:-1], seen[:-1], strict=True), start=1)
         ]
-        top = conditional(nn.Sequential(act(), nn.Linear(width + k, 2 * latent[-1])))
+        top = conditional(nn.Sequential(act(), nn.Linear(width + k, numbers[-1])), levels)
         encoder = TopDown(Climb(up), [*posteriors, top], residual)
     else:
-        bottom = net(inputs + k + (latent[0] if factors else 0), hidden, 2 * latent[0])
+        bottom = net(inputs + k + (latent[0] if factors else 0), hidden, numbers[0])
         around = AroundFactors(bottom, read, family, latent[0]) if factors else bottom
         encoder = [
-            conditional(around, first),
-            *(conditional(link(below + k, hidden, 2 * above)) for below, above in pairwise(latent)),
+            conditional(around, 1, first),
+            *(
+                conditional(link(below + k, hidden, n), t)
+                for t, (below, n) in enumerate(zip(latent, numbers[1:], strict=False), start=2)
+            ),
         ]
     states = [latent[t] if markov else sum(latent[t:]) for t in range(levels)]
     outputs = output_width(family, event_shape)
@@ -229,13 +249,13 @@ def mlp(
     whole = to_x if locations is None else Sum([to_x, locations])
     to_event = reads(nn.Sequential(whole, nn.Unflatten(-1, shape)), decodes=True)
     decoder = [Conditional(to_event, family, event_dim, exposure)]
-    for above, below in zip(states[1:], latent[:-1], strict=True):
-        down = link(above + k, hidden[::-1], 2 * below)
+    for t, (above, n) in enumerate(zip(states[1:], numbers, strict=False), start=1):
+        down = link(above + k, hidden[::-1], n)
         if top_down:
             zeroed(down[-1])
-        decoder.append(conditional(down, decodes=True))
+        decoder.append(conditional(down, t, decodes=True))
     top_input_shape = event_shape if top_down or levels == 1 else latent[-2:-1]
-    p_top = make_prior(prior, (latent[-1],), encoder, components, top_input_shape, data)
+    p_top = make_prior(prior, (latent[-1],), encoder, components, top_input_shape, data, laws[-1])
     model = VAE(p_top, encoder, decoder, None if markov else [Concat() for _ in latent])
     model.config = config
     return model
@@ -459,6 +479,24 @@ def _to_config(value: Any) -> Any:
     thing = thing if hasattr(thing, "__qualname__") else type(thing)
     module = "allegory.families" if thing.__module__ == "allegory.family" else thing.__module__  # as runs record it
     return {"own": f"{module}.{thing.__qualname__}"}
+
+
+def _latent_families(latent_family: str | Sequence[str], categories: int, levels: int) -> list[families.Family]:
+    """The family of each level."""
+    names = [latent_family] * levels if isinstance(latent_family, str) else list(latent_family)
+    wanted = f"wanted one of {', '.join(LATENT_FAMILIES)}, or one for each of {levels} levels"
+    if len(names) != levels or not all(name in LATENT_FAMILIES for name in names):
+        raise ValueError(f"latent_family={latent_family!r}: {wanted}")
+    made = {"normal": lambda: families.normal, "bernoulli": lambda: families.bernoulli}
+    return [made.get(name, lambda: families.one_hot(categories))() for name in names]
+
+
+def _latent_config(latent_family: str | Sequence[str], categories: int) -> dict[str, Any]:
+    names = [latent_family] if isinstance(latent_family, str) else list(latent_family)
+    if set(names) == {"normal"}:
+        return {}
+    kept = {"latent_family": latent_family if isinstance(latent_family, str) else names}
+    return kept | ({"latent_categories": categories} if "one_hot" in names else {})
 
 
 def _gaps(likelihood: Likelihood, gaps: bool | None, data: Tensor | None) -> tuple[Likelihood, bool]:

@@ -47,8 +47,14 @@ def draw_to(p: Distribution, batch: Sequence[int]) -> Tensor:
     return p.sample(Size(batch[: len(batch) - len(p.batch_shape)]))
 
 
-def draw_latent(q: Distribution, fan_out: Size, level: int) -> Tensor:
+def draw_latent(q: Distribution, fan_out: Size, level: int, scored: bool = False) -> Tensor:
     """A draw of z_t, reparameterised where that can be; (*fan_out, *batch, *event_t).
+
+    Args:
+        q: the law.
+        fan_out: leading dimensions of the draw.
+        level: t, in messages.
+        scored: whether a draw may have no gradient, because the score of q has it, see `allegory.objectives`.
 
     Raises:
         ValueError: no distribution, or one without a gradient where one is wanted.
@@ -56,10 +62,12 @@ def draw_latent(q: Distribution, fan_out: Size, level: int) -> Tensor:
     check_distribution(f"the encoder of level {level}", q)
     if q.has_rsample:
         return q.rsample(fan_out)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not scored:
+        name = type(q.base_dist if isinstance(q, Independent) else q).__name__
         raise ValueError(
-            f"level {level}: {type(q).__name__} has no reparameterised sample, so its gradient would be wrong; "
-            "use a family that has one (normal), or torch.no_grad() if you only evaluate"
+            f"level {level}: {name} has no reparameterised sample, so the gradient of this objective would be wrong; "
+            "for discrete latents use al.loo or al.vimco, in a loop of your own model(x, samples, scored=True); or a "
+            "family that has one (normal), or torch.no_grad() if you only evaluate"
         )
     return q.sample(fan_out)
 

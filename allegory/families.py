@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from allegory.columnar import BetaFamily, ColumnsFamily, IntervalFamily, ObservedFamily, OrdinalFamily, PointsFamily
+from allegory.discrete import OneHotFamily
 from allegory.family import (
     BernoulliFamily,
     CategoricalFamily,
@@ -61,6 +62,7 @@ __all__ = [
     "normal_per_dimension",
     "normal_shared",
     "observed",
+    "one_hot",
     "ordinal",
     "poisson",
     "positive",
@@ -152,6 +154,22 @@ def categorical(k: int, lowest: int = 0) -> Family:
     tensor([-4.1589])
     """
     return CategoricalFamily(k, lowest)
+
+
+def one_hot(k: int, straight_through: bool = False) -> Family:
+    """Categories as unit vectors, a latent that networks can read: D of them, each one of k. phi and z: (*batch, k * D,
+    *rest), see `allegory.discrete`. A mass. Train it with `loo` or `vimco`.
+
+    Args:
+        k: categories.
+        straight_through: whether draws pass on the gradient of their probabilities (Bengio et al. 2013), for any
+            objective: a biased gradient of an honest bound.
+
+    >>> law = one_hot(4)(torch.zeros(7, 4 * 3))
+    >>> law.event_shape, law.entropy()[0] / 3                   # log 4
+    (torch.Size([12]), tensor(1.3863))
+    """
+    return OneHotFamily(k, straight_through)
 
 
 def discretized_logistic(bins: int = 256) -> Family:

@@ -11,7 +11,8 @@ A residual posterior (Vahdat & Kautz 2020) expresses z_t in the units of its pri
     u = (z_t - mu_p) / sigma_p ~ N(mu, sigma^2)        =>    q(z_t | ...) = N(mu_p + sigma_p mu, (sigma_p sigma)^2),
     KL(q || p) = KL(N(mu, sigma^2) || N(0, 1)).
 
-A network that outputs mu = 0, sigma = 1 then adds no rate, wherever the prior is.
+A network that outputs mu = 0, sigma = 1 then adds no rate, wherever the prior is. Of discrete latents the logits of q
+are those of p plus those that the network gives.
 
 Shapes: S particles, B batch; x is (B, *event), h_t (B, *), s_t (S, B, *), z_t (S, B, *event_t).
 """
@@ -19,9 +20,13 @@ Shapes: S particles, B batch; x is (B, *event), h_t (B, *), s_t (S, B, *), z_t (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
+
+from allegory.discrete import OneHot
+from allegory.distributions import IndependentBernoulli
 
 __all__ = ["TopDown"]
 
@@ -36,7 +41,7 @@ class TopDown(nn.Module):
             state s_{t+1} of the generative loop is (S, B, *), for a Markov chain z_{t+1}. The last, at the top, is
             called with h_T alone.
         residual: whether the posteriors below the top express z_t in the units of p(z_t | s_{t+1}); both have to be
-            normal.
+            normal, Bernoulli, or one-hot.
 
     >>> both = al.networks.Concat(nn.Linear(8 + 2, 2 * 3), event_dim=1)
     >>> encoder = al.TopDown(
@@ -96,15 +101,24 @@ class TopDown(nn.Module):
 
 def _relative_to_prior(p: Distribution, q: Distribution, level: int) -> Distribution:
     """The law of mu_p + sigma_p u, u ~ q."""
-    laws = [law.base_dist if isinstance(law, Independent) else law for law in (p, q)]
-    if not all(isinstance(law, Normal) for law in laws):
+    laws: list[Any] = [law.base_dist if isinstance(law, Independent) else law for law in (p, q)]
+    same = isinstance(laws[1], type(laws[0]))
+    if not (same and isinstance(laws[0], Normal | Bernoulli | OneHot)):
         names = " and ".join(type(law).__name__ for law in laws)
-        raise ValueError(f"level {level}: a residual posterior needs p and q to be normal, but they are {names}")
+        raise ValueError(
+            f"level {level}: a residual posterior needs p and q to be both normal, Bernoulli or one-hot, "
+            f"but they are {names}"
+        )
     if p.event_shape != q.event_shape or p.batch_shape != q.batch_shape:
         raise ValueError(
             f"level {level}: the encoder gives z_{level} of shape {tuple(q.event_shape)}, but p(z_{level} | "
             f"z_{level + 1}) is over {tuple(p.event_shape)}; batch shapes {tuple(q.batch_shape)} and "
             f"{tuple(p.batch_shape)}"
         )
+    if isinstance(laws[0], OneHot):
+        return laws[0].shifted(laws[1].logits)
+    if isinstance(laws[0], Bernoulli):
+        odds = laws[0].logits + laws[1].logits
+        return IndependentBernoulli(type(laws[0])(logits=odds, validate_args=False), len(q.event_shape))
     mu = p.mean + p.stddev * q.mean
     return Independent(Normal(mu, p.stddev * q.stddev), len(q.event_shape))

@@ -120,6 +120,7 @@ class VAE(nn.Module):
         held: bool = False,
         noise: Sequence[Tensor | None] | None = None,
         given: Given = None,
+        scored: bool = False,
     ) -> Trace:
         """Draws z_1..T ~ q(. | x) and evaluates p on the way down.
 
@@ -133,8 +134,10 @@ class VAE(nn.Module):
             noise: standard normal noise for z_1, ..., z_T, (S, B, *event_t) each, where q is normal; None, for all
                 levels or for one, draws it from torch's generator.
             given: c of a conditional model, (B, *context), or several.
+            scored: whether draws may be without a gradient, as those of discrete latents are: for `loo` and `vimco`,
+                whose gradient is that of log q. Any other objective of such draws has a wrong gradient.
         """
-        contexts, draw = as_contexts(given, len(x)), self._sampler(samples, noise)
+        contexts, draw = as_contexts(given, len(x)), self._sampler(samples, noise, scored)
         if not held:
             return self._trace(x, samples, draw, contexts)
         latents, q = self._infer(x, samples, draw, contexts)
@@ -180,7 +183,7 @@ class VAE(nn.Module):
         check_batch_shape("p(x | z_1)", law, (samples, len(x)))
         return Trace(x, latents, (law, *p), q, self._top_down)
 
-    def _sampler(self, samples: int, noise: Sequence[Tensor | None] | None = None) -> Draw:
+    def _sampler(self, samples: int, noise: Sequence[Tensor | None] | None = None, scored: bool = False) -> Draw:
         """The function that draws z_1..T ~ q(. | x): S times where q depends on x alone, once from each later law."""
         if not hasattr(samples, "__index__") or samples < 1:
             raise ValueError(f"samples={samples!r}: wanted at least one particle, a whole number")
@@ -191,7 +194,7 @@ class VAE(nn.Module):
             if eps is not None:
                 return reparameterize(q, eps, samples, t)
             with without_autocast():
-                return draw_latent(q, Size((samples,)) if t == first else Size(), t)
+                return draw_latent(q, Size((samples,)) if t == first else Size(), t, scored)
 
         if noise is not None and len(noise) != self.levels:
             raise ValueError(f"noise: got {len(noise)} tensors, wanted one for each of {self.levels} levels")

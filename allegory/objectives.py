@@ -6,6 +6,8 @@ r"""Objectives: the functions to maximise. Each maps a trace to a bound on log p
     iwae        L_S = log mean_s w_s                               (Burda, Grosse & Salakhutdinov 2016)
     dreg        L_S, the gradient doubly reparameterised           (Tucker, Lawson, Gu & Maddison 2019)
     renyi       log mean_s w_s^(1 - alpha) / (1 - alpha)           (Li & Turner 2016)
+    loo         E_q[log w], the gradient by q's score              (Mnih & Gregor 2014; Kool, van Hoof & Welling 2019)
+    vimco       L_S, the gradient by q's score                     (Mnih & Rezende 2016)
 
 With S particles `elbo` averages S draws of the same bound, and `iwae` is L_S, tighter with each of them; with one they
 agree in expectation. At beta = 1 these are lower bounds of log p(x) in expectation, `free_bits` a lower one than
@@ -20,6 +22,15 @@ Let w~_s = w_s / sum_s' w_s'. The gradient of L_S with respect to the posterior'
 
 where d / dphi at the right of the first line holds z fixed. Both `stl` and `dreg` therefore need a trace whose
 posterior is held fixed, `model(x, samples, held=True)`; `fit` takes care of that.
+
+Discrete latents have no d z_s / d phi. Where a level has none, `loo` and `vimco` take the score of its q instead, times
+how much better its particle is than what the others lead one to expect, which does not depend on that particle:
+
+    loo      1/S sum_s [d log w_s + (log w_s - mean_{j != s} log w_j)  d log q(z_s | x)]
+    vimco    sum_s [w~_s d log w_s + (L_S - L_{-s})  d log q(z_s | x)],    L_{-s}: w_s replaced by the others'
+                                                                           geometric mean
+
+Both are unbiased, at any depth; levels with a reparameterised draw keep its gradient, so chains may mix both kinds.
 
 Shapes: S particles, B batch, T levels.
 """
@@ -37,7 +48,7 @@ from allegory.runtime import processes
 from allegory.runtime.compilation import disable_compile
 from allegory.trace import Trace
 
-__all__ = ["dreg", "elbo", "free_bits", "iwae", "renyi", "stl"]
+__all__ = ["dreg", "elbo", "free_bits", "iwae", "loo", "needs_score", "renyi", "stl", "vimco"]
 
 
 def elbo(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
@@ -152,9 +163,78 @@ def renyi(trace: Trace, beta: float | Tensor = 1.0, alpha: float = 0.5) -> Tenso
     return (torch.logsumexp((1 - alpha) * log_w, 0) - math.log(len(log_w))) / (1 - alpha)
 
 
-# Attributes that `fit` reads: whether an objective needs a held posterior, and what validation measures instead of it.
+def loo(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
+    """(B,) the ELBO as the mean of log w, nats, for a trace of scored draws: discrete latents learn from log q, with
+    the mean of the other particles as baseline.
+
+    Args:
+        trace: of S >= 2 particles, `model(x, samples, scored=True)`.
+        beta: weight of log q - log p, for a warm-up; a number, or (T,).
+
+    Raises:
+        ValueError: one particle.
+    """
+    log_w = _scored_weights("loo", trace, beta)
+    value, particles = log_w.detach(), len(log_w)
+    others = (value.sum(0) - value) / (particles - 1)
+    surrogate = (log_w + (value - others) * _log_q_of_scored(trace)).mean(0)
+    return value.mean(0) + (surrogate - surrogate.detach())
+
+
+def vimco(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
+    """(B,) the importance-weighted bound L_S, nats, for a trace of scored draws: discrete latents learn from log q,
+    each particle from what it adds to the bound of the others.
+
+    Args:
+        trace: of S >= 2 particles, `model(x, samples, scored=True)`.
+        beta: weight of log q - log p, for a warm-up; a number, or (T,).
+
+    Raises:
+        ValueError: one particle.
+    """
+    log_w = _scored_weights("vimco", trace, beta)
+    value, particles = log_w.detach(), len(log_w)
+    bound = torch.logsumexp(value, 0) - math.log(particles)
+    others = (value.sum(0) - value) / (particles - 1)
+    itself = torch.eye(particles, dtype=torch.bool, device=value.device)[..., None]
+    replaced = torch.where(
+        itself, others[None], value[:, None]
+    )  # (S, S, B): in column s particle s is the others' mean
+    without = torch.logsumexp(replaced, 0) - math.log(particles)
+    weight = torch.softmax(value, 0)
+    surrogate = (weight * log_w + (bound - without) * _log_q_of_scored(trace)).sum(0)
+    return bound + (surrogate - surrogate.detach())
+
+
+# Attributes that `fit` reads: whether an objective needs a held posterior, or scored draws, and what validation
+# measures instead of it.
 stl.held = dreg.held = True  # type: ignore[attr-defined]
-free_bits.bound = elbo  # type: ignore[attr-defined]
+loo.scored = vimco.scored = True  # type: ignore[attr-defined]
+free_bits.bound = loo.bound = elbo  # type: ignore[attr-defined]
+vimco.bound = iwae  # type: ignore[attr-defined]
+
+
+def needs_score(objective: Any) -> bool:
+    """Whether an objective, or a functools.partial of one, wants `model(x, samples, scored=True)`.
+
+    >>> needs_score(vimco), needs_score(iwae)
+    (True, False)
+    """
+    return getattr(getattr(objective, "func", objective), "scored", False)
+
+
+def _scored_weights(name: str, trace: Trace, beta: float | Tensor) -> Tensor:
+    """(S, B) log w, of at least two particles."""
+    log_w = _log_w(trace, beta)
+    if len(log_w) < 2:
+        raise ValueError(f"{name}: got one particle, wanted two or more, samples=2: each learns from the others")
+    return log_w
+
+
+def _log_q_of_scored(trace: Trace) -> Tensor:
+    """(S, B) log q of the levels whose draws have no gradient."""
+    of_levels = zip(trace.q, trace.log_qz, strict=True)
+    return sum((log_q for q, log_q in of_levels if not q.has_rsample), torch.zeros_like(trace.log_qz[0]))
 
 
 def _check_trace(trace: Any) -> None:

@@ -27,13 +27,14 @@ from torch.distributions import Distribution, ReshapeTransform, TransformedDistr
 
 from allegory.conditional import StandardNormal
 from allegory.distributions import NormalMixture
+from allegory.families import Family, normal
 from allegory.ladder import TopDown
 from allegory.marginal import fill_gaps
 from allegory.networks import OneHot, ReadColumns, Standardize
 from allegory.positivity import positive
 from allegory.units import units_of
 
-__all__ = ["MixtureOfNormals", "Shaped", "VampPrior", "make_prior"]
+__all__ = ["Factorized", "MixtureOfNormals", "Shaped", "VampPrior", "make_prior"]
 
 NAMES = ("standard", "mixture", "vamp", "flow")
 
@@ -47,6 +48,7 @@ def make_prior(
     components: int = 500,
     input_shape: Sequence[int] = (),
     data: Tensor | None = None,
+    family: Family | None = None,
 ) -> nn.Module:
     """p(z_T), by name or a custom one.
 
@@ -58,6 +60,7 @@ def make_prior(
         components: K of a mixture or a VampPrior.
         input_shape: of what q(z_T | .) reads.
         data: (N, *event) training data, by which the pseudo-inputs of a VampPrior begin where it reads x.
+        family: of z_T, where it is discrete.
 
     Raises:
         ValueError: an unknown name, a callable that makes no module, a flow without zuko, pseudo-inputs of categories.
@@ -75,6 +78,10 @@ def make_prior(
                 "p(z_T)"
             )
         return made
+    if family is not None and family is not normal:
+        if prior != "standard":
+            raise ValueError(f"prior={prior!r} is of a normal z_T, and this one is discrete; wanted 'standard'")
+        return Factorized(family, *event_shape)
     if prior == "standard":
         return StandardNormal(*event_shape)
     if prior == "mixture":
@@ -111,6 +118,27 @@ def _make_flow(event_shape: Sequence[int]) -> nn.Module:
         raise ValueError("the prior 'flow' needs the package zuko: pip install zuko") from None
     flow = zuko.flows.MAF(math.prod(event_shape), transforms=2, hidden_features=(128, 128))
     return Shaped(flow, *event_shape) if len(event_shape) > 1 else flow
+
+
+class Factorized(nn.Module):
+    """p(z) = prod_d p(z_d), of a family whose parameters are learned; they begin at 0, for a discrete family uniform.
+
+    Args:
+        family: of z, see `allegory.families`.
+        event_shape: of z.
+
+    >>> Factorized(al.families.bernoulli, 3)().mean
+    tensor([0.5000, 0.5000, 0.5000], grad_fn=<SigmoidBackward0>)
+    """
+
+    def __init__(self, family: Family, *event_shape: int) -> None:
+        super().__init__()
+        self.family, self.event_dim = family, len(event_shape)
+        self.phi = nn.Parameter(torch.zeros(family.outputs(event_shape), *event_shape[1:]))
+
+    def forward(self) -> Distribution:
+        """The distribution, with batch shape ()."""
+        return self.family(self.phi, self.event_dim)
 
 
 class MixtureOfNormals(nn.Module):

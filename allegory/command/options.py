@@ -61,7 +61,8 @@ LIKELIHOODS = (  # those of allegory.architectures, which waits for torch; and o
     "negative_binomial", "columns",
 )  # fmt: skip
 SPLIT_WAYS = ("random", "ordered", "groups")  # as allegory.data.cutting.SPLITS
-OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "renyi")
+OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "renyi", "loo", "vimco")
+LATENT_FAMILIES = ("normal", "bernoulli", "one_hot")  # as allegory.architectures.LATENT_FAMILIES
 PRIORS = ("standard", "mixture", "vamp", "flow")
 SPLITS = ("train", "valid", "test")
 KINDS = (  # of columns, as allegory.tabular.columns.KINDS
@@ -275,6 +276,8 @@ TRAINING = (
     Option("architecture", Choice(ARCHITECTURES), "mlp", "perceptrons, or a ladder of convolutions"),
     Option("hidden", WIDTHS, (300, 300), "widths of the hidden layers of each network", "H1,H2,..", MLP),
     Option("block", Choice(("plain", "gated", "residual")), "plain", "type of hidden layer", of=MLP),
+    Option("latent_family", Choice(LATENT_FAMILIES), "normal", "z_t: normal, or discrete, bits or categories", of=MLP),
+    Option("latent_categories", SEVERAL, 8, "categories of each latent", "K", ("latent_family", ("one_hot",))),
     Option("top_down", None, False, "top-down posterior, a ladder", of=MLP),
     Option("set_features", NATURAL, None, "read the columns of a table as a set, of so many features each", "F", MLP),
     Option("markov", None, DEPENDS, "whether p(z_t | ...) sees only z_{t+1}, or all levels above", off="--all-above",
@@ -334,8 +337,9 @@ TRAINING = (
 GROUPS = {
     "The run": ("out", "resume", "seed", "device", "shard", "tensorboard", "wandb", "checkpoint_seconds"),
     "The model": (
-        "levels", "latent", "architecture", "hidden", "block", "top_down", "set_features", "markov", "channels",
-        "scales", "stem", "blocks", "checkpointed", "prior", "components", "dropout", "activation",
+        "levels", "latent", "latent_family", "latent_categories", "architecture", "hidden", "block", "top_down",
+        "set_features", "markov", "channels", "scales", "stem", "blocks", "checkpointed", "prior", "components",
+        "dropout", "activation",
     ),
     "The data and the objective": (
         "split", "split_seed", "array", "given", "exposure", "size", "dynamic", "likelihood", "objective", "beta",

@@ -36,10 +36,11 @@ FIT = (
 COPIES = 10  # of the weights: the best, the average, gradients, moments, and what they were when the epoch began
 REMARKED_ROWS = 200_000  # of a table
 READING = ("dynamic", "split", "array", "size", "given", "exposure")
+DISCRETE_SAMPLES = 4
 MODEL = {  # the settings that each architecture takes
     "mlp": (
         "latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down",
-        "set_features",
+        "set_features", "latent_family", "latent_categories",
     ),
     "conv": (
         "latent", "dropout", "markov", "prior", "components", "activation", "scales", "stem", "channels", "blocks",
@@ -104,7 +105,7 @@ def train(
     reading = {key: options[key] for key in READING} | {"given": names(options["given"])}
     with console.naming_flags():
         source = load_together(data, seed=options["split_seed"], **reading, **_said_of_table(options))
-    options = _for_table(options, {*stored, *chosen}, source)
+    options = _for_discrete(_for_table(options, {*stored, *chosen}, source), {*stored, *chosen})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
     if not named:
@@ -205,6 +206,20 @@ def _for_table(options: dict[str, Any], chosen: set[str], source: Any) -> dict[s
     kept |= {"objective", "samples"} if chosen & {"objective", "samples", "beta", "free_bits", "alpha"} else set()
     options = {**options, **{key: value for key, value in own.items() if key not in chosen | kept}}
     return {**options, "levels": len(options["latent"])}
+
+
+def _for_discrete(options: dict[str, Any], chosen: set[str]) -> dict[str, Any]:
+    """The settings of discrete latents, whose draws have no gradient: the objective is `loo`, of four particles, where
+    nothing else was chosen.
+
+    Args:
+        options: of all settings.
+        chosen: which were given, or stored.
+    """
+    if options["latent_family"] == "normal" or chosen & {"objective", "samples", "beta", "free_bits", "alpha"}:
+        return options
+    console.say(f"{options['latent_family']} latents: the objective is loo, with {DISCRETE_SAMPLES} particles")
+    return {**options, "objective": "loo", "samples": DISCRETE_SAMPLES}
 
 
 def _remarks(examples: Any, likelihood: str) -> list[str]:

@@ -21,7 +21,7 @@ from allegory.evaluation.marginals import baseline
 from allegory.evaluation.speed import tolerates_bfloat16
 from allegory.given import Contexts, as_contexts, take_rows
 from allegory.model import VAE, check_is_vae
-from allegory.objectives import elbo
+from allegory.objectives import elbo, needs_score
 from allegory.runtime import processes
 from allegory.runtime.compilation import WORTHWHILE_SECONDS, choose_compile, has_compiler, time_call
 from allegory.runtime.messages import call_error, no_tensor
@@ -367,7 +367,9 @@ def _check_objective(
         x = data[:2] if transform is None else transform(data[:2].clone())
         trial, device = _training_copy(model), next(model.parameters()).device
         beta = beta.to(device) if isinstance(beta, Tensor) else beta
-        bound = objective(trial(x.to(device), samples=samples, held=held, given=contexts), beta)
+        bound = objective(
+            trial(x.to(device), samples=samples, held=held, given=contexts, scored=needs_score(objective)), beta
+        )
     if not isinstance(bound, Tensor) or bound.shape != x.shape[:1]:
         raise ValueError(
             f"objective {name_of(objective)}: got {tuple(bound.shape) if isinstance(bound, Tensor) else bound!r} for "

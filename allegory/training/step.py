@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from allegory.model import VAE
+from allegory.objectives import needs_score
 from allegory.runtime import processes
 from allegory.runtime.compilation import compile_or_warn
 from allegory.runtime.precision import autocast
@@ -52,11 +53,11 @@ def model_score(
         model: whose device it is for.
         objective, samples, held, precision: as of `score_function`.
     """
-    device = next(model.parameters()).device
+    device, scored = next(model.parameters()).device, needs_score(objective)
 
     def score(model: Any, x: Tensor, beta: float | Tensor, *given: Tensor) -> Tensor:
         with autocast(device, precision):
-            trace = model(x, samples=samples, held=held, given=given)
+            trace = model(x, samples=samples, held=held, given=given, scored=scored)
         return objective(trace, beta)
 
     return score
