@@ -241,6 +241,10 @@ class Interval(Distribution):
 class IntervalMixture(MixtureSameFamily):
     """A mixture of `Interval` distributions over one grid, its components in the last dimension."""
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_parts = self.component_distribution.log_prob(value[..., None])
+        return (self.mixture_distribution.logits + log_parts).logsumexp(-1)  # which torch's normalises once more
+
     @property
     def support(self) -> Any:
         law: Any = self.component_distribution
@@ -319,12 +323,22 @@ class WithPoints(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, logits: Tensor, values: Tensor, law: Distribution) -> None:
-        self.log_weights, self.values, self.law = torch.log_softmax(logits, -1), values, law
+        self.logits, self.log_total = logits, logits.logsumexp(-1)
+        self.values, self.law = values, law
         super().__init__(law.batch_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> WithPoints:
-        weights = self.log_weights.expand((*batch_shape, self.log_weights.shape[-1]))
-        return WithPoints(weights, self.values, self.law.expand(batch_shape))
+        expanded = self._get_checked_instance(WithPoints, _instance)
+        expanded.logits = self.logits.expand((*batch_shape, self.logits.shape[-1]))
+        expanded.log_total = self.log_total.expand(batch_shape)
+        expanded.values, expanded.law = self.values, self.law.expand(batch_shape)
+        Distribution.__init__(expanded, expanded.law.batch_shape, validate_args=False)
+        return expanded
+
+    @property
+    def log_weights(self) -> Tensor:
+        """(*, n + 1) the logarithms of the probabilities of the points, and, last, of the law."""
+        return self.logits - self.log_total[..., None]
 
     @property
     def support(self) -> Any:
@@ -338,10 +352,11 @@ class WithPoints(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         equal = at_points(value, self.values)
         is_point = equal.any(-1)
-        log_point = (self.log_weights[..., :-1] * equal).sum(-1)
+        which, logits = torch.broadcast_tensors(equal.int().argmax(-1, keepdim=True), self.logits)
+        log_point = logits.gather(-1, which[..., :1])[..., 0] - self.log_total  # of the first, where x is no point
         masses = self._has_masses
         inside = value if masses else torch.where(is_point, placeholder(self.law), value)
-        log_rest = self.log_weights[..., -1] + self.law.log_prob(inside)
+        log_rest = self.logits[..., -1] - self.log_total + self.law.log_prob(inside)
         return torch.where(is_point, torch.logaddexp(log_point, log_rest) if masses else log_point, log_rest)
 
     @property

@@ -82,6 +82,7 @@ class VAE(nn.Module):
     (torch.Size([4, 3]), torch.Size([1, 4, 3]))
     """
 
+    _independent: tuple[Any, ...] | None = None  # the state in which examples were found not to depend on each other
     _compared = False  # whether a posterior that was run twice was found to be the same
     config: dict[str, Any] | None = None  # set by allegory.architectures: the arguments that rebuild this model
 
@@ -369,8 +370,17 @@ class VAE(nn.Module):
             self._check_gaps(x, contexts, name, rows)
             trace = self(x[:1], given=first)
             _ = trace.kl  # checks shapes; fills torch's table of divergences, which a compiler cannot do
-            with no_validation():
-                self._check_independence(*two_examples(x, contexts), None if first else trace.p[-1])
+            state = self._fingerprint(len(contexts))
+            if state != self._independent:
+                with no_validation():
+                    self._check_independence(*two_examples(x, contexts), None if first else trace.p[-1])
+                self._independent = state if len(x) > 1 else None  # of one example nothing is known
+
+    def _fingerprint(self, contexts: int) -> tuple[Any, ...]:
+        """What is the same as long as the parts of this model and their weights are, for so many contexts."""
+        tensors = [*self.parameters(), *self.buffers()]
+        versions = [(t.data_ptr(), None if t.is_inference() else t._version) for t in tensors]
+        return contexts, tuple(map(id, self.modules())), tuple(versions)
 
     def _check_gaps(self, x: Any, contexts: Contexts, name: str, rows: Sequence[Any] | None) -> None:
         """Raises a ValueError where an encoder reads a gap as a number: a NaN in its network is a NaN in every draw."""

@@ -100,6 +100,8 @@ def quantile(law: Distribution, u: Tensor) -> Tensor:
         return _by_column(law, quantile, u)
     if isinstance(law, Interval):
         return _interval_quantile(law, u)
+    if isinstance(law, Categorical):
+        return ((law.probs.cumsum(-1)[..., :-1] < u[..., None]).sum(-1) + getattr(law, "lowest", 0)).to(u)
     if isinstance(law, Normal):
         return law.loc + law.scale * torch.special.ndtri(u)  # torch's own loses the tails, as does its cdf
     try:

@@ -19,6 +19,7 @@ RUNTIME, CORE = {"runtime", "version"}, {
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
     "convolutions", "architectures", "quantiles", "missingness", "legacy", "given", "draws", "held", "gaps",
     "intervals", "family", "columnar", "exposure", "marginal", "trees", "factors", "discrete",
+    "mixtures",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -55,6 +56,7 @@ MAY_IMPORT = {
     "activations": set(),
     "trace": {"distributions"},
     "quantiles": {"columnar", "intervals"},
+    "mixtures": {"intervals", "quantiles"},
     "missingness": {"columnar", "family", "gaps", "quantiles"},
     "checks": {"conditional", "gaps", "support"},
     "given": {"networks", "units"},

@@ -558,3 +558,26 @@ def leaves(node):
             seen.add(node)
             todo += [above for above, _ in node.next_functions]
     return [node.variable for node in seen if hasattr(node, "variable")]
+
+
+def test_independence_is_checked_again_when_a_weight_or_a_part_has_changed():
+    class Mixed(nn.Linear):
+        def forward(self, x):
+            return super().forward(x - x.mean(0))
+
+    mixed = Mixed(3, 4)
+    nn.init.zeros_(mixed.weight)
+    encoder = al.Conditional(mixed, al.families.normal)
+    decoder = al.Conditional(nn.Linear(2, 6), al.families.normal)
+    model, x = al.VAE(al.StandardNormal(2), encoder, decoder), torch.randn(5, 3)
+    model.check(x)
+    model.check(x)
+    with torch.no_grad():
+        mixed.weight.copy_(torch.randn(4, 3))
+    with pytest.raises(ValueError, match="depends on the other examples"):
+        model.check(x)
+    model.encoders[0] = al.Conditional(nn.Linear(3, 4), al.families.normal)
+    model.check(x)
+    model.decoders[0] = al.Conditional(nn.Sequential(nn.Linear(2, 3), nn.Softmax(0)), al.families.normal_fixed(1.0))
+    with pytest.raises(ValueError, match="depends on the other"):
+        model.check(x)

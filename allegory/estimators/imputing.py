@@ -25,6 +25,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
     Args:
         estimate: what stands in a gap, by the error that counts: "mean" for squares, "median" for absolute errors,
             "mode" for the number of wrong values. A category has its likeliest value, an ordered one its median.
+        samples: K, particles of what is missing, spread evenly over their law.
 
     >>> X = np.random.default_rng(0).normal(size=(60, 1)) + [0.0, 10.0]
     >>> X[0, 0] = np.nan
@@ -40,7 +41,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         hidden: Sequence[int] = (64, 64),
         *,
         estimate: str = "mean",
-        samples: int = 100,
+        samples: int = 64,
         max_iter: int | None = None,
         batch_size: int = 128,
         learning_rate: float = 1e-2,

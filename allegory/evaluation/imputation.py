@@ -8,7 +8,8 @@ p(z | x_o) is reached from the encoder's q by importance resampling, whole traje
     z_k ~ q(z | x_o),   w_k = p(x_o, z_k) / q(z_k | x_o),   k ~ w / sum w,   x_m ~ p(x_m | z_k)
 
 (sampling importance resampling, Rubin 1987; Mattei & Frellsen 2019, MIWAE). A point estimate minimises an expected loss
-over p(x_m | x_o): the mean a squared error, the median an absolute one, the mode the number of wrong values.
+over p(x_m | x_o): the mean a squared error, the median an absolute one, the mode the number of wrong values. It is that
+of the mixture sum_k w_k p(x_d | z_k), of the columns in which a row has gaps; see `allegory.mixtures`.
 
     ESS = (sum_k w_k)^2 / sum_k w_k^2       small where q is far from p(z | x_o); the draws then repeat few z
 
@@ -19,7 +20,8 @@ Metropolis within Gibbs (Mattei & Frellsen 2018) is exact for any q, in the limi
 The noise of a row depends on the seed and on the row's own values, so a row is imputed in the same way whatever stands
 beside it. Equal rows get draws of their own, by which of them is the first, the second, ...; but one best value.
 
-Shapes: K particles, m draws, S particles per pass, B rows per pass, N rows; z_t is (S, B, *event_t), x (N, *event).
+Shapes: K particles, m draws, S particles per pass, B rows per pass, N rows; z_t is (S, B, *event_t), x (N, *event). G
+gaps, those of the B rows in a block of columns whose laws are of one kind.
 """
 
 from __future__ import annotations
@@ -27,27 +29,38 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Categorical, Distribution, Independent
 
 from allegory.columnar import Columns
-from allegory.evaluation.passes import Noise, Particles, RowNoise, check_scored, evaluating, row_seeds, run_passes
-from allegory.gaps import log_prob_elements
+from allegory.evaluation.passes import (
+    Noise,
+    Particles,
+    RowNoise,
+    check_scored,
+    evaluating,
+    pairs_per_pass,
+    row_seeds,
+    run_passes,
+)
 from allegory.given import Contexts, Given, expand_contexts, take_rows
 from allegory.missingness import missing_range
+from allegory.mixtures import even, mixture_mean, mixture_quantile, pick, strata
 from allegory.model import VAE
-from allegory.quantiles import draw, exact_mean, has_draw, mass, over_categories
+from allegory.quantiles import draw, has_draw, mass
 from allegory.runtime.messages import no_tensor
 from allegory.runtime.modes import forked_rng
 from allegory.runtime.threads import one_at_a_time
+from allegory.trace import Trace
 
 __all__ = ["Inferred", "Rows", "check_counts", "each_gappy_row", "fill", "impute", "infer_missing", "warn_of_few"]
 
 FEW_EFFECTIVE_SAMPLES = 10.0
+PASS = 4  # times the pairs of another evaluation: the gaps of a column are few in a pass, and each pass costs its time
 CANDIDATES = 32  # for a mode, judged by twice as many posterior draws
 Range = tuple[Tensor, Tensor]
 ESTIMATES = ("mean", "median", "mode")
@@ -133,8 +146,9 @@ def fill(
     Args:
         model, x, samples, seed, given, between: as of `impute`.
         estimate: by what error the values will be judged. "mean", for a squared error: sum_k w_k E[x | z_k] where the
-            likelihood has a mean in closed form, else of K draws; "median", of K draws, for an absolute error;
-            "mode", the likeliest of 32 draws, for the number of wrong values. Or one of them for each column.
+            likelihood has a mean in closed form, else of K draws; "median", for an absolute error, of the mixture of
+            all p(x | z_k); "mode", for the number of wrong values, of categories the likeliest, of numbers the
+            likeliest of 32 draws. Or one of them for each column.
 
     Raises:
         ValueError: as `impute`; another estimate; the mean of a category.
@@ -147,38 +161,25 @@ def fill(
     each = [estimate] if isinstance(estimate, str) else list(estimate)
     if not set(each) <= set(ESTIMATES) or (not isinstance(estimate, str) and [len(each)] != list(x.shape[1:])):
         raise ValueError(f"estimate={estimate!r}: wanted {', '.join(ESTIMATES)}, or one of them for each column of x")
-    wanted = sorted(set(each))
+    asked = {name: torch.tensor([one == name for one in each], device=x.device) for name in set(each)}
 
     def work(rows: Rows) -> tuple[Tensor, Tensor]:
-        found = infer_missing(rows, 0 if wanted == ["mean"] else samples, spread=True, mean="mean" in wanted)
-        best = {} if found.mean is None else {"mean": found.mean}
-        if found.mean is not None and rows.between is not None:  # within limits it is no closed form
-            limited = rows.between[0].isfinite() | rows.between[1].isfinite()
-            best["mean"] = found.mean.masked_fill(limited, torch.nan)
-        numbers = found.mean is not None and bool((best["mean"].isnan() & rows.x.isnan()).any())
-        if numbers or wanted != ["mean"]:
-            latents = found.latents or infer_missing(rows, samples, spread=True).latents
-            drawn = _complete(rows, latents)
-            best |= {"mean": _mean_or_draws(rows, best["mean"], drawn)} if found.mean is not None else {}
-            best |= {"median": drawn.median(0).values} if "median" in wanted else {}
-            if "mode" in wanted:
-                few, fewer = (range(0, samples, ceil(samples / n)) for n in (2 * CANDIDATES, CANDIDATES))
-                law = rows.decode([z[list(few)] for z in latents])
-                asked = (
-                    torch.tensor([name == "mode" for name in each], device=x.device) & rows.x.isnan().any(0).flatten()
-                )
-                best["mode"] = _likeliest(law, drawn[list(fewer)], asked.view(law.event_shape), rows.between)
-        chosen = best[each[0]]
-        if len(each) > 1:
-            chosen = torch.stack([best[name][:, d] for d, name in enumerate(each)], 1)
-        possible = _spread(found.possible, chosen)
-        lacking = (rows.x.isnan() & chosen.isnan() & possible).nonzero()
-        if len(lacking):
-            raise ValueError(
-                f"estimate={estimate!r}: the law of column {', '.join(map(str, lacking[0, 1:].tolist()))} is over "
-                "categories, which have no mean; wanted 'mode' or 'median' there"
-            )
-        return torch.where(rows.x.isnan() & possible, chosen.to(rows.x), rows.x), found.ess
+        found = weigh(rows)
+        filled, gaps = rows.x.clone(), rows.x.isnan() & _spread(found.possible, rows.x)
+        for law, columns in _elements(found.law):
+            for name, of in asked.items():
+                cells = (gaps & of if columns is None else (gaps & of)[:, columns]).nonzero(as_tuple=True)
+                if not len(cells[0]):
+                    continue
+                index = cells if columns is None else (cells[0], columns[cells[1]])
+                if name == "mean" and isinstance(law, Categorical):
+                    raise ValueError(
+                        f"estimate={estimate!r}: the law of column {', '.join(str(int(at[0])) for at in index[1:])} is "
+                        "over categories, which have no mean; wanted 'mode' or 'median' there"
+                    )
+                mixture = Mixture(rows, pick(law, (slice(None), *cells)), found.weights[:, cells[0]], index)
+                filled[index] = getattr(mixture, name)().to(filled)
+        return filled, found.ess
 
     filled, ess = each_gappy_row(model, x, x, samples, samples, seed, work, given, between, apart=False)
     warn_of_few(ess, samples, "use more samples, or draws of impute(method='gibbs')")
@@ -215,12 +216,133 @@ class Rows:
         """(m, B, *event) draws of a law with batch shape (m, B)."""
         if self.alone:
             return law.sample()
-        limits = missing_range(law)
-        if limits is None or self.between is None:
-            low, high = limits or self.between or (None, None)
-        else:
-            low, high = limits[0].maximum(self.between[0]), limits[1].minimum(self.between[1])
-        return draw(law, self.own.uniform(draws, *self.x.shape[1:]), low, high)
+        return draw(law, self.own.uniform(draws, *self.x.shape[1:]), *(_limits(law, self.between) or ()))
+
+    def log_weight(self, trace: Trace) -> Tensor:
+        """(S, B) log w, of what is there and of the limits that gaps lie between, float64."""
+        log_w = trace.log_weight.double()
+        if self.between is None:
+            return log_w
+        inside = mass(trace.p[0], *self.between).double().log()
+        return log_w + torch.where(self.x.isnan(), inside, 0).flatten(2).sum(2)
+
+    @cached_property
+    def offsets(self) -> tuple[Tensor, Tensor]:
+        """(B,) and (B, *event) uniform in (0, 1): where the strata of a row begin, and its draws of each element."""
+        return self.own.uniform(1)[0], self.own.uniform(1, *self.x.shape[1:])[0]
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """K particles of B rows.
+
+    Attributes:
+        law: p(x | z_k), of batch shape (K, B).
+        weights: (K, B) w_k / sum w.
+        possible: (B,) whether a row has any probability.
+    """
+
+    law: Distribution
+    weights: Tensor
+    possible: Tensor
+
+    @property
+    def ess(self) -> Tensor:
+        """(B,) effective sample sizes."""
+        return 1 / self.weights.square().sum(0)
+
+
+def weigh(rows: Rows) -> Weighed:
+    """The mixture that all K particles make of p(x | z)."""
+    traces = [rows.model(rows.x, samples=s, noise=noise, given=rows.contexts) for s, noise in rows.noises]
+    log_w = torch.cat([rows.log_weight(trace) for trace in traces])
+    law: Any = traces[0].p[0]
+    if len(traces) > 1:
+        law = rows.decode([torch.cat(level) for level in zip(*(trace.latents for trace in traces), strict=True)])
+    total = log_w.logsumexp(0)
+    return Weighed(law, torch.exp(log_w - total).nan_to_num(0), total.isfinite())
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What is known of G gaps, and the one best value of each, (G,).
+
+    Attributes:
+        rows: that they are in.
+        law: p(x_d | z_k), of batch shape (K, G).
+        weights: (K, G).
+        index: of the gaps in x.
+    """
+
+    rows: Rows
+    law: Any
+    weights: Tensor
+    index: tuple[Tensor, ...]
+
+    def mean(self) -> Tensor:
+        """For a squared error: in closed form, or of K draws."""
+        return self._or_draws(mixture_mean(self.law, self.weights), lambda draws: draws.double().mean(0))
+
+    def median(self) -> Tensor:
+        """For an absolute error: of the mixture; where it lies between limits, of K draws."""
+        lacking = torch.full(self.weights.shape[1:], torch.nan, dtype=torch.float64, device=self.weights.device)
+        closed = not self.rows.alone and not bool(self.limited.all())
+        found = mixture_quantile(self.law, self.weights) if closed else lacking
+        return self._or_draws(found, lambda draws: draws.median(0).values)
+
+    def mode(self) -> Tensor:
+        """For the number of wrong values: the likeliest category, or the likeliest of some draws."""
+        if not isinstance(self.law, Categorical):
+            law, candidates = self.drawn(2 * CANDIDATES), self.draws(CANDIDATES)
+            limits = self.limits(law)
+            inside = 0 if limits is None else mass(law, *limits).double().log()
+            density = [(law.log_prob(values).double() - inside).logsumexp(0) for values in candidates]
+            return candidates.gather(0, torch.stack(density).argmax(0, keepdim=True))[0]
+        probs, lowest, limits = self.law.probs, getattr(self.law, "lowest", 0), self.limits(self.law)
+        if limits is not None:
+            values = torch.arange(probs.shape[-1], device=probs.device) + lowest
+            probs = probs.masked_fill((values < limits[0][..., None]) | (values > limits[1][..., None]), 0)
+            probs = (probs / probs.sum(-1, keepdim=True)).nan_to_num(0)
+        return (self.weights[..., None] * probs).sum(0).argmax(-1) + lowest
+
+    def draws(self, m: int) -> Tensor:
+        """(m, G) draws, spread evenly."""
+        law = self.drawn(m)
+        if self.rows.alone:
+            return law.sample()
+        return draw(law, even(m, self.rows.offsets[1][self.index]), *(self.limits(law) or ()))
+
+    def drawn(self, m: int) -> Any:
+        """The laws of the particles of m draws, (m, G)."""
+        chosen = strata(self.weights, m, self.rows.offsets[0][self.index[0]])
+        return pick(self.law, (chosen, torch.arange(chosen.shape[1], device=chosen.device)))
+
+    def limits(self, law: Any) -> Range | None:
+        """Between which the gaps are known to lie, of a law (m, G)."""
+        between = self.rows.between
+        return _limits(law, None if between is None else (between[0][self.index], between[1][self.index]))
+
+    @cached_property
+    def limited(self) -> Tensor:
+        """(G,) whether a gap is known to lie between limits."""
+        limits = self.limits(self.law)
+        if limits is None:
+            return torch.zeros_like(self.weights[0], dtype=torch.bool)
+        return (limits[0].isfinite() | limits[1].isfinite()).expand(self.weights.shape).any(0)
+
+    def _or_draws(self, found: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """What was found in closed form; where it is NaN, or there are limits, the same `of` K draws."""
+        lacking = (found.isnan() | self.limited).nonzero()[:, 0]
+        if len(lacking):
+            some = self._some(lacking).draws(len(self.weights))
+            found = found.double().index_copy(0, lacking, of(some).double())
+        return found
+
+    def _some(self, gaps: Tensor) -> Mixture:
+        if len(gaps) == len(self.index[0]):
+            return self
+        law = pick(self.law, (slice(None), gaps))
+        return Mixture(self.rows, law, self.weights[:, gaps], tuple(at[gaps] for at in self.index))
 
 
 @dataclass(frozen=True)
@@ -230,14 +352,11 @@ class Inferred:
     Attributes:
         latents: z_1..T, (m, B, *event_t) each, draws of p(z | x_o).
         log_w, log_w2: (B,) log sum_k w_k and log sum_k w_k^2.
-        mean: (B, *event) sum_k w_k E[x | z_k] / sum_k w_k, NaN where that is not in closed form; None if it was not
-            asked for.
     """
 
     latents: list[Tensor]
     log_w: Tensor
     log_w2: Tensor
-    mean: Tensor | None
 
     @property
     def ess(self) -> Tensor:
@@ -250,44 +369,31 @@ class Inferred:
         return self.log_w.isfinite()
 
 
-def infer_missing(rows: Rows, draws: int, spread: bool = False, mean: bool = False) -> Inferred:
+def infer_missing(rows: Rows, draws: int) -> Inferred:
     """Importance resampling, some particles at a time: a draw from the particles so far gives way to one from the next
     S with the probability sum w_next / (sum w_so_far + sum w_next), so that memory does not grow with K.
 
     Args:
         rows: of a pass.
         draws: m.
-        spread: whether the draws are spread evenly over the particles, rather than independent: for estimates.
-        mean: whether to compute E[x | x_o].
     """
     lowest = torch.finfo(torch.float64).min
     latents: list[Tensor] = []
     log_w = torch.full((len(rows.x),), -torch.inf, dtype=torch.float64, device=rows.x.device)
-    log_w2, average = log_w, None
+    log_w2 = log_w
     column = torch.arange(len(rows.x), device=rows.x.device)
     for samples, noise in rows.noises:
         trace = rows.model(rows.x, samples=samples, noise=noise, given=rows.contexts)
-        each = trace.log_weight.double()
-        if rows.between is not None:
-            inside = mass(trace.p[0], *rows.between).double().log()
-            each = each + torch.where(rows.x.isnan(), inside, 0).flatten(2).sum(2)
+        each = rows.log_weight(trace)
         total = torch.logaddexp(log_w, each.logsumexp(0))
         log_w2 = torch.logaddexp(log_w2, (2 * each).logsumexp(0))
         kept, shares = (torch.exp(part - total.clamp(min=lowest)) for part in (log_w, each))
-        if draws:
-            u = rows.own.uniform(draws)
-            if spread:
-                u = (torch.arange(draws, device=u.device)[:, None] + u) / draws
-            chosen = _search(shares, u)
-            drawn = [z[chosen, column] for z in trace.latents]
-            old = rows.own.uniform(draws) < kept
-            latents = [torch.where(_spread(old, z), y, z) for y, z in zip(latents or drawn, drawn, strict=True)]
-        if mean:
-            expected = exact_mean(trace.p[0])
-            part = (_spread(shares, expected) * expected).sum(0)
-            average = part if average is None else _spread(kept, part) * average + part
+        chosen = _search(shares, rows.own.uniform(draws))
+        drawn = [z[chosen, column] for z in trace.latents]
+        old = rows.own.uniform(draws) < kept
+        latents = [torch.where(_spread(old, z), y, z) for y, z in zip(latents or drawn, drawn, strict=True)]
         log_w = total
-    return Inferred(latents, log_w, log_w2, average)
+    return Inferred(latents, log_w, log_w2)
 
 
 def each_gappy_row(
@@ -319,7 +425,8 @@ def each_gappy_row(
         if alone and between is not None:
             raise ValueError("a range needs a likelihood whose distribution function is known, and this one's is not")
         seeds = row_seeds(gappy, seed, apart)
-        particles = Particles(model, gappy, samples, seeds=seeds, alone=alone, contexts=contexts)
+        pairs = PASS * pairs_per_pass(model, gappy)
+        particles = Particles(model, gappy, samples, pairs, seeds=seeds, alone=alone, contexts=contexts, even=True)
         particles.rows = max(1, particles.rows * samples // max(samples, draws))
 
         def score(chosen: Tensor, noises: Iterator[Noise], *contexts: Tensor) -> tuple[Tensor, ...]:
@@ -354,33 +461,28 @@ def _gibbs(rows: Rows, filled: Tensor, latents: list[Tensor], steps: int) -> Ten
     return filled
 
 
-def _likeliest(law: Distribution, candidates: Tensor, wanted: Tensor, between: Range | None = None) -> Tensor:
-    """(B, *event) for each element the value of the largest density, averaged over the m of law: (m, B); of categories,
-    else of candidates (J, B, *event).
+def _elements(law: Any) -> list[tuple[Any, Tensor | None]]:
+    """The laws of the elements, and of which columns each is; None for all of x.
 
-    Args:
-        law: p(x | z) at m posterior draws.
-        candidates: draws of x.
-        wanted: (*event) for which elements; the others have any value.
-        between: limits, (B, *event) both, within which the candidates are.
+    Raises:
+        ValueError: a law whose elements are not independent.
     """
     if isinstance(law, Columns):
-        each = []
-        for part, at in zip(law.parts, law.columns, strict=True):
-            limits: Any = None if between is None else tuple(edge[..., at] for edge in between)
-            each.append(_likeliest(part, candidates[..., at], wanted[at], limits))
-        return law._in_order(each)
-    elements: Any = getattr(law, "base_dist", law)
-    if not bool(wanted.any()):
-        return candidates[0]
-    if isinstance(elements, Categorical):
-        lowest, probs = getattr(elements, "lowest", 0), elements.probs.mean(0)
-        if between is not None:
-            values = torch.arange(probs.shape[-1], device=probs.device) + lowest
-            probs = probs.masked_fill((values < between[0][..., None]) | (values > between[1][..., None]), 0)
-        return (probs.argmax(-1) + lowest).to(candidates)
-    density = [log_prob_elements(law, values).double().logsumexp(0) for values in candidates]
-    return candidates.gather(0, torch.stack(density).argmax(0, keepdim=True))[0]
+        return [(part.base_dist, columns) for part, columns in zip(law.parts, law.columns, strict=True)]
+    if not isinstance(law, Independent) or law.base_dist.event_shape:
+        raise ValueError(
+            f"{type(law).__name__}: wanted a law over independent elements, of which each has a best value; use draws, "
+            "impute(...)"
+        )
+    return [(law.base_dist, None)]
+
+
+def _limits(law: Any, between: Range | None) -> Range | None:
+    """Between which gaps lie: by the law, and by what else is known."""
+    within = missing_range(law)
+    if within is None or between is None:
+        return within or between
+    return within[0].maximum(between[0]), within[1].minimum(between[1])
 
 
 def _search(shares: Tensor, u: Tensor) -> Tensor:
@@ -393,13 +495,6 @@ def _search(shares: Tensor, u: Tensor) -> Tensor:
 def _spread(parts: Tensor, like: Tensor) -> Tensor:
     """A tensor of leading dimensions, that it broadcasts against `like`."""
     return parts[(..., *[None] * (like.dim() - parts.dim()))]
-
-
-def _mean_or_draws(rows: Rows, mean: Tensor, drawn: Tensor) -> Tensor:
-    """(B, *event) E[x | x_o]; where it is not in closed form, and x is a number, the mean of draws (m, B, *event)."""
-    law = rows.model.generate(1, given=take_rows(rows.contexts, slice(1)))
-    numbers = ~over_categories(law).to(mean.device)
-    return torch.where(mean.isnan() & numbers, drawn.double().mean(0), mean)
 
 
 def check_counts(**counts: int) -> None:

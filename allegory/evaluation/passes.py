@@ -46,6 +46,7 @@ __all__ = [
     "run_passes",
 ]
 
+EDGE = 1e-12  # from 0 and 1, where a normal quantile is still finite
 Noise = tuple[int, Sequence[Tensor | None]]  # S, and the noise of S particles for `VAE.forward`
 
 
@@ -124,6 +125,13 @@ class RowNoise:
         self.like = like
         self.generators = [torch.Generator(like.device).manual_seed(int(seed)) for seed in seeds]
 
+    @classmethod
+    def of(cls, generators: Sequence[torch.Generator], like: Tensor) -> RowNoise:
+        """Of generators, one for each example, that are there."""
+        noise = cls([], like)
+        noise.generators = list(generators)
+        return noise
+
     def normal(self, particles: int, *shape: int) -> Tensor:
         """(S, B, *shape) standard normal."""
         return self._each(torch.Tensor.normal_, particles, *shape)
@@ -147,6 +155,8 @@ class Particles:
         pairs: (example, particle) pairs per pass.
         compile: whether a pass is compiled.
         seeds: (N,) of the examples, as `row_seeds` gives them; else torch's generator gives one for all.
+        even: whether the noise of an example, which then has a seed, is spread evenly over the particles: points of
+            Sobol's sequence, all shifted by the same random vector, so that each particle's is standard normal.
         alone: whether what takes a pass draws from torch's generator, too, so that with seeds of their own the examples
             have to come one at a time.
         contexts: what is given, (N, *context) each.
@@ -164,6 +174,7 @@ class Particles:
         seeds: np.ndarray | None = None,
         alone: bool = False,
         contexts: Contexts = (),
+        even: bool = False,
     ) -> None:
         limit = pairs_per_pass(model, x)
         pairs = pairs or limit * (4 if compile else 1)
@@ -181,6 +192,11 @@ class Particles:
             self.shapes = [(q.event_shape, q.mean.dtype) if _is_normal(q) else None for q in laws]
         if seeds is not None and (alone or None in self.shapes):
             self.rows = 1
+        widths = [math.prod(shape[0]) for shape in self.shapes if shape is not None]
+        self.points: Tensor | None = None
+        if even and 0 < sum(widths) <= torch.quasirandom.SobolEngine.MAXDIM:
+            points = torch.quasirandom.SobolEngine(sum(widths)).draw(samples, dtype=torch.float64).to(x.device)
+            self.points = points
 
     def seed_of(self, start: int) -> int:
         """Of torch's generator, for what does not use the given noise, in the pass that begins at example `start`."""
@@ -197,11 +213,27 @@ class Particles:
             parts = [torch.randn(size, generator=g, dtype=dtype, device=self.device) for g in generators]
             return torch.cat(parts, 1)[:, :count]
 
-        for particles in self.passes:
-            drawn = [None if shape is None else draw(particles, *shape) for shape in self.shapes]
+        shift = None if self.points is None else RowNoise.of(generators, self.points).uniform(1, self.points.shape[1])
+        for i, particles in enumerate(self.passes):
+            if self.points is not None and shift is not None:
+                first = sum(self.passes[:i])
+                drawn = self._even(self.points[first : first + particles, None], shift)
+            else:
+                drawn = [None if shape is None else draw(particles, *shape) for shape in self.shapes]
             for part in range(0, particles, self.chunk):
                 noises = [None if noise is None else noise[part : part + self.chunk] for noise in drawn]
                 yield min(self.chunk, particles - part), noises
+
+    def _even(self, points: Tensor, shift: Tensor) -> list[Tensor | None]:
+        """The noise of each level, from points (S, 1, width) in (0, 1) and a shift, (1, B, width)."""
+        normal = [shape for shape in self.shapes if shape is not None]
+        u = (points + shift).frac().clamp(EDGE, 1 - EDGE)
+        parts = iter(torch.special.ndtri(u).split([math.prod(event) for event, _ in normal], -1))
+        drawn = [None if shape is None else next(parts).to(shape[1]) for shape in self.shapes]
+        return [
+            None if eps is None or shape is None else eps.reshape(*eps.shape[:2], *shape[0])
+            for eps, shape in zip(drawn, self.shapes, strict=True)
+        ]
 
 
 def _is_normal(q: Distribution) -> bool:

@@ -11,6 +11,7 @@ from torch.distributions import Categorical, Independent, MultivariateNormal, No
 from torch.testing import assert_close
 
 import allegory as al
+from allegory.evaluation.passes import Particles, row_seeds
 from allegory.gaps import Observed
 from allegory.quantiles import has_draw
 
@@ -462,3 +463,22 @@ def test_what_cannot_be_is_said_in_one_line():
     ]:
         with pytest.raises(ValueError, match=message):
             al.log_conditional(model, x, of=of, given=given)
+
+
+def test_particles_that_are_spread_evenly_are_standard_normal_each():
+    model, joint = factor_analysis()
+    x = gappy_rows(joint, 400)
+    particles = Particles(model, x, 32, seeds=row_seeds(x, 0, apart=True), even=True)
+    noise = torch.cat([eps[0] for i in range(0, 400, 50) for _, eps in particles.noise(i, 50)], 1)
+    assert noise.shape == (32, 400, 1)
+    assert bool((noise.mean(0).abs() < 0.25).all())  # of independent ones a third would be beyond
+    assert bool((noise.mean(1).abs() < 5 / 20).all())
+    assert bool(((noise.var(1) - 1).abs() < 5 * math.sqrt(2 / 400)).all())
+
+
+def test_a_median_beside_points_is_one_of_them():
+    families = [al.families.with_points(al.families.normal, [0.0]), al.families.normal]
+    data = torch.randn(200, 2).double()
+    data[:150, 0] = 0
+    model = al.architectures.mlp((2,), al.families.columns(families), latent=[1], hidden=[4], data=data).double()
+    assert al.fill(model, torch.tensor([[NAN, 1.0]]).double(), "median", samples=64)[0, 0] == 0
