@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -98,8 +97,10 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    seeds = " ".join(map(str, arguments.seeds))
     results = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python benchmarks/density.py DATA", *arguments.sets, "--seeds", seeds]),
+        "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "sets": {},
     }
