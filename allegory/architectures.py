@@ -151,7 +151,7 @@ def mlp(
     {'own': 'torch.nn.modules.activation.PReLU'}
     """
     _check_widths(event_shape=event_shape, latent=latent, hidden=hidden)
-    likelihood, gaps = _gaps(likelihood, gaps, data)
+    likelihood, gaps = _gaps(likelihoods.in_columns(likelihood, event_shape), gaps, data)
     lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
     k, reading = _reading(given, given_data, prior, exposure)
@@ -333,7 +333,7 @@ def conv(
         scales, padded = choose_scales(event_shape, len(latent))
     scales = list(scales)
     stem = math.gcd(scales[0], 4) if stem is None else stem
-    likelihood, gaps = _gaps(likelihood, gaps, data)
+    likelihood, gaps = _gaps(likelihoods.in_columns(likelihood, event_shape), gaps, data)
     lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
     k, reading = _reading(given, given_data, prior)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +26,7 @@ from allegory import family as plain
 from allegory.family import Family
 from allegory.gaps import Observed
 from allegory.intervals import LAWS, Interval, IntervalMixture, WithPoints, ordinal_logits
+from allegory.missingness import CensoredFamily, GapFamily, IndicatedFamily, SelfMaskedFamily
 from allegory.positivity import positive
 
 __all__ = [
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 SHARPEST = 1e6  # scale of an interval's law, at most, or its inverse, in units of the data: a mass needs no other bound
-CODES = (plain.CategoricalFamily, plain.BernoulliFamily)
 
 
 class Beta(TorchBeta):
@@ -72,6 +72,7 @@ class OrdinalFamily(Family):
 
     size = 1
     reads = "where the categories lie"
+    codes = True
 
     def __init__(self, k: int) -> None:
         super().__init__()
@@ -258,6 +259,13 @@ class Columns(Distribution):
         """(*batch, D) the mean of each column; of categories, which have none, the likeliest."""
         return self._in_order([_mean(part.base_dist) for part in self.parts])
 
+    def by_column(self, find: Callable[..., Tensor], *each: Tensor | None) -> Tensor:
+        """(*batch, D) what `find` gives for the law of each column, and for its part of each further tensor."""
+        pairs = zip(self.parts, self.columns, strict=True)
+        return self._in_order(
+            [find(part.base_dist, *(None if x is None else x[..., at] for x in each)) for part, at in pairs]
+        )
+
     def _in_order(self, parts: Sequence[Tensor]) -> Tensor:
         """The columns of all parts, in their order."""
         order = torch.cat(self.columns).argsort()
@@ -344,6 +352,11 @@ def is_count_with_points(family: Any) -> bool:
 
 def _key(family: Family, column: int) -> Any:
     """Equal for columns whose families make one block."""
+    if isinstance(family, GapFamily):
+        inner = _key(family.family, column)
+        return (
+            inner if inner == column else (type(family), getattr(family, "side", getattr(family, "above", "")), inner)
+        )
     if type(family) in MERGED:
         return repr(to_json(family))
     if type(family) is IntervalFamily:
@@ -354,6 +367,9 @@ def _key(family: Family, column: int) -> Any:
 def _block(families: Sequence[Family]) -> Family:
     """One family over several columns, with units of its own for each."""
     first, n = families[0], len(families)
+    if isinstance(first, GapFamily):
+        inner: list[Any] = [given.family for given in families]
+        return first.merged(_block(inner), families)
     if isinstance(first, IntervalFamily):
         tensors = {
             name: torch.stack([getattr(given, name).reshape(()) for given in families])
@@ -381,6 +397,9 @@ ARGUMENTS: dict[str, tuple[type[Family], tuple[str, ...]]] = {
     "discretized_logistic": (plain.DiscretizedLogisticFamily, ("bins",)),
     "interval": (IntervalFamily, ("step", "low", "high", "law", "components", "log", "origin")),
     "with_points": (PointsFamily, ("values", "family")),
+    "missing": (CensoredFamily, ("low", "high", "family")),
+    "self_masking": (SelfMaskedFamily, ("above", "family")),
+    "indicated": (IndicatedFamily, ("family",)),
 }
 NUMBERS = ("step", "low", "high", "origin")
 CALLED = {"k": "size", "law": "of_law"}  # the attributes of arguments, where they have another name

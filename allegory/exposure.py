@@ -22,6 +22,7 @@ from allegory.columnar import Columns
 from allegory.distributions import NegativeBinomial, Poisson
 from allegory.gaps import Observed
 from allegory.intervals import WithPoints
+from allegory.missingness import GapLaw
 
 __all__ = ["in_proportion"]
 
@@ -61,6 +62,9 @@ def _scaled(law: Any, size: Tensor) -> Any:
         n = law.reinterpreted_batch_ndims
         inner = _scaled(law.base_dist, size[(..., *[None] * n)])
         return None if inner is None else type(law)(inner, n, validate_args=False)
+    if isinstance(law, GapLaw):
+        inner = _scaled(law.law, size)
+        return None if inner is None else law.of_values(inner)
     if isinstance(law, WithPoints):
         inner = _scaled(law.law, size)
         return None if inner is None else WithPoints(law.log_weights, law.values, inner)

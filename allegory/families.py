@@ -39,6 +39,7 @@ from allegory.family import (
     Standardized,
     StudentTFamily,
 )
+from allegory.missingness import indicated, missing_above, missing_below, self_masking
 from allegory.positivity import inverse_positive, positive
 from allegory.trees import TreeFamily, chow_liu_parents
 
@@ -53,8 +54,11 @@ __all__ = [
     "discretized_logistic",
     "discretized_logistic_mixture",
     "implied_sigma",
+    "indicated",
     "interval",
     "inverse_positive",
+    "missing_above",
+    "missing_below",
     "negative_binomial",
     "normal",
     "normal_fixed",
@@ -66,6 +70,7 @@ __all__ = [
     "ordinal",
     "poisson",
     "positive",
+    "self_masking",
     "standardized",
     "student_t",
     "tree",

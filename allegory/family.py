@@ -62,12 +62,14 @@ class Family(nn.Module):
         size: parameters per element.
         reads: what they are, where each may be any real number, so that a network that ends in a bounded layer does not
             fit; empty where such an end can be meant, as for a mean.
+        codes: whether x is the place of a category, which is no number.
 
     A new family is a class with `size` and `law`; see `normal`.
     """
 
     size: int
     reads: str = ""
+    codes: bool = False
 
     def law(self, *parameters: Tensor) -> Distribution:
         """The distribution of the elements, from `size` tensors of shape (*batch, *event)."""
@@ -156,6 +158,7 @@ class BernoulliFamily(Family):
     """See `families.bernoulli`."""
 
     size = 1
+    codes = True
     reads = "log-odds"
 
     def law(self, logits: Tensor) -> Distribution:  # type: ignore[override]
@@ -181,6 +184,7 @@ class ContinuousBernoulliFamily(Family):
 class CategoricalFamily(Family):
     """See `families.categorical`."""
 
+    codes = True
     reads = "logits"
 
     def __init__(self, k: int, lowest: int = 0) -> None:

@@ -39,7 +39,7 @@ from torch.distributions.utils import broadcast_all
 
 from allegory.gaps import placeholder
 
-__all__ = ["Grid", "Interval", "IntervalMixture", "WithPoints", "at_points", "ordinal_logits"]
+__all__ = ["Grid", "Interval", "IntervalMixture", "WithPoints", "at_points", "log_tail", "ordinal_logits"]
 
 NARROW, STEEP = 0.5, 2.0  # h, and |c| h, up to which the density is integrated
 SMALLEST = 1e-12  # difference of the logarithms of two tails
@@ -65,6 +65,12 @@ SHORT_LEGENDRE = _gauss([0.0] * 12, [k / math.sqrt(4 * k * k - 1) for k in range
 LAGUERRE = _gauss([2.0 * k + 1 for k in range(24)], [float(k) for k in range(1, 24)], 1.0)
 
 
+def _grid_room(x: Tensor, origin: Tensor, step: Tensor) -> Tensor:
+    """How far a number may be off the grid, in steps, that is on it but for the rounding of float32."""
+    digits = 4 * torch.finfo(torch.float32).eps * (x.double().abs() + origin.abs()) / step
+    return torch.clamp(1e-3 + digits, max=0.5)
+
+
 class Grid(constraints.Constraint):
     """Whole multiples of a step from an origin, from low to high; -inf and inf where there is no edge.
 
@@ -81,8 +87,7 @@ class Grid(constraints.Constraint):
         """Whether values are on it, up to the rounding of float32, from which those of a table may have come."""
         x, step = value.double(), self.step.double()
         steps = (x - self.origin) / step
-        digits = 4 * torch.finfo(torch.float32).eps * (x.abs() + self.origin.abs()) / step
-        near = (steps - steps.round()).abs() <= torch.clamp(1e-3 + digits, max=0.5)
+        near = (steps - steps.round()).abs() <= _grid_room(x, self.origin, step)
         return near & (x >= self.low - step / 4) & (x <= self.high + step / 4)
 
     def __str__(self) -> str:
@@ -196,12 +201,23 @@ class Interval(Distribution):
 
     def _log_tail(self, t: Tensor) -> Tensor:
         """Log P(T > t)."""
-        if self.law == "logistic":
-            return F.logsigmoid(-t)
-        if self.law == "normal":
-            return _log_normal_tail(t)
-        assert self.df is not None
-        return _log_student_tail(t, self.df.expand_as(t))
+        return log_tail(self.law, t, self.df)
+
+    def edge_beyond(self, limit: Tensor, sign: int) -> Tensor:
+        """The edge between the values up to a limit and those above it, of a sign of 1, or below it, of -1."""
+        room = _grid_room(limit, self.origin, self.step)
+        steps = sign * (limit.double() - self.origin.double()) / self.step.double()
+        return (self.origin + sign * ((steps + room).floor() + 0.5) * self.step).to(self.loc.dtype)
+
+    def log_beyond(self, limit: Tensor, sign: int) -> Tensor:
+        """Log P(X > limit), of a sign of 1, or log P(X < limit), of -1; the limits are finite."""
+        edge = self.edge_beyond(limit, sign)
+        end, start = (self.high, self.low) if sign > 0 else (self.low, self.high)
+        none, everything = sign * (edge - end) > 0, sign * (start - edge) > 0
+        y = torch.log((edge - self.low).clamp(min=0) + self.step) if self.log else edge
+        t = sign * (torch.where(none | everything, self.loc, y) - self.loc) / self.scale
+        found = self._log_tail(t if self.law == "logistic" else t.double()).to(self.loc.dtype)
+        return found.masked_fill(everything, 0.0).masked_fill(none, -torch.inf)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
@@ -265,6 +281,20 @@ def _log_density(law: str, t: Tensor, df: Tensor | None) -> Tensor:
         return -0.5 * t.square() - 0.5 * math.log(2 * math.pi)
     assert df is not None
     return _log_student_constant(df) - (df + 1) / 2 * torch.log1p(t.square() / df)
+
+
+def log_tail(law: str, t: Tensor, df: Tensor | None = None) -> Tensor:
+    """Log P(T > t) of a standard law, "logistic", "normal" or "student_t"; all digits of it where it is small.
+
+    >>> log_tail("normal", torch.tensor([0.0, 10.0]))
+    tensor([ -0.6931, -53.2313])
+    """
+    if law == "logistic":
+        return F.logsigmoid(-t)
+    if law == "normal":
+        return _log_normal_tail(t)
+    assert df is not None
+    return _log_student_tail(*torch.broadcast_tensors(t, df))
 
 
 def _log_normal_tail(t: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ from allegory.family import (
     StandardizedCounts,
     StudentTFamily,
 )
+from allegory.missingness import GapFamily
 from allegory.networks import (
     Asinh,
     LogFrom,
@@ -54,8 +55,8 @@ from allegory.networks import (
 from allegory.trees import TreeFamily
 
 __all__ = [
-    "NAMES", "Likelihood", "canonical", "first_category", "input_width", "make_family", "make_input", "output_width",
-    "to_config",
+    "NAMES", "Likelihood", "canonical", "first_category", "in_columns", "input_width", "make_family", "make_input",
+    "output_width", "to_config",
 ]  # fmt: skip
 
 CONTINUOUS = ("normal", "normal_shared", "normal_per_dimension", "normal_optimal", "student_t")
@@ -98,6 +99,26 @@ def canonical(likelihood: Likelihood, categories: int | None) -> tuple[Likelihoo
         return "categorical", likelihood.size
     names = (name for name in NAMES if getattr(families, name) is likelihood)
     return next(names, likelihood), categories
+
+
+def in_columns(likelihood: Likelihood, event_shape: Sequence[int]) -> Likelihood:
+    """The likelihood; a family with a mechanism of its gaps as that of each column of x.
+
+    Raises:
+        ValueError: x that has no columns.
+
+    >>> in_columns(al.families.indicated(al.families.normal), (3,))
+    ColumnsFamily(...)
+    """
+    inner = likelihood.family if isinstance(likelihood, ObservedFamily) else likelihood
+    if not isinstance(inner, GapFamily):
+        return likelihood
+    if len(event_shape) != 1:
+        raise ValueError(
+            f"{type(inner).__name__}: what a gap says is of the columns of a table, and x has examples of shape "
+            f"{tuple(event_shape)}; wanted (D,)"
+        )
+    return ColumnsFamily([inner] * event_shape[0])
 
 
 def to_config(likelihood: Likelihood) -> dict[str, Any] | None:
@@ -180,6 +201,8 @@ def make_input(family: Any, event_shape: Sequence[int]) -> nn.Module:
 
 def _column_input(block: Any, count: int) -> nn.Module:
     """How a block of columns is read: categories as unit vectors, numbers standardised, the far ones drawn nearer."""
+    if isinstance(block, GapFamily):
+        return _column_input(block.family, count)
     if isinstance(block, PointsFamily):
         return ReadPoints(_column_input(block.family, count), block.values)
     if isinstance(block, OrdinalFamily):

@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from allegory import columnar
@@ -29,6 +30,7 @@ from allegory.family import (
 )
 from allegory.gaps import Observed
 from allegory.intervals import at_points
+from allegory.missingness import GapFamily, IndicatedFamily, SelfMaskedFamily
 from allegory.positivity import inverse_positive
 from allegory.runtime.modes import no_validation
 from allegory.units import Units, units_of
@@ -96,7 +98,11 @@ def set_units(block: Any, x: Tensor, sizes: Tensor | None = None) -> None:
         x: (N, C) its columns, with gaps.
         sizes: (N,) of counts, see `allegory.exposure`.
     """
-    if isinstance(block, columnar.PointsFamily):
+    if isinstance(block, GapFamily):
+        set_units(block.family, x, sizes)
+        if isinstance(block, SelfMaskedFamily):
+            _set_places(block, x)
+    elif isinstance(block, columnar.PointsFamily):
         rest = without_points(block, x)
         set_units(block.family, x if bool(rest.isnan().all()) else rest, sizes)
     elif isinstance(block, columnar.IntervalFamily):
@@ -116,6 +122,23 @@ def set_units(block: Any, x: Tensor, sizes: Tensor | None = None) -> None:
         block.scale.copy_(units.scale)
     elif isinstance(block, StandardizedCounts):
         set_count_units(block, *_counts_with_sizes(x, sizes))
+
+
+def _set_places(block: SelfMaskedFamily, x: Tensor) -> None:
+    """Where the limit of a mechanism may be: an eighth of a spread apart, and never at a value of finite resolution."""
+    values: Any = block.family
+    while isinstance(values, columnar.PointsFamily):
+        values, x = values.family, without_points(values, x)
+    if not isinstance(values, columnar.IntervalFamily):
+        units = units_of_observed(x)
+        return block.place(units.loc, units.scale)
+    low, step, origin = (part.double() for part in (values.low, values.step, values.origin))
+
+    def between(y: Tensor) -> Tensor:
+        edges = torch.exp(y) + low - step if values.log else y
+        return origin + (((edges - origin) / step).floor() + 0.5) * step
+
+    return block.place(values.loc.double(), values.scale.double(), between)
 
 
 def _counts_with_sizes(x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -156,6 +179,8 @@ def start_of(block: Any, x: Tensor, sizes: Tensor | None = None) -> Tensor:
         x: (N, C) its columns, with gaps.
         sizes: (N,) of counts, see `allegory.exposure`.
     """
+    if isinstance(block, GapFamily):
+        return _start_with_gaps(block, x, sizes)
     if isinstance(block, columnar.PointsFamily):
         rest = without_points(block, x)
         counts = [*(at_points(x, block.values).sum(0) + SEEN).unbind(-1)]
@@ -178,6 +203,18 @@ def start_of(block: Any, x: Tensor, sizes: Tensor | None = None) -> Tensor:
     begin = _moments(block, fill_gaps(x))
     normal = isinstance(block, Standardized) and isinstance(block.family, Normal)
     return begin if normal else fit_constant(block, begin, x)
+
+
+def _start_with_gaps(block: GapFamily, x: Tensor, sizes: Tensor | None) -> Tensor:
+    """The optimum of the values and of their gaps; where the mechanism is learned, of that, too. Of counts with sizes
+    the moments of what is there.
+    """
+    begin = start_of(block.family, x, sizes)
+    if isinstance(block, IndicatedFamily):
+        gaps = x.isnan().sum(0)
+        return torch.cat([torch.logit((gaps + SEEN) / (len(x) + 2 * SEEN))[None].to(begin), begin])
+    of_sizes = sizes is not None and any(isinstance(part, StandardizedCounts) for part in block.modules())
+    return begin if of_sizes else fit_constant(block, begin, x)
 
 
 def _is_empty(x: Tensor) -> bool:
@@ -241,14 +278,21 @@ def fit_constant(family: Family, begin: Tensor, x: Tensor) -> Tensor:
     """(size, C) the phi at which x is likeliest, from a beginning.
 
     Args:
-        family: over C elements.
+        family: over C elements; where it has a mechanism of gaps, its parameters are set, too.
         begin: (size, C).
         x: (N, C), with gaps.
     """
     values, weights = _counted(x.double(), max(MIN_VALUES, MAX_NUMBERS // begin.numel()))
+    learned = [*family.parameters(recurse=False)] if isinstance(family, GapFamily) else []
+    if isinstance(family, GapFamily):
+        gaps = x.isnan().double().mean(0)
+        values, weights = F.pad(values, (0, 0, 0, 1), value=math.nan), torch.cat([weights * (1 - gaps), gaps[None]])
     exact = copy.deepcopy(family).double().requires_grad_(False)
     phi = begin.detach().double().clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([phi], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    own = [*exact.parameters(recurse=False)][: len(learned)]
+    optimizer = torch.optim.LBFGS(
+        [phi, *(part.requires_grad_() for part in own)], max_iter=ITERATIONS, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -261,6 +305,9 @@ def fit_constant(family: Family, begin: Tensor, x: Tensor) -> Tensor:
         before = loss().item()
         optimizer.step(loss)
         better = phi.detach().isfinite().all() and loss().item() <= before
+    for part, found in zip(learned, own, strict=True):
+        if better:
+            part.data.copy_(found.detach())
     return (phi.detach() if better else begin).to(begin)
 
 

@@ -1,57 +1,88 @@
-r"""Values that are not missing at random: what is missing says something of itself.
+r"""Gaps that are data: what a missing value, or that it is missing, says.
 
-Where a column is recorded only up to a limit c, as by an instrument or a form, a gap there means X > c, and its
-likelihood is not 1 but the mass beyond:
+A gap that is left out of the likelihood is missing at random (`allegory.gaps`). Where it is not, the likelihood is of
+what is observed and of s, which values are missing:
 
-    log p(x) = log p(x)           where x is observed
-               log P(a < X < b)   where it is missing,     (a, b) = (c, inf) above, (-inf, c) below
+    log p(x_o, s | z) = sum_{d observed} [log p_d(x_d | z) + log P(s_d = 0 | x_d, z)]
+                      + sum_{d missing} log P(s_d = 1 | z),         P(s_d = 1 | z) = E[P(s_d = 1 | x_d, z) | z]
 
-which is exact: no sampling, and no model of the mask. It is the likelihood of censored data (Tobin 1958), and of
-deterministic self-masking (Ipsen, Mattei & Frellsen 2021, not-MIWAE, who learn the mechanism instead). A value that is
-recorded *as* the limit, 99 for 99 and more, needs no gap: it is `families.interval(step, high=99)`, whose edge has the
-mass of everything beyond.
+so that every bound, L_K too, is then of log p(x_o, s): it does not compare with that of a model which leaves gaps out.
+Three mechanisms, each a family around that of the values:
 
-Shapes: elementwise, (*batch, *event).
+    missing_above, missing_below    s = [x > c], a limit that is known: censored data (Tobin 1958). No model of s, no
+                                    sampling: a gap has the mass beyond
+    self_masking                    P(s = 1 | x) = sigmoid(b (y - c)), b > 0, y = +-x in the column's units: a limit
+                                    that is not known, learned (Ipsen, Mattei & Frellsen 2021, not-MIWAE)
+    indicated                       P(s = 1 | z), a number of the network: the pattern of gaps as data. New rows have
+                                    gaps
+
+Self-masking is censoring at a limit T that is random, P(s = 1 | x) = P(T < x), so that with T in J places the integral
+over what is missing is a sum, for each column and whatever the law of its values,
+
+    P(s = 1 | z) = sum_j P(T = t_j) P(X > t_j | z),
+
+where not-MIWAE draws x_m ~ p(x_m | z) and weighs it by p(s | x_o, x_m): the same bound, without the noise of that draw.
+The sigmoid is thereby a staircase of steps of an eighth of the column's spread. Whether large or small values are
+missing has to be said (the sign): the data alone cannot tell, since x is never seen where it is missing; and how fast
+the sigmoid rises they tell only through the shape of the law, so compare with another mechanism before you believe it.
+
+A value that is recorded *as* the limit, 99 for 99 and more, needs no gap: it is `families.interval(step, high=99)`,
+whose edge has the mass of everything beyond.
+
+Shapes: elementwise, (*batch, *event); C columns, J places.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution, Independent
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, constraints
 
-from allegory.columnar import Columns
 from allegory.family import Family
 from allegory.gaps import Observed, placeholder
-from allegory.quantiles import mass
+from allegory.positivity import inverse_positive, positive
+from allegory.quantiles import edge_beyond, log_beyond, mass
 
-__all__ = ["Censored", "CensoredFamily", "missing_above", "missing_below", "missing_range"]
+__all__ = [
+    "Censored", "CensoredFamily", "GapFamily", "GapLaw", "Indicated", "IndicatedFamily", "SelfMasked",
+    "SelfMaskedFamily", "gap_columns", "gap_odds", "indicated", "log_missing_within", "missing_above", "missing_below",
+    "missing_range", "of_what", "self_masking", "without_gaps",
+]  # fmt: skip
+
+Range = tuple[Tensor, Tensor]
+SPACING, WIDEST = 0.125, 4.0  # of the places of a limit that is not known, in spreads
 
 
-class Censored(Distribution):
-    """A law of which a gap says that the value lies between two limits.
+class GapLaw(Distribution):
+    """A law of values, and of whether they are missing.
 
     Args:
         law: of the values, of batch shape (*).
-        low, high: (*) the limits; -inf and inf where there are none.
 
-    >>> law = Observed(Censored(torch.distributions.Normal(torch.zeros(2), 1.0), torch.zeros(2), torch.inf), 1)
-    >>> law.log_prob(torch.tensor([1.0, torch.nan])).exp()              # N(1; 0, 1) / 2
-    tensor(0.1210)
+    Attributes:
+        beyond: whether what is missing has another law than what is there, given z.
     """
+
+    beyond = True
 
     arg_constraints = {}  # noqa: RUF012, as torch has it
 
-    def __init__(self, law: Distribution, low: Tensor | float, high: Tensor | float) -> None:
-        self.law = law
-        self.low, self.high = (torch.as_tensor(edge).expand(law.batch_shape) for edge in (low, high))
+    def __init__(self, law: Distribution) -> None:
+        self.law: Any = law
         super().__init__(law.batch_shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Censored:
-        return Censored(self.law.expand(batch_shape), self.low.expand(batch_shape), self.high.expand(batch_shape))
+    def of_values(self, law: Any) -> Any:
+        """The same of other values, of which the law is given."""
+        changed = copy.copy(self)
+        changed.law = law
+        return changed
 
     @property
     def support(self) -> Any:
@@ -62,48 +93,396 @@ class Censored(Distribution):
         """A value whose density is finite."""
         return placeholder(self.law)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self.law.log_prob(value)
-
     @property
     def log_missing(self) -> Tensor:
-        """(*) log P(low <= X <= high), what a gap adds to the log-likelihood."""
-        return mass(self.law, self.low, self.high).log()
+        """(*) log P(s = 1 | z), what a gap adds to the log-likelihood."""
+        raise NotImplementedError
+
+    def log_recorded(self, value: Tensor) -> Tensor:
+        """(*) log P(s = 0 | x, z), what a value adds by being there."""
+        raise NotImplementedError
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(*) log p(x, s = 0 | z)."""
+        return self.law.log_prob(value) + self.log_recorded(value)
+
+    def log_hidden(self, value: Tensor) -> Tensor:
+        """(*) log p(x, s = 1 | z), of a value that may be missing."""
+        return self.law.log_prob(value)
+
+    def log_missing_within(self, low: Tensor, high: Tensor) -> Tensor:
+        """(*) log P(s = 1, low <= X <= high | z)."""
+        raise NotImplementedError
+
+    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Range:
+        """(*) the limits that a value lies between which is missing, in any one draw, within low and high."""
+        raise NotImplementedError
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Values, recorded or not."""
         return self.law.sample(sample_shape)
 
     @property
     def mean(self) -> Tensor:
+        """Of all values, recorded or not."""
         return self.law.mean
 
     @property
     def variance(self) -> Tensor:
+        """Of all values, recorded or not."""
         return self.law.variance
 
 
-class CensoredFamily(Family):
-    """A family whose gaps lie between two limits; see `missing_above`."""
+class Censored(GapLaw):
+    """A law of which a gap says that the value lies beyond a limit, or between two.
 
-    def __init__(self, family: Family, low: float = -math.inf, high: float = math.inf) -> None:
+    Args:
+        law: of the values, of batch shape (*).
+        low, high: (*) the limits; -inf and inf where there are none. One alone is not itself beyond: a value that is
+            equal to it is recorded.
+        side: "above" where there is no high, "below" where there is no low, else "between"; by default as found.
+
+    >>> law = Observed(Censored(torch.distributions.Normal(torch.zeros(2), 1.0), torch.zeros(2), torch.inf), 1)
+    >>> law.log_prob(torch.tensor([-1.0, torch.nan])).exp()             # N(-1; 0, 1) / 2
+    tensor(0.1210)
+    """
+
+    def __init__(self, law: Distribution, low: Tensor | float, high: Tensor | float, side: str | None = None) -> None:
+        super().__init__(law)
+        self.low, self.high = (torch.as_tensor(edge).expand(law.batch_shape) for edge in (low, high))
+        self.side = _side(self.low, self.high) if side is None else side
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Censored:
+        low, high = (edge.expand(batch_shape) for edge in (self.low, self.high))
+        return Censored(self.law.expand(batch_shape), low, high, self.side)
+
+    @property
+    def support(self) -> Any:
+        return _Recorded(self.law.support, self.low, self.high, self.side)
+
+    @property
+    def log_missing(self) -> Tensor:
+        """(*) log P(X > low), log P(X < high), or log P(low <= X <= high): what a gap adds to the log-likelihood."""
+        if self.side == "between":
+            return mass(self.law, self.low, self.high).log()
+        above = self.side == "above"
+        return log_beyond(self.law, self.low if above else self.high, above)
+
+    def log_recorded(self, value: Tensor) -> Tensor:
+        """0: what is recorded is within the limits."""
+        return torch.zeros_like(value)
+
+    def log_missing_within(self, low: Tensor, high: Tensor) -> Tensor:
+        """(*) log of the mass of both ranges together."""
+        return _log_mass(self.law, *self._within(low, high))
+
+    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Range:
+        """Both ranges together."""
+        return self._within(low, high)
+
+    def _within(self, low: Tensor, high: Tensor) -> Range:
+        if self.side == "above":
+            return edge_beyond(self.law, self.low).maximum(low), high.expand(self.batch_shape)
+        if self.side == "below":
+            return low.expand(self.batch_shape), edge_beyond(self.law, self.high, above=False).minimum(high)
+        return self.low.maximum(low), self.high.minimum(high)
+
+
+class SelfMasked(GapLaw):
+    """A law of which a value is missing with a probability that rises, or falls, with the value.
+
+    Args:
+        law: of the values, of batch shape (*).
+        places: (*, J) the limits t_j, in the order in which the probability rises.
+        levels: (*, J + 1) the log-odds that a value is missing, before the first limit, after it, ..., after the last;
+            not decreasing.
+        above: whether it is the large values that are missing.
+
+    >>> levels, normal = torch.tensor([[-1.0, 1.0]]), torch.distributions.Normal(torch.zeros(1), 1.0)
+    >>> law = SelfMasked(normal, places=torch.zeros(1, 1), levels=levels)
+    >>> law.log_missing.exp(), torch.sigmoid(levels).mean()
+    (tensor([0.5000]), tensor(0.5000))
+    """
+
+    def __init__(self, law: Distribution, places: Tensor, levels: Tensor, above: bool = True) -> None:
+        super().__init__(law)
+        self.places, self.levels = (part.expand(*law.batch_shape, part.shape[-1]) for part in (places, levels))
+        self.above = above
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> SelfMasked:
+        return SelfMasked(self.law.expand(batch_shape), self.places, self.levels, self.above)
+
+    @property
+    def _limits(self) -> Tensor:
+        """(J, *) the limits, before the others of which the law is."""
+        return self.places.movedim(-1, 0)
+
+    @property
+    def _log_weights(self) -> Tensor:
+        """(J + 1, *) log P(T = t_j): of a limit below all places, then at each."""
+        levels = self.levels.movedim(-1, 0)
+        a, b = levels[1:], levels[:-1]
+        weights = F.logsigmoid(a) + F.logsigmoid(-b) + torch.log(-torch.expm1((b - a).clamp(max=-1e-12)))
+        return torch.cat([F.logsigmoid(levels[:1]), weights])
+
+    @property
+    def _edges(self) -> Tensor:
+        """(J + 1, *) where a range begins, or ends, that holds what is beyond each limit alone."""
+        none = torch.full_like(self._limits[:1], -math.inf if self.above else math.inf)
+        return edge_beyond(self.law, torch.cat([none, self._limits]), self.above)
+
+    @property
+    def log_missing(self) -> Tensor:
+        """(*) log E[P(s = 1 | x)]."""
+        beyond = log_beyond(self.law, self._limits, self.above)
+        return (self._log_weights + torch.cat([torch.zeros_like(beyond[:1]), beyond])).logsumexp(0)
+
+    def log_missing_within(self, low: Tensor, high: Tensor) -> Tensor:
+        """(*) log E[P(s = 1 | x) [low <= x <= high]]."""
+        return self._log_parts(low, high).logsumexp(0)
+
+    def _log_parts(self, low: Tensor, high: Tensor) -> Tensor:
+        """(J + 1, *) log P(T = t_j, X beyond it, low <= X <= high)."""
+        return self._log_weights + _log_mass(self.law, *self._within(self._edges, low, high))
+
+    def _within(self, edges: Tensor, low: Tensor, high: Tensor) -> Range:
+        shape = torch.broadcast_shapes(edges.shape, low.shape, high.shape)
+        if self.above:
+            return edges.maximum(low).expand(shape), high.expand(shape)
+        return low.expand(shape), edges.minimum(high).expand(shape)
+
+    def _odds(self, value: Tensor) -> Tensor:
+        """(*) the log-odds that a value is missing."""
+        sign = 1 if self.above else -1
+        passed = (sign * value[..., None] > sign * self.places).sum(-1, keepdim=True)
+        return self.levels.expand(*passed.shape[:-1], -1).gather(-1, passed)[..., 0]
+
+    def log_recorded(self, value: Tensor) -> Tensor:
+        """(*) log P(s = 0 | x)."""
+        return F.logsigmoid(-self._odds(value))
+
+    def log_hidden(self, value: Tensor) -> Tensor:
+        """(*) log p(x, s = 1 | z)."""
+        return self.law.log_prob(value) + F.logsigmoid(self._odds(value))
+
+    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Range:
+        """The limits, of which T is drawn given that X is beyond it, and within low and high."""
+        ends = torch.softmax(self._log_parts(low, high).double(), 0).cumsum(0)
+        j = (ends[:-1] < draw()).sum(0, keepdim=True)
+        edges = self._edges
+        return self._within(edges.expand(len(edges), *j.shape[1:]).gather(0, j)[0], low, high)
+
+
+class Indicated(GapLaw):
+    """A law of values that are missing with a probability of their own, given z.
+
+    Args:
+        law: of the values, of batch shape (*).
+        logits: (*) the log-odds that a value is missing.
+
+    >>> law = Indicated(torch.distributions.Normal(torch.zeros(3), 1.0), torch.tensor([-200.0, 0.0, 200.0]))
+    >>> law.sample().isnan()[[0, 2]], law.log_missing.exp()
+    (tensor([False,  True]), tensor([0.0000, 0.5000, 1.0000]))
+    """
+
+    beyond = False
+
+    def __init__(self, law: Distribution, logits: Tensor) -> None:
+        super().__init__(law)
+        self.logits = logits
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Indicated:
+        return Indicated(self.law.expand(batch_shape), self.logits.expand(batch_shape))
+
+    @property
+    def log_missing(self) -> Tensor:
+        """(*) log P(s = 1 | z)."""
+        return F.logsigmoid(self.logits)
+
+    def log_recorded(self, value: Tensor) -> Tensor:
+        """(*) log P(s = 0 | z)."""
+        return F.logsigmoid(-self.logits)
+
+    def log_missing_within(self, low: Tensor, high: Tensor) -> Tensor:
+        """(*) log P(s = 1 | z) P(low <= X <= high | z)."""
+        return self.log_missing + _log_mass(self.law, low, high)
+
+    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Range:
+        """What is missing has the law of the rest."""
+        return low.expand(self.batch_shape), high.expand(self.batch_shape)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Values, and NaN where they are missing."""
+        with torch.no_grad():
+            drawn = self.law.sample(sample_shape)
+            drawn = drawn if drawn.is_floating_point() else drawn.to(self.logits)
+            return drawn.masked_fill(torch.rand_like(drawn) < torch.sigmoid(self.logits), math.nan)
+
+
+class _Recorded(constraints.Constraint):
+    """What a value can be that was recorded, where those beyond a limit are not."""
+
+    def __init__(self, other: Any, low: Tensor, high: Tensor, side: str) -> None:
+        self.other, self.low, self.high, self.side = other, low, high, side
+
+    @property
+    def is_discrete(self) -> bool:  # type: ignore[override]
+        return bool(getattr(self.other, "is_discrete", False))
+
+    def check(self, value: Tensor) -> Tensor:
+        found = self.other.check(value)
+        if self.side == "between":
+            return found
+        hidden = (value.float() > self.low.float()) & (value.float() < self.high.float())  # float32 had its digits
+        return found & ~(hidden & (self.low.isfinite() | self.high.isfinite()))
+
+    def __str__(self) -> str:
+        edge = (self.low if self.side == "above" else self.high).flatten()[0].item()
+        return str(self.other) if self.side == "between" else f"which none {self.side} {edge:g} is in, but missing"
+
+
+def _side(low: Tensor, high: Tensor) -> str:
+    if bool((high == math.inf).all()):
+        return "above"
+    return "below" if bool((low == -math.inf).all()) else "between"
+
+
+class GapFamily(Family):
+    """A family of values, and of whether they are missing. Those of columns are merged into one, see `merged`.
+
+    Attributes:
+        family: of the values.
+    """
+
+    family: Any
+
+    def _law(self, phi: Tensor, event_dim: int) -> Any:
+        """The law of the values' elements."""
+        law: Any = self.family(phi, event_dim)
+        assert isinstance(law, Independent)
+        return law.base_dist
+
+    def merged(self, family: Any, others: Sequence[Any]) -> Family:
+        """One family of several columns: of values by `family`, and otherwise as `others`."""
+        raise NotImplementedError
+
+
+class CensoredFamily(GapFamily):
+    """A family whose gaps lie beyond a limit, or between two; see `missing_above`."""
+
+    def __init__(self, family: Family, low: Any = None, high: Any = None) -> None:
         super().__init__()
-        if not low < high:
+        _check_numbers(family, "missing_above or missing_below")
+        edges = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
+        self.family, self.size, self.asked = family, family.size, edges
+        self.low: Tensor
+        self.high: Tensor
+        for name, edge in edges.items():
+            self.register_buffer(name, torch.as_tensor(edge, dtype=torch.get_default_dtype()).clone())
+        if not self.low.is_meta and not bool((self.low < self.high).all()):
             raise ValueError(f"a gap lies between low={low} and high={high}: wanted low below high")
-        self.family, self.size, self.low, self.high = family, family.size, low, high
+        self.side = "between" if self.low.is_meta else _side(self.low, self.high)
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
         """The distribution over events, of which gaps are parts."""
-        law: Any = self.family(phi, event_dim)
-        assert isinstance(law, Independent)
-        return Observed(Censored(law.base_dist, self.low, self.high), event_dim)
+        return Observed(Censored(self._law(phi, event_dim), self.low, self.high, self.side), event_dim)
+
+    def merged(self, family: Any, others: Sequence[Any]) -> Family:
+        """With the limits of all."""
+        low, high = (torch.stack([getattr(other, edge).reshape(()) for other in others]) for edge in ("low", "high"))
+        return CensoredFamily(family, low, high)
 
     def extra_repr(self) -> str:
-        return f"gaps from {self.low:g} to {self.high:g}"
+        low, high = (edge.flatten()[0].item() for edge in (self.low, self.high))
+        return f"gaps from {low:g} to {high:g}"
+
+
+class SelfMaskedFamily(GapFamily):
+    """A family whose values are missing with a probability that is learned; see `self_masking`.
+
+    Attributes:
+        location, slope: c and b, in the units of `center` and `unit`.
+        places: (J, C) where a limit may be, in units of x.
+    """
+
+    def __init__(self, family: Family, above: bool = True, columns: int = 1) -> None:
+        super().__init__()
+        _check_numbers(family, "self_masking")
+        self.family, self.size, self.above = family, family.size, above
+        grid = torch.arange(-WIDEST, WIDEST + SPACING / 2, SPACING)
+        self.grid: Tensor
+        self.places: Tensor
+        self.register_buffer("grid", torch.cat([grid[:1] - SPACING, grid]) + SPACING / 2, persistent=False)
+        self.register_buffer("places", (grid if above else grid.flip(0))[:, None].repeat(1, columns))
+        self.location = nn.Parameter(torch.zeros(columns))
+        self.raw_slope = nn.Parameter(inverse_positive(torch.ones(columns)))
+
+    @property
+    def slope(self) -> Tensor:
+        """(C,) b > 0, per spread of the column."""
+        return positive(self.raw_slope)
+
+    @property
+    def levels(self) -> Tensor:
+        """(J + 1, C) the log-odds of a gap, by between which places x is."""
+        return self.slope * (self.grid[:, None] - self.location)
+
+    @torch.no_grad()
+    def place(self, loc: Tensor, scale: Tensor, inverse: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Puts the places of the limit.
+
+        Args:
+            loc, scale: (C,) the units of the column, or of g(x).
+            inverse: of g.
+        """
+        steps = torch.linspace(-WIDEST, WIDEST, len(self.places)).to(loc)
+        steps = (steps if self.above else -steps)[:, None]
+        places = loc + scale * steps
+        self.places.copy_(places if inverse is None else inverse(places))
+
+    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
+        """The distribution over events, of which gaps are parts."""
+        if event_dim != 1:
+            raise ValueError("self_masking is of the columns of a table; wanted families.columns, and x of (N, D)")
+        return Observed(SelfMasked(self._law(phi, 1), self.places.T, self.levels.T, self.above), 1)
+
+    def merged(self, family: Any, others: Sequence[Any]) -> Family:
+        """With a sigmoid for each."""
+        return SelfMaskedFamily(family, self.above, len(others))
+
+    def extra_repr(self) -> str:
+        return "gaps the likelier the " + ("larger" if self.above else "smaller")
+
+
+class IndicatedFamily(GapFamily):
+    """A family whose values are missing with a probability that the network gives; see `indicated`."""
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        _check_none_yet(family, "indicated")
+        self.family, self.size = family, family.size + 1
+        self.reads = f"the log-odds of a gap, then {getattr(family, 'reads', 'what the family reads')}"
+
+    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
+        """The distribution over events, of which gaps are parts."""
+        channels = -event_dim
+        if phi.shape[channels] % self.size:
+            raise ValueError(f"indicated reads {self.size} numbers per element, but got {tuple(phi.shape)}")
+        elements = phi.shape[channels] // self.size
+        logits, rest = phi.split([elements, phi.shape[channels] - elements], channels)
+        return Observed(Indicated(self._law(rest, event_dim), logits), event_dim)
+
+    def merged(self, family: Any, others: Sequence[Any]) -> Family:
+        """With log-odds for each."""
+        return IndicatedFamily(family)
 
 
 def missing_above(family: Family, limit: float) -> Family:
     """A family of which a gap means a value above the limit: its likelihood is P(X > limit), exactly. phi: that of the
-    family.
+    family. Bounds are of log p(x_observed, s), s which values are missing.
+
+    Raises:
+        ValueError: later, on data: a value above the limit, that should be missing.
 
     >>> missing_above(al.families.normal, 0.0)(torch.zeros(4)).log_prob(torch.tensor([torch.nan] * 2)).exp()
     tensor(0.2500)
@@ -112,7 +491,8 @@ def missing_above(family: Family, limit: float) -> Family:
 
 
 def missing_below(family: Family, limit: float) -> Family:
-    """A family of which a gap means a value below the limit, such as one under the limit of detection.
+    """A family of which a gap means a value below the limit, such as one under the limit of detection. Bounds are of
+    log p(x_observed, s), s which values are missing.
 
     >>> missing_below(al.families.normal, 0.0)(torch.zeros(2)).log_prob(torch.tensor([torch.nan])).exp()
     tensor(0.5000)
@@ -120,23 +500,173 @@ def missing_below(family: Family, limit: float) -> Family:
     return CensoredFamily(family, -math.inf, limit)
 
 
-def missing_range(law: Any) -> tuple[Tensor, Tensor] | None:
+def self_masking(family: Family, above: bool = True) -> Family:
+    """A family of a column of which a value is missing with the probability sigmoid(b (x - c)), b and c learned, in the
+    column's units; in steps of an eighth of its spread, see `allegory.missingness`. phi: that of the family. Bounds are
+    of log p(x_observed, s), s which values are missing (not-MIWAE, Ipsen, Mattei & Frellsen 2021).
+
+    The sign has to be said: with b of any sign it is not identified, since x is never seen where it is missing.
+
+    Args:
+        family: of numbers.
+        above: whether it is the large values that are missing, b > 0; else the small ones.
+
+    Raises:
+        ValueError: a family of categories, or one that has a mechanism.
+
+    >>> law = self_masking(al.families.normal)(torch.zeros(2))
+    >>> law.log_prob(torch.tensor([torch.nan])).exp()                   # by symmetry
+    tensor(0.5000, grad_fn=<ExpBackward0>)
+    """
+    return SelfMaskedFamily(family, above)
+
+
+def indicated(family: Family) -> Family:
+    """A family of values that are missing with a probability that depends on z: the pattern of gaps as data, and new
+    rows have gaps, too. phi: the log-odds of a gap, then that of the family. Bounds are of log p(x_observed, s), s
+    which values are missing.
+
+    >>> indicated(al.families.normal)(torch.zeros(3)).log_prob(torch.tensor([torch.nan])).exp()
+    tensor(0.5000)
+    """
+    return IndicatedFamily(family)
+
+
+def missing_range(law: Any, draw: Callable[[], Tensor] | None = None, within: Range | None = None) -> Range | None:
     """The limits that a gap of each element lies between, (*batch, *event) both; None where no gap says anything.
+
+    Args:
+        law: over independent elements.
+        draw: gives uniform numbers, (*batch, *event), where the limit itself is random.
+        within: limits that are known besides, which broadcast against x; -inf and inf for none.
 
     >>> law = missing_above(al.families.normal, 2.0)(torch.zeros(4))
     >>> missing_range(law)
-    (tensor([2., 2.]), tensor([inf, inf]))
+    (tensor([2.0000, 2.0000]), tensor([inf, inf]))
     """
-    while isinstance(law, Independent):
-        law = law.base_dist
-    if isinstance(law, Censored):
-        return law.low, law.high
-    if not isinstance(law, Columns):
+    shape = law.batch_shape + law.event_shape
+    draw = draw or (lambda: torch.full(shape, 0.5, dtype=torch.float64))
+    law = _elements(law)
+    if isinstance(law, GapLaw):
+        low, high = within or (torch.full(shape[-1:], -math.inf), torch.full(shape[-1:], math.inf))
+        return law.missing_range(draw, low, high) if law.beyond else None
+    if not hasattr(law, "by_column"):
         return None
-    found = [missing_range(part) for part in law.parts]
+    pairs = list(zip(law.parts, law.columns, strict=True))
+    parts = [None if within is None else (within[0][..., at], within[1][..., at]) for _, at in pairs]
+    found = [
+        missing_range(part, functools.partial(_some, draw, at), known)
+        for (part, at), known in zip(pairs, parts, strict=True)
+    ]
     if all(each is None for each in found):
         return None
-    sizes = [part.batch_shape + part.event_shape for part in law.parts]
-    ends = [(torch.full(size, -torch.inf), torch.full(size, torch.inf)) for size in sizes]
-    low, high = zip(*(each or end for each, end in zip(found, ends, strict=True)), strict=True)
-    return law._in_order(low), law._in_order(high)
+    like = next(each[0] for each in found if each is not None)
+    ends = [
+        (like.new_full(part.batch_shape + part.event_shape, -math.inf), like.new_full((), math.inf))
+        for part, _ in pairs
+    ]
+    each = [
+        torch.broadcast_tensors(*(one or known or end), end[0])[:2]
+        for one, known, end in zip(found, parts, ends, strict=True)
+    ]
+    return law._in_order([low for low, _ in each]), law._in_order([high for _, high in each])
+
+
+def log_missing_within(law: Any, low: Tensor, high: Tensor) -> Tensor:
+    """(*batch, *event) log P(s = 1, low <= X <= high) of each element; without s where no gap says anything.
+
+    >>> law = missing_above(al.families.normal, 0.0)(torch.zeros(2))
+    >>> log_missing_within(law, torch.tensor([-1.0]), torch.tensor([torch.inf])).exp()
+    tensor([0.5000])
+    """
+    law = _elements(law)
+    if hasattr(law, "by_column"):
+        return law.by_column(log_missing_within, low, high)
+    return law.log_missing_within(low, high) if isinstance(law, GapLaw) else mass(law, low, high).log()
+
+
+def without_gaps(law: Any) -> Any:
+    """The law of the values alone, of which a gap says nothing.
+
+    >>> law = missing_above(al.families.normal, 0.0)(torch.zeros(2))
+    >>> without_gaps(law).log_prob(torch.tensor([torch.nan]))
+    tensor(0.)
+    """
+    if hasattr(law, "by_column"):
+        return type(law)([without_gaps(part) for part in law.parts], law.columns)
+    if isinstance(law, Observed) and isinstance(law.base_dist, GapLaw):
+        return Observed(law.base_dist.law, law.reinterpreted_batch_ndims, validate_args=False)
+    return law
+
+
+def gap_odds(law: Any) -> Tensor | None:
+    """(*batch, *event) the log-odds that a value is missing, as far as they depend on z; None where they do not.
+
+    >>> gap_odds(indicated(al.families.normal)(torch.ones(3)))
+    tensor([1.])
+    """
+    law = _elements(law)
+    if hasattr(law, "by_column"):
+        found = [gap_odds(part) for part in law.parts]
+        if all(odds is None for odds in found):
+            return None
+        sizes = [part.batch_shape + part.event_shape for part in law.parts]
+        return law._in_order(
+            [torch.zeros(size) if odds is None else odds for odds, size in zip(found, sizes, strict=True)]
+        )
+    return law.logits if isinstance(law, Indicated) else None
+
+
+def gap_columns(family: Any) -> dict[int, str]:
+    """The columns of a table whose gaps are data, and their names; empty for any other family.
+
+    >>> gap_columns(al.families.columns([al.families.normal, missing_above(al.families.normal, 0.0)]))
+    {1: 'column 1'}
+    """
+    pairs = zip(getattr(family, "blocks", ()), getattr(family, "columns", ()), strict=True)
+    found = sorted(i for block, index in pairs if isinstance(block, GapFamily) for i in index.tolist())
+    names = getattr(family, "names", None)
+    return {i: names[i] if names else f"column {i}" for i in found}
+
+
+def of_what(names: Iterable[str]) -> str:
+    """What nats are of, where gaps are data.
+
+    Args:
+        names: of the columns.
+
+    >>> of_what(["income"])
+    'nats are of log p(x_o, s): of what is observed, and of s, which values of income are missing'
+    """
+    listed = list(names)
+    told = ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")
+    return f"nats are of log p(x_o, s): of what is observed, and of s, which values of {told} are missing"
+
+
+def _log_mass(law: Any, low: Tensor, high: Tensor) -> Tensor:
+    return torch.where(low <= high, mass(law, low, high), 0).log()
+
+
+def _some(draw: Callable[[], Tensor], columns: Tensor) -> Tensor:
+    return draw()[..., columns]
+
+
+def _elements(law: Any) -> Any:
+    while isinstance(law, Independent):
+        law = law.base_dist
+    return law
+
+
+def _check_none_yet(family: Any, name: str) -> None:
+    while family is not None:
+        if isinstance(family, GapFamily):
+            raise ValueError(f"{name}: {type(family).__name__} has a mechanism of its gaps already; wanted one")
+        family = getattr(family, "family", None)
+
+
+def _check_numbers(family: Any, name: str) -> None:
+    _check_none_yet(family, name)
+    if getattr(family, "codes", False):
+        raise ValueError(
+            f"{name}: {type(family).__name__} is of categories, which are not large or small; use indicated"
+        )

@@ -203,18 +203,19 @@ def _search(
     return low, high
 
 
-def even(m: int, u: Tensor) -> Tensor:
+def even(m: int, u: Tensor, step: float = GOLDEN) -> Tensor:
     """(m, G) numbers in (0, 1), spread evenly, each uniform where u is.
 
     Args:
         m: how many.
         u: (G,) in (0, 1).
+        step: from one to the next, an irrational number.
 
     >>> even(4, torch.tensor([0.5]))[:, 0]
     tensor([0.5000, 0.1180, 0.7361, 0.3541])
     """
     steps = torch.arange(m, dtype=u.dtype, device=u.device)[:, None]
-    return (u + GOLDEN * steps).frac().clamp(min=torch.finfo(u.dtype).eps / 4)
+    return (u + step * steps).frac().clamp(min=torch.finfo(u.dtype).eps / 4)
 
 
 def strata(weights: Tensor, m: int, v: Tensor) -> Tensor:

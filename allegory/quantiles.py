@@ -27,7 +27,6 @@ Shapes: the law has batch and event (*batch, *event); x, u, a and b broadcast ag
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,10 +44,12 @@ from torch.distributions import (
     constraints,
 )
 
-from allegory.columnar import Columns
-from allegory.intervals import Interval, WithPoints
+from allegory.intervals import Interval, WithPoints, log_tail
 
-__all__ = ["betainc", "cdf", "draw", "exact_mean", "has_draw", "mass", "over_categories", "quantile"]
+__all__ = [
+    "betainc", "cdf", "draw", "edge_beyond", "exact_mean", "has_draw", "log_beyond", "mass", "over_categories",
+    "quantile",
+]  # fmt: skip
 
 STEPS = 200  # of Newton's method, at most
 TERMS = 100_000  # of the continued fraction, at most; it takes about the root of max(a, b)
@@ -70,8 +71,8 @@ def cdf(law: Distribution, x: Tensor) -> Tensor:
     tensor([0.1353, 0.4060, 1.0000])
     """
     law = _elements(law)
-    if isinstance(law, Columns):
-        return _by_column(law, cdf, x)
+    if hasattr(law, "by_column"):
+        return law.by_column(cdf, x)
     finite = torch.where(x.isinf(), torch.zeros_like(x), x)
     try:
         found = _cdf(law, finite)
@@ -96,8 +97,8 @@ def quantile(law: Distribution, u: Tensor) -> Tensor:
     tensor([0., 2., 2.])
     """
     law = _elements(law)
-    if isinstance(law, Columns):
-        return _by_column(law, quantile, u)
+    if hasattr(law, "by_column"):
+        return law.by_column(quantile, u)
     if isinstance(law, Interval):
         return _interval_quantile(law, u)
     if isinstance(law, Categorical):
@@ -132,13 +133,60 @@ def mass(law: Distribution, low: Tensor, high: Tensor) -> Tensor:
     tensor(0.8647)
     """
     law = _elements(law)
-    if isinstance(law, Columns):
-        return _by_column(law, mass, low, high)
+    if hasattr(law, "by_column"):
+        return law.by_column(mass, low, high)
     if isinstance(law, WithPoints | MixtureSameFamily):
         return _components(law, low, high).sum(-1)
     low, high, _ = _mirrored(law, low, high)
     below, upto = _below(law, low), cdf(law, high)
     return torch.where(upto - below > ROUNDING * below, upto - below, 0)
+
+
+def log_beyond(law: Distribution, limit: Tensor, above: bool = True) -> Tensor:
+    """(*batch, *event) log P(X_d > limit_d) of each element, or log P(X_d < limit_d), with all digits of a small
+    probability, and its gradient.
+
+    Args:
+        law: over independent elements.
+        limit: -inf and inf where there is none.
+        above: whether it is the probability above.
+
+    Raises:
+        NotImplementedError: as `cdf`.
+
+    >>> log_beyond(Normal(torch.tensor(0.0), 1.0), torch.tensor([0.0, 10.0]))
+    tensor([ -0.6931, -53.2313])
+    >>> log_beyond(Poisson(torch.tensor(2.0)), torch.tensor(1.0), above=False)          # P(X = 0)
+    tensor(-2.)
+    """
+    law = _elements(law)
+    if hasattr(law, "by_column"):
+        return law.by_column(lambda part, edge: log_beyond(part, edge, above), limit)
+    finite, sign = torch.where(limit.isinf(), 0.0, limit), 1 if above else -1
+    found = _log_beyond(law, finite, sign)
+    return torch.where(limit.isinf(), torch.where(limit == -sign * torch.inf, 0.0, -torch.inf), found)
+
+
+def edge_beyond(law: Any, limit: Tensor, above: bool = True) -> Tensor:
+    """(*event) where a range, both ends included, has to begin to hold the values above a limit alone; or to end, to
+    hold those below it.
+
+    >>> edge_beyond(Poisson(torch.tensor(2.0)), torch.tensor(3.0))
+    tensor(3.5000)
+    """
+    law, sign = _elements(law), 1 if above else -1
+    while isinstance(law, WithPoints):
+        law = law.law
+    if isinstance(law, MixtureSameFamily):
+        return edge_beyond(law.component_distribution, limit[..., None], above)[..., 0]
+    finite = torch.where(limit.isinf(), 0.0, limit)
+    if isinstance(law, Interval):
+        edge = law.edge_beyond(finite, sign)
+    elif law.support.is_discrete:
+        edge = sign * ((sign * finite).floor() + 0.5)
+    else:
+        edge = torch.nextafter(finite, torch.full_like(finite, sign * torch.inf))
+    return torch.where(limit.isinf(), limit, edge)
 
 
 def draw(law: Any, u: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
@@ -156,8 +204,8 @@ def draw(law: Any, u: Tensor, low: Tensor | None = None, high: Tensor | None = N
     tensor([3., 3., 4.])
     """
     law = _elements(law)
-    if isinstance(law, Columns):
-        return _by_column(law, draw, u, low, high)
+    if hasattr(law, "by_column"):
+        return law.by_column(draw, u, low, high)
     if isinstance(law, WithPoints | MixtureSameFamily):
         return _draw_component(law, u, low, high)
     if low is None or high is None:
@@ -194,11 +242,12 @@ def exact_mean(law: Distribution) -> Tensor:
     >>> exact_mean(law)
     tensor([1., nan])
     """
-    if hasattr(getattr(law, "base_dist", law), "log_missing"):
+    beyond = getattr(getattr(law, "base_dist", law), "beyond", False)
+    if beyond:  # what is missing is not as the rest
         return torch.full(law.batch_shape + law.event_shape, torch.nan)
     law = _elements(law)
-    if isinstance(law, Columns):
-        return _by_column(law, exact_mean)
+    if hasattr(law, "by_column"):
+        return law.by_column(exact_mean)
     if isinstance(law, WithPoints):
         weights = law.log_weights.exp()
         return (weights[..., :-1] * law.values).sum(-1) + weights[..., -1] * exact_mean(law.law)
@@ -224,7 +273,7 @@ def over_categories(law: Distribution) -> Tensor:
     tensor([False,  True])
     """
     shape, elements = law.event_shape, _elements(law)
-    if not isinstance(elements, Columns):
+    if not hasattr(elements, "by_column"):
         return torch.full(shape, isinstance(elements, Categorical))
     parts = [over_categories(part).double() for part in elements.parts]
     return elements._in_order(parts).bool()
@@ -234,7 +283,7 @@ def _elements(law: Any) -> Any:
     """The law of the elements, of which each is independent."""
     while isinstance(law, Independent) or hasattr(law, "log_missing"):
         law = law.base_dist if isinstance(law, Independent) else law.law
-    if law.event_shape and not isinstance(law, Columns):
+    if law.event_shape and not hasattr(law, "by_column"):
         raise NotImplementedError(f"{type(law).__name__} is not over independent elements")
     if law._validate_args:
         law = copy.copy(law)
@@ -247,15 +296,6 @@ def _supported(law: Any, x: Tensor) -> Tensor:
     return x.clamp(law.support.lower_bound, law.support.upper_bound) if isinstance(law, Beta) else x
 
 
-def _by_column(law: Columns, find: Callable[..., Tensor], *each: Tensor | None) -> Tensor:
-    """What `find` gives for the law of each column, in the order of the columns."""
-    parts = [
-        find(part.base_dist, *(None if x is None else x[..., columns] for x in each))
-        for part, columns in zip(law.parts, law.columns, strict=True)
-    ]
-    return law._in_order(parts)
-
-
 def _mirrored(law: Any, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """The edges, and where a symmetric law is mirrored, since there the range is above its middle."""
     if not isinstance(law, Normal | StudentT):
@@ -263,6 +303,34 @@ def _mirrored(law: Any, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tens
     above = low > law.loc
     low, high = torch.where(above, 2 * law.loc - high, low), torch.where(above, 2 * law.loc - low, high)
     return low, high, above
+
+
+def _log_beyond(law: Any, limit: Tensor, sign: int) -> Tensor:
+    if isinstance(law, WithPoints):
+        points = torch.where(sign * (law.values - limit[..., None]) > 0, law.log_weights[..., :-1], -torch.inf)
+        rest = law.log_weights[..., -1] + log_beyond(law.law, limit, sign > 0)
+        points = points.expand(*rest.shape, -1)
+        return _log_sum(torch.cat([points, rest[..., None]], -1))
+    if isinstance(law, MixtureSameFamily):
+        weights: Any = law.mixture_distribution
+        return _log_sum(weights.logits + log_beyond(law.component_distribution, limit[..., None], sign > 0))
+    if isinstance(law, Interval):
+        return law.log_beyond(limit, sign)
+    if isinstance(law, Normal | StudentT):
+        name, df = ("normal", None) if isinstance(law, Normal) else ("student_t", law.df)
+        return log_tail(name, sign * (limit - law.loc) / law.scale, df)
+    if law.support.is_discrete:
+        limit = limit.floor() + 1 if sign > 0 else limit.ceil() - 1
+    ends = (limit, torch.full_like(limit, torch.inf))
+    found = mass(law, *ends) if sign > 0 else mass(law, -ends[1], limit)
+    tiny = torch.finfo(found.dtype).tiny
+    return torch.where(found > 0, found.clamp(min=tiny).log(), -torch.inf)
+
+
+def _log_sum(parts: Tensor) -> Tensor:
+    """Log of a sum of exponentials, with a gradient also where all are -inf."""
+    none = parts.isneginf().all(-1)
+    return torch.where(none[..., None], 0.0, parts).logsumexp(-1).masked_fill(none, -torch.inf)
 
 
 def _below(law: Any, x: Tensor) -> Tensor:

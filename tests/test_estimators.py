@@ -350,3 +350,26 @@ def test_gaps_are_trained_on_the_importance_weighted_bound(gaps, monkeypatch):
         x[::7, 2] = np.nan
     VAEDensity(**SHORT, random_state=0).fit(x)
     assert seen == ({"objective": "iwae", "samples": 5} if gaps else {"objective": "elbo", "samples": 1})
+
+
+def test_a_gap_may_say_something():
+    """The large values of a column are missing: filled in above the limit, in a matrix and in a frame."""
+    rng = RNG(0)
+    z = rng.normal(size=(300, 1))
+    X = z + 0.3 * rng.normal(size=(300, 2))
+    gone = X[:, 0] > 0.5
+    X[gone, 0] = np.nan
+    settings = {"latent": 1, "hidden": (16,), "max_iter": 60, "random_state": 0, "samples": 20}
+    imputer = VAEImputer(missing_above={0: 0.5}, **settings).fit(X)
+    assert (imputer.transform(X)[gone, 0] > 0.5).all()
+    frame = pandas.DataFrame(X, columns=["a", "b"])
+    density = VAEDensity(missing_above={"a": None}, **settings).fit(frame)
+    again = pickle.loads(pickle.dumps(density))
+    assert (again.score_samples(frame) == density.score_samples(frame)).all()
+    drawn = VAEDensity(indicators=True, **settings).fit(frame).sample(200)
+    assert 0.1 < drawn["a"].isna().mean() < 0.7
+    assert not drawn["b"].isna().any()
+    with pytest.raises(ValueError, match="columns is a whole Schema, which says what gaps mean"):
+        VAEDensity(columns=imputer.schema_, indicators=True).fit(X)
+    with pytest.raises(ValueError, match="column 1 has no gaps"):
+        VAEOutliers(missing_above={1: 3.0}).fit(X)

@@ -59,6 +59,7 @@ def runs(folder: str, json: bool) -> None:
 
     DIR is the folder that contains them, at any depth (default: runs).
     """
+    from allegory.missingness import of_what
     from allegory.views.runs import find, summary
 
     found = []
@@ -104,6 +105,8 @@ def runs(folder: str, json: bool) -> None:
             parts = [[os.path.relpath(run.path, folder) for run in found if run.checksum == kind] for kind in kinds]
             groups = "; ".join(", ".join(paths) for paths in parts)
             print(f"{source}: split or read in {len(kinds)} ways, whose bounds cannot be compared: {groups}")
+    for run in (run for run in found if run.gaps):
+        print(f"{os.path.relpath(run.path, folder)}: {of_what(run.gaps)}")
     if any(not run.stopped for run in found):
         print("..: not finished, continue with --resume; or still running")
 

@@ -42,6 +42,7 @@ __all__ = [
     "PathOrName",
     "check_stored",
     "command_line",
+    "limits",
     "names",
     "nearest",
     "pairs",
@@ -194,6 +195,16 @@ def pairs(text: str | None) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in found}
 
 
+def limits(text: str | None) -> dict[str, str | None]:
+    """The limits of columns, None of those without one.
+
+    >>> limits("glucose=300,income")
+    {'glucose': '300', 'income': None}
+    """
+    found = [part.rpartition("=") if "=" in part else (part, "", "") for part in names(text)]
+    return {name.strip(): value.strip() or None for name, _, value in found}
+
+
 LARGEST = 2**31 - 1  # beyond it no width, count or number of steps has a meaning
 NATURAL = Number(int, lambda v: 1 <= v <= LARGEST, f"a whole number, 1 or more, up to {LARGEST:,}")
 DEPTH = Number(int, lambda v: 1 <= v <= 10_000, "a whole number, 1 or more, up to 10,000")
@@ -311,6 +322,10 @@ TRAINING = (
            "NAME=KIND,.."),
     Option("drop", Names(), None, "columns of a table to leave out, such as ids", "NAME,.."),
     Option("gaps", Names(), None, "what stands for a missing value, besides empty fields and NaN", "CODE,.."),
+    Option("missing_above", Names(), None, "numbers that are missing because they are large: a gap is a value above "
+           "the limit; without one, above a limit that is learned", "NAME=LIMIT,.."),
+    Option("missing_below", Names(), None, "the same of small ones", "NAME=LIMIT,.."),
+    Option("indicators", Names(), None, "columns whose gaps are data, too, so that samples have gaps", "all|NAME,.."),
     Option("delimiter", PathOrName("name"), None, "between the fields of a CSV file", "C", shown="as found"),
     Option("encoding", PathOrName("name"), None, "of a CSV file", "NAME", shown="as found"),
     Option("decimal", Choice((".", ",")), None, "the decimal point of a CSV file", shown="as found"),
@@ -345,7 +360,10 @@ GROUPS = {
         "split", "split_seed", "array", "given", "exposure", "size", "dynamic", "likelihood", "objective", "beta",
         "free_bits", "alpha", "samples", "kl_warmup",
     ),
-    "A table": ("column", "drop", "gaps", "delimiter", "encoding", "decimal", "header"),
+    "A table": (
+        "column", "drop", "gaps", "missing_above", "missing_below", "indicators", "delimiter", "encoding", "decimal",
+        "header",
+    ),
     "The training": (
         "epochs", "minutes", "batch_size", "lr", "lr_warmup", "weight_decay", "ema", "patience", "precision", "compile",
     ),

@@ -57,6 +57,7 @@ def evaluate(
     from rich.table import Table
 
     from allegory.evaluation.gains import gain_lines
+    from allegory.missingness import of_what
     from allegory.views.terminal import show
 
     if opened.offset is not None:
@@ -65,6 +66,8 @@ def evaluate(
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("standard error", justify="right")
+    if found.gaps:
+        print(of_what(found.gaps))
     if found.worse_than_baseline:
         print(f"worse than independent elements, whose negative log-likelihood is {found.baseline_nll:.3f}")
     for row in found.rows():
@@ -79,7 +82,11 @@ def evaluate(
         table.add_row("  difference", f"{beside['difference']:.3f}", f"{beside['difference_stderr']:.3f}")
     show(table)
     if found.columns is not None:
-        show(_columns_table(found.columns))
+        show(
+            _columns_table(
+                found.columns, "observed value, or row where gaps are data" if found.gaps else "observed value"
+            )
+        )
         for line in gain_lines(found.columns):
             print(line)
     if found.carried is not None:
@@ -90,12 +97,12 @@ def evaluate(
     print(f"next: allegory diagnose {run}")
 
 
-def _columns_table(columns: Sequence[ColumnGain]) -> Any:
+def _columns_table(columns: Sequence[ColumnGain], per: str) -> Any:
     """What the model says of each column, the largest gain first."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="columns, nats per observed value")
+    table = Table(title=f"columns, nats per {per}")
     for name in ("column", "observed", "its marginal", "given z", "gain"):
         table.add_column(name, justify="left" if name == "column" else "right")
     for column in sorted(columns, key=lambda column: -column.gain):
@@ -122,6 +129,7 @@ def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, 
     from rich.table import Table
 
     from allegory.evaluation.diagnosis import COLUMNS
+    from allegory.missingness import of_what
     from allegory.views.terminal import show
 
     table = Table(title=f"{escape(run)}, {found.evaluation.examples:,} examples of {split}, nats per example")
@@ -133,6 +141,8 @@ def diagnose(run: str, split: str, examples: int, data: str | None, json: bool, 
     for line in found.verdict:
         print(line)
     result = found.evaluation
+    if result.gaps:
+        print(of_what(result.gaps))
     if result.baseline_nll is not None:
         k = result.importance_samples
         print(f"-L_{k} is {result.nll:.2f} nats, the baseline of independent elements {result.baseline_nll:.2f}")

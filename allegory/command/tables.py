@@ -80,6 +80,9 @@ def score(
       allegory score runs/people rows.csv --out scores.csv
       allegory score runs/people rows.csv --out scores.csv --cells
     """  # noqa: D301
+    from allegory.evaluation.gains import data_gaps
+    from allegory.missingness import of_what
+
     opened, frame = open_table(run, data, device, out)
     settings: dict[str, Any] = {"samples": importance_samples, "seed": seed, "strict": strict}
     with console.naming_flags():
@@ -91,6 +94,8 @@ def score(
     write_table(opened, found, out, frame)
     scores = found["score"]
     print(f"{out}: {len(scores):,} rows, {scores.mean():.3f} nats on average, {scores.max():.3f} at most")
+    if gaps := data_gaps(opened.model):
+        print(of_what(gaps.values()))
 
 
 def open_table(run: str, data: str, device: str, *outs: str) -> tuple[Run, Any]:

@@ -19,6 +19,7 @@ from allegory.command.options import (
     TRAIN,
     Command,
     check_stored,
+    limits,
     names,
     pairs,
     settings,
@@ -72,6 +73,7 @@ def train(
       allegory train digits --levels 2 --out runs/digits
       allegory train mine.npz --minutes 10 --objective iwae --samples 5
       allegory train people.csv --drop id --column zip=categorical --gaps "?,-999"
+      allegory train blood.csv --missing-above glucose=300
 
     In Python, fit has other defaults: no warm-ups, no early stopping, float32, and no compilation.
     """  # noqa: D301  click reads the backspace
@@ -81,6 +83,7 @@ def train(
     from allegory.data.cutting import has_gaps
     from allegory.data.recoding import binarize
     from allegory.data.splits import load_together
+    from allegory.missingness import gap_columns, of_what
     from allegory.runtime import processes
     from allegory.training.checkpoint import load
     from allegory.training.directory import CONFIG, check_unoccupied
@@ -131,6 +134,8 @@ def train(
             counts = [str(column.name) for column in examples.schema.modelled if column.kind == "count"]
             console.say(f"counts in proportion to it, as negative binomials: {', '.join(counts)}")
         parts |= {"given": examples.given.shape} | ({"exposure": examples.exposure} if exposed else {})
+    if told := gap_columns(likelihood):
+        console.say(of_what(told.values()))
     _check_memory(build, parts)
     of_each = {split: examples.given_with(split) for split in ("train", "valid")}
     parts |= {"given_data": next(iter(of_each["train"]), None)}
@@ -174,6 +179,9 @@ def _said_of_table(options: dict[str, Any]) -> dict[str, Any]:
     gaps = [_as_number(code) for code in names(options["gaps"])]
     delimiter = {"tab": "\t", "\\t": "\t"}.get(options["delimiter"], options["delimiter"])
     said = {"columns": pairs(options["column"]), "drop": names(options["drop"]), "gaps": gaps, "delimiter": delimiter}
+    said |= {key: limits(options[key]) for key in ("missing_above", "missing_below")}
+    indicators = names(options["indicators"])
+    said["indicators"] = True if indicators == ["all"] else indicators
     said |= {key: options[key] for key in ("encoding", "decimal", "header")}
     return {key: value for key, value in said.items() if value or value is False}
 

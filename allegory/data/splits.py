@@ -331,6 +331,9 @@ def load(
     encoding: str | None = None,
     decimal: str | None = None,
     header: bool | None = None,
+    missing_above: Mapping[Any, Any] | None = None,
+    missing_below: Mapping[Any, Any] | None = None,
+    indicators: Sequence[Any] | bool = (),
 ) -> Data:
     """The three splits of a built-in set, or of a path.
 
@@ -369,6 +372,8 @@ def load(
         gaps: what stands for a gap, such as "?" or -999.
         delimiter, encoding, decimal, header: how a CSV file is written, by default as found in it; see
             `allegory.tabular.read_frame`.
+        missing_above, missing_below, indicators: what it says of a value of a table that it is missing; see
+            `allegory.tabular.Schema.infer`.
 
     Warns:
         UserWarning: parts of the source that are not taken; rows that stand in two splits, which flatter a model.
@@ -382,7 +387,8 @@ def load(
     """
     asked = {
         "columns": columns, "drop": drop, "gaps": gaps, "delimiter": delimiter, "encoding": encoding,
-        "decimal": decimal, "header": header,
+        "decimal": decimal, "header": header, "missing_above": missing_above, "missing_below": missing_below,
+        "indicators": indicators,
     }  # fmt: skip
     said = {key: value for key, value in asked.items() if value or value is False}
     data = _load(

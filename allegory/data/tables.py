@@ -42,7 +42,8 @@ Array = NDArray[Any]
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 READING = ("delimiter", "encoding", "decimal", "header", "gaps")
-ASKED = ("columns", "drop")
+ASKED = ("columns", "drop", "missing_above", "missing_below", "indicators")
+BEYOND = ("missing_above", "missing_below")
 NUMBERS = ("real", "positive", "count")  # kinds
 MOST_GIVEN = 32  # different numbers that are given as categories
 
@@ -79,7 +80,8 @@ def infer_schema(frame: Any, asked: Mapping[str, Any], path: str = "") -> Schema
 
     Args:
         frame: all rows.
-        asked: columns, the kinds of some by their names; drop, columns that are left out; gaps, what stands for one.
+        asked: columns, the kinds of some by their names; drop, columns that are left out; gaps, what stands for one;
+            missing_above, missing_below and indicators, what a gap means.
         path: where the table is, for messages.
 
     Raises:
@@ -91,11 +93,16 @@ def infer_schema(frame: Any, asked: Mapping[str, Any], path: str = "") -> Schema
     names = open_frame(frame).names
     columns = {as_name(name, names): kind for name, kind in dict(asked.get("columns") or {}).items()}
     drop = [as_name(name, names) for name in asked.get("drop") or ()]
-    check_names(names, {"column": columns, "drop": drop}, path)
+    beyond = {option: {as_name(name, names): c for name, c in (asked.get(option) or {}).items()} for option in BEYOND}
+    indicators = asked.get("indicators") or ()
+    indicators = indicators if isinstance(indicators, bool) else [as_name(name, names) for name in indicators]
+    flags: dict[str, Any] = {option.replace("_", "-"): said for option, said in beyond.items()}
+    flags |= {} if isinstance(indicators, bool) else {"indicators": indicators}
+    check_names(names, {"column": columns, "drop": drop, **flags}, path)
     gaps = list(asked.get("gaps") or ())
     gaps += [_as_written(code) for code in gaps if not isinstance(code, str)]
     try:
-        return Schema.infer(frame, columns, drop, gaps)
+        return Schema.infer(frame, columns, drop, gaps, None, indicators=indicators, **beyond)
     except ValueError as error:
         raise ValueError(f"{path}{': ' if path else ''}{error}") from None
 

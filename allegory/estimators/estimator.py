@@ -61,6 +61,10 @@ class VAEEstimator(BaseEstimator):
         validation_fraction: of the rows, held out to find the best weights, where there are 20 or more.
         columns: kinds of some columns, by name, or by number in a matrix, such as {"zip": "categorical"}; or an
             `allegory.tabular.Schema`. By default found in the values.
+        missing_above, missing_below: columns of numbers whose values are missing because they are large, or small, and
+            the limit, {"glucose": 300}; None for one that is learned. Scores are then of log p(x_o, s), of what is
+            observed and of s, which values are missing; see `allegory.missingness`.
+        indicators: columns whose gaps are data, modelled beside the values; True for all that have gaps.
         device: "cpu", "cuda", or "auto".
         random_state: of the weights, the held-out rows and all noise; a seed, a RandomState, or None.
 
@@ -88,6 +92,9 @@ class VAEEstimator(BaseEstimator):
         dropout: float = 0.0,
         validation_fraction: float = 0.1,
         columns: Mapping[Any, str] | Schema | None = None,
+        missing_above: Mapping[Any, Any] | None = None,
+        missing_below: Mapping[Any, Any] | None = None,
+        indicators: Sequence[Any] | bool = False,
         device: str = "cpu",
         random_state: Any = None,
     ) -> None:
@@ -101,6 +108,9 @@ class VAEEstimator(BaseEstimator):
         self.dropout = dropout
         self.validation_fraction = validation_fraction
         self.columns = columns
+        self.missing_above = missing_above
+        self.missing_below = missing_below
+        self.indicators = indicators
         self.device = device
         self.random_state = random_state
 
@@ -121,7 +131,10 @@ class VAEEstimator(BaseEstimator):
     def _fit(self, X: Any) -> Tensor:
         """Fits the model; returns x: (N, D)."""
         self._check_settings()
-        self.schema_ = reading.infer_schema(X, self.columns)
+        self.schema_ = reading.infer_schema(
+            X, self.columns, missing_above=self.missing_above, missing_below=self.missing_below,
+            indicators=self.indicators,
+        )  # fmt: skip
         x = self._encode(X)
         generator = check_random_state(self.random_state)
         self._seed = int(generator.randint(2**31 - 1))

@@ -47,13 +47,17 @@ class VAEOutliers(OutlierMixin, VAEDensity):
         dropout: float = 0.0,
         validation_fraction: float = 0.1,
         columns: Mapping[Any, str] | Schema | None = None,
+        missing_above: Mapping[Any, Any] | None = None,
+        missing_below: Mapping[Any, Any] | None = None,
+        indicators: Sequence[Any] | bool = False,
         device: str = "cpu",
         random_state: Any = None,
     ) -> None:
         super().__init__(
             latent, hidden, n_fits=n_fits, samples=samples, max_iter=max_iter, batch_size=batch_size,
             learning_rate=learning_rate, weight_decay=weight_decay, dropout=dropout,
-            validation_fraction=validation_fraction, columns=columns, device=device, random_state=random_state,
+            validation_fraction=validation_fraction, columns=columns, missing_above=missing_above,
+            missing_below=missing_below, indicators=indicators, device=device, random_state=random_state,
         )  # fmt: skip
         self.contamination = contamination
 

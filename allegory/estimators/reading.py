@@ -60,23 +60,29 @@ def validated(estimator: Any, X: Any, reset: bool) -> Any:
     return found.astype(np.float64) if found.dtype.kind not in "iuf" else found
 
 
-def infer_schema(X: Any, columns: Mapping[Any, str] | Schema | None) -> Schema:
+def infer_schema(X: Any, columns: Mapping[Any, str] | Schema | None, **gaps: Any) -> Schema:
     """The schema of X, from all its rows.
 
     Args:
         X: as `validated` gives it.
         columns: kinds of some columns, by name, in a matrix by number; or the whole schema.
+        gaps: what a gap means, the arguments of `Schema.infer` by that name.
     """
     if isinstance(columns, Schema):
+        if any(gaps.values()):
+            option = next(name for name, value in gaps.items() if value)
+            raise ValueError(
+                f"columns is a whole Schema, which says what gaps mean; wanted {option} in it, or no Schema"
+            )
         return columns
     if is_frame(X):
-        return Schema.infer(X, columns)
+        return Schema.infer(X, columns, **gaps)
     said, kinds = dict(columns or {}), dict[Any, str]()
     for i, column in enumerate(X.T):
         seen = column[~np.isnan(column)]
         if len(seen):
             kinds[i] = "categorical" if (seen == seen[0]).all() else "real"
-    schema = Schema.infer(X, kinds | said)
+    schema = Schema.infer(X, kinds | said, **gaps)
     places = {column.name: i for i, column in enumerate(schema.columns)}
     freed = [
         _without_edges(column, X[:, places[column.name]])

@@ -10,6 +10,9 @@ r"""Evaluation: the likelihood of a model, in nats per example.
                              Where the mean is a Monte Carlo mean over particles, the variance of its error is
                              subtracted, which needs K > 1: with a single particle its noise counts as activity
 
+Where gaps are data (`allegory.missingness`), p(x) is everywhere p(x_o, s), of what is observed and of s, which values
+are missing; the results say so.
+
 L_K is a lower bound on log p(x) in expectation, so minus L_K is an upper bound on the negative log-likelihood: always
 state K. Every example counts once, none is dropped; a NaN shows.
 
@@ -27,17 +30,18 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from allegory.evaluation.gains import Carried, ColumnGain, carried_by
+from allegory.evaluation.gains import Carried, ColumnGain, carried_by, data_gaps
 from allegory.evaluation.moments import conditional_means, prior_variances
 from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, row_seeds, run_passes
 from allegory.evaluation.speed import choose_speed
 from allegory.given import Contexts, Given
+from allegory.missingness import of_what
 from allegory.model import VAE
 from allegory.runtime.compilation import compile_or_warn
 from allegory.runtime.html import html_table
@@ -70,13 +74,16 @@ class Evaluation:
         reconstruction: E_q log p(x | z_1).
         kl_per_level: the rate of each level, level 1 first.
         active_units: how many latents of each level vary with x.
-        bits_per_dim: nll in bits per element of x that is there. For a density it depends on the unit of x.
+        bits_per_dim: nll in bits per element of x that is there, or whose gap is data. For a density it depends on the
+            unit of x.
         effective_sample_size: ESS of the K weights, averaged over the examples.
         unreliable: the fraction of examples whose ESS is below 2, or NaN, as where every weight is zero.
         baseline_nll: minus the mean of log p(x) where the elements of x are independent, each at its marginal optimum
             in the training data, see `allegory.evaluation.marginals`; None where no training data are known.
         carried: rows that carry the mean, and by how much, see `allegory.evaluation.gains`; None where none do.
         columns: of a table the gain of each column; None of anything else, or where no training data are known.
+        gaps: the columns of which that a value is missing is part of the likelihood, see `allegory.missingness`: all
+            nats are then of log p(x_o, s), and do not compare with those of a model that leaves gaps out.
     """
 
     examples: int
@@ -94,6 +101,7 @@ class Evaluation:
     baseline_nll: float | None = None
     carried: Carried | None = None
     columns: list[ColumnGain] | None = None
+    gaps: list[str] = field(default_factory=list)
 
     @property
     def worse_than_baseline(self) -> bool:
@@ -114,9 +122,9 @@ class Evaluation:
             for t, (rate, active) in enumerate(zip(self.kl_per_level, self.active_units, strict=True), start=1)
             for row in ((f"  rate of level {t}", f"{rate:.3f}", ""), (f"  active units of level {t}", str(active), ""))
         ]
-        k = self.importance_samples
+        k, of = self.importance_samples, " of p(x_o, s)" if self.gaps else ""
         return [
-            (f"negative log-likelihood, -L_{k}", f"{self.nll:.3f}", f"{self.nll_stderr:.3f}"),
+            (f"negative log-likelihood{of}, -L_{k}", f"{self.nll:.3f}", f"{self.nll_stderr:.3f}"),
             *baseline,
             ("-ELBO", f"{-self.elbo:.3f}", f"{self.elbo_stderr:.3f}"),
             ("  -reconstruction", f"{-self.reconstruction:.3f}", ""),
@@ -126,7 +134,10 @@ class Evaluation:
         ]
 
     def _repr_html_(self) -> str:
-        return html_table(f"{self.examples:,} examples, nats per example", ["", "value", "standard error"], self.rows())
+        of = f"; {of_what(self.gaps)}" if self.gaps else ""
+        return html_table(
+            f"{self.examples:,} examples, nats per example{of}", ["", "value", "standard error"], self.rows()
+        )
 
     def __repr__(self) -> str:
         rates = " ".join(f"{rate:.2f}" for rate in self.kl_per_level)
@@ -134,7 +145,7 @@ class Evaluation:
             f"Evaluation({self.examples:,} examples: -L_{self.importance_samples} {self.nll:.2f} +- "
             f"{self.nll_stderr:.2f} nats, -ELBO {-self.elbo:.2f} +- {self.elbo_stderr:.2f}, -reconstruction "
             f"{-self.reconstruction:.2f}, rates {rates}, active units {' '.join(map(str, self.active_units))}, "
-            f"effective sample size {self.effective_sample_size:.1f})"
+            f"effective sample size {self.effective_sample_size:.1f}{'; of p(x_o, s)' if self.gaps else ''})"
         )
 
 
@@ -149,7 +160,8 @@ def log_likelihood(
     seed: int | None = None,
     given: Given = None,
 ) -> Tensor:
-    """(N,) L_K of each example with K = samples, nats: a lower bound on log p(x) in expectation.
+    """(N,) L_K of each example with K = samples, nats: a lower bound on log p(x) in expectation; on log p(x_o) where
+    gaps are left out, and on log p(x_o, s) where they are data, see `allegory.missingness`.
 
     Args:
         model: any VAE.
@@ -219,7 +231,8 @@ class Scores:
         effective_sample_size: (N,) ESS of all of them.
         terms: (N, 1 + T) E_q log p(x | z_1), and the rate of each level.
         active_units: of each level.
-        numbers: how many numbers of x are there.
+        numbers: how many numbers of x are there, or are gaps that are data.
+        gaps: the columns whose gaps are data.
     """
 
     counts: list[int]
@@ -228,6 +241,7 @@ class Scores:
     terms: Tensor
     active_units: list[int]
     numbers: int
+    gaps: list[str]
 
     @property
     def curve(self) -> list[tuple[int, float, float]]:
@@ -254,6 +268,7 @@ class Scores:
             effective_sample_size=ess.mean().item(),
             unreliable=(~(ess >= MIN_EFFECTIVE_SAMPLES)).double().mean().item(),
             carried=carried_by(bound),
+            gaps=self.gaps,
         )
 
 
@@ -302,7 +317,8 @@ def score(
         int((square - mean.square() - error > ACTIVE_VARIANCE * scale).sum())
         for (mean, square, error), scale in zip((s / len(x) for s in sums), scales, strict=True)
     ]
-    return Scores(counts, bounds, ess, terms, active, _observed_count(x))
+    gaps = data_gaps(model)
+    return Scores(counts, bounds, ess, terms, active, _observed_count(x, list(gaps)), list(gaps.values()))
 
 
 @one_at_a_time()
@@ -382,8 +398,12 @@ def _pass_statistics(model: VAE, x: Tensor, given: Contexts, noise: Noise) -> li
     return found
 
 
-def _observed_count(x: Any) -> int:
-    """How many numbers of x, (N, *event), are there; all of data on disk, which have no gaps."""
+def _observed_count(x: Any, gaps: Sequence[int]) -> int:
+    """How many numbers of x, (N, *event), are there, or are gaps that are data; all of data on disk, which have no
+    gaps.
+    """
+    if gaps:
+        x = x.index_fill(1, torch.tensor(gaps, device=x.device), 0)
     return x.numel() - int(x.isnan().sum()) if isinstance(x, Tensor) else len(x) * math.prod(x.shape[1:])
 
 

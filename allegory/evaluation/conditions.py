@@ -104,14 +104,14 @@ def _rows(
     row: Tensor,
     between: tuple[Tensor, Tensor],
     count: int,
-    how: tuple[int, str, int],
+    amount: tuple[int, str, int],
     seed: int,
     contexts: tuple[Tensor, ...],
     conditions: Mapping[int, Any],
 ) -> tuple[Tensor, float]:
-    samples, method, steps = how
+    samples, method, steps = amount
     ranges = None if not bool((between[0].isfinite() | between[1].isfinite()).any()) else between
-    drawn, ess = impute(model, row, count, samples, method, steps, seed, True, contexts or None, ranges)
+    drawn, ess = impute(model, row, count, samples, method, steps, seed, True, contexts or None, ranges, False)
     if bool(drawn.isnan().any()):
         names = getattr(getattr(model.decoders[0], "family", None), "names", None)
         said = {column if names is None else names[column]: wanted for column, wanted in conditions.items()}

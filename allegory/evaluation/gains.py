@@ -24,9 +24,10 @@ from allegory.columnar import ColumnsFamily
 from allegory.evaluation.passes import check_scored, evaluating, pairs_per_pass
 from allegory.gaps import log_prob_elements
 from allegory.given import Given, take_rows
+from allegory.missingness import gap_columns
 from allegory.model import VAE
 
-__all__ = ["Carried", "ColumnGain", "carried_by", "column_gains", "gain_lines", "has_columns"]
+__all__ = ["Carried", "ColumnGain", "carried_by", "column_gains", "data_gaps", "gain_lines", "has_columns"]
 
 DRAWS = 100
 LEAST_GAIN = 0.001  # nats
@@ -35,7 +36,8 @@ CARRIERS, ERRORS = 0.005, 2.0  # share of the rows that may carry a mean; standa
 
 @dataclass(frozen=True)
 class ColumnGain:
-    """What a model says of one column; nats per observed value.
+    """What a model says of one column; nats per observed value, or per row where its gaps are data, see
+    `allegory.missingness`.
 
     Attributes:
         name: of the column.
@@ -96,16 +98,29 @@ def column_gains(
             total += torch.where(weights > 0, weights * found, 0).sum((0, 1)).cpu()
     alone = log_prob_elements(baseline, x.cpu().double()).sum(0)
     count = seen.sum(0).cpu()
+    observed = count.tolist()
+    count[list(data_gaps(model))] = len(x)
     names = names or _names(model) or [f"column {i}" for i in range(x.shape[1])]
     return [
-        ColumnGain(str(name), n / len(x), nats / max(1, n), base / max(1, n), (nats - base) / max(1, n))
-        for name, n, nats, base in zip(names, count.tolist(), total.tolist(), alone.tolist(), strict=True)
+        ColumnGain(str(name), there / len(x), nats / max(1, n), base / max(1, n), (nats - base) / max(1, n))
+        for name, there, n, nats, base in zip(
+            names, observed, count.tolist(), total.tolist(), alone.tolist(), strict=True
+        )
     ]
 
 
 def has_columns(model: VAE) -> bool:
     """Whether x is a table: p(x | z_1) is a product of a family a column."""
     return isinstance(getattr(model.decoders[0], "family", None), ColumnsFamily)
+
+
+def data_gaps(model: VAE) -> dict[int, str]:
+    """The columns of a table whose gaps are data, and their names: nats are then of log p(x_o, s).
+
+    >>> data_gaps(model)
+    {}
+    """
+    return gap_columns(getattr(model.decoders[0], "family", None))
 
 
 def gain_lines(columns: Sequence[ColumnGain] | None) -> list[str]:

@@ -26,15 +26,17 @@ gaps, those of the B rows in a block of columns whose laws are of one kind.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import Categorical, Distribution, Independent
+from torch.nn.functional import softplus
 
 from allegory.columnar import Columns
 from allegory.evaluation.passes import (
@@ -47,8 +49,9 @@ from allegory.evaluation.passes import (
     row_seeds,
     run_passes,
 )
+from allegory.gaps import log_prob_elements
 from allegory.given import Contexts, Given, expand_contexts, take_rows
-from allegory.missingness import missing_range
+from allegory.missingness import GapLaw, gap_odds, log_missing_within, missing_range, without_gaps
 from allegory.mixtures import even, mixture_mean, mixture_quantile, pick, strata
 from allegory.model import VAE
 from allegory.quantiles import draw, has_draw, mass
@@ -63,6 +66,7 @@ FEW_EFFECTIVE_SAMPLES = 10.0
 PASS = 4  # times the pairs of another evaluation: the gaps of a column are few in a pass, and each pass costs its time
 CANDIDATES = 32  # for a mode, judged by twice as many posterior draws
 Range = tuple[Tensor, Tensor]
+OTHER_OFFSET, OTHER_STEP = 7919, math.sqrt(2) - 1  # of a limit that is drawn, beside the value beyond it
 ESTIMATES = ("mean", "median", "mode")
 OTHER_STREAM = 0x2545F491  # makes a row's seed that of its further noise
 
@@ -79,6 +83,7 @@ def impute(
     return_ess: bool = False,
     given: Given = None,
     between: Range | None = None,
+    as_gaps: bool = True,
 ) -> Any:
     """(m, N, *event) draws of x whose gaps are filled from p(x_missing | x_observed); what is observed stays, to the
     bit.
@@ -101,6 +106,8 @@ def impute(
         given: c of a conditional model, (N, *context), or several.
         between: (low, high), which broadcast against x: the limits that gaps are known to lie between; -inf and inf
             where nothing is known.
+        as_gaps: whether a NaN is a value that is missing, which may say something, see `allegory.missingness`; else
+            one that is merely not known, and drawn as any other.
 
     Raises:
         ValueError: a gap where the likelihood takes none; a number below one; another method.
@@ -123,7 +130,7 @@ def impute(
         return filled.where(_spread(found.possible, rows.x), rows.x).movedim(1, 0), found.ess
 
     whole = torch.empty(0) if not isinstance(x, Tensor) else x.expand(draws, *x.shape).movedim(1, 0).clone()
-    filled, ess = each_gappy_row(model, x, whole, samples, draws, seed, work, given, between)
+    filled, ess = each_gappy_row(model, x, whole, samples, draws, seed, work, given, between, as_gaps=as_gaps)
     if method == "sir":
         warn_of_few(ess, samples, "use more samples, or method='gibbs'")
     filled = filled.movedim(1, 0)
@@ -198,6 +205,7 @@ class Rows:
         contexts: what is given, (B, *context) each.
         alone: whether p(x | z_1) draws from torch's generator, for one row, since it is no function of a uniform.
         between: the limits, (B, *event) both, that gaps are known to lie between.
+        as_gaps: whether a NaN is a value that is missing, which may say something, or merely not known.
     """
 
     model: VAE
@@ -207,6 +215,7 @@ class Rows:
     contexts: Contexts
     alone: bool
     between: Range | None = None
+    as_gaps: bool = True
 
     def decode(self, latents: Sequence[Tensor]) -> Distribution:
         """p(x | z), of batch shape (m, B)."""
@@ -216,15 +225,20 @@ class Rows:
         """(m, B, *event) draws of a law with batch shape (m, B)."""
         if self.alone:
             return law.sample()
-        return draw(law, self.own.uniform(draws, *self.x.shape[1:]), *(_limits(law, self.between) or ()))
+        uniform = partial(self.own.uniform, draws, *self.x.shape[1:])
+        limits = missing_range(law, uniform, self.between) if self.as_gaps else None
+        low, high = limits or self.between or (None, None)
+        return draw(law, uniform(), low, high)
 
     def log_weight(self, trace: Trace) -> Tensor:
         """(S, B) log w, of what is there and of the limits that gaps lie between, float64."""
-        log_w = trace.log_weight.double()
+        law = trace.p[0] if self.as_gaps else without_gaps(trace.p[0])
         if self.between is None:
-            return log_w
-        inside = mass(trace.p[0], *self.between).double().log()
-        return log_w + torch.where(self.x.isnan(), inside, 0).flatten(2).sum(2)
+            log_px = law.log_prob(self.x)
+        else:
+            inside = log_missing_within(law, *self.between)
+            log_px = torch.where(self.x.isnan(), inside, log_prob_elements(law, self.x)).flatten(2).sum(2)
+        return (log_px + (trace.log_pz - trace.log_qz).sum(0)).double()
 
     @cached_property
     def offsets(self) -> tuple[Tensor, Tensor]:
@@ -294,11 +308,14 @@ class Mixture:
         """For the number of wrong values: the likeliest category, or the likeliest of some draws."""
         if not isinstance(self.law, Categorical):
             law, candidates = self.drawn(2 * CANDIDATES), self.draws(CANDIDATES)
-            limits = self.limits(law)
-            inside = 0 if limits is None else mass(law, *limits).double().log()
-            density = [(law.log_prob(values).double() - inside).logsumexp(0) for values in candidates]
+            between = self.between
+            inside: Any = 0 if between is None else mass(law, *between).double().log()
+            if isinstance(law, GapLaw):
+                inside = law.log_missing if between is None else log_missing_within(law, *between)
+            score = law.log_hidden if isinstance(law, GapLaw) else law.log_prob
+            density = [(score(values).double() - inside).logsumexp(0) for values in candidates]
             return candidates.gather(0, torch.stack(density).argmax(0, keepdim=True))[0]
-        probs, lowest, limits = self.law.probs, getattr(self.law, "lowest", 0), self.limits(self.law)
+        probs, lowest, limits = self.law.probs, getattr(self.law, "lowest", 0), self.between
         if limits is not None:
             values = torch.arange(probs.shape[-1], device=probs.device) + lowest
             probs = probs.masked_fill((values < limits[0][..., None]) | (values > limits[1][..., None]), 0)
@@ -310,25 +327,28 @@ class Mixture:
         law = self.drawn(m)
         if self.rows.alone:
             return law.sample()
-        return draw(law, even(m, self.rows.offsets[1][self.index]), *(self.limits(law) or ()))
+        offsets = self.rows.offsets[1][self.index]
+        limits = missing_range(law, partial(even, m, (OTHER_OFFSET * offsets).frac(), OTHER_STEP), self.between)
+        return draw(law, even(m, offsets), *(limits or self.between or ()))
 
     def drawn(self, m: int) -> Any:
         """The laws of the particles of m draws, (m, G)."""
         chosen = strata(self.weights, m, self.rows.offsets[0][self.index[0]])
         return pick(self.law, (chosen, torch.arange(chosen.shape[1], device=chosen.device)))
 
-    def limits(self, law: Any) -> Range | None:
-        """Between which the gaps are known to lie, of a law (m, G)."""
+    @property
+    def between(self) -> Range | None:
+        """The limits that are known of the gaps, (G,) both."""
         between = self.rows.between
-        return _limits(law, None if between is None else (between[0][self.index], between[1][self.index]))
+        return None if between is None else (between[0][self.index], between[1][self.index])
 
     @cached_property
     def limited(self) -> Tensor:
-        """(G,) whether a gap is known to lie between limits."""
-        limits = self.limits(self.law)
-        if limits is None:
-            return torch.zeros_like(self.weights[0], dtype=torch.bool)
-        return (limits[0].isfinite() | limits[1].isfinite()).expand(self.weights.shape).any(0)
+        """(G,) whether a gap lies between limits, by what is known or by what it says."""
+        between, beyond = self.between, isinstance(self.law, GapLaw)
+        if beyond or between is None:
+            return torch.full_like(self.weights[0], beyond, dtype=torch.bool)
+        return between[0].isfinite() | between[1].isfinite()
 
     def _or_draws(self, found: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
         """What was found in closed form; where it is NaN, or there are limits, the same `of` K draws."""
@@ -407,6 +427,7 @@ def each_gappy_row(
     given: Given = None,
     between: Range | None = None,
     apart: bool = True,
+    as_gaps: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """What `work` makes of the rows of x that have gaps, in the place of these rows of `whole`, (N, *); and its
     effective sample sizes (N,), NaN for the other rows. Equal rows have noise of their own where they are `apart`.
@@ -432,7 +453,7 @@ def each_gappy_row(
         def score(chosen: Tensor, noises: Iterator[Noise], *contexts: Tensor) -> tuple[Tensor, ...]:
             own = RowNoise(seeds[chosen.cpu().numpy()] ^ OTHER_STREAM, x.new_zeros(0).double())
             near: Any = None if limits is None else tuple(edge[chosen] for edge in limits)
-            return work(Rows(model, gappy[chosen], list(noises), own, contexts, alone, near))
+            return work(Rows(model, gappy[chosen], list(noises), own, contexts, alone, near, as_gaps))
 
         whole[index], ess[index] = run_passes(torch.arange(len(gappy), device=x.device), particles, score)
     return whole, ess
@@ -453,12 +474,26 @@ def _gibbs(rows: Rows, filled: Tensor, latents: list[Tensor], steps: int) -> Ten
         x, now = filled.flatten(0, 1), [z.flatten(0, 1)[None] for z in latents]
         noise = [None if s is None else rows.own.normal(shape[0], *s[2:]).flatten(0, 1)[None].to(x) for s in normal]
         proposed = model(x, noise=noise, given=given)
-        ratio = (proposed.log_weight - model.score(x, now, given).log_weight).unflatten(1, shape)[0]
+        before = model.score(x, now, given)
+        ratio = proposed.log_weight - before.log_weight
+        ratio = ratio + _gap_terms(rows, proposed.p[0], shape) - _gap_terms(rows, before.p[0], shape)
+        ratio = ratio.unflatten(1, shape)[0]
         accepted = rows.own.uniform(shape[0]).log() < ratio
         moved = [z.unflatten(1, shape)[0] for z in proposed.latents]
         latents = [torch.where(_spread(accepted, z), z, old) for z, old in zip(moved, latents, strict=True)]
         filled = _complete(rows, latents)
     return filled
+
+
+def _gap_terms(rows: Rows, law: Distribution, shape: Size) -> Tensor:
+    """(1, m * B) what log p(x, s | z) of filled rows has more, by z, than where all their values were there."""
+    odds = gap_odds(law)
+    if odds is None:
+        return torch.zeros(())
+    if not rows.as_gaps:
+        return softplus(odds).flatten(2).sum(2)  # -log P(s = 0), of what is not known to be there
+    missing = rows.x.isnan().expand(*shape, *rows.x.shape[1:]).flatten(0, 1)
+    return torch.where(missing, odds, 0).flatten(2).sum(2)  # log P(s = 1) - log P(s = 0)
 
 
 def _elements(law: Any) -> list[tuple[Any, Tensor | None]]:
@@ -468,21 +503,18 @@ def _elements(law: Any) -> list[tuple[Any, Tensor | None]]:
         ValueError: a law whose elements are not independent.
     """
     if isinstance(law, Columns):
-        return [(part.base_dist, columns) for part, columns in zip(law.parts, law.columns, strict=True)]
+        return [(_of_gaps(part.base_dist), columns) for part, columns in zip(law.parts, law.columns, strict=True)]
     if not isinstance(law, Independent) or law.base_dist.event_shape:
         raise ValueError(
             f"{type(law).__name__}: wanted a law over independent elements, of which each has a best value; use draws, "
             "impute(...)"
         )
-    return [(law.base_dist, None)]
+    return [(_of_gaps(law.base_dist), None)]
 
 
-def _limits(law: Any, between: Range | None) -> Range | None:
-    """Between which gaps lie: by the law, and by what else is known."""
-    within = missing_range(law)
-    if within is None or between is None:
-        return within or between
-    return within[0].maximum(between[0]), within[1].minimum(between[1])
+def _of_gaps(law: Any) -> Any:
+    """The law of the values that are missing: that of all values, unless they are beyond a limit."""
+    return law.law if isinstance(law, GapLaw) and not law.beyond else law
 
 
 def _search(shares: Tensor, u: Tensor) -> Tensor:

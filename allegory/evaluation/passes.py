@@ -28,6 +28,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from allegory.columnar import ColumnsFamily
 from allegory.given import Contexts, Given, as_contexts, take_rows
+from allegory.missingness import SelfMaskedFamily
 from allegory.model import VAE, check_is_vae
 from allegory.runtime import processes
 from allegory.runtime.memory import caching
@@ -76,7 +77,9 @@ def pairs_per_pass(model: VAE, x: Tensor) -> int:
     """
     family = getattr(model.decoders[0], "family", None)
     size = getattr(family, "size", 1)
-    width = size * math.prod(x.shape[1:]) if not isinstance(family, ColumnsFamily) else size
+    width = size * math.prod(x.shape[1:])
+    if isinstance(family, ColumnsFamily):  # of a limit that is not known, a number at each place that it may have
+        width = size + sum(block.places.numel() for block in family.blocks if isinstance(block, SelfMaskedFamily))
     return max(100, min(2**14, 2**20 // width))
 
 

@@ -27,13 +27,17 @@ from numpy.typing import NDArray
 from allegory.tabular.frames import Name, Values, shown
 from allegory.tabular.resolution import Step, snap
 
-__all__ = ["KINDS", "Column", "column_from_json", "decode_column", "encode_column", "levels_of"]
+__all__ = [
+    "KINDS", "Column", "check_column", "column_from_json", "decode_column", "encode_column", "levels_of", "number_of",
+]  # fmt: skip
 
 Array = NDArray[Any]
 
 KINDS = ("real", "positive", "count", "binary", "categorical", "ordinal", "datetime", "constant")
 """What a column can be; see `allegory.tabular`."""
 CODED = ("binary", "categorical", "ordinal", "constant")  # whose x is the place of a value
+BEYOND = ("above", "below")
+MISSING = ("", *BEYOND, "indicated")
 UNITS = {"D": 86_400 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}  # in nanoseconds
 GRID_ROOM = 1e-3  # of a step, by which a value may be off its multiples
 
@@ -62,6 +66,9 @@ class Column:
         range: (smallest, largest) value, in x; None where there are none.
         law: of the numbers: "logistic" or "log logistic" where they have a resolution, else "normal" or "student_t".
         components: of a mixture of such laws, where they have a resolution.
+        missing: what it says of a value that it is missing, see `allegory.missingness`: "" nothing; "above" or "below",
+            that it is beyond the limit; "indicated", that gaps are data, modelled beside the values.
+        limit: in x, of "above" or "below"; None for one that is learned, self-masking.
     """
 
     name: Name
@@ -86,6 +93,8 @@ class Column:
     range: tuple[float, float] | None = None
     law: str = ""
     components: int = 1
+    missing: str = ""
+    limit: float | None = None
 
     @property
     def modelled(self) -> bool:
@@ -169,7 +178,41 @@ def check_column(column: Column, where: str) -> Column:
         raise ValueError(f"{where}: unit is {column.unit!r}; wanted one of {', '.join(UNITS)}")
     if column.low is not None and column.high is not None and column.low >= column.high:
         raise ValueError(f"{where}: low is {column.low} and high is {column.high}; wanted low below high")
+    _check_missing(column, where)
     return column
+
+
+def _check_missing(column: Column, where: str) -> None:
+    """Checks what a gap is said to mean against the values."""
+    said, limit, origin = column.missing, column.limit, float(column.origin)
+    if said not in MISSING:
+        raise ValueError(f"{where}: missing is {said!r}; wanted one of {', '.join(map(repr, MISSING))}")
+    if limit is not None and said not in BEYOND:
+        raise ValueError(
+            f"{where}: limit is {limit + origin:g}, but missing is {said!r}; wanted missing='above', or 'below'"
+        )
+    if said and column.rows and not column.gaps:
+        raise ValueError(
+            f"{where} has no gaps, so that nothing can be said or learned of what is missing; leave that out"
+        )
+    if said in BEYOND and column.kind in CODED:
+        raise ValueError(
+            f"{where} is {column.kind}, whose values are not large or small, so that none is missing {said} a limit; "
+            "wanted indicators, or a column of numbers"
+        )
+    edge = {"above": column.high, "below": column.low}.get(said)
+    if limit is not None and edge is not None and (edge <= limit if said == "above" else edge >= limit):
+        raise ValueError(
+            f"{where}: no value can be {said} {limit + origin:g}, since the edge of the column is {edge + origin:g}; "
+            f"wanted another limit, or {'high' if said == 'above' else 'low'}=None"
+        )
+    if limit is not None and column.range is not None:
+        most, sign = (column.range[1], 1) if said == "above" else (column.range[0], -1)
+        if sign * (most - limit) > 0:
+            raise ValueError(
+                f"{where}: {most + origin:g} is there, and values {said} {limit + origin:g} are said to be missing; "
+                "wanted a limit that no value is beyond"
+            )
 
 
 def _fits(wanted: str, value: Any) -> bool:
@@ -190,6 +233,28 @@ def _fits(wanted: str, value: Any) -> bool:
         or (numbers and isinstance(value, int) and wanted == "int")
         or (numbers and ("float" in wanted or wanted == "Name"))
     )
+
+
+def number_of(value: Any, column: Column) -> float:
+    """The number x of a value, of a column of numbers or times; also as text.
+
+    Raises:
+        ValueError: a value that is none.
+
+    >>> number_of("1970-01-02", Column("day", "datetime", "Date", unit="D"))
+    1.0
+    """
+    try:
+        if column.unit and not isinstance(value, (int, float)):
+            if column.kind != "datetime":
+                raise ValueError
+            return float((np.datetime64(value, "ns").astype(np.int64) - int(column.origin)) / UNITS[column.unit])
+        x = float(value) - (0.0 if column.kind in CODED else float(column.origin))
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} where a {column.kind} is wanted") from None
+    if not math.isfinite(x):
+        raise ValueError(f"{value!r} where a finite number is wanted")
+    return x
 
 
 def encode_column(values: Values, column: Column, strict: bool = False) -> Array:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from allegory.tabular.columns import CODED, UNITS, Column
+from allegory.tabular.columns import CODED, Column, number_of
 
 __all__ = ["in_x"]
 
@@ -119,16 +119,9 @@ def _same(column: Column, value: Any) -> int | None:
 def _number(column: Column, value: Any) -> float:
     """A number x, finite."""
     try:
-        if column.unit and not isinstance(value, (int, float)):
-            if column.kind != "datetime":
-                raise ValueError
-            return float((np.datetime64(value, "ns").astype(np.int64) - int(column.origin)) / UNITS[column.unit])
-        x = float(value) - (0.0 if column.kind in CODED else float(column.origin))
-    except (TypeError, ValueError):
-        raise ValueError(f"given {column.name!r}: {value!r} where a {column.kind} is wanted") from None
-    if not math.isfinite(x):
-        raise ValueError(f"given {column.name!r}: {value!r} where a finite number is wanted")
-    return x
+        return number_of(value, column)
+    except ValueError as error:
+        raise ValueError(f"given {column.name!r}: {error}") from None
 
 
 def _between(low: Any, high: Any, above: bool, below: bool) -> str:

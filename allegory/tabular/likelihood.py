@@ -10,6 +10,8 @@ r"""Likelihood: the family of each column, by its kind.
                         with point masses at the values that come again and again
     constant            the single interval from edge to edge: 0 nats
 
+and around it what a gap says, where that is known or to be learned, see `allegory.missingness`.
+
 Which of two laws fits better is decided by the likelihood of each, with its location and scale from the quartiles, so
 that one wild row moves nothing.
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +94,10 @@ def law_of(column: Column) -> str:
     >>> law_of(Column("town", "categorical", "object", values=("Rom", "Ulm")))
     'categorical(2 + 1)'
     """
+    if column.missing:
+        where = "a limit to be learned" if column.limit is None else f"{column.limit + float(column.origin):.10g}"
+        said = "gaps as data" if column.missing == "indicated" else f"missing {column.missing} {where}"
+        return f"{law_of(replace(column, missing='', limit=None))}, {said}"
     if column.kind == "constant":
         return "0 nats" if column.modelled else "not modelled"
     if column.kind in ("binary", "ordinal"):
@@ -106,12 +113,26 @@ def law_of(column: Column) -> str:
     return law + (f", {len(column.points)} points" if column.points else "")
 
 
-def family_of(column: Column) -> Any:
+def family_of(column: Column, exposed: bool = False) -> Any:
     """The family of a column of x.
+
+    Args:
+        column: of a schema.
+        exposed: whether counts have a size, see `allegory.exposure`.
 
     >>> family_of(Column("price", "positive", "float64", resolution=0.01, low=0.0, points=(0.0,)))
     PointsFamily(...)
     """
+    if column.missing:
+        values = family_of(replace(column, missing="", limit=None), exposed)
+        if column.missing == "indicated":
+            return families.indicated(values)
+        if column.limit is None:
+            return families.self_masking(values, above=column.missing == "above")
+        beyond = families.missing_above if column.missing == "above" else families.missing_below
+        return beyond(values, column.limit)
+    if exposed and column.kind == "count":
+        return families.negative_binomial
     if column.kind == "constant":
         return families.interval(1.0, low=0.0, high=0.0)  # both edges: a mass of 1
     if column.kind == "binary":
@@ -149,7 +170,5 @@ def family_of_all(columns: Sequence[Column], exposed: bool = False) -> Any:
             "exposure: no column is a count, which could be in proportion to a size; say which are, by --column "
             "NAME=count, in Python columns={...}"
         )
-    each = [
-        families.negative_binomial if exposed and column.kind == "count" else family_of(column) for column in columns
-    ]
+    each = [family_of(column, exposed) for column in columns]
     return families.columns(each, names=[str(column.name) for column in columns])

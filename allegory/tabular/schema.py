@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 from allegory.tabular.building import build_column, build_frame, typed_as
-from allegory.tabular.columns import Column, column_from_json, decode_column, encode_column
+from allegory.tabular.columns import (
+    Column,
+    check_column,
+    column_from_json,
+    decode_column,
+    encode_column,
+    number_of,
+)
 from allegory.tabular.description import table_of
 from allegory.tabular.frames import Frame, Name, Values, open_frame, shown, take_gaps
 from allegory.tabular.inference import infer_column, names_rows
@@ -64,6 +71,9 @@ class Schema:
         drop: Sequence[Name] = (),
         gaps: Sequence[Any] | Mapping[Name, Sequence[Any]] = (),
         resolution: Mapping[Name, float] | None = None,
+        missing_above: Mapping[Name, Any] | None = None,
+        missing_below: Mapping[Name, Any] | None = None,
+        indicators: Sequence[Name] | bool = (),
     ) -> Schema:
         """The schema of a table, from all its rows.
 
@@ -73,10 +83,15 @@ class Schema:
             drop: columns that are left out, such as ids.
             gaps: values that stand for a gap, such as "?" or -999, in all columns, or by column.
             resolution: steps of some columns, by name.
+            missing_above, missing_below: columns of numbers whose values are missing because they are large, or small,
+                and the limit, {"glucose": 300}: a gap then means a value beyond it. None for a limit that is learned,
+                self-masking. See `allegory.missingness`.
+            indicators: columns whose gaps are data, modelled beside the values, so that new rows have gaps; True for
+                all columns that have gaps, and of which nothing else is said.
 
         Raises:
             ValueError: no table; a name that is not in it; columns that only tell the rows apart; a kind that does not
-                fit the values.
+                fit the values; a value beyond the limit; gaps of which something is said, where there are none.
 
         >>> Schema.infer({"id": np.arange(100)})
         Traceback (most recent call last):
@@ -85,7 +100,10 @@ class Schema:
         """
         opened, kinds, steps = open_frame(frame), dict(columns or {}), dict(resolution or {})
         by_name = gaps if isinstance(gaps, Mapping) else {}
-        for option, names in {"columns": kinds, "drop": drop, "gaps": by_name, "resolution": steps}.items():
+        said = {"missing_above": dict(missing_above or {}), "missing_below": dict(missing_below or {})}
+        said["indicators"] = {} if isinstance(indicators, bool) else dict.fromkeys(indicators)
+        asked = {"columns": kinds, "drop": drop, "gaps": by_name, "resolution": steps, **said}
+        for option, names in asked.items():
             _check_known(option, names, opened.names)
         found, ids = [], dict[Name, str]()
         for name in (name for name in opened.names if name not in set(drop)):
@@ -106,6 +124,7 @@ class Schema:
             )
         if not found:
             raise ValueError("the frame has no columns; wanted at least one")
+        found = [_with_gaps(column, said, indicators is True) for column in found]
         return cls(tuple(found), opened.container, tuple(drop))
 
     @property
@@ -295,6 +314,37 @@ class Schema:
             f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds), key=lambda k: (-kinds.count(k), k))
         )
         return f"Schema({len(kinds)} columns of {self.columns[0].rows} rows: {counts})"
+
+
+def _with_gaps(column: Column, said: Mapping[str, Mapping[Name, Any]], indicated: bool) -> Column:
+    """The column, with what a gap in it means.
+
+    Args:
+        column: as it was found.
+        said: of columns, by option.
+        indicated: whether gaps of which nothing is said are data.
+    """
+    options = [option for option, names in said.items() if column.name in names]
+    if len(options) > 1:
+        raise ValueError(f"column {column.name!r} is in {' and '.join(options)}; wanted in one of them")
+    if not options:
+        return replace(column, missing="indicated") if indicated and column.gaps and column.modelled else column
+    missing = {"missing_above": "above", "missing_below": "below"}.get(options[0], "indicated")
+    changed, limit = replace(column, missing=missing), said[options[0]][column.name]
+    check_column(changed, f"column {column.name!r}")
+    if not column.modelled:
+        raise ValueError(f"column {column.name!r} has no value at all, so that nothing can be learned of it; drop it")
+    if limit is not None:
+        try:
+            limit = number_of(limit, column)
+        except ValueError as error:
+            raise ValueError(f"{options[0]}: column {column.name!r}: {error}") from None
+    low, high = changed.low, changed.high  # an edge of what is there, which what is missing is beyond, is none
+    if missing == "above" and high is not None and (limit is None or high <= limit):
+        changed = replace(changed, high=None)
+    if missing == "below" and low is not None and (limit is None or low >= limit):
+        changed = replace(changed, low=None)
+    return check_column(replace(changed, limit=limit), f"column {column.name!r}")
 
 
 COLUMN_FIELDS = tuple(field.name for field in fields(Column))

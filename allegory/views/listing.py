@@ -9,7 +9,7 @@ Shapes: T levels. Bounds are in nats per example.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from allegory.training.directory import CONFIG, LAST, check_same_run, read_confi
 from allegory.training.tensors import read_state
 
 __all__ = ["Summary", "find", "read_history", "read_position", "summary"]
+
+MECHANISMS = ("missing", "self_masking", "indicated")  # as allegory.columnar describes their families
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Summary:
         baseline: what independent elements reach on the same data, see `allegory.evaluation.marginals`; None where the
             run does not record it.
         bound, elbo, kl_per_level: of that epoch, or else of the last; None before the first validation.
+        gaps: the columns of a table whose gaps are data, see `allegory.missingness`: bounds are of log p(x_o, s).
     """
 
     path: str
@@ -56,6 +59,7 @@ class Summary:
     bound: float | None
     elbo: float | None
     kl_per_level: list[float]
+    gaps: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and texts, for JSON."""
@@ -107,7 +111,17 @@ def summary(run: str | Path) -> Summary:
         bound=scored.get("bound"),
         elbo=scored.get("elbo"),
         kl_per_level=list(scored.get("kl_per_level", [])),
+        gaps=_gaps(model.get("likelihood")),
     )
+
+
+def _gaps(likelihood: Any) -> list[str]:
+    """The columns of a likelihood, as config.json has it, whose gaps are data."""
+    if not isinstance(likelihood, dict) or "columns" not in likelihood:
+        return []
+    names = likelihood.get("names") or [f"column {i}" for i in range(len(likelihood["columns"]))]
+    pairs = zip(names, likelihood["columns"], strict=False)
+    return [str(name) for name, family in pairs if isinstance(family, dict) and family.get("name") in MECHANISMS]
 
 
 def _short_name(value: Any) -> str:

@@ -30,7 +30,7 @@ from allegory.data.tables import (
     to_numbers,
 )  # fmt: skip
 from allegory.evaluation.bounds import log_likelihood
-from allegory.evaluation.conditionals import log_cells
+from allegory.evaluation.conditionals import log_cells, log_conditional
 from allegory.evaluation.conditions import sample_given
 from allegory.evaluation.imputation import fill, impute
 from allegory.tabular.columns import CODED
@@ -80,7 +80,11 @@ def read_rows(run: Run, frame: Any, strict: bool = False, where: str = "") -> Te
         if column.kind == "categorical" and bool((x[:, i] == len(column.values)).any()):
             row = torch.full_like(x[:1], torch.nan)
             row[0, i] = len(column.values)
-            p = log_likelihood(run.model, row, 1000, seed=0).exp().item()
+            p = (
+                log_conditional(run.model, row, of=[i], given=torch.zeros_like(row, dtype=torch.bool))
+                .values.exp()
+                .item()
+            )
             warnings.warn(f"column {column.name!r}: the model gives any value never seen {p:.2g} in all", stacklevel=3)
     return x
 
@@ -205,7 +209,7 @@ def _rows_of_their_own(
     """(n, D) rows under conditions, each with another c, (n, k)."""
     empty = torch.full((n, len(_schema(run).names)), torch.nan, device=run.device)
     x, between, left_out = _known(empty, conditions)
-    drawn, ess = impute(run.model, x, 1, samples, seed=seed, return_ess=True, given=c, between=between)
+    drawn, ess = impute(run.model, x, 1, samples, seed=seed, return_ess=True, given=c, between=between, as_gaps=False)
     if bool(drawn.isnan().any()):
         raise ValueError("no row can meet the conditions: their probability is 0 under the model")
     drawn[0][:, left_out] = torch.nan

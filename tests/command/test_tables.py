@@ -484,3 +484,54 @@ def test_every_code_of_a_gap_is_one_from_the_file_to_the_run():
     assert x[~x[:, 0].isnan(), 0].min() >= 20
     assert sum(int(part.isnan().sum()) for part in (run.data.train, run.data.valid, run.data.test)) == 41
     assert run.impute("x.csv", samples=10)["age"].min() >= 20
+
+
+def test_gaps_that_say_something(capsys):
+    """Incomes above 1,500 are not recorded, and the gaps of two other columns are data."""
+    head, *rows = cells(people(Path("all.csv")))
+    rows = [[*row[:2], "" if row[2] and float(row[2].replace(",", ".")) > 1500 else row[2], *row[3:]] for row in rows]
+    with open("people.csv", "w", newline="") as file:
+        csv.writer(file, delimiter=";").writerows([head, *rows])
+    words = ["train", "people.csv", "--drop", "who", *TINY]
+    meaning = ["--missing-above", "income=1500,age", "--indicators", "region,rain"]
+    assert main([*words, "--out", "runs/run", *meaning]) == 0
+    told = "log p(x_o, s): of what is observed, and of s, which values of age, income, region, rain are missing"
+    assert told in capsys.readouterr().err
+    run = al.Run("runs/run")
+    assert [column.missing for column in run.schema.columns] == ["above", "above", "indicated", "indicated"]
+    assert main(["evaluate", "runs/run", *FEW]) == 0
+    assert told in capsys.readouterr().out
+    assert main(["evaluate", "runs/run", "--json", *FEW]) == 0
+    assert json.loads(capsys.readouterr().out)["gaps"] == ["age", "income", "region", "rain"]
+    for command in (["runs", "runs"], ["diagnose", "runs/run", "--examples", "20"]):
+        assert main(command) == 0
+        assert told in capsys.readouterr().out
+    assert main(["score", "runs/run", "people.csv", "--out", "scores.csv", *FEW]) == 0
+    assert told in capsys.readouterr().out
+    assert main(["sample", "runs/run", "--count", "200", "--out", "new.csv"]) == 0
+    new = read_frame("new.csv", delimiter=";", decimal=",")
+    assert any(region is None for region in new["region"])
+    assert np.isnan(new["rain"]).any()
+    assert not np.isnan(new["income"]).any()
+    filled = run.impute("people.csv", samples=20)
+    assert (filled["income"][[row[2] == "" for row in rows]] >= 1500).all()
+    assert (run.sample_rows(50, {"region": "north"})["income"] < 1500).any()  # what is not known is not missing
+    assert main(["report", "runs/run", "--examples", "20", "--importance-samples", "10"]) == 0
+    assert "which values of age, income, region, rain are missing" in Path("runs/run/report.html").read_text()
+
+
+def test_what_cannot_be_said_of_gaps_is_one_line(capsys):
+    people(Path("people.csv"))
+    words = ["train", "people.csv", "--drop", "who", "--out", "run", *TINY]
+    for said, message in [
+        (["--missing-above", "income=1500"], "and values above 1500 are said to be missing; wanted a limit"),
+        (["--missing-above", "pay=1500"], "--missing-above names 'pay', which is no column"),
+        (["--indicators", "pay"], "--indicators names 'pay', which is no column"),
+        (["--missing-below", "region"], "column 'region' is categorical, whose values are not large or small"),
+        (["--missing-above", "age=old"], "column 'age': 'old' where a count is wanted"),
+    ]:
+        assert message in fails(capsys, *words, *said)
+    with open("people.csv") as file:
+        lines = [line.rstrip("\n") + f";{i % 7}\n" for i, line in enumerate(file)]
+    Path("people.csv").write_text("".join(lines).replace("rain;0", "rain;week", 1))
+    assert "column 'week' has no gaps" in fails(capsys, *words, "--missing-above", "week=7")

@@ -296,3 +296,71 @@ def test_every_code_of_a_gap_is_one_when_the_table_is_encoded(codes):
     again = Schema.from_json(json.loads(json.dumps(schema.to_json())))
     assert again == schema
     assert torch.equal(again.encode({"age": age}).nan_to_num(-1), x.nan_to_num(-1))
+
+
+def blood(n=60):
+    """Glucose up to 300, income with gaps, a town with gaps, an age without."""
+    glucose = np.round(R.normal(250, 60, n), 1)
+    income, town = R.integers(20, 90, n).astype(float), np.array(["Rom", "Ulm", None] * (n // 3), object)
+    income[::4] = np.nan
+    return {
+        "glucose": np.where(glucose > 300, np.nan, glucose),
+        "income": income,
+        "town": town,
+        "age": R.normal(size=n),
+    }
+
+
+def test_what_a_gap_means_is_said_by_column():
+    frame = blood()
+    schema = Schema.infer(frame, missing_above={"glucose": 300}, missing_below={"income": None}, indicators=["town"])
+    assert [column.missing for column in schema.columns] == ["above", "below", "indicated", ""]
+    assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    told = str(schema)
+    for words in ("missing above 300", "missing below a limit to be learned", "gaps as data"):
+        assert words in told
+    names = [type(block).__name__ for block in schema.family().blocks]
+    assert names[:3] == ["CensoredFamily", "SelfMaskedFamily", "IndicatedFamily"]
+    edited = Schema.infer(frame).with_column("glucose", missing="above", limit=300.0, high=None)
+    assert edited.columns[0] == schema.columns[0]
+    every = Schema.infer(frame, missing_above={"glucose": "300"}, indicators=True)
+    assert [column.missing for column in every.columns] == ["above", "indicated", "indicated", ""]
+    days = np.array(["2021-01-01", "2021-01-03", "NaT"] * 9, "datetime64[D]")
+    column = Schema.infer({"day": days}, missing_above={"day": "2021-02-01"}).columns[0]
+    assert column.limit * {"D": 1, "s": 1 / 86_400}[column.unit] * 1.0 + float(column.origin) / 86_400e9 == 18_659.0
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"missing_above": {"glucose": 200}},
+            "column 'glucose': .* is there, and values above 200 are said to be missing",
+        ),
+        ({"missing_below": {"income": 50}}, "column 'income': 20 is there, and values below 50|column 'income': 2"),
+        ({"missing_above": {"sugar": 300}}, "missing_above: no column 'sugar' in the frame"),
+        ({"indicators": ["sugar"]}, "indicators: no column 'sugar' in the frame"),
+        ({"missing_above": {"town": None}}, "column 'town' is categorical, whose values are not large or small"),
+        ({"missing_above": {"age": None}}, "column 'age' has no gaps, so that nothing can be said or learned"),
+        ({"indicators": ["age"]}, "column 'age' has no gaps"),
+        ({"missing_above": {"glucose": "much"}}, "missing_above: column 'glucose': 'much' where a"),
+        ({"missing_above": {"income": 99}, "indicators": ["income"]}, "is in missing_above and indicators"),
+    ],
+)
+def test_what_cannot_be_said_of_a_gap(said, message):
+    with pytest.raises(ValueError, match=message):
+        Schema.infer(blood(), **said)
+
+
+def test_fields_of_a_gap_go_together():
+    schema = Schema.infer(blood())
+    for changes, message in [
+        ({"missing": "odd"}, "missing is 'odd'; wanted one of"),
+        ({"limit": 300.0}, "limit is 300, but missing is ''"),
+        (
+            {"missing": "above", "limit": 310.0, "high": 305.0},
+            "no value can be above 310, since the edge of the column",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            schema.with_column("glucose", **changes)

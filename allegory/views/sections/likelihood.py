@@ -7,6 +7,7 @@ import math
 import numpy as np
 from torch import Tensor
 
+from allegory.missingness import of_what
 from allegory.views import plots
 from allegory.views.layout import Figure, Section, Table
 from allegory.views.measured import Measured, mean_and_error
@@ -28,8 +29,12 @@ def likelihood(found: Measured) -> Section:
         f"levels: {-result.elbo:.2f} = {-result.reconstruction:.2f} + {rates}.",
     ]
     levels = list(enumerate(zip(result.kl_per_level, result.active_units, found.diagnosis.levels, strict=True), 1))
+    if result.gaps:
+        words.append(f"All {of_what(result.gaps)}: they do not compare with those of a model that leaves gaps out.")
+    of_x = "p(x_o, s)" if result.gaps else "p(x)"
+    what = f"minus the bound on log {of_x} with K = {k}"
     rows = [
-        (f"-L_{k}", f"{result.nll:.2f}", f"{result.nll_stderr:.2f}", UNIT, f"minus the bound on log p(x) with K = {k}"),
+        (f"-L_{k}", f"{result.nll:.2f}", f"{result.nll_stderr:.2f}", UNIT, what),
         ("-ELBO", f"{-result.elbo:.2f}", f"{result.elbo_stderr:.2f}", UNIT, "the same with K = 1: the sum of the next"),
         ("-reconstruction", f"{-result.reconstruction:.2f}", "", UNIT, "-log p(x | z_1), z_1 drawn from the posterior"),
         *((f"rate of level {t}", f"{rate:.2f}", "", UNIT, "KL of posterior and prior: what the level costs")

@@ -57,8 +57,10 @@ def columns_of(run: Run, model: VAE, found: Measured) -> Section:
         rows = [
             (columns[d].name, f"{known[d].nats:.3f}", f"{known[d].baseline:.3f}", f"{known[d].gain:.3f}") for d in order
         ]
+        per = "observed value, or, where gaps are data, per row" if found.evaluation.gaps else "observed value"
+        units = f"In nats per {per}; of a density it depends on the unit."
         heads = ("column", "log p(x_d | z_1)", "its own marginal", "gain")
-        section.tables.append(Table(heads, rows, "In nats per observed value; of a density it depends on the unit."))
+        section.tables.append(Table(heads, rows, units))
     section.tables.append(_gap_table(columns, found.examples))
     return section
 

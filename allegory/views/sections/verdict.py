@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES
 from allegory.evaluation.diagnosis import Diagnosis
+from allegory.missingness import of_what
 from allegory.views.layout import Section, Table
 from allegory.views.measured import Measured, mean_and_error
 from allegory.views.runs import Summary
@@ -56,7 +57,8 @@ def verdict(found: Measured, summary: Summary) -> Section:
     caption = (
         f"On {where}{drawn}, K = {k}. Lower is better, except for the gain. The standard error is over the examples."
     )
-    words = [headline, *_slight(found), *_findings(found.diagnosis), *_unfinished(summary)]
+    of_gaps = [f"All {of_what(result.gaps)}."] if result.gaps else []
+    words = [headline, *of_gaps, *_slight(found), *_findings(found.diagnosis), *_unfinished(summary)]
     return Section("Verdict", words, [Table(COLUMNS, rows, caption)], grade=grade)
 
 
@@ -84,7 +86,8 @@ def verdict_from_training(summary: Summary, why: str) -> Section:
         grade = "good" if gain > 0 and summary.stopped else "mixed" if gain > 0 else "bad"
         side = "better" if gain > 0 else "worse"
         headline = f"{grade}, as far as the training tells: {abs(gain):.2f} {UNIT} {side} than independent elements"
-    words = [headline, *_unfinished(summary), why]
+    of_gaps = [f"All {of_what(summary.gaps)}."] if summary.gaps else []
+    words = [headline, *of_gaps, *_unfinished(summary), why]
     tables = [Table(("quantity", "value", "unit", "what it is"), rows, "Lower is better.")] if rows else []
     return Section("Verdict", words, tables, grade=grade)
 
