@@ -126,8 +126,8 @@ def mlp(
             see `allegory.gaps`. By default where `data` have a gap. A table, `families.columns`, always may.
         given: shape of what is given, (k,), for a model of p(x | c); each network reads c beside its own context. By
             default that of `given_data`. The prior does not read it, unless it is one of your own that does.
-        given_data: (N, k) c of the training data. Sets the constants by which it is standardised, columns of 0 and 1 as
-            they are; see `allegory.given`.
+        given_data: (N, k) c of the training data, or of more rows, of which the first are those of `data`. Sets the
+            constants by which it is standardised, columns of 0 and 1 as they are; see `allegory.given`.
         set_features: of a table, the width of the features of a set encoder, see `allegory.networks.ColumnSet`: for
             many columns of which few are observed. By default the columns are read side by side.
         exposure: of counts: which of the k numbers that are given is the size over which they were made. Their mean is
@@ -170,6 +170,7 @@ def mlp(
     act = make_activation(activation)
     event_dim, rest, levels = len(event_shape), math.prod(event_shape[1:]), len(latent)
     sizes = None if exposure is None or given_data is None else given_data[:, exposure]
+    sizes = sizes if sizes is None or data is None else sizes[: len(data)]  # data may be the first rows alone
     family, input_layer = _likelihood_and_input(
         likelihood, event_shape, categories, lowest, gaps, data, row_names, offset, sizes
     )

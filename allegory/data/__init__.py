@@ -1,5 +1,6 @@
 """Data: arrays, images and built-in sets in, tensors out."""
 
+from allegory.data.cells import load_cells
 from allegory.data.conditions import Condition, Conditions, as_conditions, join_conditions
 from allegory.data.description import checksum, describe
 from allegory.data.files import file_names
@@ -24,6 +25,7 @@ __all__ = [
     "is_table",
     "join_conditions",
     "load",
+    "load_cells",
     "load_together",
     "read",
     "read_given",

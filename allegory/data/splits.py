@@ -105,10 +105,13 @@ class Data:
     @property
     def head(self) -> Tensor:
         """(n, *event) the training data, for the initialisation in `allegory.architectures`; of data on disk as many
-        examples as have 2^26 numbers.
+        examples as have 2^26 numbers, of a sparse matrix 2^21.
         """
         x = self.train
-        return x if isinstance(x, Tensor) else x[: max(1, 2**26 // math.prod(x.shape[1:]))]
+        if isinstance(x, Tensor):
+            return x
+        most = 2**21 if getattr(x.source, "in_memory", False) else 2**26
+        return x[: max(1, most // math.prod(x.shape[1:]))]
 
     def choose_likelihood(self) -> tuple[str, str]:
         """The likelihood that fits the values of all splits, and why; see the function of that name.
@@ -118,9 +121,9 @@ class Data:
         """
         if self.schema is not None:
             return "columns", summarize(self.schema)
-        name, why = self._by_values
         if self.exposure is not None:
             return "negative_binomial", "a size, over which they were counted"
+        name, why = self._by_values
         if self.columns is not None:
             return "columns", summarize(self.columns)
         if self.offset is None:

@@ -5,6 +5,8 @@ r"""Examples that stay on disk and are read as they are drawn: for data sets lar
     Mapped(array)           a memory-mapped array, as its source
     Pictures(files, ...)    the images of a folder, as its source
 
+A sparse matrix, `allegory.data.cells.Sparse`, is a source in memory, whose rows become dense as they are drawn.
+
 Reading a single row from a disk takes as long as a piece of a quarter of a megabyte, and several pieces at once take as
 long as one. So an epoch goes through the pieces in random order, and shuffles the examples within a pool of a few
 hundred pieces at a time; while a pool is in use, the next one is read. A set no larger than a pool has the order that
@@ -105,7 +107,7 @@ class Stored:
     def shuffled(self, generator: torch.Generator, batch: int) -> Tensor:
         """(N,) the order of an epoch: random pieces of the file, shuffled within pools of batches."""
         pool = self._pool_batches(batch) * batch
-        if len(self) <= pool:
+        if len(self) <= pool or getattr(self.source, "in_memory", False):
             return torch.randperm(len(self), generator=generator)
         pieces = self.in_file_order().split(self.source.piece)
         order = torch.cat([pieces[i] for i in torch.randperm(len(pieces), generator=generator)])
@@ -164,7 +166,9 @@ class Stored:
         return torch.arange(len(self)) if ascending else self.rows.argsort()
 
     def _pool_batches(self, batch: int) -> int:
-        """The number of batches of that size in a pool."""
+        """The number of batches of that size in a pool; of what is in memory as it is read, one."""
+        if getattr(self.source, "in_memory", False):
+            return 1
         return max(1, POOL_BYTES // max(1, batch * self.shape[1:].numel() * self.source.dtype.itemsize))
 
     def _read(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
