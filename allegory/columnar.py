@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Beta as TorchBeta
 from torch.distributions import Categorical, Distribution, Independent, constraints
+from torch.distributions import LogNormal as TorchLogNormal
 
 from allegory import family as plain
 from allegory.family import Family
@@ -34,6 +35,7 @@ __all__ = [
     "Columns",
     "ColumnsFamily",
     "IntervalFamily",
+    "LogNormalFamily",
     "ObservedFamily",
     "OrdinalFamily",
     "PointsFamily",
@@ -61,6 +63,37 @@ class BetaFamily(Family):
     def law(self, m: Tensor, s: Tensor) -> Distribution:  # type: ignore[override]
         mean, precision = torch.sigmoid(m).clamp(1e-6, 1 - 1e-6), 2 * positive(s)
         return Beta(mean * precision, (1 - mean) * precision)
+
+
+class LogNormal(TorchLogNormal):
+    """torch's log-normal; its distribution function is 0 below 0."""
+
+    placeholder = 1.0
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(X <= x)."""
+        return torch.special.ndtr((value.clamp(min=0).log() - self.loc) / self.scale)
+
+
+class LogNormalFamily(Family):
+    """Positive numbers whose logarithm is normal; see `families.log_normal`.
+
+    Args:
+        shape: of the elements, each with units of log x of its own; by default the same for all.
+    """
+
+    size = 2
+    reads = "mu and log sigma"
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.loc: Tensor
+        self.scale: Tensor
+        self.register_buffer("loc", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+
+    def law(self, mu: Tensor, s: Tensor) -> Distribution:  # type: ignore[override]
+        return LogNormal(self.loc + self.scale * mu, self.scale * positive(s))
 
 
 class OrdinalFamily(Family):
@@ -335,7 +368,7 @@ class ColumnsFamily(Family):
 MERGED = (
     plain.Normal, plain.StudentTFamily, plain.NormalFixed, plain.BernoulliFamily, plain.CategoricalFamily,
     plain.PoissonFamily, plain.NegativeBinomialFamily, plain.ContinuousBernoulliFamily,
-    plain.DiscretizedLogisticFamily, BetaFamily,
+    plain.DiscretizedLogisticFamily, BetaFamily, LogNormalFamily,
 )  # fmt: skip
 LOCATION_SCALE = (plain.Normal, plain.NormalFixed, plain.NormalLearned, plain.StudentTFamily)
 COUNTS = (plain.PoissonFamily, plain.NegativeBinomialFamily)
@@ -380,6 +413,8 @@ def _block(families: Sequence[Family]) -> Family:
         return PointsFamily(_block([first.family]), first.asked["values"])
     if isinstance(first, LOCATION_SCALE):
         return plain.Standardized(copy.deepcopy(first), torch.zeros(n), torch.ones(n))
+    if isinstance(first, LogNormalFamily):
+        return LogNormalFamily(n)
     return plain.StandardizedCounts(first, n) if isinstance(first, COUNTS) else copy.deepcopy(first)
 
 
@@ -392,6 +427,7 @@ ARGUMENTS: dict[str, tuple[type[Family], tuple[str, ...]]] = {
     "ordinal": (OrdinalFamily, ("k",)),
     "continuous_bernoulli": (plain.ContinuousBernoulliFamily, ()),
     "beta": (BetaFamily, ()),
+    "log_normal": (LogNormalFamily, ()),
     "poisson": (plain.PoissonFamily, ()),
     "negative_binomial": (plain.NegativeBinomialFamily, ()),
     "discretized_logistic": (plain.DiscretizedLogisticFamily, ("bins",)),

@@ -21,7 +21,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from allegory.columnar import BetaFamily, ColumnsFamily, IntervalFamily, ObservedFamily, OrdinalFamily, PointsFamily
+from allegory.columnar import (
+    BetaFamily,
+    ColumnsFamily,
+    IntervalFamily,
+    LogNormalFamily,
+    ObservedFamily,
+    OrdinalFamily,
+    PointsFamily,
+)
 from allegory.discrete import OneHotFamily
 from allegory.family import (
     BernoulliFamily,
@@ -57,6 +65,7 @@ __all__ = [
     "indicated",
     "interval",
     "inverse_positive",
+    "log_normal",
     "missing_above",
     "missing_below",
     "negative_binomial",
@@ -110,6 +119,15 @@ student_t = StudentTFamily()
 """Continuous data with outliers. Support R; phi: mu, s, nu; scale = positive(s), degrees of freedom
 2 + positive(nu), above 2 so that the variance exists. A density per unit of x."""
 
+
+log_normal = LogNormalFamily()
+"""Positive numbers that are skewed, such as prices and durations: log x ~ N(mu, sigma^2). phi: mu, s; sigma =
+positive(s). A density per unit of x. In `columns` mu and sigma are in units of log x, found in the data. Numbers of a
+finite resolution have an `interval` with log=True instead.
+
+>>> log_normal(torch.zeros(1, 2)).log_prob(torch.tensor([[math.e]]))            # log N(1; 0, 1) - 1
+tensor([-2.4189])
+"""
 
 beta = BetaFamily()
 """Shares between 0 and 1, without the ends, where a density is zero or infinite: those are points, see `with_points`.

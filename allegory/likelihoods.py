@@ -25,6 +25,7 @@ from allegory import families
 from allegory.columnar import (
     ColumnsFamily,
     IntervalFamily,
+    LogNormalFamily,
     ObservedFamily,
     OrdinalFamily,
     PointsFamily,
@@ -74,6 +75,7 @@ MEANT = {
     "gaussian": "normal", "gauss": "normal", "mse": "normal_shared", "bce": "bernoulli", "binary": "bernoulli",
     "softmax": "categorical", "cross_entropy": "categorical",
 }  # fmt: skip
+SMALLEST = 1e-30  # added to a positive number before its logarithm is read: beside points it may be 0
 LOCATION_SCALE = (
     Normal, NormalFixed, NormalLearned, NormalOptimal, StudentTFamily,
 )  # fmt: skip
@@ -209,6 +211,9 @@ def _column_input(block: Any, count: int) -> nn.Module:
         return OneHot(block.k, 1)
     if isinstance(block, CategoricalFamily | StandardizedCounts):
         return make_input(block, (count,))
+    if isinstance(block, LogNormalFamily):
+        zeros = torch.zeros(count)
+        return nn.Sequential(LogFrom(zeros, zeros + SMALLEST), Asinh())
     log = isinstance(block, IntervalFamily) and block.log
     return nn.Sequential(LogFrom(block.low, block.step) if log else Standardize(count), Asinh())
 

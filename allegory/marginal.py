@@ -110,6 +110,14 @@ def set_units(block: Any, x: Tensor, sizes: Tensor | None = None) -> None:
         least = torch.log1p(torch.ones_like(block.step)) if block.log else block.step
         block.loc.copy_(units.loc)
         block.scale.copy_(torch.maximum(units.scale, least.double() / 2))
+    elif isinstance(block, columnar.LogNormalFamily):
+        if bool((x <= 0).any()):
+            raise ValueError(
+                f"columns: a log-normal column has {x[x <= 0][0].item():g}; wanted numbers above 0, or 0 as a point"
+            )
+        units = units_of_observed(x.log())
+        block.loc.copy_(units.loc)
+        block.scale.copy_(torch.where(units.scale > 0, units.scale, 1.0))
     elif isinstance(block, Standardized):
         filled, units = fill_gaps(x), units_of_observed(x)
         constant = (filled == filled[0]).all(0) | ~(units.scale > 0)

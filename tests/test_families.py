@@ -29,6 +29,7 @@ CONTINUOUS = {
     "normal_per_dimension": (families.normal_per_dimension(2), -math.inf, math.inf),
     "normal_optimal": (families.normal_optimal().eval(), -math.inf, math.inf),
     "student_t": (families.student_t, -math.inf, math.inf),
+    "log_normal": (families.log_normal, 0, math.inf),
     "continuous_bernoulli": (families.continuous_bernoulli, 0, 1),
     "standardized": (families.standardized(families.normal, LOC, SCALE), -math.inf, math.inf),
     "standardized_t": (families.standardized(families.student_t, LOC, SCALE), -math.inf, math.inf),

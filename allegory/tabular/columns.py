@@ -64,7 +64,8 @@ class Column:
         ordered, declared: whether the type itself has the values, and in an order.
         rows, gaps: how many there were, and how many were missing.
         range: (smallest, largest) value, in x; None where there are none.
-        law: of the numbers: "logistic" or "log logistic" where they have a resolution, else "normal" or "student_t".
+        law: of the numbers: "logistic" or "log logistic" where they have a resolution, else "normal", "student_t" or
+            "log normal".
         components: of a mixture of such laws, where they have a resolution.
         missing: what it says of a value that it is missing, see `allegory.missingness`: "" nothing; "above" or "below",
             that it is beyond the limit; "indicated", that gaps are data, modelled beside the values.

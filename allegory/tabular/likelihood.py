@@ -6,7 +6,8 @@ r"""Likelihood: the family of each column, by its kind.
     count, positive, real, datetime
                         the mass of an interval of the column's resolution, of a logistic law in x or, for numbers whose
                         spread grows with their size, in log(x - low + step)
-                        where there is no resolution, a density: normal, or Student's t where the tails are long
+                        where there is no resolution, a density: normal, or Student's t where the tails are long, or
+                        log-normal of numbers above 0
                         with point masses at the values that come again and again
     constant            the single interval from edge to edge: 0 nats
 
@@ -37,10 +38,12 @@ Array = NDArray[Any]
 
 LOGISTIC_QUARTILE, NORMAL_QUARTILE, STUDENT_QUARTILE = math.log(3), 0.6744897501960817, 0.7648923284043484
 STUDENT_DF = 3.0
+LEAST_GAIN = 0.01  # nats, for which a law that ends at 0 is taken
 
 
 def choose_law(x: Array, counts: Array, step: float | None, low: float | None, points: Sequence[float]) -> str:
-    """The law of numbers: "logistic" or "log logistic" where they have a resolution, else "normal" or "student_t".
+    """The law of numbers: "logistic" or "log logistic" where they have a resolution, else "normal", "student_t" or, of
+    numbers above 0, "log normal".
 
     >>> x = np.exp(np.linspace(-2, 5, 500)).round(2)
     >>> choose_law(x, np.ones(500), 0.01, 0.0, ()), choose_law(np.linspace(50, 60, 500), np.ones(500), 0.01, 0.0, ())
@@ -50,6 +53,8 @@ def choose_law(x: Array, counts: Array, step: float | None, low: float | None, p
     x, counts = (x[rest], counts[rest]) if rest.any() else (x, counts)
     if step is None:
         by_law = {"normal": _log_normal(x, counts), "student_t": _log_student(x, counts)}
+        if low is not None and low >= 0 and x[0] > 0:
+            by_law["log normal"] = _log_normal(np.log(x), counts) - _mean(np.log(x), counts) - LEAST_GAIN
     elif low is None:
         return "logistic"
     else:
@@ -141,7 +146,8 @@ def family_of(column: Column, exposed: bool = False) -> Any:
         k = len(column.values)
         return families.categorical(k + 1) if column.kind == "categorical" else families.ordinal(k)
     if column.resolution is None:
-        inner: Any = families.student_t if column.law == "student_t" else families.normal
+        by_law = {"student_t": families.student_t, "log normal": families.log_normal}
+        inner: Any = by_law.get(column.law, families.normal)
     else:
         inner = families.interval(
             column.resolution, column.low, column.high, components=column.components, origin=column.anchor,

@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import allegory as al
 from allegory.gaps import log_prob_elements
 from allegory.tabular import Schema
+from allegory.tabular.columns import column_from_json
 from allegory.tabular.likelihood import choose_law
 
 R = np.random.default_rng(0)
@@ -121,3 +123,44 @@ def test_the_law_that_fits_is_chosen(name):
     values, step, low, wanted = LAWS[name]
     x, counts = np.unique(values, return_counts=True)
     assert choose_law(x, counts, step, low, ()) == wanted
+
+
+def test_skewed_positive_numbers_are_log_normal_where_that_is_likelier():
+    rng = np.random.default_rng(0)
+    skewed, even = np.exp(rng.normal(3, 1.2, 2000)), rng.normal(100, 5, 2000)
+    some = np.where(rng.random(2000) < 0.3, 0, skewed)
+    columns = {
+        column.name: column for column in Schema.infer({"a": skewed, "b": even, "c": some, "d": -skewed}).columns
+    }
+    assert [columns[name].law for name in "abc"] == ["log normal", "normal", "log normal"]
+    assert columns["d"].law in ("normal", "student_t")
+    assert columns["c"].points == (0.0,)
+    assert column_from_json(columns["a"].to_json(), "") == columns["a"]
+
+
+def test_a_log_normal_column_is_scored_as_by_scipy_and_drawn_positive():
+    rng = np.random.default_rng(0)
+    frame = {
+        "price": np.exp(rng.normal(3, 1.2, 400)),
+        "rest": np.where(rng.random(400) < 0.3, 0, rng.gamma(0.4, 9, 400)),
+    }
+    frame["price"][::7] = np.nan
+    schema = Schema.infer(frame, columns={"rest": "positive"})
+    x = schema.encode(frame)
+    model = al.architectures.mlp((2,), schema.family(), [2], [8], data=x).double().eval()
+    begun = model.generate(1)
+    price = frame["price"][np.isfinite(frame["price"])]
+    sigma = np.log(price).std()
+    exact = stats.lognorm(sigma, scale=np.exp(np.log(price).mean())).logpdf(price)
+    row = torch.stack([torch.tensor(price), torch.full((len(price),), torch.nan)], 1)
+    np.testing.assert_allclose(begun.log_prob(row).detach().numpy().mean(), exact.mean(), atol=5e-3)
+    rebuilt = al.architectures.build(model.config)
+    rebuilt.load_state_dict(model.state_dict())
+    assert torch.equal(rebuilt.double().eval().generate(1).log_prob(row), begun.log_prob(row))
+    drawn = model.sample(500)
+    assert bool((drawn >= 0).all())
+    between = torch.tensor([[5.0, 0.0]]), torch.tensor([[6.0, torch.inf]])
+    filled = al.impute(model, x, draws=2, samples=50, between=between)
+    assert bool(((filled[:, x[:, 0].isnan(), 0] >= 5) & (filled[:, x[:, 0].isnan(), 0] <= 6)).all())
+    with pytest.raises(ValueError, match=r"support|above 0|positive"):
+        al.log_likelihood(model, torch.tensor([[0.0, 1.0]], dtype=torch.float64), 2)
