@@ -105,12 +105,12 @@ class Data:
     @property
     def head(self) -> Tensor:
         """(n, *event) the training data, for the initialisation in `allegory.architectures`; of data on disk as many
-        examples as have 2^26 numbers, of a sparse matrix 2^21.
+        examples as have 2^26 numbers, of a sparse matrix 2^20.
         """
         x = self.train
         if isinstance(x, Tensor):
             return x
-        most = 2**21 if getattr(x.source, "in_memory", False) else 2**26
+        most = 2**20 if getattr(x.source, "in_memory", False) else 2**26
         return x[: max(1, most // math.prod(x.shape[1:]))]
 
     def choose_likelihood(self) -> tuple[str, str]:

@@ -139,7 +139,8 @@ class Stored:
         """All examples in the order of the file, a few million numbers at a time, with what their rows are called in
         it: by their numbers, or by the names of the images of a folder.
         """
-        size, names = max(1, CHUNK_NUMBERS // max(1, self.shape[1:].numel())), getattr(self.source, "names", None)
+        numbers = CHUNK_NUMBERS // 4 if getattr(self.source, "in_memory", False) else CHUNK_NUMBERS
+        size, names = max(1, numbers // max(1, self.shape[1:].numel())), getattr(self.source, "names", None)
         for which in self.in_file_order().split(size):
             rows = self.rows[which].tolist()
             yield [names[row] for row in rows] if names else rows, self[which]
