@@ -224,7 +224,7 @@ def _for_discrete(options: dict[str, Any], chosen: set[str]) -> dict[str, Any]:
         options: of all settings.
         chosen: which were given, or stored.
     """
-    if options["latent_family"] == "normal" or chosen & {"objective", "samples", "beta", "free_bits", "alpha"}:
+    if options.get("latent_family", "normal") == "normal" or chosen & {"objective", "samples", "beta", "free_bits", "alpha"}:
         return options
     console.say(f"{options['latent_family']} latents: the objective is loo, with {DISCRETE_SAMPLES} particles")
     return {**options, "objective": "loo", "samples": DISCRETE_SAMPLES}
