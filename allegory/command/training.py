@@ -224,9 +224,10 @@ def _for_discrete(options: dict[str, Any], chosen: set[str]) -> dict[str, Any]:
         options: of all settings.
         chosen: which were given, or stored.
     """
-    if options.get("latent_family", "normal") == "normal" or chosen & {"objective", "samples", "beta", "free_bits", "alpha"}:
+    family, own = options.get("latent_family", "normal"), {"objective", "samples", "beta", "free_bits", "alpha"}
+    if family == "normal" or chosen & own:
         return options
-    console.say(f"{options['latent_family']} latents: the objective is loo, with {DISCRETE_SAMPLES} particles")
+    console.say(f"{family} latents: the objective is loo, with {DISCRETE_SAMPLES} particles")
     return {**options, "objective": "loo", "samples": DISCRETE_SAMPLES}
 
 
