@@ -81,7 +81,7 @@ def mixture_mean(law: Distribution, weights: Tensor) -> Tensor:
 
 
 def mixture_quantile(law: Any, weights: Tensor, u: float = 0.5) -> Tensor:
-    """(G,) the smallest x with sum_k w_k P(X_k <= x) >= u.
+    """(G,) float64: the smallest x with sum_k w_k P(X_k <= x) >= u.
 
     Args:
         law: over scalars, (K, G).
@@ -93,7 +93,7 @@ def mixture_quantile(law: Any, weights: Tensor, u: float = 0.5) -> Tensor:
 
     >>> law = torch.distributions.Normal(torch.tensor([[-1.0], [5.0]]), 1.0)
     >>> mixture_quantile(law, torch.tensor([[0.5], [0.5]]))
-    tensor([2.])
+    tensor([2.0000], dtype=torch.float64)
     """
     if isinstance(law, Categorical):
         at_most = (weights[..., None] * law.probs).sum(0).cumsum(-1)
