@@ -78,13 +78,13 @@ def read_rows(run: Run, frame: Any, strict: bool = False, where: str = "") -> Te
     x = to_numbers(schema, frame, where, strict).to(run.device)
     for i, column in enumerate(schema.modelled):
         if column.kind == "categorical" and bool((x[:, i] == len(column.values)).any()):
+            first = int((x[:, i] == len(column.values)).nonzero()[0])
             row = torch.full_like(x[:1], torch.nan)
             row[0, i] = len(column.values)
-            p = (
-                log_conditional(run.model, row, of=[i], given=torch.zeros_like(row, dtype=torch.bool))
-                .values.exp()
-                .item()
-            )
+            c, nothing = given_rows(run, frame), torch.zeros_like(row, dtype=torch.bool)
+            context = None if c is None else c[first : first + 1]
+            found = log_conditional(run.model, row, of=[i], given=nothing, context=context)
+            p = found.values.exp().item()
             warnings.warn(f"column {column.name!r}: the model gives any value never seen {p:.2g} in all", stacklevel=3)
     return x
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 import allegory as al
 from allegory.command import main, table_demo
-from allegory.tabular import read_frame
+from allegory.tabular import read_frame, write_frame
 
 TINY = ["--epochs", "3", "--hidden", "16", "--latent", "2", "--precision", "float32", "--no-compile"]
 FEW = ["--importance-samples", "20"]
@@ -452,6 +453,20 @@ def test_several_columns_are_given(capsys):
     assert "'age' is named twice" in fails(capsys, "train", "whole.csv", "--out", "bad", *words, "--given", "age,age")
     both = ["train", "whole.csv", "--out", "bad", *words, "--given", "age", "--drop", "age"]
     assert "column 'age' is given, and is to be left out" in fails(capsys, *both)
+
+
+def test_a_value_never_seen_is_weighed_beside_what_is_given(tmp_path):
+    rng = np.random.default_rng(0)
+    town, sex = np.array(["Rom", "Ulm"], object)[rng.integers(0, 2, 40)], np.array(["f", "m"], object)
+    frame = {"town": town, "sex": sex[rng.integers(0, 2, 40)], "x": rng.normal(size=40)}
+    write_frame(frame, tmp_path / "t.csv")
+    words = ["train", str(tmp_path / "t.csv"), "--given", "sex", "--out", str(tmp_path / "cat"), *TINY]
+    assert main(words) == 0
+    row = {"town": np.array(["Bern"], object), "sex": np.array(["f"], object), "x": np.zeros(1)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert al.Run(tmp_path / "cat").score(row, samples=5).isfinite().all()
+    assert any("the model gives any value never seen 0.0" in str(warning.message) for warning in caught)
 
 
 def test_what_the_demo_of_a_table_says_next_works(monkeypatch, capsys):
