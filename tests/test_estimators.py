@@ -94,6 +94,7 @@ def test_fitting_touches_no_global_state_and_depends_on_its_seed_alone(kind):
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
+@pytest.mark.filterwarnings("ignore:for .* the effective sample size")  # of 20 particles and two updates
 def test_a_row_is_scored_and_filled_in_the_same_way_whatever_stands_beside_it():
     X = IRIS.copy()
     X[RNG(0).random(X.shape) < 0.2] = np.nan
