@@ -5,7 +5,7 @@ r"""Latents that are categories: D of them, each one of k, as the unit vectors o
 z has the layout of `allegory.networks.OneHot`, so that a network reads it as it reads any vector or grid: first all
 elements that say whether c_d is 0, then those that say whether it is 1. Draws are hard, so every density, rate and
 bound is that of a discrete model. A draw has no gradient with respect to l; the objectives `loo` and `vimco` have an
-unbiased one. Straight-through (Bengio, Leonard & Courville 2013) passes the gradient of softmax(l) on as if z were
+unbiased one. Straight-through (Bengio, Léonard & Courville 2013) passes the gradient of softmax(l) on as if z were
 that: the value is honest, the gradient is biased.
 
 Shapes: D latents, k categories; l and z are (*batch, k * D, *rest).

@@ -6,7 +6,7 @@ r"""Objectives: the functions to maximise. Each maps a trace to a bound on log p
     iwae        L_S = log mean_s w_s                               (Burda, Grosse & Salakhutdinov 2016)
     dreg        L_S, the gradient doubly reparameterised           (Tucker, Lawson, Gu & Maddison 2019)
     renyi       log mean_s w_s^(1 - alpha) / (1 - alpha)           (Li & Turner 2016)
-    loo         E_q[log w], the gradient by q's score              (Mnih & Gregor 2014; Kool, van Hoof & Welling 2019)
+    loo         E_q[log w], the gradient by q's score              (Mnih & Gregor 2014; Kool et al. 2019)
     vimco       L_S, the gradient by q's score                     (Mnih & Rezende 2016)
 
 With S particles `elbo` averages S draws of the same bound, and `iwae` is L_S, tighter with each of them; with one they
