@@ -360,7 +360,7 @@ def test_a_gap_may_say_something():
     X = z + 0.3 * rng.normal(size=(300, 2))
     gone = X[:, 0] > 0.5
     X[gone, 0] = np.nan
-    settings = {"latent": 1, "hidden": (16,), "max_iter": 60, "random_state": 0, "samples": 20}
+    settings = {"latent": 1, "hidden": (16,), "max_iter": 60, "random_state": 0, "samples": 200}
     imputer = VAEImputer(missing_above={0: 0.5}, **settings).fit(X)
     assert (imputer.transform(X)[gone, 0] > 0.5).all()
     frame = pandas.DataFrame(X, columns=["a", "b"])

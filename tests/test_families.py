@@ -93,8 +93,10 @@ def test_samples_follow_the_density(name):
     law = example(family)
     draws = law.sample((4000,))
     for i in range(2):
-        a, b = (low, high) if low == 0 else (draws[:, i].min() - 1, draws[:, i].max() + 1)
+        a, b = (low, high) if high == 1 else (draws[:, i].min() - 1, draws[:, i].max() + 1)
         grid = torch.linspace(float(a), float(b), 200_001)
+        if name == "log_normal":
+            grid = torch.linspace(draws[:, i].log().min() - 1, draws[:, i].log().max() + 1, 200_001).exp()
         cdf = torch.cumulative_trapezoid(element(law, i)(grid).exp(), grid)
         cdf = torch.cat([torch.zeros(1), cdf]) / cdf[-1]
         uniform = np.interp(draws[:, i].numpy(), grid.numpy(), cdf.numpy())

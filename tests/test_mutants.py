@@ -173,9 +173,9 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "the same noise in every pass": (
         "evaluation/passes",
-        "for particles in self.passes:\n",
-        "for particles in self.passes:\n            [g.manual_seed(self.seed + i) for g, i in zip(generators, "
-        "blocks)]\n",
+        "for i, particles in enumerate(self.passes):\n",
+        "for i, particles in enumerate(self.passes):\n            [g.manual_seed(self.seed + j) for g, j in zip("
+        "generators, blocks)]\n",
         BOUNDS + "::test_the_noise_of_examples_and_of_passes_is_independent[40]",
     ),
     "noise without sigma": (

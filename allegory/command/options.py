@@ -291,6 +291,7 @@ TRAINING = (
     Option("latent_categories", SEVERAL, 8, "categories of each latent", "K", ("latent_family", ("one_hot",))),
     Option("top_down", None, False, "top-down posterior, a ladder", of=MLP),
     Option("set_features", NATURAL, None, "read the columns of a table as a set, of so many features each", "F", MLP),
+    Option("factors", None, False, "begin a table as a factor analysis of its numbers", of=MLP),
     Option("markov", None, DEPENDS, "whether p(z_t | ...) sees only z_{t+1}, or all levels above", off="--all-above",
            shown="mlp: --markov, conv: --all-above"),
     Option("channels", NATURAL, 64, "channels of the ladder", "C", CONV),
@@ -353,8 +354,8 @@ GROUPS = {
     "The run": ("out", "resume", "seed", "device", "shard", "tensorboard", "wandb", "checkpoint_seconds"),
     "The model": (
         "levels", "latent", "latent_family", "latent_categories", "architecture", "hidden", "block", "top_down",
-        "set_features", "markov", "channels", "scales", "stem", "blocks", "checkpointed", "prior", "components",
-        "dropout", "activation",
+        "set_features", "factors", "markov", "channels", "scales", "stem", "blocks", "checkpointed", "prior",
+        "components", "dropout", "activation",
     ),
     "The data and the objective": (
         "split", "split_seed", "array", "given", "exposure", "size", "dynamic", "likelihood", "objective", "beta",

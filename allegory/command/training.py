@@ -41,7 +41,7 @@ DISCRETE_SAMPLES = 4
 MODEL = {  # the settings that each architecture takes
     "mlp": (
         "latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down",
-        "set_features", "latent_family", "latent_categories",
+        "set_features", "factors", "latent_family", "latent_categories",
     ),
     "conv": (
         "latent", "dropout", "markov", "prior", "components", "activation", "scales", "stem", "channels", "blocks",

@@ -197,7 +197,7 @@ def test_the_help_of_train_is_in_groups_with_examples_and_leaves_nothing_out(cap
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
     assert [title for title in GROUPS if f"\n{title}:\n" in out] == list(GROUPS)
-    assert out.count("\n    allegory train ") == 3
+    assert out.count("\n    allegory train ") == 4
     assert all(f"  {option.flag}" in out for option in TRAIN)
     assert main(["evaluate", "--help"]) == 0
     out = capsys.readouterr().out
