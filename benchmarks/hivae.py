@@ -151,9 +151,8 @@ def allegory(settings):
 
 def independent(imputer, visible):
     """p(x) of independent columns, each at its likeliest law: what a model is before it is trained, whatever z."""
-    imputer._factors = False
     with torch.no_grad():
-        return imputer._build(visible, 0).generate(1)
+        return imputer._build(visible, 0, factors=False).generate(1)
 
 
 def table(x, kinds, classes):

@@ -77,7 +77,6 @@ class VAEEstimator(BaseEstimator):
     """
 
     n_fits = 1  # models; an argument of the estimators of a density
-    _factors = False  # whether the model begins as a factor analysis, see `architectures.mlp`
 
     def __init__(
         self,
@@ -160,7 +159,7 @@ class VAEEstimator(BaseEstimator):
         held = round(self.validation_fraction * len(x)) if len(x) >= 20 else 0
         order = order.roll(-fold * held)
         valid, rest = (x[order[:held]] if held else None), x[order[held:]]
-        model = self._build(x, self._seed + fold)
+        model = self._build(x, self._seed + fold, self._begins_at_factors(fold))
         updates = min(max(100, 10 * len(x)), 2000) if self.max_iter is None else self.max_iter
         size = min(self.batch_size, len(rest))
         passes = math.ceil(min(STEPS_PER_EPOCH, updates) * size / len(rest))
@@ -182,13 +181,17 @@ class VAEEstimator(BaseEstimator):
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction={self.validation_fraction!r}: wanted at least 0 and below 1")
 
-    def _build(self, x: Tensor, seed: int) -> VAE:
+    def _begins_at_factors(self, fold: int) -> bool:
+        """Whether a fit begins as a factor analysis, see `allegory.factors`, rather than as independent columns."""
+        return False
+
+    def _build(self, x: Tensor, seed: int, factors: bool) -> VAE:
         """The model as it begins: independent columns, each at its marginal optimum, or a factor analysis."""
         latent = [self.latent] if isinstance(self.latent, int | np.integer) else self.latent
         with _float64(seed):
             model = architectures.mlp(
                 x.shape[1:], self.schema_.family(), [int(width) for width in latent],
-                [int(width) for width in self.hidden], dropout=self.dropout, data=x, factors=self._factors,
+                [int(width) for width in self.hidden], dropout=self.dropout, data=x, factors=factors,
             )  # fmt: skip
         return model.to(choose_device(self.device))
 

@@ -33,8 +33,6 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
     array([...])
     """
 
-    _factors = True
-
     def __init__(
         self,
         latent: int | Sequence[int] = 16,
@@ -62,6 +60,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
             random_state=random_state,
         )  # fmt: skip
         self.estimate = estimate
+
+    def _begins_at_factors(self, fold: int) -> bool:
+        return True
 
     def fit(self, X: Any, y: Any = None) -> VAEImputer:
         """Fits the model to what is there.
