@@ -374,3 +374,10 @@ def test_a_gap_may_say_something():
         VAEDensity(columns=imputer.schema_, indicators=True).fit(X)
     with pytest.raises(ValueError, match="column 1 has no gaps"):
         VAEOutliers(missing_above={1: 3.0}).fit(X)
+
+
+def test_the_fits_of_a_density_begin_in_two_ways():
+    kinds = {VAEDensity: [False, True], VAEOutliers: [False, False]}
+    for kind, wanted in kinds.items():
+        models = kind(n_fits=2, random_state=0, **SHORT).fit(IRIS).models_
+        assert [model.config.get("factors", False) for model in models] == wanted
