@@ -382,3 +382,13 @@ def test_the_fits_of_a_density_begin_in_two_ways():
     for kind, wanted in kinds.items():
         models = kind(n_fits=2, random_state=0, **SHORT).fit(IRIS).models_
         assert [model.config.get("factors", False) for model in models] == wanted
+
+
+def test_a_frame_without_names_is_the_matrix_it_was_made_from():
+    X = RNG(0).integers(0, 5, (30, 3))
+    frame = pandas.DataFrame(X)
+    scores = [VAEDensity(random_state=0, **SHORT).fit(x).score_samples(x) for x in (X, frame)]
+    assert (scores[0] == scores[1]).all()
+    named = VAEDensity(random_state=0, **SHORT).fit(frame.rename(columns="x{}".format))
+    assert list(named.feature_names_in_) == ["x0", "x1", "x2"]
+    assert named.schema_.container == "pandas"

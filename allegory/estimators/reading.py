@@ -1,7 +1,7 @@
 r"""Reading: what scikit-learn calls X, as numbers x with gaps, and back.
 
-A frame (pandas, polars, pyarrow) is read by a schema: categories, text, times, counts, gaps. A matrix holds numbers,
-and nothing is known of them but their values:
+A frame (pandas, polars, pyarrow) is read by a schema: categories, text, times, counts, gaps. A matrix, or a frame of
+numbers whose columns have no names, holds numbers, and nothing is known of them but their values:
 
     real            the mass of an interval where all values are multiples of a step, or where values come again and
                     again, of the median distance between those that differ; else a density. Without edges, since a
@@ -34,12 +34,17 @@ CODED = ("binary", "categorical", "ordinal")
 
 
 def is_frame(X: Any) -> bool:
-    """Whether X has columns with names and types of their own.
+    """Whether X has columns with names or types of their own. As for scikit-learn, a name is a string: numbers in a
+    DataFrame without names are the matrix that they were made from.
 
     >>> is_frame(np.zeros((2, 2))), is_frame([[1.0, 2.0]])
     (False, False)
     """
-    return not isinstance(X, np.ndarray | list | tuple) and (hasattr(X, "columns") or hasattr(X, "column_names"))
+    if isinstance(X, np.ndarray | list | tuple) or not (hasattr(X, "columns") or hasattr(X, "column_names")):
+        return False
+    types: Any = getattr(X, "dtypes", [None])  # pyarrow tells none
+    plain = all(isinstance(kind, np.dtype) and kind.kind in "iuf" for kind in types)
+    return not plain or any(isinstance(name, str) for name in X.columns)
 
 
 def validated(estimator: Any, X: Any, reset: bool) -> Any:
