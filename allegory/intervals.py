@@ -205,19 +205,23 @@ class Interval(Distribution):
 
     def edge_beyond(self, limit: Tensor, sign: int) -> Tensor:
         """The edge between the values up to a limit and those above it, of a sign of 1, or below it, of -1."""
-        room = _grid_room(limit, self.origin, self.step)
+        room = _grid_room(limit, self.origin, self.step).clamp(max=0.45)  # an edge is none of the values
         steps = sign * (limit.double() - self.origin.double()) / self.step.double()
         return (self.origin + sign * ((steps + room).floor() + 0.5) * self.step).to(self.loc.dtype)
 
+    def standard(self, edge: Tensor) -> Tensor:
+        """T where X is at an edge between two values of the grid; -inf and inf where no value is below, or above it."""
+        y = torch.log((edge - self.low).clamp(min=0) + self.step) if self.log else edge
+        below, above = edge < self.low, edge > self.high
+        t = (torch.where(below | above, self.loc, y) - self.loc) / self.scale
+        return t.masked_fill(below, -torch.inf).masked_fill(above, torch.inf)
+
     def log_beyond(self, limit: Tensor, sign: int) -> Tensor:
         """Log P(X > limit), of a sign of 1, or log P(X < limit), of -1; the limits are finite."""
-        edge = self.edge_beyond(limit, sign)
-        end, start = (self.high, self.low) if sign > 0 else (self.low, self.high)
-        none, everything = sign * (edge - end) > 0, sign * (start - edge) > 0
-        y = torch.log((edge - self.low).clamp(min=0) + self.step) if self.log else edge
-        t = sign * (torch.where(none | everything, self.loc, y) - self.loc) / self.scale
-        found = self._log_tail(t if self.law == "logistic" else t.double()).to(self.loc.dtype)
-        return found.masked_fill(everything, 0.0).masked_fill(none, -torch.inf)
+        t = sign * self.standard(self.edge_beyond(limit, sign))
+        finite = t.masked_fill(t.isinf(), 0.0)
+        found = self._log_tail(finite if self.law == "logistic" else finite.double()).to(self.loc.dtype)
+        return found.masked_fill(t == -torch.inf, 0.0).masked_fill(t == torch.inf, -torch.inf)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

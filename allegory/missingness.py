@@ -48,7 +48,7 @@ from torch.distributions import Distribution, Independent, constraints
 from allegory.family import Family
 from allegory.gaps import Observed, placeholder
 from allegory.positivity import inverse_positive, positive
-from allegory.quantiles import edge_beyond, log_beyond, mass
+from allegory.quantiles import edge_beyond, log_beyond, log_mass
 
 __all__ = [
     "Censored", "CensoredFamily", "GapFamily", "GapLaw", "Indicated", "IndicatedFamily", "SelfMasked",
@@ -164,7 +164,7 @@ class Censored(GapLaw):
     def log_missing(self) -> Tensor:
         """(*) log P(X > low), log P(X < high), or log P(low <= X <= high): what a gap adds to the log-likelihood."""
         if self.side == "between":
-            return mass(self.law, self.low, self.high).log()
+            return log_mass(self.law, self.low, self.high)
         above = self.side == "above"
         return log_beyond(self.law, self.low if above else self.high, above)
 
@@ -582,7 +582,7 @@ def log_missing_within(law: Any, low: Tensor, high: Tensor) -> Tensor:
     law = _elements(law)
     if hasattr(law, "by_column"):
         return law.by_column(log_missing_within, low, high)
-    return law.log_missing_within(low, high) if isinstance(law, GapLaw) else mass(law, low, high).log()
+    return law.log_missing_within(low, high) if isinstance(law, GapLaw) else log_mass(law, low, high)
 
 
 def without_gaps(law: Any) -> Any:
@@ -644,7 +644,7 @@ def of_what(names: Iterable[str]) -> str:
 
 
 def _log_mass(law: Any, low: Tensor, high: Tensor) -> Tensor:
-    return torch.where(low <= high, mass(law, low, high), 0).log()
+    return torch.where(low <= high, log_mass(law, low, high), -torch.inf)
 
 
 def _some(draw: Callable[[], Tensor], columns: Tensor) -> Tensor:

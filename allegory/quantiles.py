@@ -18,8 +18,9 @@ it the value. With the incomplete gamma and beta functions Poisson, negative bin
     Student's t            1 - F(t) = I_{nu / (nu + t^2)}(nu / 2, 1 / 2) / 2,   t >= 0
     Beta                   F(x) = I_x(a, b)
 
-I_x(a, b) is the regularised incomplete beta function, by its continued fraction (Press et al. 2007, section 6.4). Above
-the middle of a symmetric law its mirror image is used, so that the far end of its upper tail keeps its digits, too.
+I_x(a, b) is the regularised incomplete beta function, by its continued fraction (Press et al. 2007, section 6.4). What
+lies above the middle of a law is a difference of P(X > x), not of F, which has no digits left near one. A law that is
+symmetric in x or in g(x), a normal, Student's t, a log-normal or an interval, is mirrored there.
 
 Shapes: the law has batch and event (*batch, *event); x, u, a and b broadcast against it.
 """
@@ -36,6 +37,7 @@ from torch.distributions import (
     Categorical,
     Distribution,
     Independent,
+    LogNormal,
     MixtureSameFamily,
     NegativeBinomial,
     Normal,
@@ -47,7 +49,7 @@ from torch.distributions import (
 from allegory.intervals import Interval, WithPoints, log_tail
 
 __all__ = [
-    "betainc", "cdf", "draw", "edge_beyond", "exact_mean", "has_draw", "log_beyond", "mass", "over_categories",
+    "betainc", "cdf", "draw", "edge_beyond", "exact_mean", "has_draw", "log_beyond", "log_mass", "over_categories",
     "quantile",
 ]  # fmt: skip
 
@@ -55,6 +57,8 @@ STEPS = 200  # of Newton's method, at most
 TERMS = 100_000  # of the continued fraction, at most; it takes about the root of max(a, b)
 FAR = 20.0  # scales from the middle of a law to where it has no mass
 ROUNDING = 1e-13  # of a difference of distribution functions near 1
+BOTH_TAILS = (Poisson, NegativeBinomial, Beta)  # 1 - F has a form of its own
+SYMMETRIC = (Interval, Normal, LogNormal, StudentT)  # about a middle, of x or of g(x)
 
 
 def cdf(law: Distribution, x: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ def cdf(law: Distribution, x: Tensor) -> Tensor:
     except NotImplementedError:
         found = torch.zeros(())
         for value in _values(law):
-            found = found + torch.where(value <= finite, _log_mass(law, value).exp(), 0)
+            found = found + torch.where(value <= finite, _log_prob(law, value).exp(), 0)
     return torch.where(x.isinf(), (x > 0).to(found), found)
 
 
@@ -114,13 +118,14 @@ def quantile(law: Distribution, u: Tensor) -> Tensor:
     except NotImplementedError:
         at_most, index, values = torch.zeros(()), torch.zeros((), dtype=torch.long, device=u.device), _values(law)
         for value in values[:-1]:
-            at_most = at_most + _log_mass(law, value).exp()
+            at_most = at_most + _log_prob(law, value).exp()
             index = index + (at_most < u)
         return values[index]
 
 
-def mass(law: Distribution, low: Tensor, high: Tensor) -> Tensor:
-    """(*batch, *event) P(low_d <= X_d <= high_d) of each element, both edges included.
+def log_mass(law: Distribution, low: Tensor, high: Tensor) -> Tensor:
+    """(*batch, *event) log P(low_d <= X_d <= high_d) of each element, both edges included, with all digits of a small
+    probability.
 
     Args:
         law: over independent elements.
@@ -129,17 +134,13 @@ def mass(law: Distribution, low: Tensor, high: Tensor) -> Tensor:
     Raises:
         NotImplementedError: as `cdf`.
 
-    >>> mass(Poisson(torch.tensor(2.0)), torch.tensor(1.0), torch.tensor(torch.inf))           # 1 - e^-2
-    tensor(0.8647)
+    >>> log_mass(Normal(torch.tensor(0.0), 1.0), torch.tensor(20.0), torch.tensor(torch.inf))
+    tensor(-203.9172)
     """
     law = _elements(law)
     if hasattr(law, "by_column"):
-        return law.by_column(mass, low, high)
-    if isinstance(law, WithPoints | MixtureSameFamily):
-        return _components(law, low, high).sum(-1)
-    low, high, _ = _mirrored(law, low, high)
-    below, upto = _below(law, low), cdf(law, high)
-    return torch.where(upto - below > ROUNDING * below, upto - below, 0)
+        return law.by_column(log_mass, low, high)
+    return _log_within(law, low, high).to(_dtype(law, low, high))
 
 
 def log_beyond(law: Distribution, limit: Tensor, above: bool = True) -> Tensor:
@@ -164,7 +165,7 @@ def log_beyond(law: Distribution, limit: Tensor, above: bool = True) -> Tensor:
         return law.by_column(lambda part, edge: log_beyond(part, edge, above), limit)
     finite, sign = torch.where(limit.isinf(), 0.0, limit), 1 if above else -1
     found = _log_beyond(law, finite, sign)
-    return torch.where(limit.isinf(), torch.where(limit == -sign * torch.inf, 0.0, -torch.inf), found)
+    return found.masked_fill(limit == -sign * torch.inf, 0.0).masked_fill(limit == sign * torch.inf, -torch.inf)
 
 
 def edge_beyond(law: Any, limit: Tensor, above: bool = True) -> Tensor:
@@ -210,12 +211,16 @@ def draw(law: Any, u: Tensor, low: Tensor | None = None, high: Tensor | None = N
         return _draw_component(law, u, low, high)
     if low is None or high is None:
         return _supported(law, quantile(law, u))
-    low, high, mirrored = _mirrored(law, low, high)
-    below = _below(law, low)
-    within = below + u * (cdf(law, high) - below).clamp(min=0)
+    if isinstance(law, SYMMETRIC):
+        return _draw_standard(law, u, low, high)
+    if _is_listed(law):
+        values = _values(law)
+        ends = _log_listed(law, values, low, high).softmax(-1).cumsum(-1)
+        return values[(ends[..., :-1] < u[..., None]).sum(-1)]
+    below = _below(law, low.double())
+    within = below + u * (cdf(law, high.double()) - below).clamp(min=0)
     x = quantile(law, within.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2))
-    x = torch.minimum(torch.maximum(x, low), high)  # rounding may lead outside
-    return _supported(law, x) if mirrored is None else torch.where(mirrored, 2 * law.loc - x, x)
+    return _supported(law, torch.minimum(torch.maximum(x, low), high))  # rounding may lead outside
 
 
 def has_draw(law: Distribution) -> bool:
@@ -296,13 +301,91 @@ def _supported(law: Any, x: Tensor) -> Tensor:
     return x.clamp(law.support.lower_bound, law.support.upper_bound) if isinstance(law, Beta) else x
 
 
-def _mirrored(law: Any, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The edges, and where a symmetric law is mirrored, since there the range is above its middle."""
-    if not isinstance(law, Normal | StudentT):
-        return low, high, None
-    above = low > law.loc
-    low, high = torch.where(above, 2 * law.loc - high, low), torch.where(above, 2 * law.loc - low, high)
-    return low, high, above
+def _dtype(law: Any, low: Tensor, high: Tensor) -> torch.dtype:
+    while isinstance(law, WithPoints | MixtureSameFamily):
+        law = law.law if isinstance(law, WithPoints) else law.component_distribution
+    like = law.loc if isinstance(law, Interval) else law.mean
+    return torch.promote_types(like.dtype, torch.promote_types(low.dtype, high.dtype))
+
+
+def _log_within(law: Any, low: Tensor, high: Tensor) -> Tensor:
+    """(*batch, *event) log P(low <= X <= high), in float64."""
+    if isinstance(law, WithPoints | MixtureSameFamily):
+        return _log_sum(_log_components(law, low, high))
+    if isinstance(law, SYMMETRIC):
+        more, less, _ = _log_tails(law, low, high)
+        some = less < more
+        share = torch.log(-torch.expm1(torch.where(some, less - more, -1.0)))
+        return torch.where(some, more + share, -torch.inf)
+    if _is_listed(law):
+        return _log_sum(_log_listed(law, _values(law), low, high))
+    low, high = low.double(), high.double()
+    below, upto = _below(law, low), cdf(law, high)
+    beyond, over = _above(law, high), _above(law, low.ceil() - 1 if law.support.is_discrete else low)
+    upper = below > 0.5
+    less, more = torch.where(upper, beyond, below), torch.where(upper, over, upto)
+    return _log(torch.where(more - less > ROUNDING * less, more - less, 0.0))
+
+
+def _log_tails(law: Any, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log P(T > a) and log P(T > b), in float64, of a symmetric law whose mass between a and b is that of a range; and
+    where the range is above its middle, else it is mirrored there, so that no tail is a difference from one.
+    """
+    if isinstance(law, Interval):
+        start, end = (law.standard(law.edge_beyond(x, sign)).double() for x, sign in ((low, -1), (high, 1)))
+    else:
+        edges = [x.double().clamp(min=0).log() if isinstance(law, LogNormal) else x.double() for x in (low, high)]
+        start, end = ((x - law.loc) / law.scale for x in edges)
+    above = start > 0
+    name, df = _standard(law)
+    more, less = (_log_tail(name, t, df) for t in (torch.where(above, start, -end), torch.where(above, end, -start)))
+    return more, less, above
+
+
+def _log_tail(name: str, t: Tensor, df: Tensor | None) -> Tensor:
+    """Log P(T > t), also of -inf and inf."""
+    found = log_tail(name, t.masked_fill(t.isinf(), 0.0), df)
+    return found.masked_fill(t == -torch.inf, 0.0).masked_fill(t == torch.inf, -torch.inf)
+
+
+def _standard(law: Any) -> tuple[str, Any]:
+    """The name of a symmetric law at 0 and of scale 1, and its degrees of freedom."""
+    if isinstance(law, Interval):
+        return law.law, law.df
+    return ("student_t", law.df) if isinstance(law, StudentT) else ("normal", None)
+
+
+def _standard_quantile(law: Any, u: Tensor) -> Tensor:
+    name, df = _standard(law)
+    if name == "student_t":
+        return quantile(StudentT(torch.as_tensor(df), validate_args=False), u)
+    return torch.logit(u) if name == "logistic" else torch.special.ndtri(u)
+
+
+def _draw_standard(law: Any, u: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    more, less, above = _log_tails(law, low, high)
+    tail = less.exp() + u * (more.exp() - less.exp())
+    t = _standard_quantile(law, tail.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2))
+    x = law.loc + law.scale * torch.where(above, -t, t)
+    if isinstance(law, Interval):
+        first, last = law.edge_beyond(low, -1) + law.step / 2, law.edge_beyond(high, 1) - law.step / 2
+        x = torch.minimum(torch.maximum(law._nearest(law._inverse(x)), first), last)
+    elif isinstance(law, LogNormal):
+        x = x.exp()
+    return torch.minimum(torch.maximum(x, low), high)  # rounding may lead outside
+
+
+def _is_listed(law: Any) -> bool:
+    """Whether its masses are summed, since it has no distribution function."""
+    return type(law).cdf is Distribution.cdf and not isinstance(law, BOTH_TAILS)
+
+
+def _log_listed(law: Any, values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """(*batch, V) the log-masses of all values, -inf outside of the range."""
+    parts = [
+        torch.where((low <= value) & (value <= high), _log_prob(law, value).double(), -torch.inf) for value in values
+    ]
+    return torch.stack(parts, -1)
 
 
 def _log_beyond(law: Any, limit: Tensor, sign: int) -> Tensor:
@@ -316,15 +399,22 @@ def _log_beyond(law: Any, limit: Tensor, sign: int) -> Tensor:
         return _log_sum(weights.logits + log_beyond(law.component_distribution, limit[..., None], sign > 0))
     if isinstance(law, Interval):
         return law.log_beyond(limit, sign)
-    if isinstance(law, Normal | StudentT):
-        name, df = ("normal", None) if isinstance(law, Normal) else ("student_t", law.df)
-        return log_tail(name, sign * (limit - law.loc) / law.scale, df)
+    if isinstance(law, Normal | LogNormal | StudentT):
+        y = limit.clamp(min=0).log() if isinstance(law, LogNormal) else limit
+        name, df = _standard(law)
+        return _log_tail(name, sign * (y - law.loc) / law.scale, df)
+    if isinstance(law, BOTH_TAILS):
+        found = _above(law, limit.double()) if sign > 0 else _below(law, limit.double())
+        return _log(found).to(_dtype(law, limit, limit))
     if law.support.is_discrete:
         limit = limit.floor() + 1 if sign > 0 else limit.ceil() - 1
     ends = (limit, torch.full_like(limit, torch.inf))
-    found = mass(law, *ends) if sign > 0 else mass(law, -ends[1], limit)
-    tiny = torch.finfo(found.dtype).tiny
-    return torch.where(found > 0, found.clamp(min=tiny).log(), -torch.inf)
+    return log_mass(law, *ends) if sign > 0 else log_mass(law, -ends[1], limit)
+
+
+def _log(p: Tensor) -> Tensor:
+    """Log p, with a gradient also where p is 0."""
+    return torch.where(p > 0, torch.where(p > 0, p, 1.0).log(), -torch.inf)
 
 
 def _log_sum(parts: Tensor) -> Tensor:
@@ -335,29 +425,46 @@ def _log_sum(parts: Tensor) -> Tensor:
 
 def _below(law: Any, x: Tensor) -> Tensor:
     """P(X < x)."""
-    if isinstance(law, Interval):
-        steps = ((x - law.origin) / law.step - 1e-3).ceil() - 1
-        return cdf(law, law.origin + steps * law.step)
     return cdf(law, x.ceil() - 1 if law.support.is_discrete else x)
 
 
-def _components(law: Any, low: Tensor | None, high: Tensor | None) -> Tensor:
-    """(*batch, n) the probability of each component together with the range; of points, then of the law beside them."""
+def _above(law: Any, x: Tensor) -> Tensor:
+    """P(X > x), with all digits where it is known how."""
+    if not isinstance(law, BOTH_TAILS):
+        return 1 - cdf(law, x)
+    finite = torch.where(x.isinf(), torch.zeros_like(x), x)
+    if isinstance(law, Beta):
+        found = betainc(law.concentration0, law.concentration1, 1 - finite.clamp(0, 1))
+    else:
+        k = finite.clamp(min=0).floor() + 1
+        if isinstance(law, Poisson):
+            found = torch.special.gammainc(k, law.rate.double())
+        else:
+            found = betainc(k, law.total_count, torch.sigmoid(law.logits.double()))
+        found = found.masked_fill(x < 0, 1)
+    return torch.where(x.isinf(), (x < 0).to(found), found)
+
+
+def _log_components(law: Any, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """(*batch, n) the log-probability of each component together with the range; of points, then of the law beside
+    them.
+    """
     if isinstance(law, WithPoints):
-        weights, parts = law.log_weights.exp(), torch.ones_like(law.log_weights)
-        if low is not None and high is not None:
-            inside = (law.values >= low[..., None]) & (law.values <= high[..., None])
-            rest = mass(law.law, low, high)[..., None]
-            parts = torch.cat([inside.to(rest).expand(*rest.shape[:-1], len(law.values)), rest], -1)
-        return weights * parts
-    weights = law.mixture_distribution.probs
+        weights = law.log_weights
+        if low is None or high is None:
+            return weights
+        inside = (law.values >= low[..., None]) & (law.values <= high[..., None])
+        rest = weights[..., -1:] + _log_within(law.law, low, high)[..., None]
+        points = torch.where(inside, weights[..., :-1], -torch.inf).to(rest)
+        return torch.cat([points.expand(*rest.shape[:-1], -1), rest], -1)
+    weights = law.mixture_distribution.logits
     if low is None or high is None:
         return weights
-    return weights * mass(law.component_distribution, low[..., None], high[..., None])
+    return weights + _log_within(law.component_distribution, low[..., None], high[..., None])
 
 
 def _draw_component(law: Any, u: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-    parts = _components(law, low, high)
+    parts = _log_components(law, low, high).softmax(-1)
     ends = parts.cumsum(-1)
     u = u * ends[..., -1]
     k = (ends[..., :-1] < u[..., None]).sum(-1, keepdim=True)
@@ -374,11 +481,7 @@ def _draw_component(law: Any, u: Tensor, low: Tensor | None, high: Tensor | None
 
 
 def _interval_quantile(law: Interval, u: Tensor) -> Tensor:
-    if law.law == "student_t":
-        standard = quantile(StudentT(torch.as_tensor(law.df), validate_args=False), u)
-    else:
-        standard = torch.logit(u) if law.law == "logistic" else torch.special.ndtri(u)
-    edge = law._inverse(law.loc + law.scale * standard) - law.step / 2
+    edge = law._inverse(law.loc + law.scale * _standard_quantile(law, u)) - law.step / 2
     return law._nearest(law.origin + ((edge - law.origin) / law.step).ceil() * law.step)
 
 
@@ -398,7 +501,7 @@ def _values(law: Any) -> Tensor:
     return torch.arange(low, high + 1, dtype=dtype, device=like.device)
 
 
-def _log_mass(law: Any, value: Tensor) -> Tensor:
+def _log_prob(law: Any, value: Tensor) -> Tensor:
     return law.log_prob(value.expand(law.batch_shape))
 
 
@@ -419,7 +522,7 @@ def _cdf(law: Any, x: Tensor) -> Tensor:
             found = torch.special.gammaincc(k, law.rate.double())
         else:
             found = betainc(law.total_count, k, torch.sigmoid(-law.logits))
-        return found.masked_fill(x < 0, 0).to(law.mean.dtype)
+        return found.masked_fill(x < 0, 0).to(torch.promote_types(law.mean.dtype, x.dtype))
     if isinstance(law, StudentT):
         return _student_cdf((x - law.loc) / law.scale, law.df)
     if isinstance(law, Beta):

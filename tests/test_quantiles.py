@@ -12,9 +12,11 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory import distributions as own
-from allegory.quantiles import betainc, cdf, draw, has_draw, mass, quantile
+from allegory.intervals import Interval
+from allegory.quantiles import betainc, cdf, draw, has_draw, log_beyond, log_mass, quantile
 
 t = partial(torch.tensor, dtype=torch.float64)
+f = partial(torch.tensor, dtype=torch.float32)
 U = torch.linspace(0.003, 0.997, 83, dtype=torch.float64)
 SHARES = [0.1, 0.4, 0.2, 0.3]
 LAWS = {
@@ -119,6 +121,61 @@ def test_a_draw_within_a_range_follows_the_law_there(name):
             rounded = x.round(decimals=5).numpy(), picked.round(decimals=5).numpy()
             assert stats.ks_2samp(*rounded, method="asymp").pvalue > 1e-4
             assert law.support.check(x[:, None]).all()
+
+
+def mass(law, low, high):
+    return log_mass(law, low, high).exp()
+
+
+FAR = {
+    "poisson": (own.Poisson(f(2.0)), stats.poisson(2), 40.0),
+    "negative binomial": (own.NegativeBinomial(f(3.0), probs=f(0.2)), stats.nbinom(3, 0.8), 60.0),
+    "beta": (td.Beta(f(2.0), f(9.0)), stats.beta(2, 9), 0.98),
+    "log-normal": (td.LogNormal(f(0.0), f(1.0)), stats.lognorm(1), 2e4),
+    "normal": (td.Normal(f(0.0), f(1.0)), stats.norm(), 20.0),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_the_far_end_of_the_upper_tail_is_exact_in_float32(name):
+    law, reference, limit = FAR[name]
+    edge = f(limit)
+    wanted = f(reference.logsf(edge.item()))
+    assert_close(log_beyond(law, edge), wanted, rtol=1e-5, atol=0)
+    above = edge + 1 if law.support.is_discrete else edge
+    assert_close(log_mass(law, above, f(math.inf)), wanted, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "log"), [("logistic", False), ("normal", False), ("student_t", False), ("normal", True)]
+)
+def test_an_interval_keeps_the_digits_of_both_tails_in_float32(name, log):
+    """In one tail as in the other, where the law is symmetric; the mass and the draws of what lies there."""
+    one = f(1.0)
+    law = Interval(0 * one, one, 0.5 * one, law=name, df=5 * one)
+    reference = {"logistic": stats.logistic, "normal": stats.norm, "student_t": stats.t(5)}[name]
+    low, edge = 30.0, 29.75
+    if log:
+        law = Interval(0 * one, one, 0.5 * one, low=0.0, law=name, log=True)
+        low, edge = math.exp(10) // 0.5 * 0.5, math.log(math.exp(10) // 0.5 * 0.5 + 0.25)
+    ends = f(low), f(math.inf)
+    assert_close(log_mass(law, *ends), f(reference.logsf(edge)), rtol=1e-5, atol=0)
+    u = t([0.01, 0.5, 0.9])
+    found = draw(law, u, *ends)
+    exact = torch.as_tensor(reference.isf(u.numpy() * reference.sf(edge)))
+    exact = exact.exp() - 0.5 if log else exact
+    assert (found >= low).all()
+    assert ((found - exact).abs() <= 0.26 + 1e-6 * exact).all()
+    if not log:
+        assert_close(draw(law, u, -ends[1], -ends[0]), -found)
+
+
+def test_a_rare_range_of_categories_is_exact_in_float32():
+    law = td.Categorical(logits=f([0.0, -1.0, -25.0, -26.0]))
+    low, high = f(2.0), f(3.0)
+    total = math.log(1 + math.exp(-1) + math.exp(-25) + math.exp(-26))
+    assert_close(log_mass(law, low, high).item(), -25 + math.log1p(math.exp(-1)) - total, rtol=1e-6, atol=0)
+    assert draw(law, U, low, high).tolist() == [2.0 if u < 1 / (1 + math.exp(-1)) else 3.0 for u in U]
 
 
 def test_an_interval_adds_up():

@@ -54,7 +54,7 @@ from allegory.given import Contexts, Given, expand_contexts, take_rows
 from allegory.missingness import GapLaw, gap_odds, log_missing_within, missing_range, without_gaps
 from allegory.mixtures import even, mixture_mean, mixture_quantile, pick, strata
 from allegory.model import VAE
-from allegory.quantiles import draw, has_draw, mass
+from allegory.quantiles import draw, has_draw, log_mass
 from allegory.runtime.messages import no_tensor
 from allegory.runtime.modes import forked_rng
 from allegory.runtime.threads import one_at_a_time
@@ -309,7 +309,7 @@ class Mixture:
         if not isinstance(self.law, Categorical):
             law, candidates = self.drawn(2 * CANDIDATES), self.draws(CANDIDATES)
             between = self.between
-            inside: Any = 0 if between is None else mass(law, *between).double().log()
+            inside: Any = 0 if between is None else log_mass(law, *between).double()
             if isinstance(law, GapLaw):
                 inside = law.log_missing if between is None else log_missing_within(law, *between)
             score = law.log_hidden if isinstance(law, GapLaw) else law.log_prob
