@@ -24,11 +24,13 @@ from torch.distributions import Categorical, Distribution, Independent, constrai
 from torch.distributions import LogNormal as TorchLogNormal
 
 from allegory import family as plain
+from allegory.discrete import OneHotFamily
 from allegory.family import Family
 from allegory.gaps import Observed
 from allegory.intervals import LAWS, Interval, IntervalMixture, WithPoints, ordinal_logits
 from allegory.missingness import CensoredFamily, GapFamily, IndicatedFamily, SelfMaskedFamily
 from allegory.positivity import positive
+from allegory.trees import TreeFamily
 
 __all__ = [
     "BetaFamily",
@@ -328,6 +330,10 @@ class ColumnsFamily(Family):
         for i, given in enumerate(families):
             if not isinstance(given, Family):
                 raise ValueError(f"columns: column {i} is {given!r:.60}, wanted a family, such as al.families.normal")
+            if isinstance(given, OneHotFamily | TreeFamily):
+                raise ValueError(
+                    f"columns: column {i} is {given!r:.60}, a family of whole rows; wanted one of single numbers"
+                )
         if names is not None and len(names) != len(families):
             raise ValueError(f"columns: got {len(names)} names and {len(families)} families, wanted one name a column")
         self.names = None if names is None else [str(name) for name in names]

@@ -126,9 +126,10 @@ class OneHot(Distribution):
         wide = self.logits.expand(*batch_shape, *self.logits.shape[-self.event_dim - 1 :])
         return OneHot(self._flat(wide), self.k, self.event_dim, self.has_rsample, validate_args=False)
 
-    def shifted(self, logits: Tensor) -> OneHot:
-        """The law whose logits are these and others, (*batch, D, *rest, k), as a residual posterior has them."""
-        flat = self._flat(self.logits + logits)
+    def shifted(self, p: OneHot) -> OneHot:
+        """The law whose logits are these and those of p, as a residual posterior has them; it is drawn as this one."""
+        self._check_like(p)
+        flat = self._flat(self.logits + p.logits)
         return OneHot(flat, self.k, self.event_dim, self.has_rsample, validate_args=False)
 
     def _grouped(self, flat: Tensor) -> Tensor:
@@ -140,14 +141,17 @@ class OneHot(Distribution):
         channel = -self.event_dim
         return grouped.movedim(-1, channel - 1).flatten(channel - 1, channel)
 
+    def _check_like(self, p: OneHot) -> None:
+        if self.k != p.k:
+            raise ValueError(f"one_hot({self.k}) and one_hot({p.k}): q and p of a level are of the same categories")
+
     def _summed(self, of_each: Tensor) -> Tensor:
         return of_each.flatten(of_each.dim() - self.event_dim).sum(-1)
 
 
 @register_kl(OneHot, OneHot)
 def _kl(q: OneHot, p: OneHot) -> Tensor:
-    if q.k != p.k:
-        raise NotImplementedError(f"one law is of {q.k} categories, the other of {p.k}")
+    q._check_like(p)
     return q._summed(kl_divergence(q.categories, p.categories))
 
 

@@ -102,8 +102,7 @@ class TopDown(nn.Module):
 def _relative_to_prior(p: Distribution, q: Distribution, level: int) -> Distribution:
     """The law of mu_p + sigma_p u, u ~ q."""
     laws: list[Any] = [law.base_dist if isinstance(law, Independent) else law for law in (p, q)]
-    same = isinstance(laws[1], type(laws[0]))
-    if not (same and isinstance(laws[0], Normal | Bernoulli | OneHot)):
+    if not any(all(isinstance(law, kind) for law in laws) for kind in (Normal, Bernoulli, OneHot)):
         names = " and ".join(type(law).__name__ for law in laws)
         raise ValueError(
             f"level {level}: a residual posterior needs p and q to be both normal, Bernoulli or one-hot, "
@@ -116,9 +115,9 @@ def _relative_to_prior(p: Distribution, q: Distribution, level: int) -> Distribu
             f"{tuple(p.batch_shape)}"
         )
     if isinstance(laws[0], OneHot):
-        return laws[0].shifted(laws[1].logits)
+        return laws[1].shifted(laws[0])
     if isinstance(laws[0], Bernoulli):
         odds = laws[0].logits + laws[1].logits
-        return IndependentBernoulli(type(laws[0])(logits=odds, validate_args=False), len(q.event_shape))
+        return IndependentBernoulli(type(laws[1])(logits=odds, validate_args=False), len(q.event_shape))
     mu = p.mean + p.stddev * q.mean
     return Independent(Normal(mu, p.stddev * q.stddev), len(q.event_shape))

@@ -136,15 +136,18 @@ class VAE(nn.Module):
                 levels or for one, draws it from torch's generator.
             given: c of a conditional model, (B, *context), or several.
             scored: whether draws may be without a gradient, as those of discrete latents are: for `loo` and `vimco`,
-                whose gradient is that of log q. Any other objective of such draws has a wrong gradient.
+                whose gradient is that of log q. Any other objective of such a trace would have a wrong one, and raises
+                a ValueError where there are gradients.
         """
         contexts, draw = as_contexts(given, len(x)), self._sampler(samples, noise, scored)
         if not held:
-            return self._trace(x, samples, draw, contexts)
-        latents, q = self._infer(x, samples, draw, contexts)
-        latents = tuple(z.view_as(z) for z in latents)
-        inferred = posterior_without_gradient(self, x, latents, q, contexts)
-        return replace(self._trace(x, samples, _fixed_latents(latents), contexts, inferred), held=True)
+            trace = self._trace(x, samples, draw, contexts)
+        else:
+            latents, q = self._infer(x, samples, draw, contexts)
+            latents = tuple(z.view_as(z) for z in latents)
+            inferred = posterior_without_gradient(self, x, latents, q, contexts)
+            trace = self._trace(x, samples, _fixed_latents(latents), contexts, inferred)
+        return replace(trace, held=held, scored=scored and not all(law.has_rsample for law in trace.q))
 
     def score(self, x: Tensor, latents: Sequence[Tensor], given: Given = None) -> Trace:
         """The densities of given latents: log p(x, z) and log q(z | x).

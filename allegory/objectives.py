@@ -31,6 +31,8 @@ how much better its particle is than what the others lead one to expect, which d
                                                                            geometric mean
 
 Both are unbiased, at any depth; levels with a reparameterised draw keep its gradient, so chains may mix both kinds.
+Each objective refuses a trace of another kind than its own where there are gradients: the value would be the same, the
+gradient another.
 
 Shapes: S particles, B batch, T levels.
 """
@@ -62,7 +64,7 @@ def elbo(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     >>> al.elbo(trace).shape
     torch.Size([7])
     """
-    _check_trace(trace)
+    _check_trace(elbo, trace)
     return (trace.log_px - _apply_beta(trace.kl, beta).sum(0)).mean(0)
 
 
@@ -85,7 +87,7 @@ def free_bits(
     >>> bool((al.free_bits(trace, nats=2.0) <= al.elbo(trace)).all())
     True
     """
-    _check_trace(trace)
+    _check_trace(free_bits, trace)
     levels = len(trace.latents)
     values = [nats] if isinstance(nats, int | float) else list(nats)
     free = torch.as_tensor(nats, dtype=trace.x.dtype, device=trace.x.device)
@@ -108,8 +110,7 @@ def stl(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
         trace: of S particles, of a held posterior.
         beta: as in `elbo`.
     """
-    _check_held("stl", trace)
-    return _log_w(trace, beta).mean(0)
+    return _log_w(stl, trace, beta).mean(0)
 
 
 def iwae(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
@@ -120,7 +121,7 @@ def iwae(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
         trace: of S particles.
         beta: weight of log q - log p, for a warm-up; a number, or (T,).
     """
-    log_w = _log_w(trace, beta)
+    log_w = _log_w(iwae, trace, beta)
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
@@ -133,10 +134,9 @@ def dreg(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
         trace: of S particles, of a held posterior.
         beta: weight of log q - log p, for a warm-up; one number for all levels.
     """
-    _check_held("dreg", trace)
     if isinstance(beta, Tensor) and beta.dim():
         raise ValueError("dreg takes one beta for all levels; use iwae for one per level")
-    log_w = _log_w(trace, beta)
+    log_w = _log_w(dreg, trace, beta)
     weight = torch.softmax(log_w, 0).detach()
     for z in trace.latents:
         if z.requires_grad:
@@ -155,7 +155,7 @@ def renyi(trace: Trace, beta: float | Tensor = 1.0, alpha: float = 0.5) -> Tenso
         beta: as in `iwae`.
         alpha: 0 is `iwae`, 1 is the mean of log w, -infinity the largest log w (VR-max).
     """
-    log_w = _log_w(trace, beta)
+    log_w = _log_w(renyi, trace, beta)
     if alpha == 1:
         return log_w.mean(0)
     if alpha == -math.inf:
@@ -174,10 +174,9 @@ def loo(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     Raises:
         ValueError: one particle.
     """
-    log_w = _scored_weights("loo", trace, beta)
-    value, particles = log_w.detach(), len(log_w)
-    others = (value.sum(0) - value) / (particles - 1)
-    surrogate = (log_w + (value - others) * _log_q_of_scored(trace)).mean(0)
+    log_w, others, log_q = _scored(loo, trace, beta)
+    value = log_w.detach()
+    surrogate = (log_w + (value - others) * log_q).mean(0)
     return value.mean(0) + (surrogate - surrogate.detach())
 
 
@@ -192,22 +191,18 @@ def vimco(trace: Trace, beta: float | Tensor = 1.0) -> Tensor:
     Raises:
         ValueError: one particle.
     """
-    log_w = _scored_weights("vimco", trace, beta)
+    log_w, others, log_q = _scored(vimco, trace, beta)
     value, particles = log_w.detach(), len(log_w)
     bound = torch.logsumexp(value, 0) - math.log(particles)
-    others = (value.sum(0) - value) / (particles - 1)
     itself = torch.eye(particles, dtype=torch.bool, device=value.device)[..., None]
-    replaced = torch.where(
-        itself, others[None], value[:, None]
-    )  # (S, S, B): in column s particle s is the others' mean
+    replaced = torch.where(itself, others, value[:, None])  # (S, S, B): in column s particle s is the others' mean
     without = torch.logsumexp(replaced, 0) - math.log(particles)
-    weight = torch.softmax(value, 0)
-    surrogate = (weight * log_w + (bound - without) * _log_q_of_scored(trace)).sum(0)
+    surrogate = (torch.softmax(value, 0) * log_w + (bound - without) * log_q).sum(0)
     return bound + (surrogate - surrogate.detach())
 
 
-# Attributes that `fit` reads: whether an objective needs a held posterior, or scored draws, and what validation
-# measures instead of it.
+# Attributes: whether an objective needs a held posterior, or scored draws, which its trace is checked for; and what
+# validation measures instead of it. `fit` reads them.
 stl.held = dreg.held = True  # type: ignore[attr-defined]
 loo.scored = vimco.scored = True  # type: ignore[attr-defined]
 free_bits.bound = loo.bound = elbo  # type: ignore[attr-defined]
@@ -223,35 +218,47 @@ def needs_score(objective: Any) -> bool:
     return getattr(getattr(objective, "func", objective), "scored", False)
 
 
-def _scored_weights(name: str, trace: Trace, beta: float | Tensor) -> Tensor:
-    """(S, B) log w, of at least two particles."""
-    log_w = _log_w(trace, beta)
-    if len(log_w) < 2:
-        raise ValueError(f"{name}: got one particle, wanted two or more, samples=2: each learns from the others")
-    return log_w
-
-
-def _log_q_of_scored(trace: Trace) -> Tensor:
-    """(S, B) log q of the levels whose draws have no gradient."""
-    of_levels = zip(trace.q, trace.log_qz, strict=True)
-    return sum((log_q for q, log_q in of_levels if not q.has_rsample), torch.zeros_like(trace.log_qz[0]))
-
-
-def _check_trace(trace: Any) -> None:
+def _check_trace(objective: Any, trace: Any) -> None:
+    """Raises a ValueError for what is no trace; and where there are gradients, for a trace of which the objective has
+    the value, but another gradient than its own.
+    """
     if isinstance(trace, nn.Module | Tensor):
         raise ValueError(f"got {type(trace).__name__}, wanted the trace of a pass, model(x)")
+    if not torch.is_grad_enabled():
+        return
+    name, held = objective.__name__, getattr(objective, "held", False)
+    if held and not trace.held:
+        raise ValueError(f"{name} needs a trace of a held posterior, model(x, samples, held=True), for its gradient")
+    if trace.held and not held:
+        raise ValueError(f"{name}: this trace is of a held posterior, whose gradient it needs; wanted held=False")
+    if trace.scored and not needs_score(objective):
+        raise ValueError(
+            f"{name}: draws of this trace have no gradient, and {name} does not take the score instead; wanted al.loo "
+            "or al.vimco, or torch.no_grad() if you only evaluate"
+        )
 
 
-def _log_w(trace: Trace, beta: float | Tensor) -> Tensor:
-    _check_trace(trace)
+def _log_w(objective: Any, trace: Trace, beta: float | Tensor) -> Tensor:
+    """(S, B) log w, with its rates weighted."""
+    _check_trace(objective, trace)
     return trace.log_px - _apply_beta(trace.log_qz - trace.log_pz, beta).sum(0)
+
+
+def _scored(objective: Any, trace: Trace, beta: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(S, B) each: log w; its mean over the other particles, without a gradient; and log q of the levels whose draws
+    have none.
+    """
+    _check_trace(objective, trace)
+    log_q = trace.log_qz
+    log_w = trace.log_px - _apply_beta(log_q - trace.log_pz, beta).sum(0)
+    if len(log_w) < 2:
+        raise ValueError(
+            f"{objective.__name__}: got one particle, wanted two or more, samples=2: each learns from the others"
+        )
+    value = log_w.detach()
+    scored = (log_q[t] for t, q in enumerate(trace.q) if not q.has_rsample)
+    return log_w, (value.sum(0) - value) / (len(value) - 1), sum(scored, torch.zeros_like(log_w))
 
 
 def _apply_beta(rates: Tensor, beta: float | Tensor) -> Tensor:
     return beta[:, None, None] * rates if isinstance(beta, Tensor) and beta.dim() else beta * rates
-
-
-def _check_held(name: str, trace: Trace) -> None:
-    _check_trace(trace)
-    if torch.is_grad_enabled() and not trace.held:
-        raise ValueError(f"{name} needs a trace of a held posterior, model(x, samples, held=True), for its gradient")

@@ -59,6 +59,7 @@ class Trace:
         q: q(z_1 | x), ..., q(z_T | z_{T-1}), or top-down q(z_1 | z_2, x), ..., q(z_T | x): T distributions.
         top_down: whether q is top-down.
         held: whether q's parameters are held fixed in q, see `VAE.forward`.
+        scored: whether some draws have no gradient, so that an objective has to take the score of q.
         tensors: what a gradient reaches the networks through, in p and q. Where a VAE itself is wrapped in
             DistributedDataParallel, torch looks for them among these attributes.
     """
@@ -69,6 +70,7 @@ class Trace:
     q: tuple[Distribution, ...]
     top_down: bool = False
     held: bool = False
+    scored: bool = False
     tensors: tuple[Tensor, ...] = field(init=False, default=property(_tensors))  # type: ignore
 
     @property

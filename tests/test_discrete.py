@@ -183,9 +183,70 @@ def test_straight_through_has_the_honest_value_and_a_biased_gradient():
 def test_vimco_is_the_bound_of_its_particles_and_loo_the_mean():
     model, x = small(2)
     torch.manual_seed(0)
-    trace = model(x, samples=6, scored=True)
-    assert_close(al.vimco(trace), al.iwae(trace))
-    assert_close(al.loo(trace), trace.log_weight.mean(0))
+    with torch.no_grad():
+        trace = model(x, samples=6, scored=True)
+        assert_close(al.vimco(trace), al.iwae(trace))
+        assert_close(al.loo(trace), trace.log_weight.mean(0))
+
+
+@pytest.mark.parametrize(("objective", "same"), [(al.loo, lambda t: t.log_weight.mean(0)), (al.vimco, al.iwae)])
+def test_of_normal_latents_alone_they_have_the_gradient_of_the_draws(objective, same):
+    torch.manual_seed(0)
+    model = al.architectures.mlp((5,), "bernoulli", [3, 2], [6])
+    x = (torch.rand(3, 5) < 0.5).to(torch.get_default_dtype())
+    noise = [torch.randn(4, 3, d) for d in (3, 2)]
+    wanted = flat_gradient(same(model(x, samples=4, noise=noise)).sum(), model)
+    assert wanted.norm() > 0.1
+    for scored in (False, True):
+        trace = model(x, samples=4, noise=noise, scored=scored)
+        assert not trace.scored
+        assert_close(flat_gradient(objective(trace).sum(), model), wanted, rtol=0, atol=1e-12)
+
+
+EVERY = [al.elbo, al.free_bits, al.stl, al.iwae, al.dreg, al.renyi, al.loo, al.vimco]
+
+
+@pytest.mark.parametrize("objective", EVERY)
+def test_an_objective_takes_no_trace_of_another_gradient(objective):
+    discrete, x = small(2)
+    torch.manual_seed(0)
+    normal = al.architectures.mlp((5,), "bernoulli", [3, 2], [6])
+    held, scored = (getattr(objective, name, False) for name in ("held", "scored"))
+    for model, trace_held, trace_scored, fits in (
+        (normal, False, False, not held), (normal, True, False, held), (normal, True, True, held),
+        (discrete, False, True, scored), (discrete, True, True, False),
+    ):  # fmt: skip
+        trace = model(x, samples=3, held=trace_held, scored=trace_scored)
+        if fits:
+            assert objective(trace).requires_grad
+        else:
+            with pytest.raises(ValueError, match=rf"{objective.__name__}.*(held|gradient)"):
+                objective(trace)
+        with torch.no_grad():
+            assert bool(objective(trace).isfinite().all())
+
+
+def test_a_residual_posterior_is_drawn_as_q_says():
+    torch.manual_seed(0)
+
+    def chain(p, q):
+        both = al.networks.Concat(torch.nn.Linear(4 + 2, 6), event_dim=1)
+        encoder = al.TopDown(
+            al.networks.Climb([torch.nn.Linear(5, 4), torch.nn.Linear(4, 4)]),
+            [al.Conditional(both, q), al.Conditional(torch.nn.Linear(4, 4), families.normal)], residual=True,
+        )  # fmt: skip
+        decoder = [
+            al.Conditional(torch.nn.Linear(6, 5), families.bernoulli), al.Conditional(torch.nn.Linear(2, 6), p)
+        ]  # fmt: skip
+        return al.VAE(al.StandardNormal(2), encoder, decoder)
+
+    x = torch.tensor([[0.0, 1.0, 1.0, 0.0, 1.0]])
+    for p_through, q_through in itertools.product([False, True], repeat=2):
+        trace = chain(families.one_hot(3, p_through), families.one_hot(3, q_through))(x, samples=2, scored=True)
+        assert trace.scored is not q_through
+        assert_close(trace.q[0].logits.logsumexp(-1), torch.zeros(2, 1, 2), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"one_hot\(3\) and one_hot\(2\)"):
+        chain(families.one_hot(2), families.one_hot(3))(x, scored=True)
 
 
 def test_one_hot_is_a_product_of_categoricals():
@@ -248,5 +309,11 @@ def test_what_cannot_be_is_said():
         al.architectures.mlp((5,), "bernoulli", [2, 2], latent_family=["normal"])
     with pytest.raises(ValueError, match="discrete; wanted 'standard'"):
         al.architectures.mlp((5,), "bernoulli", [2], latent_family="bernoulli", prior="mixture")
+    with pytest.raises(ValueError, match=r"one_hot\(3\) and one_hot\(2\)"):  # a rate of both would mean nothing
+        torch.distributions.kl_divergence(OneHot(torch.zeros(6), 3), OneHot(torch.zeros(6), 2))
+    with pytest.raises(ValueError, match=r"column 1 .* a family of whole rows"):
+        families.columns([families.normal, families.one_hot(3)])
+    with pytest.raises(ValueError, match=r"column 0 .* a family of whole rows"):
+        families.columns([families.tree([-1])])
     with pytest.raises(ValueError, match="temperature"):
         model.sample(2, temperature=0.5)
