@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "missingness": {"family", "gaps", "positivity", "quantiles"},
     "trees": {"distributions", "family", "support"},
     "discrete": {"family"},
-    "columnar": {"family", "gaps", "intervals", "missingness", "positivity"},
+    "columnar": {"discrete", "family", "gaps", "intervals", "missingness", "positivity", "trees"},
     "families": {"columnar", "discrete", "family", "missingness", "positivity", "trees"},
     "exposure": {"columnar", "distributions", "gaps", "intervals", "missingness"},
     "conditional": {"exposure"},

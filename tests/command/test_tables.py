@@ -355,7 +355,6 @@ def test_conditions_that_no_row_can_meet_are_told_in_one_line(capsys):
     )
     assert "its values have no order" in fails(capsys, *draw, "region>=north")
     assert "something else is said of 'age', too" in fails(capsys, *draw, "age=30", "--given", "age=31")
-    assert "no row can meet them, their probability is 0" in fails(capsys, *draw, "age>100000")
     assert "temperature=0.5 is of draws from the prior" in fails(capsys, *draw, "age=30", "--temperature", "0.5")
     words = ["sample", "run", "--count", "3", "--out", "o.csv", "--importance-samples", "9"]
     assert "applies only with --given" in fails(capsys, *words)
@@ -365,6 +364,14 @@ def test_conditions_that_no_row_can_meet_are_told_in_one_line(capsys):
     assert "--array x is for a .npz file" in fails(
         capsys, "encode", "run", "people.csv", "--out", "z.csv", "--array", "x"
     )
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.usefixtures("folder")
+def test_what_few_particles_draw_far_out_is_said(capsys):
+    assert main(["sample", "run", "--count", "3", "--out", "far.csv", "--given", "age>100000"]) == 0
+    assert "effective sample size of 10000 is below 10" in capsys.readouterr().err
+    assert read_frame("far.csv")["age"].min() > 100_000
 
 
 @pytest.mark.usefixtures("folder")
