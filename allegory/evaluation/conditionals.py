@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from allegory.evaluation.imputation import warn_of_few
 from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, row_seeds, run_passes
+from allegory.evaluation.resampling import warn_of_few
 from allegory.gaps import log_prob_elements
 from allegory.given import Contexts, Given, take_rows
 from allegory.model import VAE
