@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory.columnar import from_json, to_json
+from allegory.data.stored import Mapped, Stored
 from allegory.families import columns, indicated, missing_above, missing_below, self_masking
 from allegory.gaps import Observed
 from allegory.missingness import Indicated, SelfMasked, SelfMaskedFamily, gap_columns, missing_range, without_gaps
@@ -311,6 +312,18 @@ def test_a_table_begins_at_its_marginals():
     assert "which values of column 0, column 1 are missing" in found._repr_html_()
     base = al.evaluation.baseline(model, x, x)
     assert_close(torch.tensor(-found.nll), torch.tensor(base), atol=0.01, rtol=0)  # independent columns
+
+
+def test_rows_on_disk_are_scored_as_those_in_memory(tmp_path):
+    model = al.architectures.mlp((2,), columns([al.families.normal, missing_above(al.families.normal, 9.0)]), [1], [4])
+    x = torch.randn(6, 2).float()
+    np.save(tmp_path / "x.npy", x.numpy())
+    stored = Stored(Mapped(np.load(tmp_path / "x.npy", mmap_mode="r")))
+    found = []
+    for rows in (x, stored):
+        torch.manual_seed(0)
+        found.append(al.evaluate(model.float(), rows, samples=3).bits_per_dim)
+    assert found[0] == found[1]
 
 
 def test_a_model_with_mechanisms_is_saved_and_loaded(tmp_path):

@@ -402,9 +402,11 @@ def _observed_count(x: Any, gaps: Sequence[int]) -> int:
     """How many numbers of x, (N, *event), are there, or are gaps that are data; all of data on disk, which have no
     gaps.
     """
+    if not isinstance(x, Tensor):
+        return len(x) * math.prod(x.shape[1:])
     if gaps:
         x = x.index_fill(1, torch.tensor(gaps, device=x.device), 0)
-    return x.numel() - int(x.isnan().sum()) if isinstance(x, Tensor) else len(x) * math.prod(x.shape[1:])
+    return x.numel() - int(x.isnan().sum())
 
 
 def _combine_passes(passes: Iterable[list[Tensor]]) -> list[Tensor]:
