@@ -66,8 +66,8 @@ def draw_latent(q: Distribution, fan_out: Size, level: int, scored: bool = False
         name = type(q.base_dist if isinstance(q, Independent) else q).__name__
         raise ValueError(
             f"level {level}: {name} has no reparameterised sample, so a gradient through it would be wrong; "
-            "for discrete latents use al.loo or al.vimco, in a loop of your own model(x, samples, scored=True); or a "
-            "family that has one (normal), or torch.no_grad() if you only evaluate"
+            "for discrete latents use al.loo or al.vimco (--objective loo), in a loop of your own model(x, samples, "
+            "scored=True); or a family that has one (normal), or torch.no_grad() if you only evaluate"
         )
     return q.sample(fan_out)
 

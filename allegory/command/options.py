@@ -46,6 +46,7 @@ __all__ = [
     "names",
     "nearest",
     "pairs",
+    "setting",
     "settings",
     "with_argument",
     "with_options",
@@ -497,10 +498,10 @@ def settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     for option in TRAINING:
         name, value = option.name, chosen.get(option.name)
         is_set = name in given or (name in stored and value != option.default)
-        if option.of and is_set and value is not None and chosen[option.of[0]] not in option.of[1]:
+        if option.of and is_set and value is not None and setting(option.of[0], chosen) not in option.of[1]:
             flag, owners = BY_NAME[option.of[0]].flag, " and ".join(option.of[1])
             words = " ".join(option.words(value))
-            raise ValueError(f"{words} applies only to {flag} {owners}, not to {chosen[option.of[0]]}")
+            raise ValueError(f"{words} applies only to {flag} {owners}, not to {setting(option.of[0], chosen)}")
     if "latent" not in given and "levels" not in given and stored:
         given = stored
     chosen["latent"] = _latent(given.get("levels"), given.get("latent"), chosen["architecture"])
@@ -510,6 +511,15 @@ def settings(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     if chosen["epochs"] is None and chosen["minutes"] is None:
         chosen["epochs"] = EPOCHS
     return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
+
+
+def setting(name: str, chosen: dict[str, Any]) -> Any:
+    """One of the settings; where it is that of an architecture, which `settings` leaves to it, its default.
+
+    >>> setting("latent_family", {}), setting("samples", {"samples": 5})
+    ('normal', 5)
+    """
+    return chosen.get(name, BY_NAME[name].default)
 
 
 def check_stored(stored: Any, where: str) -> dict[str, Any]:

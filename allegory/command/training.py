@@ -22,6 +22,7 @@ from allegory.command.options import (
     limits,
     names,
     pairs,
+    setting,
     settings,
     with_argument,
     with_options,
@@ -37,7 +38,6 @@ FIT = (
 COPIES = 10  # of the weights: the best, the average, gradients, moments, and what they were when the epoch began
 REMARKED_ROWS = 200_000  # of a table
 READING = ("dynamic", "split", "array", "size", "given", "exposure")
-DISCRETE_SAMPLES = 4
 MODEL = {  # the settings that each architecture takes
     "mlp": (
         "latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down",
@@ -108,7 +108,7 @@ def train(
     reading = {key: options[key] for key in READING} | {"given": names(options["given"])}
     with console.naming_flags():
         source = load_together(data, seed=options["split_seed"], **reading, **_said_of_table(options))
-    options = _for_discrete(_for_table(options, {*stored, *chosen}, source), {*stored, *chosen})
+    options = _for_latents(_for_table(options, {*stored, *chosen}, source), {*stored, *chosen})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
     if not named:
@@ -216,19 +216,22 @@ def _for_table(options: dict[str, Any], chosen: set[str], source: Any) -> dict[s
     return {**options, "levels": len(options["latent"])}
 
 
-def _for_discrete(options: dict[str, Any], chosen: set[str]) -> dict[str, Any]:
-    """The settings of discrete latents, whose draws have no gradient: the objective is `loo`, of four particles, where
-    nothing else was chosen.
+def _for_latents(options: dict[str, Any], chosen: set[str]) -> dict[str, Any]:
+    """The settings; those that were not chosen are of the latents' family.
 
     Args:
         options: of all settings.
         chosen: which were given, or stored.
     """
-    family, own = options.get("latent_family", "normal"), {"objective", "samples", "beta", "free_bits", "alpha"}
-    if family == "normal" or chosen & own:
+    from allegory.training.defaults import latent_settings
+
+    family = setting("latent_family", options)
+    own = latent_settings(family)
+    if not own or chosen & {"objective", "free_bits", "alpha"}:
         return options
-    console.say(f"{family} latents: the objective is loo, with {DISCRETE_SAMPLES} particles")
-    return {**options, "objective": "loo", "samples": DISCRETE_SAMPLES}
+    options = {**options, **{key: value for key, value in own.items() if key not in chosen}}
+    console.say(f"{family} latents: the objective is {options['objective']}, with {options['samples']} particles")
+    return options
 
 
 def _remarks(examples: Any, likelihood: str) -> list[str]:

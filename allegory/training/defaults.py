@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["kl_warmup_steps", "lr_warmup_steps", "table_settings"]
+__all__ = ["kl_warmup_steps", "latent_settings", "lr_warmup_steps", "table_settings"]
 
 TABLE = {"latent": [16], "hidden": [256, 256], "batch_size": 256}
 WITH_GAPS = {"objective": "iwae", "samples": 5}
+DISCRETE = {"objective": "loo", "samples": 4}
 
 
 def table_settings(gaps: bool) -> dict[str, Any]:
@@ -22,6 +23,19 @@ def table_settings(gaps: bool) -> dict[str, Any]:
     'iwae'
     """
     return {**TABLE, **(WITH_GAPS if gaps else {})}
+
+
+def latent_settings(family: str) -> dict[str, Any]:
+    """The default settings of a training with latents of a family: of discrete ones, whose draws have no gradient, the
+    objective `loo`, of a few particles.
+
+    Args:
+        family: as in `allegory.architectures.LATENT_FAMILIES`.
+
+    >>> latent_settings("one_hot"), latent_settings("normal")
+    ({'objective': 'loo', 'samples': 4}, {})
+    """
+    return {} if family == "normal" else dict(DISCRETE)
 
 
 def kl_warmup_steps(levels: int, examples: int, batch_size: int = 128, epochs: int | None = None) -> int:

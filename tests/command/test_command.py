@@ -365,6 +365,7 @@ def test_mistakes_get_one_line(digits_run, capsys, tmp_path):
         train("ok.npy", "--components", "5"): "--components 5 applies only to --prior mixture and vamp, not to",
         ("evaluate", run, "--ais-examples", "5"): "--ais-examples 5 applies only with --ais",
         train("ok.npy", "--beta", "1,2"): "beta=[1.0, 2.0]: wanted a number, at least 0, or one for each of 1 levels",
+        train("ok.npy", "--latent-categories", "4"): "--latent-categories 4 applies only to --latent-family one_hot",
         train("ok.npy", "--channels", "8"): "--channels 8 applies only to --architecture conv, not to mlp",
         train("ok.npy", "--architecture", "conv"): "convolutions need images",
         train("digits", "--prior", "vamp"): "categories cannot be learned",

@@ -398,6 +398,16 @@ def test_rows_are_drawn_and_gaps_are_filled_within_ranges(capsys):
     assert all(min(one["age"][i] for i, row in enumerate(whole[1:]) if not row[1]) >= 70 for one in many)
 
 
+def test_discrete_latents_are_trained_with_their_own_objective(capsys):
+    people(Path("people.csv"))
+    words = ["train", "people.csv", "--drop", "who", "--latent-family", "bernoulli", *TINY]
+    assert main([*words, "--out", "run"]) == 0
+    assert "bernoulli latents: the objective is loo, with 4 particles" in capsys.readouterr().err
+    assert main([*words, "--out", "more", "--samples", "3", "--beta", "0.5"]) == 0
+    assert "bernoulli latents: the objective is loo, with 3 particles" in capsys.readouterr().err
+    assert "use al.loo or al.vimco (--objective loo)" in fails(capsys, *words, "--objective", "iwae")
+
+
 @pytest.mark.usefixtures("folder")
 def test_training_goes_on_as_if_nothing_had_happened(monkeypatch):
     shutil.copy("people.csv", "mine.csv")
