@@ -195,3 +195,11 @@ def test_the_counts_of_a_table_have_a_size(tmp_path, monkeypatch, capsys):
         )
     assert main(["train", "u.csv", "--exposure", "people", "--out", "bad", *words]) == 2
     assert "no column is a count, which could be in proportion to a size" in capsys.readouterr().err
+
+
+def test_a_size_that_is_none_is_named_by_its_row_in_the_file(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"{i % 5},{0 if i == 3 else 100 + i}" for i in range(40)]
+    path.write_text("\n".join(["deaths,people", *rows]))
+    with pytest.raises(ValueError, match=r"t\.csv: people, the size of counts, is 0 in row 3, wanted above 0"):
+        load(path, exposure="people")

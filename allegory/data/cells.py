@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Size, Tensor
 
-from allegory.data.conditions import as_conditions, join_conditions
+from allegory.data.conditions import Condition, as_conditions, encode_conditions, join_conditions
 from allegory.data.cutting import cut
 from allegory.data.parts import Part
 from allegory.data.splits import Data
@@ -32,6 +32,7 @@ from allegory.data.tables import read_given_column
 __all__ = ["Sparse", "load_cells"]
 
 TOTAL = "total counts"
+MOST = 2**24  # whole numbers up to it are exact in float32
 
 
 class Sparse:
@@ -92,6 +93,7 @@ def load_cells(
     """
     matrix, layers = _counts_of(cells, layer)
     _check_counts(matrix, layer, layers)
+    _check_rows(getattr(cells, "obs", None), matrix.shape)
     sparse = hasattr(matrix, "tocsr")
     x: Any = Stored(Sparse(matrix)) if sparse else torch.from_numpy(matrix.astype(np.float32))
     obs = getattr(cells, "obs", None)
@@ -99,7 +101,10 @@ def load_cells(
     raw = {name: _column(obs, name) for name in names}
     if exposure is not None:
         totals = exposure == TOTAL and (obs is None or TOTAL not in obs)
-        raw[exposure] = np.asarray(matrix.sum(1)).reshape(-1) if totals else _column(obs, exposure, "real")
+        raw[exposure] = (
+            np.asarray(matrix.sum(1, dtype=np.float64)).reshape(-1) if totals else _column(obs, exposure, "real")
+        )
+        encode_conditions(Condition(exposure, exposure=True), raw[exposure], "cells")  # counts rows as the matrix does
     if (split == "groups") != (groups is not None):
         raise ValueError(f"split={split!r}, groups={groups!r}: wanted the column of obs for split='groups' alone")
     parts = {"": Part(x, groups=None if groups is None else _column(obs, groups, "categorical"))}
@@ -122,14 +127,25 @@ def _counts_of(cells: Any, layer: str | None) -> tuple[Any, list[str]]:
         found = cells.layers[layer]
     if found is None:
         raise ValueError(f"X is empty; wanted layer=..., one of {', '.join(map(repr, layers)) or 'none'}")
-    if hasattr(found, "tocsr"):
-        return found.tocsr(), layers
-    matrix = np.asarray(found)
-    if matrix.ndim != 2 or matrix.dtype.kind not in "biuf" or not matrix.size:
+    if isinstance(found, Tensor) and found.layout != torch.strided:
+        raise ValueError(f"cells: a tensor of layout {found.layout}; wanted a matrix of scipy.sparse, or a dense one")
+    is_sparse = hasattr(found, "tocsr")
+    matrix = found if is_sparse else np.asarray(found)
+    if matrix.ndim != 2 or matrix.dtype.kind not in "biuf" or not all(matrix.shape):
         raise ValueError(
             f"cells: shape {matrix.shape} of {matrix.dtype}; wanted (cells, genes) of counts, or an AnnData"
         )
-    return matrix, layers
+    return (_in_rows(matrix) if is_sparse else matrix), layers
+
+
+def _in_rows(matrix: Any) -> Any:
+    """In compressed rows, each element once: what stands twice is summed, in a type that holds the sum."""
+    wide = matrix.astype(np.float32) if matrix.dtype.itemsize < 4 else matrix
+    rows = wide.tocsr()
+    if not rows.has_canonical_format:
+        rows = rows.copy() if rows is matrix else rows
+        rows.sum_duplicates()
+    return rows
 
 
 def _check_counts(matrix: Any, layer: str | None, layers: Sequence[str]) -> None:
@@ -150,6 +166,20 @@ def _check_counts(matrix: Any, layer: str | None, layers: Sequence[str]) -> None
             )
     if values.size and values.min() < 0:
         raise ValueError(f"{where} has values such as {values.min():g}; wanted counts, 0 or more")
+    if values.size and float(values.max()) > MOST:
+        raise ValueError(f"{where} has values such as {values.max():.10g}; wanted {MOST:,} at most, exact in float32")
+
+
+def _check_rows(obs: Any, shape: Sequence[int]) -> None:
+    """Raises a ValueError for columns that are of other rows than those of the matrix."""
+    if obs is None:
+        return
+    for count in {obs.shape[0]} if hasattr(obs, "shape") else {len(obs[name]) for name in obs}:
+        if count != shape[0]:
+            raise ValueError(
+                f"obs has {count:,} rows, and the matrix {shape[0]:,}, of {shape[1]:,}; wanted (cells, genes), a row "
+                "for each cell of obs: is it transposed?"
+            )
 
 
 def _column(obs: Any, name: str, kind: str | None = None) -> NDArray[Any]:

@@ -32,8 +32,10 @@ from torch import Tensor
 from allegory.data.builtin import BUILTIN, find, load_splits
 from allegory.data.caveats import caveats
 from allegory.data.conditions import (
+    Condition,
     Conditions,
     as_conditions,
+    encode_conditions,
     encode_together,
     join_conditions,
     recorded_conditions,
@@ -469,6 +471,8 @@ def _conditions(
     together = any(part.names for part in parts.values())
     found = []
     for name in names:
+        for label, part in parts.items() if name == exposure else ():  # counts rows as the source does
+            encode_conditions(Condition(name, exposure=True), part.given[name], ", ".join(filter(None, (where, label))))
         whole = np.concatenate([np.asarray(part.given[name]) for part in parts.values()]) if together else None
         raw = {}
         for split, chosen in rows.items():

@@ -137,3 +137,35 @@ def test_a_sparse_matrix_takes_far_less_memory_than_a_dense_one():
         return float(done.stdout)
 
     assert 0 < used("sparse") < used("dense") / 2
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.coo_array])
+def test_what_stands_twice_in_a_sparse_matrix_is_summed_whatever_its_type(kind):
+    twice = (np.full(60, 100, np.int8), (np.repeat(np.arange(30), 2), np.zeros(60, int)))
+    matrix = sparse.coo_array(twice, shape=(30, 2))
+    if kind is sparse.csr_matrix:
+        matrix = kind((twice[0], twice[1][1], np.arange(0, 61, 2)), shape=(30, 2))
+    data = load_cells(matrix)
+    assert_close(data.train[:], torch.tensor([[200.0, 0.0]]).expand(24, 2))
+    assert_close(data.given_with("train")[0], torch.full((24, 1), 200.0))
+    assert matrix.nnz == 60  # that of the user stays as it is
+
+
+def test_totals_have_all_their_digits():
+    counts = np.full((20, 40), 2047, np.float16)
+    assert set(load_cells(counts).given.values["train"].flatten().tolist()) == {2047.0 * 40}
+
+
+def test_a_matrix_that_is_none_of_counts_by_cells_is_refused():
+    counts = np.full((20, 3), 4)
+    with pytest.raises(ValueError, match=r"obs has 20 rows, and the matrix 3, of 20; wanted \(cells, genes\)"):
+        load_cells(SimpleNamespace(X=counts.T, obs={"batch": np.array(["a", "b"] * 10)}, layers={}))
+    with pytest.raises(ValueError, match="of complex128; wanted"):
+        load_cells(sparse.csr_matrix(counts.astype(complex)))
+    with pytest.raises(ValueError, match=r"layout torch.sparse_coo; wanted a matrix of scipy\.sparse"):
+        load_cells(torch.tensor(counts).to_sparse())
+    with pytest.raises(ValueError, match="values such as 16777217; wanted 16,777,216 at most"):
+        load_cells(counts + 2**24 - 3)
+    counts[17] = 0
+    with pytest.raises(ValueError, match="is 0 in row 17, wanted above 0"):  # of the matrix, not of a split
+        load_cells(counts)
