@@ -40,6 +40,7 @@ from allegory.units import units_of, warn_of_outliers
 __all__ = ["init_output_bias", "init_units"]
 
 SPREAD = 1e15  # at most, or its inverse: sigma may be a thousand times larger, and is squared
+TOO_FAR = f"whose square float32 cannot hold; rescale it, such that its spread is between {1 / SPREAD:g} and {SPREAD:g}"
 DISCRETIZED = (DiscretizedLogisticFamily, DiscretizedLogisticMixtureFamily)
 
 
@@ -88,9 +89,21 @@ def init_units(
 
 def _init_columns(input_layer: Any, family: ColumnsFamily, data: Tensor, sizes: Tensor | None = None) -> None:
     """The units of each block of columns, and of what the encoder reads of it."""
+    if bool(data.isinf().any()):
+        row, column = data.isinf().nonzero()[0].tolist()
+        raise ValueError(
+            f"data: {data[row, column].item()} in row {row}, column {column}; wanted finite numbers, or NaN"
+        )
     for block, index, read in zip(family.blocks, family.columns, input_layer.reads, strict=True):
         x = data[:, index]
         set_units(block, x, sizes)
+        for density in (part for part in block.modules() if isinstance(part, Standardized)):
+            outside = (density.scale < 1 / SPREAD) | (density.scale > SPREAD)
+            if data.dtype == torch.float32 and bool(outside.any()):
+                raise ValueError(
+                    f"column {index[outside.nonzero()[0, 0]].item()} of x has a spread of "
+                    f"{density.scale[outside][0].item():.3g}, {TOO_FAR}"
+                )
         for part in (part for part in read.modules() if isinstance(part, Standardize)):
             units = units_of_observed(part.transform(x))
             part.loc.copy_(units.loc)
@@ -126,10 +139,7 @@ def _units(
     loc, scale, outliers = units_of(x)
     if density and bool(((scale < 1 / SPREAD) | (scale > SPREAD)).any()):
         index = ((scale < 1 / SPREAD) | (scale > SPREAD)).nonzero()[0].tolist()
-        raise ValueError(
-            f"element {index} of x has a spread of {scale[tuple(index)].item():.3g}, whose square float32 cannot hold; "
-            f"rescale it, such that its spread is between {1 / SPREAD:g} and {SPREAD:g}"
-        )
+        raise ValueError(f"element {index} of x has a spread of {scale[tuple(index)].item():.3g}, {TOO_FAR}")
     warn_of_outliers(outliers if x is data else units_of(data).outliers, row_names, offset)
     return loc, torch.where(constant, 1.0, scale)
 

@@ -115,21 +115,23 @@ def set_units(block: Any, x: Tensor, sizes: Tensor | None = None) -> None:
             raise ValueError(
                 f"columns: a log-normal column has {x[x <= 0][0].item():g}; wanted numbers above 0, or 0 as a point"
             )
-        units = units_of_observed(x.log())
-        block.loc.copy_(units.loc)
-        block.scale.copy_(torch.where(units.scale > 0, units.scale, 1.0))
+        _set_units_of_density(block, x.log())
     elif isinstance(block, Standardized):
-        filled, units = fill_gaps(x), units_of_observed(x)
-        constant = (filled == filled[0]).all(0) | ~(units.scale > 0)
-        if bool(constant.any()):
-            raise ValueError(
-                "columns: a density has no upper bound on a column that is constant; leave it out, or give it a "
-                "resolution, families.interval(step)"
-            )
-        block.loc.copy_(units.loc)
-        block.scale.copy_(units.scale)
+        _set_units_of_density(block, x)
     elif isinstance(block, StandardizedCounts):
         set_count_units(block, *_counts_with_sizes(x, sizes))
+
+
+def _set_units_of_density(block: Any, x: Tensor) -> None:
+    filled, units = fill_gaps(x), units_of_observed(x)
+    constant = (filled == filled[0]).all(0) | ~(units.scale > 0)
+    if bool(constant.any()):
+        raise ValueError(
+            "columns: a density has no upper bound on a column that is constant; leave it out, or give it a "
+            "resolution, families.interval(step)"
+        )
+    block.loc.copy_(units.loc)
+    block.scale.copy_(units.scale)
 
 
 def _set_places(block: SelfMaskedFamily, x: Tensor) -> None:

@@ -22,6 +22,7 @@ from torch.distributions import Distribution, constraints
 
 from allegory.distributions import Bernoulli
 from allegory.family import Family
+from allegory.runtime.messages import no_tensor
 from allegory.runtime.precision import to_float32
 from allegory.support import check_support
 
@@ -141,7 +142,9 @@ def chow_liu_parents(x: Tensor, pseudocount: float = 0.5) -> list[int]:
     >>> chow_liu_parents(torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 0, 0], [1, 1, 0]]))
     [-1, 0, 0]
     """
-    if x.dim() != 2 or not bool(((x == 0) | (x == 1)).all()):
+    if not isinstance(x, Tensor):
+        raise ValueError(no_tensor("x", x))
+    if x.dim() != 2 or not x.numel() or not bool(((x == 0) | (x == 1)).all()):
         raise ValueError(f"x: got shape {tuple(x.shape)}, wanted vectors of 0 and 1, (N, D), without gaps")
     information = _mutual_information(x.to(torch.get_default_dtype()), pseudocount)
     parents, nearest = [-1] * x.shape[1], information[0].clone()

@@ -507,3 +507,18 @@ def test_examples_with_gaps_are_told_from_models_that_mix_them(row):
 def test_points_are_found_in_numbers_of_any_precision():
     read = al.networks.ReadPoints(torch.nn.Identity(), torch.tensor([0.1, 0.2], dtype=torch.float32))
     assert_close(read(torch.tensor([[0.1]], dtype=torch.float64))[0, 1:], torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("factors", [False, True])
+def test_columns_that_no_density_in_float32_can_score_are_refused(factors):
+    def model(family, x):
+        return al.architectures.mlp((2,), families.columns([family] * 2), [1], [4], data=x, factors=factors)
+
+    x = torch.randn(30, 2, dtype=torch.float32)
+    with pytest.raises(ValueError, match="a column that is constant"):
+        model(families.log_normal, torch.full_like(x, 2.0))
+    with pytest.raises(ValueError, match="inf in row 3, column 0; wanted finite numbers"):
+        model(families.normal, x.index_fill(0, torch.tensor(3), torch.inf))
+    with pytest.raises(ValueError, match=r"column 1 of x has a spread of .*e-30, whose square float32 cannot hold"):
+        model(families.normal, x * torch.tensor([1.0, 1e-30]).float())
+    model(families.normal, x.double() * 1e-30)

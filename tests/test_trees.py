@@ -122,3 +122,11 @@ def test_data_that_a_tree_cannot_score_are_refused():
         al.fit(model, gaps, epochs=1)
     with pytest.raises(ValueError, match="independent elements"):
         al.log_conditional(model, x, of=[0], given=[1])
+
+
+@pytest.mark.parametrize("nothing", [torch.zeros(0, 4), torch.zeros(4, 0)])
+def test_a_tree_of_no_data_is_refused(nothing):
+    with pytest.raises(ValueError, match="wanted vectors of 0 and 1"):
+        families.chow_liu(nothing)
+    with pytest.raises(ValueError, match="got ndarray, wanted a tensor"):
+        families.chow_liu(tree_data(50).numpy())

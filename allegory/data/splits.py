@@ -49,6 +49,7 @@ from allegory.data.recoding import binarize, to_binary, two_values
 from allegory.data.stored import Stored
 from allegory.data.tables import (
     ASKED,
+    NUMBERS,
     READING,
     as_frame,
     infer_schema,
@@ -500,6 +501,10 @@ def _load_table(
     kinds, dropped = dict(asked.get("columns") or {}), [*asked.get("drop", ())]
     if both := [column for column in given if column in dropped]:
         raise ValueError(f"{name}: column {both[0]!r} is given, and is to be left out (drop); wanted one of them")
+    if exposure is not None and kinds.get(exposure, "real") not in NUMBERS:
+        raise ValueError(
+            f"{name}: column {exposure!r} is the size of counts (exposure), and said to be {kinds[exposure]}"
+        )
     raw = {
         column: read_given_column(frame, column, name, "real" if column == exposure else kinds.get(column))
         for column in given

@@ -99,6 +99,12 @@ def infer_schema(frame: Any, asked: Mapping[str, Any], path: str = "") -> Schema
     flags: dict[str, Any] = {option.replace("_", "-"): said for option, said in beyond.items()}
     flags |= {} if isinstance(indicators, bool) else {"indicators": indicators}
     check_names(names, {"column": columns, "drop": drop, **flags}, path)
+    for option, said in {"columns": columns, **flags}.items():
+        if both := [name for name in said if name in drop]:
+            raise ValueError(
+                f"{path}{': ' if path else ''}column {both[0]!r} is not modelled, since it is left out (drop) or "
+                f"given; wanted nothing said of it in {option}"
+            )
     gaps = list(asked.get("gaps") or ())
     gaps += [_as_written(code) for code in gaps if not isinstance(code, str)]
     try:

@@ -567,3 +567,20 @@ def test_what_cannot_be_said_of_gaps_is_one_line(capsys):
         lines = [line.rstrip("\n") + f";{i % 7}\n" for i, line in enumerate(file)]
     Path("people.csv").write_text("".join(lines).replace("rain;0", "rain;week", 1))
     assert "column 'week' has no gaps" in fails(capsys, *words, "--missing-above", "week=7")
+
+
+def test_what_is_said_of_columns_that_are_not_modelled_is_refused(capsys):
+    people(Path("people.csv"))
+    words = ["train", "people.csv", "--out", "run", *TINY]
+    for said, message in [
+        (
+            ["--missing-above", "income", "--drop", "who,income"],
+            "column 'income' is not modelled, since it is left out",
+        ),
+        (["--column", "region=ordinal", "--drop", "who,region"], "wanted nothing said of it in columns"),
+        (["--exposure", "age", "--column", "age=categorical", "--drop", "who"], "and said to be categorical"),
+    ]:
+        assert message in fails(capsys, *words, *said)
+    assert "--latent-categories 4 applies only to --latent-family one_hot" in fails(
+        capsys, *words, "--latent-categories", "4"
+    )
