@@ -343,7 +343,7 @@ TRAINING = (
     Option("dropout", FRACTION, 0.0, "dropout in every hidden layer", "P", shown="0"),
     Option("activation", PathOrName("name"), DEPENDS, "a class of torch.nn", "NAME", shown="SiLU; conv: GELU"),
     Option("ema", FRACTION, 0.999, "decay of the averaged weights", "E"),
-    Option("patience", NATURAL, 50, "epochs without improvement before stopping", "N"),
+    Option("patience", NATURAL, 50, "epochs without improvement before the rate falls to zero, in as many", "N"),
     Option("precision", Choice(("auto", "float32", "bfloat16")), "auto", "precision of the networks in training",
            shown="auto: bfloat16 if measured to be faster"),
     Option("compile", None, None, "compile the training step", off="--no-compile", shown="if measured to pay"),

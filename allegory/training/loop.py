@@ -7,6 +7,7 @@ r"""Training: one loop that maximises an objective over batches of a tensor.
             a checkpoint, if one is due                                                              `state`
         if the epoch failed (NaN, or a burst): back to its beginning, at half the learning rate      `recovery`
         the bound of the *averaged* weights on the validation set; are they the best?                `validation`
+        if it has not risen for long: back to the best weights, and anneal from there                `budget`
 
     learning rate   lr * min(1, step / lr_warmup) * cosine from 1 to lr_final over the budget        `schedule`
     KL weight       beta * min(1, step / kl_warmup), in steps, so that it does not depend on the size of the data
@@ -15,7 +16,7 @@ r"""Training: one loop that maximises an objective over batches of a tensor.
     AdamW           beta_1 = 0.9, beta_2 = 0.99 (as Kingma et al. 2021): the second moment averages over about a hundred
                     steps, so that one burst does not slow down thousands of later ones
 
-Validation picks the best weights and stops the training, never before both warm-ups have ended. A step never waits for
+Validation picks the best weights and ends the training, never before both warm-ups have ended. A step never waits for
 the device: whether a loss was finite is checked at the end of an epoch and before a checkpoint.
 
 Under `torchrun`, or wherever torch.distributed is initialised (with gloo for tensors on the CPU), all processes call
@@ -123,7 +124,8 @@ def fit(
         kl_warmup: steps until the KL has its full weight; with minutes, at most a quarter of the budget.
         epochs, minutes: the budget, whichever ends first; one of them is needed. An epoch that the minutes cut off does
             not count: when the training is resumed it goes on where it was.
-        patience: epochs without a better validation bound before the training stops; without valid it has no effect.
+        patience: epochs without a better validation bound after which the training goes back to the best weights, the
+            rest of the schedules is gone through in as many epochs, and it ends; without valid it has no effect.
         batch_size: examples per step; the last batch of an epoch may be smaller.
         lr, lr_warmup, lr_final: learning rate, steps to reach it, fraction of it at the end of the budget; or lr alone,
             a schedule, (step, done) -> number.
@@ -219,6 +221,8 @@ def fit(
                     average_buffers(average, model)
                     line |= validate(average, valid, plan.bound, samples, seed, plan.full_beta, plan.valid_given)
                     state.keep_if_best(line, plan.is_warm(now.step, done))
+                    if budget.stalled(now):
+                        bar.say(state.go_back_to_best(done))
                 now.history.append(line)
                 bar.epoch(line, now)
                 trackers(line)

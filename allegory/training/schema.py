@@ -141,6 +141,7 @@ POSITION = {
     "best_objective": _either(NUMBER, NOTHING), "baseline": _either(NUMBER, NOTHING),
     "stopped": TEXT, "seconds": TIME, "restarts": INDEX, "lr": NUMBER,
     "beta": _either(NUMBER, NUMBERS), "lr_scale": FINITE, "failures": INDEX,
+    "stall_step": _either(INDEX, NOTHING), "stall_done": FINITE,
 }  # fmt: skip
 """Of the position of a training, in its last checkpoint."""
 

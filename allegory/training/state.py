@@ -117,6 +117,8 @@ class Position(Record):
         lr, beta: of the last step.
         lr_scale: the factor on the learning rate after restarts.
         failures: restarts of this epoch.
+        stall_step, stall_done: the step at which validation had stalled, None before that, and how much of the budget
+            was spent then.
     """
 
     batch: int = 0
@@ -124,6 +126,8 @@ class Position(Record):
     beta: Any = 1.0
     lr_scale: float = 1.0
     failures: int = 0
+    stall_step: int | None = None
+    stall_done: float = 0.0
 
 
 Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
@@ -228,6 +232,18 @@ class State:
         if warm and not math.isnan(value) and (best is None or value > best):
             now.best_bound, now.best_objective, now.best_epoch = line["bound"], objective, line["epoch"]
             self.best = _clone(self.average.state_dict())
+
+    def go_back_to_best(self, done: float) -> str:
+        """Goes back to the best weights, from which the schedules are gone through to their end; returns a line.
+
+        Args:
+            done: how much of the budget is spent.
+        """
+        now = self.position
+        now.stall_step, now.stall_done = now.step, done
+        self.model.load_state_dict(self.best)
+        self.average.load_state_dict(self.best)
+        return f"no better bound since epoch {now.best_epoch:g}: back to those weights, and the rate falls to its end"
 
     def capture(self) -> Snapshot:
         """A copy of the whole state."""

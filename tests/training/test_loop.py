@@ -91,7 +91,6 @@ def test_the_warm_up_weighs_the_rate(bits):
 def test_patience_ends_the_training_never_before_the_warm_up(bits):
     record = train(small(), bits, epochs=500, patience=3, lr=0.05, kl_warmup=30)
     assert record.stopped == "patience"
-    assert record.epoch == record.best_epoch + 3
     assert record.history[record.best_epoch - 1]["step"] >= 30
     with pytest.warns(
         UserWarning, match=r"kl_warmup=1000 \(the KL reaches 2% of its value\) of a training of 15 steps"
@@ -167,6 +166,42 @@ def test_ctrl_c_saves_and_resume_goes_on_as_if_nothing_had_happened(bits, tmp_pa
     for key, value in weights[0].items():
         assert_close(weights[1][key], value, rtol=0, atol=0)
         assert_close(model.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_where_validation_stalls_the_rate_falls_from_the_best_weights_on(bits):
+    model, seen = small(), []
+
+    def follow(line):
+        seen.append([p.clone() for p in model.parameters()])
+
+    record = train(model, bits, epochs=10_000, patience=4, lr=0.05, tracker=follow, ema=0.0)
+    assert record.stopped == "patience"
+    rates = [line["lr"] for line in record.history]
+    stall = len(rates) - 4
+    assert rates[stall - 1] > 0.0499
+    assert rates[stall:] == sorted(rates[stall:], reverse=True)
+    assert 0 < rates[-1] < 0.002
+    before = record.history[:stall]
+    best = max(range(1, stall), key=lambda i: before[i]["bound"])
+    assert stall == best + 1 + 4
+    for p, here in zip(seen[best], seen[stall - 1], strict=True):  # the line is tracked after going back
+        assert_close(p, here, rtol=0, atol=0)
+    assert record.best_bound >= before[best]["bound"]
+
+
+def test_a_training_that_is_interrupted_while_it_anneals_goes_on(bits, tmp_path):
+    settings = dict(epochs=10_000, patience=4, lr=0.05)
+    whole = train(small(), bits, out=tmp_path / "whole", **settings)
+
+    def interrupt(line):
+        if line["epoch"] == whole.epoch - 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), bits, out=tmp_path / "parts", tracker=interrupt, **settings)
+    parts = train(small(seed=5), bits, out=tmp_path / "parts", resume=True, **settings)
+    assert parts.history == whole.history
+    assert parts.stopped == "patience"
 
 
 def test_a_run_may_be_extended(bits, tmp_path):

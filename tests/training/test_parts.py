@@ -42,10 +42,24 @@ def test_a_budget_ends_by_what_comes_first():
     assert budget.over(Position(epoch=2), 59.0) == ""
     assert budget.over(Position(epoch=3), 59.0) == "epochs"
     assert budget.over(Position(epoch=3), 60.0) == "minutes"
-    assert budget.over(Position(epoch=2, best_epoch=0), 1.0) == "patience"
+    assert budget.over(Position(epoch=2, step=8, best_epoch=0), 1.0) == ""
+    assert budget.over(Position(epoch=2, step=11, best_epoch=0, stall_step=4), 1.0) == ""
+    assert budget.over(Position(epoch=2, step=12, best_epoch=0, stall_step=4), 1.0) == "patience"
     assert budget.done(Position(step=6), 15.0) == 0.5
     assert budget.done(Position(step=6), 45.0) == 0.75
     assert Budget(minutes=2.0).done(Position(step=1000), 30.0) == 0.25
+
+
+def test_after_a_stall_the_rest_of_the_schedules_takes_as_many_epochs():
+    budget = Budget(epochs=1000, patience=2, steps=4)
+    assert not budget.stalled(Position(epoch=4))
+    assert not budget.stalled(Position(epoch=4, best_epoch=3))
+    assert budget.stalled(Position(epoch=5, best_epoch=3))
+    assert not budget.stalled(Position(epoch=9, best_epoch=3, stall_step=20))
+    assert not Budget(epochs=1000).stalled(Position(epoch=50, best_epoch=3))
+    at = [budget.done(Position(step=20 + i, stall_step=20, stall_done=0.2), 0.0) for i in (0, 1, 4, 8)]
+    assert at == pytest.approx([20 / 4000, 0.3, 0.6, 1.0])
+    assert Budget(minutes=1.0, patience=2, steps=4).done(Position(step=21, stall_step=20, stall_done=0.2), 45.0) == 0.75
 
 
 def test_a_clock_goes_on_from_earlier_parts_and_says_when_a_checkpoint_is_due():
