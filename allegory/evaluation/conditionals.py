@@ -62,8 +62,8 @@ def log_conditional(
     context: Given = None,
 ) -> LogConditional:
     """Log p(x_of | x_given) of each row, by self-normalised importance sampling: neither a lower bound nor an upper
-    one, see `allegory.evaluation.conditionals`. What is in neither, and every gap, is integrated over; a row
-    whose `of` is all gaps has 0.
+    one, see `allegory.evaluation.conditionals`. What is in neither is integrated over, and so is every gap; a row
+    whose `of` is all gaps has 0. Where gaps are data, a gap that is in one of them counts as one.
 
     Args:
         model: any VAE whose likelihood takes gaps.

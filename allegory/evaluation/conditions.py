@@ -73,10 +73,10 @@ def sample_given(
             raise ValueError(f"conditions: column {column!r}, wanted one of 0 to {like.shape[1] - 1}")
         if isinstance(wanted, tuple | list):
             low[0, column], high[0, column] = _range(column, wanted)
-        elif wanted != wanted:
+            continue
+        row[0, column] = _number(column, wanted)
+        if row[0, column].isnan():
             left_out.append(column)
-        else:
-            row[0, column] = float(wanted)
     start = int(torch.randint(2**62, ())) if seed is None else seed
     parts = [
         _rows(model, row, (low, high), min(CHUNK, n - i), (samples, method, steps), start + i, contexts, conditions)
@@ -93,10 +93,18 @@ def _first(model: VAE, contexts: tuple[Tensor, ...]) -> Tensor:
 
 
 def _range(column: int, wanted: Any) -> tuple[float, float]:
-    low, high = wanted if len(wanted) == 2 else (1.0, 0.0)
+    low, high = (_number(column, edge) for edge in (wanted if len(wanted) == 2 else (1.0, 0.0)))
     if not low <= high:
         raise ValueError(f"conditions: column {column}: got {wanted}, wanted a range (low, high), low <= high")
-    return float(low), float(high)
+    return low, high
+
+
+def _number(column: int, wanted: Any) -> float:
+    try:
+        return float(wanted)
+    except (TypeError, ValueError, RuntimeError):
+        told = f"got {wanted!r}, wanted a number, or a range (low, high)"
+        raise ValueError(f"conditions: column {column}: {told}") from None
 
 
 def _rows(

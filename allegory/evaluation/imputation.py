@@ -88,7 +88,7 @@ def impute(
             one that is merely not known, and drawn as any other.
 
     Raises:
-        ValueError: a gap where the likelihood takes none; a number below one; another method.
+        ValueError: a gap where the likelihood takes none; a number below one; another method; limits upside down.
 
     >>> model = al.architectures.mlp((6,), al.families.observed(al.families.bernoulli), latent=[2], hidden=[8])
     >>> x[0, 2] = torch.nan

@@ -39,7 +39,7 @@ from allegory.given import Contexts, Given, expand_contexts, take_rows
 from allegory.missingness import log_missing_within, missing_range, without_gaps
 from allegory.model import VAE
 from allegory.quantiles import draw, has_draw
-from allegory.runtime.messages import no_tensor
+from allegory.runtime.messages import describe_index, no_tensor
 from allegory.runtime.modes import forked_rng
 from allegory.trace import Trace
 
@@ -205,13 +205,14 @@ def each_gappy_row(
     contexts = check_scored(model, x, samples, given)
     if not isinstance(x, Tensor):
         raise ValueError(no_tensor("x", x))
+    limits = None if between is None else _check_range(between, x)
     index = x.isnan().flatten(1).any(1).nonzero()[:, 0]
     whole, ess = whole.clone(), torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
     if not len(index):
         return whole, ess
     gappy, contexts = x[index], take_rows(contexts, index)
     with evaluating(model), forked_rng(model):
-        limits = None if between is None else tuple(edge.expand(x.shape)[index] for edge in between)
+        limits = None if limits is None else (limits[0][index], limits[1][index])
         alone = not has_draw(model.generate(1, given=take_rows(contexts, slice(1))))
         if alone and between is not None:
             raise ValueError("a range needs a likelihood whose distribution function is known, and this one's is not")
@@ -227,6 +228,26 @@ def each_gappy_row(
 
         whole[index], ess[index] = run_passes(torch.arange(len(gappy), device=x.device), particles, score)
     return whole, ess
+
+
+def _check_range(between: Any, x: Tensor) -> Range:
+    """The limits of each element, (N, *event) both.
+
+    Raises:
+        ValueError: no pair of tensors, of numbers that broadcast against x, of which the first is the smaller.
+    """
+    if not isinstance(between, tuple | list) or [isinstance(edge, Tensor) for edge in between] != [True, True]:
+        raise ValueError("between: wanted two tensors, (low, high), the limits of gaps; -inf and inf for none")
+    try:
+        low, high = (edge.to(x.device).expand(x.shape) for edge in between)
+    except RuntimeError:
+        shapes = " and ".join(str(tuple(edge.shape)) for edge in between)
+        raise ValueError(f"between: got shapes {shapes}, wanted {tuple(x.shape)}, or what broadcasts to it") from None
+    if not bool((low <= high).all()):
+        at = (~(low <= high)).nonzero()[0].tolist()
+        ends = f"({low[tuple(at)]:g}, {high[tuple(at)]:g})"
+        raise ValueError(f"between: got {ends} in {describe_index(at)}, wanted (low, high), low <= high")
+    return low, high
 
 
 def _search(shares: Tensor, u: Tensor) -> Tensor:

@@ -55,11 +55,29 @@ def test_a_table_is_drawn_under_conditions():
         ({"a": 1.0}, "column 'a', wanted one of 0 to 2"),
         ({0: (2.0, 1.0)}, r"column 0: got \(2.0, 1.0\), wanted a range"),
         ({1: 7.0}, "7"),
+        ({0: None}, "column 0: got None, wanted a number, or a range"),
+        ({0: ("x", 1.0)}, "column 0: got 'x', wanted a number, or a range"),
+        ({0: torch.zeros(2)}, r"column 0: got tensor\(\[0., 0.\]\), wanted a number, or a range"),
     ]:
         with pytest.raises(ValueError, match=message):
             al.sample_given(model, 3, conditions)
     with pytest.raises(ValueError, match="n=0: wanted at least 1"):
         al.sample_given(model, 0, {})
+
+
+def test_limits_that_mean_nothing_are_refused():
+    model, joint = factor_analysis()
+    x = gappy_rows(joint, 3)
+    for between, message in [
+        ((0.0, 1.0), "between: wanted two tensors"),
+        (torch.zeros(2), "between: wanted two tensors"),
+        ((torch.zeros(5), torch.ones(5), torch.ones(5)), "between: wanted two tensors"),
+        ((torch.zeros(2), torch.ones(2)), r"between: got shapes \(2,\) and \(2,\), wanted \(3, 5\)"),
+        ((torch.tensor(5.0), torch.tensor(1.0)), r"between: got \(5, 1\) in row 0, column 0, wanted \(low, high\)"),
+        ((torch.full((5,), NAN), torch.ones(5)), r"between: got \(nan, 1\) in row 0, column 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            al.fill(model, x, between=between)
 
 
 def test_gaps_between_limits_are_truncated_normals():
