@@ -515,8 +515,8 @@ def _gaps(likelihood: Likelihood, gaps: bool | None, data: Tensor | None) -> tup
 def _check_factors(table: bool, ladder: bool, k: int, set_features: int | None) -> None:
     if not table or ladder or k or set_features:
         raise ValueError(
-            "factors=True: a factor analysis is where a table begins, families.columns, in a chain of latents; wanted "
-            "it without top_down, markov=False, given and set_features"
+            "factors=True: a factor analysis is where a table begins, families.columns, in a chain of normal "
+            "latents; wanted it without top_down, markov=False, given and set_features"
         )
 
 

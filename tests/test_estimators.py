@@ -322,7 +322,7 @@ def test_kinds_of_columns_can_be_said():
         (VAEImputer, {"estimate": "zero"}, IRIS, "estimate='zero': wanted 'mean'"),
         (VAEImputer, {}, np.array([[np.nan, 1.0], [np.nan, 2.0], [np.nan, 4.0]]), "column 0 has no value"),
         (VAEDensity, {}, np.full((9, 2), np.nan), "every column of the table"),
-        (VAEDensity, {}, pandas.DataFrame({"id": range(100)}), "columns that only tell the rows apart"),
+        (VAEDensity, {}, pandas.DataFrame({"id": range(100)}), "only tell the rows apart: .* columns takes a Schema"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(kind, settings, X, message):

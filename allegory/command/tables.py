@@ -44,6 +44,9 @@ def impute(
         raise ValueError(
             f"--point {point} is of one table of best values, and --draws {draws} of draws; give one of them"
         )
+    from allegory.tabular.filling import count_gaps
+    from allegory.tabular.frames import open_frame
+
     opened, frame = open_table(run, data, device, out)
     assert opened.schema is not None
     said = read_conditions(opened, given)
@@ -53,10 +56,9 @@ def impute(
         )  # fmt: skip
     if draws is None:
         write_table(opened, many, out, frame)
-        left = [name for name, value in said.items() if value is None]
-        missing = opened.read(frame).isnan()
-        filled = int(missing.sum()) - sum(int(missing[:, opened.schema.names.index(name)].sum()) for name in left)
-        print(f"{out}: {len(missing):,} rows, {filled:,} gaps filled")
+        before, after = (count_gaps(opened.schema, one) for one in (frame, many))
+        left = f", {after:,} left" if after else ""
+        print(f"{out}: {open_frame(frame).rows:,} rows, {before - after:,} gaps filled{left}")
         return
     for i, one in enumerate(many, start=1):
         write_table(opened, one, _numbered(out, i), frame)

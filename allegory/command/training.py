@@ -217,7 +217,7 @@ def _for_table(options: dict[str, Any], chosen: set[str], source: Any) -> dict[s
 
 
 def _for_latents(options: dict[str, Any], chosen: set[str]) -> dict[str, Any]:
-    """The settings; those that were not chosen are of the latents' family.
+    """The settings; those that were not chosen are of the latents' family, or of an objective that takes the score.
 
     Args:
         options: of all settings.
@@ -227,6 +227,8 @@ def _for_latents(options: dict[str, Any], chosen: set[str]) -> dict[str, Any]:
 
     family = setting("latent_family", options)
     own = latent_settings(family)
+    if options["objective"] in ("loo", "vimco") and "objective" in chosen:
+        return options if "samples" in chosen else {**options, "samples": latent_settings("bernoulli")["samples"]}
     if not own or chosen & {"objective", "free_bits", "alpha"}:
         return options
     options = {**options, **{key: value for key, value in own.items() if key not in chosen}}

@@ -220,8 +220,8 @@ def choose_given(parts: Sequence[Condition], said: Mapping[str, Any], train: Ten
 
     Args:
         parts: what is given.
-        said: of some parts, by name: a category, or its place; a number, or k of them, also as text with commas; or
-            (low, high), a range of numbers, both ends included.
+        said: of some parts, by name: a category, or, of categories that are words, its place; a number, or k of them,
+            also as text with commas; or (low, high), a range of numbers, both ends included.
         train: (N, k) what is given with the training examples; without a row where each part has a value.
         n: how many.
         seed: of the choice.
@@ -262,12 +262,16 @@ def choose_given(parts: Sequence[Condition], said: Mapping[str, Any], train: Ten
 
 def _value(part: Condition, value: Any) -> Tensor:
     """(1, k) of a category, its place, or numbers, as they may be typed."""
+    if value is None:
+        raise ValueError(
+            f"given {part.name}=?: it is given with each row, not modelled, and has no gaps; wanted a value"
+        )
     if part.categories:
         text = str(value)
         place = part.count
         if text in part.categories:
             place = part.categories.index(text)
-        elif isinstance(value, str) and text.isdecimal():
+        elif isinstance(value, str) and text.isdecimal() and not any(map(_is_number, part.categories)):
             place = int(text)
         if place < part.count:
             return torch.nn.functional.one_hot(torch.tensor([place]), part.count).float()
@@ -281,6 +285,10 @@ def _value(part: Condition, value: Any) -> Tensor:
         wanted = "a number" if part.count == 1 else f"{part.count} numbers, separated by commas,"
         raise ValueError(f"given {value!r}: wanted {wanted} for {part.name}")
     return torch.tensor([numbers], dtype=torch.float32)
+
+
+def _is_number(word: str) -> bool:
+    return word.removeprefix("-").isdecimal()
 
 
 def _within(part: Condition, own: Tensor, wanted: Range) -> Tensor:

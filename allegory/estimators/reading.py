@@ -81,7 +81,11 @@ def infer_schema(X: Any, columns: Mapping[Any, str] | Schema | None, **gaps: Any
             )
         return columns
     if is_frame(X):
-        return Schema.infer(X, columns, **gaps)
+        try:
+            return Schema.infer(X, columns, **gaps)
+        except ValueError as error:
+            told = "; columns takes a Schema, too, tabular.Schema.infer(X, drop=...)" if "drop=" in str(error) else ""
+            raise ValueError(f"{error}{told}") from None
     said, kinds = dict(columns or {}), dict[Any, str]()
     for i, column in enumerate(X.T):
         seen = column[~np.isnan(column)]

@@ -266,7 +266,8 @@ def encode_column(values: Values, column: Column, strict: bool = False) -> Array
             beyond the edges.
 
     Raises:
-        ValueError: text where numbers are wanted, or the other way round; with `strict`, what else is warned of.
+        ValueError: text where numbers are wanted, or the other way round; a value beyond the limit from which all are
+            missing; with `strict`, what else is warned of.
     """
     if column.kind in CODED:
         return _encode_codes(values, column, strict)
@@ -376,6 +377,13 @@ def _fitted(x: Array, column: Column, strict: bool) -> Array:
             told = f"{_count(x, beyond, column)} beyond {edge + float(column.origin):g}"
             _tell(f"{told}; taken as it, which stands for all beyond", column, strict)
             x = np.where(beyond, edge, x)
+    if column.limit is not None:
+        hidden = (x > column.limit) if column.missing == "above" else (x < column.limit)
+        if hidden.any():
+            raise ValueError(
+                f"column {column.name!r}: {_count(x, hidden, column)} {column.missing} "
+                f"{column.limit + float(column.origin):g}, where every value is said to be missing"
+            )
     return x
 
 

@@ -17,7 +17,7 @@ from allegory.tabular.columns import CODED, UNITS, Column, decode_column, levels
 from allegory.tabular.frames import Name, Values, open_frame, take_gaps
 from allegory.tabular.schema import Schema
 
-__all__ = ["fill"]
+__all__ = ["count_gaps", "fill"]
 
 Array = NDArray[Any]
 
@@ -53,6 +53,18 @@ def fill(schema: Schema, frame: Any, x: Any) -> Any:
         column, data = _merged(column, values, found, opened.container == schema.container)
         columns[column.name] = build_column(column, data, values.missing & still, opened.container)
     return build_frame(opened.container, columns, opened.names, frame)
+
+
+def count_gaps(schema: Schema, frame: Any) -> int:
+    """How many values are missing in a table.
+
+    >>> frame = {"age": np.array([30.0, np.nan, 41.5] * 9)}
+    >>> count_gaps(Schema.infer(frame), frame)
+    9
+    """
+    opened = open_frame(frame)
+    read = (take_gaps(opened.read(column.name), column.gap_codes)[0] for column in schema.columns)
+    return sum(int(values.missing.sum()) for values in read)
 
 
 def _merged(column: Column, values: Values, found: Array, same: bool) -> tuple[Column, Array]:

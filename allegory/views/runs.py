@@ -293,8 +293,8 @@ class Run:
         return () if self.given_about is None else recorded_conditions(self.given_about)
 
     def given_as(self, said: Any, n: int = 1, seed: int = 0) -> Tensor:
-        """(n, k) what is given, from what is said of it: of each part a category, or its place, or a number; or a range
-        of numbers, (low, high). What is not said is as in random training examples that agree with the rest.
+        """(n, k) what is given, from what is said of it: of each part a category, or, of words, its place; a number; or
+        a range of numbers, (low, high). What is not said is as in random training examples that agree with the rest.
 
         Args:
             said: by the names of `conditions`; where there is one alone, what is said of it.

@@ -339,6 +339,7 @@ def test_a_category_that_was_never_seen_is_a_warning_or_an_error(capsys):
     assert "column 'region': 1 values were never seen, 'west'" in refused
     assert main(["impute", "run", "west.csv", "--out", "filled.csv", *FEW]) == 0
     assert [row[3] for row in cells("filled.csv")] == ["region", "west", "north"]  # it is not a gap
+    assert capsys.readouterr().err.count("values were never seen") == 1
 
 
 @pytest.mark.usefixtures("folder")
@@ -405,6 +406,8 @@ def test_discrete_latents_are_trained_with_their_own_objective(capsys):
     assert "bernoulli latents: the objective is loo, with 4 particles" in capsys.readouterr().err
     assert main([*words, "--out", "more", "--samples", "3", "--beta", "0.5"]) == 0
     assert "bernoulli latents: the objective is loo, with 3 particles" in capsys.readouterr().err
+    assert main([*words, "--objective", "vimco", "--out", "four"]) == 0
+    assert json.loads(Path("four/config.json").read_text())["command"]["samples"] == 4
     assert "use al.loo or al.vimco (--objective loo)" in fails(capsys, *words, "--objective", "iwae")
 
 

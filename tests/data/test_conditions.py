@@ -76,6 +76,7 @@ def test_what_cannot_be_given_is_named(labelled, tmp_path):
         lambda: chosen(found, y="3"): "given '3': wanted a category of y: 1, 2",
         lambda: chosen(found, y=3): "given 3: wanted a category of y: 1, 2",
         lambda: chosen(found, y=(1, 2)): "given y >=1, <=2: wanted a value, since y, 2 categories (1, 2) is no number",
+        lambda: chosen(found, y=None): "given y=?: it is given with each row, not modelled, and has no gaps",
         lambda: chosen(found, z=1): "given 'z': nothing of that name is given; there is y",
         lambda: chosen(numbers, y="1,x"): "given '1,x': wanted 2 numbers, separated by commas, for y",
     }.items():
@@ -86,7 +87,10 @@ def test_what_cannot_be_given_is_named(labelled, tmp_path):
 def test_a_category_is_its_name_before_its_place():
     found = as_conditions("y", {"train": np.array([1, 2, 5])})
     assert chosen(found, y="1").argmax() == 0  # the name
-    assert chosen(found, y="0").argmax() == 0  # no name: the place
+    with pytest.raises(ValueError, match="given '0': wanted a category of y: 1, 2, 5"):  # not the first of them
+        chosen(found, y="0")
+    words = as_conditions("y", {"train": np.array(["cat", "dog"])})
+    assert chosen(words, y="1").argmax() == chosen(words, y="dog").argmax() == 1
     assert chosen(found, y="5").argmax() == chosen(found, y=5).argmax() == 2
 
 

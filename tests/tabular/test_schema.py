@@ -316,6 +316,10 @@ def test_what_a_gap_means_is_said_by_column():
     schema = Schema.infer(frame, missing_above={"glucose": 300}, missing_below={"income": None}, indicators=["town"])
     assert [column.missing for column in schema.columns] == ["above", "below", "indicated", ""]
     assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    with pytest.raises(
+        ValueError, match=r"column 'glucose': 2 values, such as 400, are above 300, where every value is "
+    ):
+        schema.encode({**frame, "glucose": np.where(np.arange(len(frame["glucose"])) < 2, 400.0, 100.0)})
     told = str(schema)
     for words in ("missing above 300", "missing below a limit to be learned", "gaps as data"):
         assert words in told
