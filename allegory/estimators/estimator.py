@@ -137,7 +137,8 @@ class VAEEstimator(BaseEstimator):
         x = self._encode(X)
         generator = check_random_state(self.random_state)
         self._seed = int(generator.randint(2**31 - 1))
-        fits = [self._train(x, fold) for fold in range(self.n_fits)]
+        rows = self._rows(x)
+        fits = [self._train(rows, fold) for fold in range(self.n_fits)]
         self.models_ = [model for model, _ in fits]
         self.n_iter_ = sum(updates for _, updates in fits)
         return x
@@ -146,6 +147,10 @@ class VAEEstimator(BaseEstimator):
     def model_(self) -> VAE:
         """The first of the models."""
         return self.models_[0]
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """The rows that the models are fitted to, of x: (N, D)."""
+        return x
 
     def _train(self, x: Tensor, fold: int) -> tuple[VAE, int]:
         """A model, and how many updates it took.

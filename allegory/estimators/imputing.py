@@ -1,15 +1,21 @@
-r"""Imputing: what is missing in a table, by the model, given what is there; see `allegory.evaluation.imputation`."""
+r"""Imputing: what is missing in a table, by the model, given what is there; see `allegory.evaluation.imputation`. Rows
+that come again are filled from each other first, see `allegory.estimators.copies`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from allegory.estimators import reading
+from allegory.estimators.copies import find_copies
 from allegory.estimators.estimator import VAEEstimator
 from allegory.evaluation import fill, impute
 from allegory.tabular import Schema
@@ -26,6 +32,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         estimate: what stands in a gap, by the error that counts: "mean" for squares, "median" for absolute errors,
             "mode" for the number of wrong values. A category has its likeliest value, an ordered one its median.
         samples: K, particles of what is missing, spread evenly over their law.
+        copies: whether rows that are seen to come again fill each other's gaps, before the model fills the rest; see
+            `allegory.estimators.copies`. A fitted imputer then keeps rows of the table, up to 5,000.
+
+    Attributes:
+        copies_: the `Copies`, None where there are none.
 
     >>> X = np.random.default_rng(0).normal(size=(60, 1)) + [0.0, 10.0]
     >>> X[0, 0] = np.nan
@@ -40,6 +51,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         *,
         estimate: str = "mean",
         samples: int = 64,
+        copies: bool = True,
         max_iter: int | None = None,
         batch_size: int = 128,
         learning_rate: float = 1e-2,
@@ -60,9 +72,19 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
             random_state=random_state,
         )  # fmt: skip
         self.estimate = estimate
+        self.copies = copies
 
     def _begins_at_factors(self, fold: int) -> bool:
         return True
+
+    def _rows(self, x: Tensor) -> Tensor:
+        gives = np.array([not column.missing for column in self.schema_.modelled])
+        self.copies_ = find_copies(x.cpu().numpy(), gives, self._seed) if self.copies else None
+        return self._from_copies(x)
+
+    def _from_copies(self, x: Tensor) -> Tensor:
+        """(N, D) x with what copies of its rows have."""
+        return x if self.copies_ is None else torch.from_numpy(self.copies_.fill(x.cpu().numpy())).to(x)
 
     def fit(self, X: Any, y: Any = None) -> VAEImputer:
         """Fits the model to what is there.
@@ -92,7 +114,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         """
         check_is_fitted(self)
         X = reading.validated(self, X, reset=False)
-        x = self._encode(X)
+        x = self._from_copies(self._encode(X))
         of_codes = OF_CODES.get(self.estimate, {})
         each = [of_codes.get(column.kind, self.estimate) for column in self.schema_.modelled]
         return self._decode(fill(self.model_, x, each, self.samples, self._seed), X)
@@ -108,6 +130,6 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         """
         check_is_fitted(self)
         X = reading.validated(self, X, reset=False)
-        x = self._encode(X)
+        x = self._from_copies(self._encode(X))
         seed = self._seed if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
         return [self._decode(drawn, X) for drawn in impute(self.model_, x, n_draws, self.samples, seed=seed)]
