@@ -2,6 +2,7 @@ r"""Architectures: plain functions that put networks, families and a prior toget
 
     mlp     multilayer perceptrons between vectors of latents: bottom-up or top-down, a Markov chain or not
     conv    a top-down ladder of convolutions for images, its latents grids z_t of (C_t, H_t, W_t)
+    diffusion   a chain with a fixed encoder that adds noise, of any number of levels, or infinitely many
 
 Each records its arguments in `model.config`, plain JSON, from which `build` makes the same architecture again; with
 the weights, that is all a saved run needs. A custom family, activation, block or prior is recorded by name only,
@@ -29,7 +30,9 @@ from allegory.activations import Activation, make_activation
 from allegory.columnar import ColumnsFamily, ObservedFamily
 from allegory.conditional import Conditional
 from allegory.convolutions import ConvLadder, check_channels_first, check_scales, choose_scales
+from allegory.diffusion import Diffusion, NoiseSchedule
 from allegory.discrete import OneHotFamily
+from allegory.elements import Bins, Categories, Elements, Reals, TwoValues
 from allegory.exposure import in_proportion
 from allegory.factors import AroundFactors, begin_at_factors
 from allegory.given import Beside, Reading, check_sizes
@@ -44,12 +47,29 @@ from allegory.likelihoods import (
     output_width,
 )
 from allegory.model import VAE
-from allegory.networks import Asinh, Climb, ColumnSet, Concat, Offset, Residual, Sum, Vectors, scaled, zeroed
+from allegory.networks import (
+    Asinh,
+    Climb,
+    ColumnSet,
+    Concat,
+    Denoiser,
+    ImageDenoiser,
+    Offset,
+    Residual,
+    Standardize,
+    Sum,
+    Vectors,
+    scaled,
+    zeroed,
+)
 from allegory.networks import mlp as perceptron
 from allegory.priors import Prior, make_prior
 from allegory.trees import TreeFamily
 
-__all__ = ["ACTIVATIONS", "LATENT_FAMILIES", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent", "mlp"]
+__all__ = [
+    "ACTIVATIONS", "DIFFUSED", "LATENT_FAMILIES", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent",
+    "diffusion", "mlp",
+]  # fmt: skip
 
 PRIORS = priors.NAMES
 """Names of priors p(z_T)."""
@@ -62,6 +82,9 @@ LATENT_FAMILIES = ("normal", "bernoulli", "one_hot")
 
 LIKELIHOODS = likelihoods.NAMES
 """Names of families of p(x | z_1), see `allegory.families`."""
+
+DIFFUSED = ("bernoulli", "categorical", "discretized", "normal")
+"""What x of a diffusion consists of, see `allegory.elements`."""
 
 Block: TypeAlias = str | Callable[[int, int], nn.Module]
 
@@ -372,6 +395,123 @@ def conv(
     return model
 
 
+def diffusion(
+    event_shape: Sequence[int],
+    likelihood: str = "normal",
+    levels: int | None = 100,
+    net: str | nn.Module | Callable[[Sequence[int], int], nn.Module] | None = None,
+    predicts: str = "v",
+    log_snr: Sequence[float] = (7.0, -7.0),
+    learned: bool = True,
+    spread: bool = False,
+    width: int | None = None,
+    blocks: int | None = None,
+    dropout: float = 0.0,
+    categories: int | None = None,
+    bins: int = 256,
+    lowest: int | None = None,
+    data: Tensor | None = None,
+    row_names: Sequence[Any] | None = None,
+    offset: Tensor | None = None,
+) -> Diffusion:
+    """A diffusion model as a VAE of T levels, each of x's shape, with a fixed encoder and one denoiser for all decoders
+    (Kingma et al. 2021); see `allegory.diffusion`. Train it with the objective `elbo`.
+
+    Args:
+        event_shape: of x.
+        likelihood: one of `DIFFUSED`: two values, categories, whole numbers 0, ..., bins - 1 in order, or real numbers.
+        levels: T, one or more; None for infinitely many: then a number of levels is asked for where one is needed.
+        net: the denoiser: "mlp", `allegory.networks.Denoiser`, or "conv", `ImageDenoiser`, the default for images; a
+            module (z, log_snr) -> output, z: (*batch, *shape), log_snr: (*batch); or a callable (shape of z, channels
+            of the output) -> such a module.
+        predicts: what it puts out, from which follows the guess of what has no noise: "v" = alpha eps - sigma y, "eps"
+            the noise, "x" that guess itself, or where x is "bernoulli" or "categorical" the logits that are added to
+            those that an element's own noise leaves it, which is best there.
+        log_snr: log signal-to-noise ratios of level 1 and of level T.
+        learned: whether they, and the ratios between them, are learned.
+        spread: whether p(z_t | z_{t+1}) has the variance of the guess, not that of q alone: a better bound where
+            levels are few.
+        width, blocks: of the denoiser; by default 512 and 3 for "mlp", 128 and 8 for "conv".
+        dropout: in the denoiser, in training.
+        categories: k of "categorical".
+        bins: n of "discretized".
+        lowest: the first of the categories, as in `mlp`.
+        data: (N, *event) training data: the law of single elements begins at the marginals, real numbers are
+            standardised by it.
+        row_names, offset: as in `mlp`.
+
+    Raises:
+        ValueError: log SNR that rises; levels < 1; an unknown name; data that cannot be standardised.
+
+    >>> model = diffusion((3,), "normal", levels=20, width=16, blocks=1)
+    >>> model.sample(2, levels=5).shape, model.eval()(torch.zeros(4, 3)).kl.shape
+    (torch.Size([2, 3]), torch.Size([20, 1, 4]))
+    """
+    _check_widths(event_shape=event_shape)
+    if len(log_snr) != 2:
+        raise ValueError(f"log_snr={list(log_snr)}: wanted two numbers, of level 1 and of level T, such as (7, -7)")
+    lowest = first_category(likelihood, lowest, data)
+    image = len(event_shape) == 3 and min(event_shape[1:]) > 1
+    net = ("conv" if image else "mlp") if net is None else net
+    width = (128 if net == "conv" else 512) if width is None else width
+    blocks = (8 if net == "conv" else 3) if blocks is None else blocks
+    _check_widths(width=[width], blocks=[blocks])
+    config = dict(
+        architecture="diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
+        net=_to_config(net), predicts=predicts, log_snr=[float(end) for end in log_snr], learned=learned, spread=spread,
+        width=width, blocks=blocks, dropout=dropout, categories=categories, bins=bins,
+        **({"lowest": lowest} if lowest else {}),
+    )  # fmt: skip
+    schedule = NoiseSchedule(float(log_snr[0]), float(log_snr[1]), learned, shaped=levels is not None)
+    elements = _elements(event_shape, likelihood, categories, bins, lowest, data, row_names, offset)
+    of_law = predicts == "x" and elements.width > 0
+    outputs = elements.shape[0] * (1 if of_law or not spread else 2)
+    if isinstance(net, str):
+        if net not in ("mlp", "conv"):
+            raise ValueError(f"net={net!r}: wanted 'mlp', 'conv', or a module (z, log_snr) -> output")
+        if net == "conv" and len(event_shape) != 3:
+            raise ValueError(f"net='conv' reads images, (C, H, W), and event_shape={list(event_shape)}; wanted 'mlp'")
+        make = Denoiser if net == "mlp" else ImageDenoiser
+        net = make(elements.shape, width, blocks, outputs, dropout=dropout)
+    elif not isinstance(net, nn.Module):
+        net = net(elements.shape, outputs)
+    model = Diffusion(net, elements, schedule, levels, predicts, spread)
+    model.config = config
+    return model
+
+
+def _elements(
+    event_shape: Sequence[int],
+    likelihood: str,
+    categories: int | None,
+    bins: int,
+    lowest: int,
+    data: Tensor | None,
+    row_names: Sequence[Any] | None,
+    offset: Tensor | None,
+) -> Elements:
+    """What x of a diffusion consists of."""
+    if likelihood not in DIFFUSED:
+        raise ValueError(f"likelihood={likelihood!r}: wanted one of {', '.join(DIFFUSED)} in a diffusion")
+    if data is not None:
+        init_units(Standardize(*event_shape), None, data, event_shape, False)  # checks it
+        if not bool(torch.isfinite(data).all()):
+            raise ValueError("data: some values are NaN or infinite; a diffusion has no gaps: remove or replace them")
+    if likelihood == "bernoulli":
+        return TwoValues(*event_shape, data=data)
+    if likelihood == "categorical":
+        if categories is None:
+            raise ValueError("the categorical likelihood needs its number of categories")
+        return Categories(*event_shape, k=categories, lowest=lowest, data=data)
+    if likelihood == "discretized":
+        return Bins(*event_shape, bins=bins, data=data)
+    standardize = Standardize(*event_shape)
+    if data is not None:
+        family = make_family("normal", event_shape, None)
+        init_units(standardize, family, data, event_shape, False, row_names, offset)
+    return Reals(*event_shape, standardize=standardize)
+
+
 def build(config: dict[str, Any], **own: Any) -> VAE:
     """The model that a `model.config` describes, with fresh weights.
 
@@ -387,9 +527,10 @@ def build(config: dict[str, Any], **own: Any) -> VAE:
     1
     """
     architecture = config.get("architecture")
-    if architecture not in ("mlp", "conv"):
-        raise ValueError(f"unknown architecture {architecture!r}; this version builds 'mlp' and 'conv'")
-    make: Callable[..., VAE] = mlp if architecture == "mlp" else conv
+    makers: dict[Any, Callable[..., VAE]] = {"mlp": mlp, "conv": conv, "diffusion": diffusion}
+    if architecture not in makers:
+        raise ValueError(f"unknown architecture {architecture!r}; this version builds {', '.join(makers)}")
+    make = makers[architecture]
     arguments = {key: value for key, value in config.items() if key != "architecture"}
     if architecture == "conv":
         arguments.setdefault("lines", False)

@@ -149,6 +149,15 @@ class VAE(nn.Module):
             trace = self._trace(x, samples, _fixed_latents(latents), contexts, inferred)
         return replace(trace, held=held, scored=scored and not all(law.has_rsample for law in trace.q))
 
+    def estimate(self, x: Tensor, samples: int = 1, given: Given = None) -> Trace:
+        """A trace of which the ELBO, averaged over draws, is that of `forward`, as cheap as a step of training: the
+        same, but for a chain of which a step sees a part, see `allegory.chain`. Validation takes it.
+
+        Args:
+            x, samples, given: as of `forward`.
+        """
+        return self(x, samples, given=given)
+
     def score(self, x: Tensor, latents: Sequence[Tensor], given: Given = None) -> Trace:
         """The densities of given latents: log p(x, z) and log q(z | x).
 
@@ -504,10 +513,12 @@ def check_is_vae(model: Any) -> None:
     raise ValueError(f"model: got {type(model).__name__}, wanted {wanted}")
 
 
-def _module_list(modules: nn.Module | Sequence[nn.Module]) -> nn.ModuleList:
+def _module_list(modules: nn.Module | Sequence[nn.Module]) -> Any:
     single = isinstance(modules, nn.Module) and not isinstance(modules, nn.ModuleList | nn.Sequential)
     if isinstance(modules, nn.Sequential):
         raise ValueError("got an nn.Sequential, which composes modules; wanted a conditional or a list")
+    if single and hasattr(modules, "__getitem__"):
+        return modules  # a sequence already, of levels that share their parameters
     found = [modules] if single or not isinstance(modules, Iterable) else list(modules)
     for module in found:
         if not isinstance(module, nn.Module) or isinstance(module, StandardNormal):

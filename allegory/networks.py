@@ -32,10 +32,13 @@ __all__ = [
     "ColumnSet",
     "Concat",
     "Crop",
+    "Denoiser",
     "DepthToSpace",
+    "ImageDenoiser",
     "Images",
     "Lift",
     "LogFrom",
+    "LogSNR",
     "LogStandardize",
     "Offset",
     "OneHot",
@@ -557,3 +560,133 @@ class OneHot(nn.Module):
         return (
             F.one_hot(x.long() - self.lowest, self.k).to(x.dtype).movedim(-1, channel - 1).flatten(channel - 1, channel)
         )
+
+
+class LogSNR(nn.Module):
+    """log SNR as a network reads it: itself, and sines and cosines of it, (*batch) -> (*batch, 2 n + 1).
+
+    Args:
+        count: n, frequencies, pi / 16 times powers of two; log SNR lies within +- 14.
+
+    >>> LogSNR(2)(torch.tensor([0.0]))
+    tensor([[0., 0., 0., 1., 1.]])
+    """
+
+    def __init__(self, count: int = 6) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", math.pi / 16 * 2.0 ** torch.arange(count), persistent=False)
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        angle = log_snr[..., None] * self.frequencies
+        return torch.cat([log_snr[..., None] / 7, angle.sin(), angle.cos()], -1)
+
+
+class Denoiser(nn.Module):
+    """A perceptron that reads noisy latents and their log SNR, (z, log_snr) -> (*batch, C', *rest): residual blocks of
+    one hidden layer each, whose units are scaled and shifted by the log SNR. It begins at 0.
+
+    Args:
+        shape: of z, (C, *rest).
+        width: of the blocks, and of their hidden layers.
+        blocks: how many.
+        outputs: C', by default C.
+        waves: how many sines and cosines of each element of z are read besides, their frequencies pi / 4 times powers
+            of two: for a few elements whose density has fine structure. By default 6 for up to 16 elements, else none.
+        dropout: in the hidden layers, in training.
+
+    >>> Denoiser((2,), width=8, blocks=1)(torch.zeros(5, 4, 2), torch.zeros(5, 4)).shape
+    torch.Size([5, 4, 2])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int = 512,
+        blocks: int = 3,
+        outputs: int | None = None,
+        waves: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        count = math.prod(shape)
+        waves = (6 if count <= 16 else 0) if waves is None else waves
+        self.shape = ((shape[0] if outputs is None else outputs), *shape[1:])
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", math.pi / 4 * 2.0 ** torch.arange(waves), persistent=False)
+        self.read, self.ratio = nn.Linear(count * (1 + 2 * waves), width), LogSNR()
+        self.condition = nn.Sequential(nn.Linear(13, width), nn.SiLU())
+        self.blocks = nn.ModuleList(_PerceptronBlock(width, blocks, dropout) for _ in range(blocks))
+        self.write = zeroed(nn.Linear(width, math.prod(self.shape)))
+
+    def forward(self, z: Tensor, log_snr: Tensor) -> Tensor:
+        flat = z.reshape(log_snr.numel(), -1)
+        angle = (flat[..., None] * self.frequencies).flatten(1)
+        h = self.read(torch.cat([flat, angle.sin(), angle.cos()], 1))
+        condition = self.condition(self.ratio(log_snr.reshape(-1)))
+        for block in self.blocks:
+            h = block(h, condition)
+        return self.write(F.silu(h)).view(*log_snr.shape, *self.shape)
+
+
+class _PerceptronBlock(nn.Module):
+    def __init__(self, width: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.enter, self.film = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)), nn.Linear(width, 2 * width)
+        self.leave = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), scaled(nn.Linear(width, width), depth))
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.film(condition).chunk(2, 1)
+        return h + self.leave(self.enter(h) * (1 + scale) + shift)
+
+
+class ImageDenoiser(nn.Module):
+    """Convolutions that read noisy images and their log SNR, (z, log_snr) -> (*batch, C', H, W): residual blocks, see
+    `bottleneck`, on a grid of cells of `cell` x `cell` pixels, whose channels are scaled and shifted by the log SNR,
+    and which know where they are. It begins at 0.
+
+    Args:
+        shape: of z, (C, H, W).
+        channels: of the grid; half of them inside a block.
+        blocks: how many.
+        outputs: C', by default C.
+        cell: the side of a cell; sides that it does not divide are padded.
+        dropout: in the blocks, in training.
+
+    >>> ImageDenoiser((1, 6, 10), channels=8, blocks=1)(torch.zeros(5, 1, 6, 10), torch.zeros(5)).shape
+    torch.Size([5, 1, 6, 10])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int = 128,
+        blocks: int = 8,
+        outputs: int | None = None,
+        cell: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        inputs, height, width = shape
+        outputs = inputs if outputs is None else outputs
+        self.shape, self.padding = (outputs, height, width), (0, -width % cell, 0, -height % cell)
+        rows, columns = -(-height // cell), -(-width // cell)
+        self.read = nn.Sequential(SpaceToDepth(cell, cell), nn.Conv2d(inputs * cell**2, channels, 3, padding=1))
+        self.place = Offset(channels, rows, columns)
+        self.ratio, self.condition = LogSNR(), nn.Sequential(nn.Linear(13, channels), nn.SiLU())
+        kernel = (3 if rows > 1 else 1, 3 if columns > 1 else 1)
+        self.films = nn.ModuleList(zeroed(nn.Linear(channels, 2 * channels)) for _ in range(blocks))
+        inner: list[Any] = [
+            bottleneck(channels, max(1, channels // 2), kernel, blocks, dropout=dropout) for _ in range(blocks)
+        ]
+        self.blocks = nn.ModuleList(nn.Sequential(*layers) for layers in inner)
+        last = zeroed(nn.Conv2d(channels, outputs * cell**2, 3, padding=1))
+        self.write = nn.Sequential(nn.GELU(), last, DepthToSpace(cell, cell), Crop(height, width))
+
+    def forward(self, z: Tensor, log_snr: Tensor) -> Tensor:
+        h = self.place(self.read(F.pad(z.reshape(-1, *z.shape[-3:]), self.padding)))
+        condition = self.condition(self.ratio(log_snr.reshape(-1)))
+        for film, block in zip(self.films, self.blocks, strict=True):
+            scale, shift = film(condition)[..., None, None].chunk(2, 1)
+            h = h + block(h * (1 + scale) + shift)
+        return self.write(h).view(*log_snr.shape, *self.shape)

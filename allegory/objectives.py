@@ -88,6 +88,8 @@ def free_bits(
     True
     """
     _check_trace(free_bits, trace)
+    if not trace.whole:
+        raise ValueError("free_bits: this trace is of one random level, and what is free is of each; wanted al.elbo")
     levels = len(trace.latents)
     values = [nats] if isinstance(nats, int | float) else list(nats)
     free = torch.as_tensor(nats, dtype=trace.x.dtype, device=trace.x.device)
@@ -261,4 +263,8 @@ def _scored(objective: Any, trace: Trace, beta: float | Tensor) -> tuple[Tensor,
 
 
 def _apply_beta(rates: Tensor, beta: float | Tensor) -> Tensor:
+    if isinstance(beta, Tensor) and beta.dim() and len(beta) != len(rates):
+        raise ValueError(
+            f"beta: got {len(beta)} numbers, and the rates of this trace are {len(rates)}; wanted one for all"
+        )
     return beta[:, None, None] * rates if isinstance(beta, Tensor) and beta.dim() else beta * rates

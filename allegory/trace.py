@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from torch.utils._pytree import register_pytree_node
 from allegory.distributions import map_tensors
 from allegory.runtime.precision import without_autocast
 
-__all__ = ["Trace"]
+__all__ = ["Trace", "with_law_tensors"]
 
 
 def _tensors(trace: Trace) -> tuple[Tensor, ...]:
@@ -62,8 +62,10 @@ class Trace:
         scored: whether some draws have no gradient, so that an objective has to take the score of q.
         tensors: what a gradient reaches the networks through, in p and q. Where a VAE itself is wrapped in
             DistributedDataParallel, torch looks for them among these attributes.
+        whole: whether it is of all levels, so that it has a log w.
     """
 
+    whole: ClassVar[bool] = True
     x: Tensor
     latents: tuple[Tensor, ...]
     p: tuple[Distribution, ...]
@@ -126,14 +128,14 @@ class Trace:
         return f"Trace(S={samples}, B={batch}, T={len(self.latents)}: x {tuple(self.x.shape)}, {latents})"
 
 
-def _with_law_tensors(tensors: Iterable[Tensor], trace: Trace) -> Trace:
-    """The trace with other tensors in the place of `trace.tensors`."""
+def with_law_tensors(tensors: Iterable[Tensor], trace: Trace) -> Trace:
+    """The trace with other tensors in the place of `trace.tensors`, for torch's tree of it."""
     given = iter(tensors)
     p, q = map_tensors((trace.p, trace.q), lambda x: next(given) if x.requires_grad else x)
     return replace(trace, p=p, q=q)
 
 
-register_pytree_node(Trace, lambda trace: (list(trace.tensors), trace), _with_law_tensors)
+register_pytree_node(Trace, lambda trace: (list(trace.tensors), trace), with_law_tensors)
 
 
 def _elementwise(law: Any) -> Distribution | None:

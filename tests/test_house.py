@@ -19,7 +19,7 @@ RUNTIME, CORE = {"runtime", "version"}, {
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
     "convolutions", "architectures", "quantiles", "missingness", "legacy", "given", "draws", "held", "gaps",
     "intervals", "family", "columnar", "exposure", "marginal", "trees", "factors", "discrete",
-    "mixtures",
+    "mixtures", "elements", "chain", "diffusion",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -65,6 +65,9 @@ MAY_IMPORT = {
     "model": {
         "checks", "conditional", "distributions", "draws", "given", "held", "ladder", "notation", "trace",
     },
+    "elements": {"distributions", "families", "family", "networks", "positivity"},
+    "chain": {"given", "ladder", "model", "trace"},
+    "diffusion": {"chain", "conditional", "elements", "positivity"},
     "objectives": {"trace"},
     "priors": {"conditional", "distributions", "families", "ladder", "marginal", "networks", "positivity", "units"},
     "factors": {"columnar", "family", "likelihoods", "positivity"},
@@ -73,8 +76,9 @@ MAY_IMPORT = {
     "initialization": {"columnar", "family", "marginal", "networks", "trees", "units"},
     "convolutions": {"conditional", "families", "given", "ladder", "networks"},
     "architectures": {
-        "activations", "columnar", "conditional", "convolutions", "discrete", "exposure", "factors", "families",
-        "given", "initialization", "ladder", "likelihoods", "model", "networks", "priors", "trees",
+        "activations", "columnar", "conditional", "convolutions", "diffusion", "discrete", "elements", "exposure",
+        "factors", "families", "given", "initialization", "ladder", "likelihoods", "model", "networks", "priors",
+        "trees",
     },
     "legacy": {"family", "networks", "priors"},
 }  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 EXACT, OBJECTIVES, FAMILIES = "test_exact.py", "test_objectives.py", "test_families.py"
+DIFFUSION = "test_diffusion.py"
 ARCHITECTURES, BOUNDS, ANNEALING = "test_architectures.py", "evaluation/test_bounds.py", "evaluation/test_annealing.py"
 MISTAKES = {  # what: (module, what stands there, what is put there, the law that notices)
     "drop the top level's KL": (
@@ -20,6 +21,42 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "self._rate(t)(q, p, z).expand(shape) for t",
         "self._rate(t)(q, p, z).expand(shape) * (t < len(self.q)) for t",
         EXACT + "::test_every_particle_weighs_the_evidence_at_the_exact_posterior[1-bottom-up]",
+    ),
+    "L_K of closed rates": (
+        "trace",
+        "return self.log_px + (self.log_pz - self.log_qz).sum(0)",
+        "return self.log_px - self.kl.sum(0)",
+        DIFFUSION + "::test_a_bound_of_many_particles_is_not_above_the_evidence",
+    ),
+    "a random log-density in L_K": (
+        "chain",
+        'raise ValueError(_no_weight("log_weight"))',
+        "return self.log_px - self.kl.sum(0)",
+        DIFFUSION + "::test_a_bound_of_one_level_has_no_weight_and_is_in_no_logarithm",
+    ),
+    "an evaluation of one random level": (
+        "chain",
+        'if levels == "all" or (levels is None and not self.training and not self.infinite):',
+        'if levels == "all":',
+        DIFFUSION + "::test_every_draw_weighs_the_evidence_where_the_posterior_is_exact[7]",
+    ),
+    "a noise of q that is not that of the level": (
+        "diffusion",
+        "c = -torch.expm1(above - below)",
+        "c = -torch.expm1(above - below) * 0.9",
+        DIFFUSION + "::test_the_rates_are_weighted_squared_errors",
+    ),
+    "a slope that forgets the shape of the schedule": (
+        "diffusion",
+        "self._ends()[1] * PIECES * (here @ self.weights.softmax(0))",
+        "self._ends()[1] * here.sum(-1)",
+        DIFFUSION + "::test_the_limit_does_not_depend_on_the_schedule_but_for_its_ends",
+    ),
+    "the sum of all levels but one": (
+        "chain",
+        "return torch.stack([self.steps * one, top])",
+        "return torch.stack([(self.steps - 1) * one, top])",
+        DIFFUSION + "::test_one_level_at_a_time_is_the_sum_on_average[v]",
     ),
     "drop log p(x | z_1) from the weight": (
         "trace",

@@ -36,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allegory.chain import at_levels
 from allegory.evaluation.gains import Carried, ColumnGain, carried_by, data_gaps
 from allegory.evaluation.moments import conditional_means, prior_variances
 from allegory.evaluation.passes import Noise, Particles, check_scored, evaluating, row_seeds, run_passes
@@ -159,6 +160,7 @@ def log_likelihood(
     compile: bool | str = False,
     seed: int | None = None,
     given: Given = None,
+    levels: int | None = None,
 ) -> Tensor:
     """(N,) L_K of each example with K = samples, nats: a lower bound on log p(x) in expectation; on log p(x_o) where
     gaps are left out, and on log p(x_o, s) where they are data, see `allegory.missingness`.
@@ -171,10 +173,12 @@ def log_likelihood(
         seed: with one, the noise of an example depends on it and on the values of the example alone: a score, the
             same in every call and whatever the other examples are. Without, torch's generator gives the noise.
         given: c of a conditional model, (N, *context), or several; then it is log p(x | c).
+        levels: as in `evaluate`.
 
     >>> al.log_likelihood(model, x, samples=10).shape
     torch.Size([7])
     """
+    model = at_levels(model, levels)
     contexts = check_scored(model, x, samples, given)
     precision, compile, _ = choose_speed(model, x, samples, precision, compile, given)
     weigh = compile_or_warn(_log_weights, x.device) if compile else _log_weights
@@ -197,6 +201,7 @@ def evaluate(
     precision: str = "float32",
     compile: bool | str = False,
     given: Given = None,
+    levels: int | None = None,
 ) -> Evaluation:
     """L_K, the ELBO and its parts, active units and the effective sample size, of all examples.
 
@@ -210,7 +215,11 @@ def evaluate(
         compile: whether to compile a pass (torch.compile): a few seconds at the start, then faster; "auto" as there.
         given: c of a conditional model, (N, *context), or several. All numbers are then of p(x | c); where the prior
             reads c, a unit of the top level is active if its mean varies by more than what follows from c.
+        levels: how many a diffusion is scored with, T; by default as many as it has. Each T is another model with the
+            same network, and where a diffusion has infinitely many, one has to be chosen. A pass takes time in
+            proportion to it.
     """
+    model = at_levels(model, levels)
     result = score(model, x, samples, pairs, precision, compile, given).evaluation
     if samples > MIN_EFFECTIVE_SAMPLES and result.unreliable > 0.5:
         warnings.warn(
@@ -330,6 +339,7 @@ def bound_curve(
     precision: str = "float32",
     compile: bool | str = False,
     given: Given = None,
+    levels: int | None = None,
 ) -> list[tuple[int, float, float]]:
     """L_K against K: (K, the mean of L_K over x, its standard error), for K = 1, 2, 5, 10, ... up to `samples`.
 
@@ -340,11 +350,12 @@ def bound_curve(
         model: any VAE.
         x: (N, *event) data.
         samples: the largest K.
-        pairs, precision, compile, given: as in `evaluate`.
+        pairs, precision, compile, given, levels: as in `evaluate`.
 
     >>> [k for k, bound, error in al.bound_curve(model, x, samples=12)]
     [1, 2, 5, 10, 12]
     """
+    model = at_levels(model, levels)
     contexts = check_scored(model, x, samples, given)
     precision, compile, _ = choose_speed(model, x, samples, precision, compile, given)
     counts = curve_counts(samples)

@@ -22,6 +22,9 @@ Verdicts, with these thresholds:
                     what the training ELBO gains over independent elements, a difference that has no unit
     untrusted       more than half of the examples with an effective sample size below 2: L_K says little
 
+Of a chain whose encoder is fixed, `allegory.chain`, levels are judged together: none can collapse, losses are not
+measured, and the time is proportional to T.
+
 Collapse has two usual causes. The KL is paid from the first step, while the decoder has not learned to use z: a warm-up
 of the KL or free bits help. Or the level's posterior sees x through the noise of all levels below: a top-down
 posterior helps.
@@ -40,6 +43,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from allegory.chain import FixedChain, at_levels
 from allegory.draws import draw_to
 from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES, Evaluation, Scores, score
 from allegory.evaluation.gains import column_gains, gain_lines, has_columns
@@ -68,7 +72,8 @@ class Level:
 
     Attributes:
         level: t.
-        rate, information, loss: nats per example; see the module.
+        rate, information, loss: nats per example; see the module. The loss is None where it is not measured, as where
+            the encoder is fixed.
         active_units, units: how many elements of z_t vary with x, of how many.
         verdict: "works", "weak", "idle" or "collapsed".
     """
@@ -76,7 +81,7 @@ class Level:
     level: int
     rate: float
     information: float
-    loss: float
+    loss: float | None
     active_units: int
     units: int
     verdict: str
@@ -114,7 +119,7 @@ class Diagnosis:
         return [
             (
                 str(level.level), f"{level.rate:.2f}", f"{level.active_units} of {level.units}",
-                f"{level.information:.2f}", f"{level.loss:.2f}", level.verdict,
+                f"{level.information:.2f}", "" if level.loss is None else f"{level.loss:.2f}", level.verdict,
             )
             for level in self.levels
         ]  # fmt: skip
@@ -142,6 +147,7 @@ def diagnose(
     baseline_nll: float | None = None,
     given: Given = None,
     train_given: Given = None,
+    levels: int | None = None,
 ) -> Diagnosis:
     """Checks every level of a model, and reports what is wrong and what to try.
 
@@ -152,11 +158,13 @@ def diagnose(
         samples: K of the bound, and draws for the means.
         baseline_nll: of x, as in `Evaluation`, if it is already known.
         given, train_given: c of a conditional model, (N, *context) and (N', *context), or several.
+        levels: of a diffusion, as in `evaluate`.
 
     >>> diagnosis = al.diagnose(model, x)
     >>> [level.level for level in diagnosis.levels], len(diagnosis.verdict)
     ([1, 2], 2)
     """
+    model = at_levels(model, levels)
     scores = score(model, x, samples, given=given)
     on_train = None if train is None else score(model, train, samples, given=train_given)
     law = None if train is None else independent_elements(model, train, as_contexts(given, len(x)))
@@ -186,9 +194,12 @@ def diagnose_scored(
     contexts, samples = as_contexts(given, len(x)), scores.counts[-1]
     columns = column_gains(model, x, law, given=given) if law is not None and has_columns(model) else None
     result = replace(scores.evaluation, baseline_nll=baseline_nll, columns=columns)
-    draws = max(1, samples // model.levels)
+    draws, fixed = max(1, samples // model.levels), isinstance(model, FixedChain)
     with evaluating(model):
-        losses = [result.elbo - _elbo_without(model, x, contexts, t, draws) for t in range(1, model.levels + 1)]
+        losses: list[float | None] = [
+            None if fixed else result.elbo - _elbo_without(model, x, contexts, t, draws)
+            for t in range(1, model.levels + 1)
+        ]
         information = _information(model, x[:512], take_rows(contexts, slice(512)))
         units = [math.prod(q.event_shape) for q in model.encode(x[:1], given=take_rows(contexts, slice(1)))]
     rates = result.kl_per_level
@@ -196,12 +207,13 @@ def diagnose_scored(
         Level(t, rate, information[t - 1], losses[t - 1], result.active_units[t - 1], units[t - 1], "works")
         for t, rate in enumerate(rates, start=1)
     ]
-    levels = [replace(level, verdict=_verdict(level, rates)) for level in levels]
+    levels = levels if fixed else [replace(level, verdict=_verdict(level, rates)) for level in levels]
     trained = None if on_train is None else on_train.evaluation
     gap = None if trained is None else trained.elbo - result.elbo
     ladder = isinstance(model.encoders, TopDown)
     on_gap = _gap_line(result, train, trained, law)
-    lines = [*_baseline_line(result), *_level_lines(levels, ladder), *on_gap, *_trust_line(result)]
+    of_levels = [_chain_line(rates)] if fixed else _level_lines(levels, ladder)
+    lines = [*_baseline_line(result), *of_levels, *on_gap, *_trust_line(result)]
     lines += gain_lines(result.columns)
     return Diagnosis(levels, result, gap, lines, any(OVERFITS in line for line in on_gap))
 
@@ -209,7 +221,7 @@ def diagnose_scored(
 def _verdict(level: Level, rates: list[float]) -> str:
     if level.rate < COLLAPSED_NATS and not level.active_units:
         return "collapsed"
-    if level.loss < COLLAPSED_NATS:
+    if level.loss is not None and level.loss < COLLAPSED_NATS:
         return "idle"
     if max(rates) > 10 * level.rate and (level.rate < WEAK_NATS or level.active_units * 20 < level.units):
         return "weak"
@@ -238,7 +250,7 @@ def _level_lines(levels: list[Level], ladder: bool) -> list[str]:
                 f"level {t} has collapsed: its rate is {rate:.2f} nats, and none of its {level.units} units varies "
                 f"with x; try {', '.join(advice[:-1])}, or {advice[-1]}"
             )
-        elif level.verdict == "idle":
+        elif level.verdict == "idle" and level.loss is not None:
             lines.append(
                 f"level {t} is idle: it costs {rate:.2f} nats, but drawing it from its prior instead "
                 f"{'costs only' if level.loss >= 0 else 'gains'} {abs(level.loss):.2f}; the levels below ignore it: "
@@ -252,6 +264,17 @@ def _level_lines(levels: list[Level], ladder: bool) -> list[str]:
         else:
             lines.append(f"level {t} works: its rate is {rate:.2f} nats, and {units} vary with x")
     return lines
+
+
+def _chain_line(rates: list[float]) -> str:
+    """Of the levels of a chain whose encoder is fixed."""
+    *below, top = rates
+    most = max(range(len(rates)), key=rates.__getitem__)
+    together = f"the {len(below)} levels below the top cost {sum(below):.2f} nats together, " if below else ""
+    return (
+        f"the encoder is fixed, so that no level can collapse: {together}the top {top:.2f}; most is said at level "
+        f"{most + 1}, {rates[most]:.2f} nats"
+    )
 
 
 def _gap_line(

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, StudentT, constraints
 
+from allegory.chain import FixedChain
 from allegory.columnar import ColumnsFamily
 from allegory.distributions import ContinuousBernoulli, DiscretizedLogistic, NegativeBinomial, ShiftedCategorical
 from allegory.evaluation.passes import evaluating
@@ -95,6 +96,7 @@ def independent_elements(model: VAE, train: Any, given: Given = None) -> Distrib
     family = getattr(model.decoders[0], "family", None)
     if isinstance(family, ColumnsFamily):
         return _independent_columns(family, _subsample(train, MAX_NUMBERS).cpu().double())
+    model = model.with_levels(1) if isinstance(model, FixedChain) else model
     with evaluating(model), forked_rng(model):
         law: Any = model.generate(1, given=take_rows(as_contexts(given), slice(1)))
     gaps = takes_gaps(law)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from allegory.chain import FixedChain, at_levels
 from allegory.columnar import ColumnsFamily
 from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.missingness import SelfMaskedFamily
@@ -64,6 +65,7 @@ def check_scored(model: VAE, x: Tensor, samples: int, given: Given = None) -> Co
     Returns what is given.
     """
     check_is_vae(model)
+    at_levels(model, None)
     if not hasattr(samples, "__index__") or not 1 <= samples < 2**31:
         raise ValueError(f"samples={samples}: wanted K >= 1 particles, a whole number below 2^31")
     processes.check_same("an evaluation", samples=samples, x=getattr(x, "rows", x), model=model, given=given)
@@ -71,15 +73,18 @@ def check_scored(model: VAE, x: Tensor, samples: int, given: Given = None) -> Co
     return as_contexts(given, len(x))
 
 
-def pairs_per_pass(model: VAE, x: Tensor) -> int:
+def pairs_per_pass(model: VAE, x: Tensor, whole: bool = True) -> int:
     """How many (example, particle) pairs of x: (N, *event) to take in one pass, given the numbers that p(x | z_1)
-    needs; where these are few, the hidden layers are the limit.
+    needs; where these are few, the hidden layers are the limit. A whole pass through a chain of the kind of
+    `allegory.chain` keeps as many of each of its levels.
     """
     family = getattr(model.decoders[0], "family", None)
     size = getattr(family, "size", 1)
     width = size * math.prod(x.shape[1:])
     if isinstance(family, ColumnsFamily):  # of a limit that is not known, a number at each place that it may have
         width = size + sum(block.places.numel() for block in family.blocks if isinstance(block, SelfMaskedFamily))
+    if whole and isinstance(model, FixedChain) and model.levels is not None:
+        return max(1, min(2**14, 2**23 // (width * max(8, model.levels))))
     return max(100, min(2**14, 2**20 // width))
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from allegory.chain import FixedChain
 from allegory.conditional import Conditional
 from allegory.evaluation.passes import evaluating
 from allegory.family import Normal as NormalFamily
@@ -70,6 +71,8 @@ def remark_on_scale(model: VAE, x: Any, contexts: Contexts = ()) -> str:
     >>> remark_on_scale(model, x)
     ''
     """
+    if isinstance(model, FixedChain):
+        return ""  # nothing of q is learned, and y has the scale of the noise
     chosen, device = torch.arange(0, len(x), max(1, len(x) // EXAMPLES))[:EXAMPLES], next(model.parameters()).device
     rows, given = x[chosen].to(device), tuple(c[chosen].to(device) for c in contexts)
     if squashed := _remark_on_ends(model, rows, given):

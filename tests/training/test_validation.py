@@ -18,7 +18,7 @@ def chain():
 def test_the_noise_is_by_place(monkeypatch):
     """So that it does not depend on how many processes share it."""
     model, found = chain(), []
-    monkeypatch.setattr("allegory.training.validation.pairs_per_pass", lambda model, x: 8)
+    monkeypatch.setattr("allegory.training.validation.pairs_per_pass", lambda model, x, whole: 8)
     for several in (1, 3):
         totals = []
         for rank in range(several):
