@@ -37,7 +37,8 @@ def sample_given(
     given: Given = None,
     return_ess: bool = False,
 ) -> Any:
-    """(n, D) rows under conditions, without rejection.
+    """(n, D) rows under conditions, without rejection: values, whether or not they would be recorded, so that only the
+    gaps that are asked for are there, see `allegory.missingness`.
 
     Args:
         model: a VAE of rows of D columns, whose likelihood takes gaps.

@@ -13,6 +13,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -64,7 +65,8 @@ def remarks(x: Any, schema: Schema) -> list[str]:
     kept, lines = _equal_columns(table, columns)
     found += lines + _following(table[:, kept], [columns[i] for i in kept])
     found += _dependence(table[:, kept], [columns[i] for i in kept])
-    found += [line for i, column in enumerate(columns) for line in _of_column(table[:, i], column)]
+    single = isinstance(x, Tensor) and x.dtype == torch.float32
+    found += [line for i, column in enumerate(columns) for line in _of_column(table[:, i], column, single)]
     return found + _equal_rows(table)
 
 
@@ -132,8 +134,8 @@ def _dependence(x: Array, columns: list[Column]) -> list[str]:
     ]
 
 
-def _of_column(x: Array, column: Column) -> Iterator[str]:
-    """What may stand for a gap in a column, and what it may be otherwise."""
+def _of_column(x: Array, column: Column, single: bool) -> Iterator[str]:
+    """What may stand for a gap in a column, and what it may be otherwise; in digits of float32 where x is `single`."""
     values, counts = np.unique(x[~np.isnan(x)], return_counts=True)
     where = f"column {column.name!r}"
     if column.kind in CODED:
@@ -150,7 +152,8 @@ def _of_column(x: Array, column: Column) -> Iterator[str]:
         width, gap = others[-1] - others[0], np.abs(values[k] - others).min()
         nines = NINES.fullmatch(f"{values[k] + float(column.origin):g}") and gap > width / 10
         if (gap >= FAR_WIDTHS * width and counts[k] >= MIN_REPEATS) or nines:
-            value, low, high = (in_words(column, v) for v in (values[k], others[0], others[-1]))
+            told = (values[k], others[0], others[-1])
+            value, low, high = (in_words(column, float(str(np.float32(v))) if single else v) for v in told)
             yield (
                 f"{where}: {value} in {counts[k]:,} rows is far from the others, {low} .. {high}; if it stands for a "
                 f"gap, gaps={{{column.name!r}: [{value}]}} takes it as one"

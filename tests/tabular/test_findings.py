@@ -83,3 +83,12 @@ def test_rows_are_told_apart_by_a_single_value():
     x[:, 0] = np.arange(len(x))
     assert len(np.unique(_digests(x))) == len(x)
     np.testing.assert_array_equal(_digests(np.array([[0.0, np.nan]])), _digests(np.array([[-0.0, -np.nan]])))
+
+
+def test_a_value_that_may_stand_for_a_gap_is_told_as_it_is_in_the_file():
+    for fill in (-99.9, 1e20):  # as data have them, in float32
+        frame = {"height": np.where(np.arange(N) % 9, 150 + np.arange(N) % 40 + 0.3, fill)}
+        schema = Schema.infer(frame)
+        (line,) = [line for line in remarks(schema.encode(frame).float(), schema) if "far from" in line]
+        assert f"column 'height': {fill:.10g} in 34 rows is far from the others, 150.3 .. 189.3;" in line
+        assert f"gaps={{'height': [{fill:.10g}]}}" in line

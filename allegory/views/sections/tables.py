@@ -187,7 +187,7 @@ def _remarks(run: Run, examples: Examples) -> list[str]:
     train = run.data.train if examples.of_train is not None else examples.train
     if not isinstance(train, Tensor):
         return []
-    found = remarks(train.cpu().double(), run.schema)
+    found = remarks(train.cpu(), run.schema)
     return found[:LINES] + ([f"{len(found) - LINES} more remarks are left out"] if len(found) > LINES else [])
 
 
