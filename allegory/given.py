@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from allegory.networks import Concat, Standardize
 from allegory.runtime.messages import describe_index
-from allegory.units import units_of
+from allegory.units import units_of, warn_of_outliers
 
 __all__ = [
     "Beside", "Contexts", "Given", "Reading", "Shifted", "as_contexts", "check_contexts", "check_sizes",
@@ -192,9 +192,16 @@ class Reading(Standardize):
 
         Args:
             c: (N, k).
+
+        Warns:
+            UserWarning: values that are far from all others.
+
+        Raises:
+            ValueError: one that is too far to be computed with.
         """
         c = self.transform(c)
-        loc, scale, _ = units_of(c)
+        loc, scale, outliers = units_of(c)
+        warn_of_outliers(outliers, name="given")
         as_is = ((c == 0) | (c == 1)).all(0)
         constant = (c == c[0]).all(0)
         loc, scale = torch.where(as_is, 0.0, loc), torch.where(as_is, 1.0, scale)

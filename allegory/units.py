@@ -129,7 +129,7 @@ def _rounded(value: float, error: float) -> float:
 
 
 def warn_of_outliers(
-    outliers: Outliers | None, row_names: Sequence[Any] | None = None, offset: Tensor | None = None
+    outliers: Outliers | None, row_names: Sequence[Any] | None = None, offset: Tensor | None = None, name: str = "x"
 ) -> None:
     """Warns of values that are far from all others.
 
@@ -137,20 +137,21 @@ def warn_of_outliers(
         outliers: as `units_of` returns it.
         row_names: (N,) what the user calls the rows.
         offset: (*event) what was taken off the user's values.
+        name: of what they are values of.
 
     Raises:
         ValueError: one that is too far to be computed with.
     """
     if outliers is None:
         return
-    told = outliers.told(row_names, offset)
+    told = ("" if name == "x" else f"{name}: ") + outliers.told(row_names, offset)
     if outliers.distance > LARGEST_DISTANCE:
         raise ValueError(
-            f"{told}: no density in float32 reaches so far; if it stands for what is missing, drop those rows or fill "
-            "them in"
+            f"{told}: {'no density' if name == 'x' else 'no network'} in float32 reaches so far; if it stands for what "
+            "is missing, drop those rows or fill them in"
         )
     warnings.warn(
-        f"{told}; they have no part in the units of x; if they are mistakes, or stand for what is missing, drop those "
-        "rows or fill them in",
+        f"{told}; they have no part in the units of {name}; if they are mistakes, or stand for what is missing, drop "
+        "those rows or fill them in",
         stacklevel=2,
     )

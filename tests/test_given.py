@@ -274,3 +274,13 @@ def test_numbers_are_standardised_and_labels_are_not():
     assert_close(read(c).mean(0)[0], torch.zeros(()), atol=1e-9, rtol=0)
     assert_close(read(c).std(0, correction=0)[0], torch.ones(()))
     assert torch.equal(read(c)[:, 1], c[:, 1])
+
+
+def test_what_is_given_far_from_all_else_is_named_before_training():
+    c, x = torch.randn(500, 2), torch.randn(500, 3)
+    c[7, 1] = -9999.0
+    with pytest.warns(UserWarning, match=r"given: 1 of 1000 values .* row 7 of the training data, column 1: -9999 is"):
+        al.architectures.mlp((3,), latent=[1], hidden=[4], data=x, given_data=c)
+    c[7, 1] = 1e20
+    with pytest.raises(ValueError, match=r"given: .* 1e\+20 is .* no network in float32 reaches so far"):
+        al.architectures.mlp((3,), latent=[1], hidden=[4], data=x, given_data=c)
