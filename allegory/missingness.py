@@ -51,12 +51,14 @@ from allegory.positivity import inverse_positive, positive
 from allegory.quantiles import edge_beyond, log_beyond, log_mass
 
 __all__ = [
-    "Censored", "CensoredFamily", "GapFamily", "GapLaw", "Indicated", "IndicatedFamily", "SelfMasked",
+    "Censored", "CensoredFamily", "GapFamily", "GapLaw", "Indicated", "IndicatedFamily", "Limits", "SelfMasked",
     "SelfMaskedFamily", "gap_columns", "gap_odds", "indicated", "log_missing_within", "missing_above", "missing_below",
     "missing_range", "of_what", "self_masking", "without_gaps",
 ]  # fmt: skip
 
-Range = tuple[Tensor, Tensor]
+Limits = tuple[Tensor, Tensor]
+"""The ends of a range, both included; -inf and inf for none."""
+
 SPACING, WIDEST = 0.125, 4.0  # of the places of a limit that is not known, in spreads
 
 
@@ -114,7 +116,7 @@ class GapLaw(Distribution):
         """(*) log P(s = 1, low <= X <= high | z)."""
         raise NotImplementedError
 
-    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Range:
+    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Limits:
         """(*) the limits that a value lies between which is missing, in any one draw, within low and high."""
         raise NotImplementedError
 
@@ -176,11 +178,11 @@ class Censored(GapLaw):
         """(*) log of the mass of both ranges together."""
         return _log_mass(self.law, *self._within(low, high))
 
-    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Range:
+    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Limits:
         """Both ranges together."""
         return self._within(low, high)
 
-    def _within(self, low: Tensor, high: Tensor) -> Range:
+    def _within(self, low: Tensor, high: Tensor) -> Limits:
         if self.side == "above":
             return edge_beyond(self.law, self.low).maximum(low), high.expand(self.batch_shape)
         if self.side == "below":
@@ -245,7 +247,7 @@ class SelfMasked(GapLaw):
         """(J + 1, *) log P(T = t_j, X beyond it, low <= X <= high)."""
         return self._log_weights + _log_mass(self.law, *self._within(self._edges, low, high))
 
-    def _within(self, edges: Tensor, low: Tensor, high: Tensor) -> Range:
+    def _within(self, edges: Tensor, low: Tensor, high: Tensor) -> Limits:
         shape = torch.broadcast_shapes(edges.shape, low.shape, high.shape)
         if self.above:
             return edges.maximum(low).expand(shape), high.expand(shape)
@@ -265,7 +267,7 @@ class SelfMasked(GapLaw):
         """(*) log p(x, s = 1 | z)."""
         return self.law.log_prob(value) + F.logsigmoid(self._odds(value))
 
-    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Range:
+    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Limits:
         """The limits, of which T is drawn given that X is beyond it, and within low and high."""
         ends = torch.softmax(self._log_parts(low, high).double(), 0).cumsum(0)
         j = (ends[:-1] < draw()).sum(0, keepdim=True)
@@ -307,7 +309,7 @@ class Indicated(GapLaw):
         """(*) log P(s = 1 | z) P(low <= X <= high | z)."""
         return self.log_missing + _log_mass(self.law, low, high)
 
-    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Range:
+    def missing_range(self, draw: Callable[[], Tensor], low: Tensor, high: Tensor) -> Limits:
         """What is missing has the law of the rest."""
         return low.expand(self.batch_shape), high.expand(self.batch_shape)
 
@@ -532,7 +534,7 @@ def indicated(family: Family) -> Family:
     return IndicatedFamily(family)
 
 
-def missing_range(law: Any, draw: Callable[[], Tensor] | None = None, within: Range | None = None) -> Range | None:
+def missing_range(law: Any, draw: Callable[[], Tensor] | None = None, within: Limits | None = None) -> Limits | None:
     """The limits that a gap of each element lies between, (*batch, *event) both; None where no gap says anything.
 
     Args:

@@ -34,9 +34,9 @@ from torch.distributions import Categorical, Distribution, Independent
 from torch.nn.functional import softplus
 
 from allegory.columnar import Columns
-from allegory.evaluation.resampling import Range, Rows, each_gappy_row, infer_missing, spread, warn_of_few, weigh
+from allegory.evaluation.resampling import Rows, each_gappy_row, infer_missing, spread, warn_of_few, weigh
 from allegory.given import Given, expand_contexts
-from allegory.missingness import GapLaw, gap_odds, log_missing_within, missing_range
+from allegory.missingness import GapLaw, Limits, gap_odds, log_missing_within, missing_range
 from allegory.mixtures import even, mixture_mean, mixture_quantile, pick, strata
 from allegory.model import VAE
 from allegory.quantiles import draw, log_mass
@@ -60,7 +60,7 @@ def impute(
     seed: int = 0,
     return_ess: bool = False,
     given: Given = None,
-    between: Range | None = None,
+    between: Limits | None = None,
     as_gaps: bool = True,
 ) -> Any:
     """(m, N, *event) draws of x whose gaps are filled from p(x_missing | x_observed); what is observed stays, to the
@@ -123,7 +123,7 @@ def fill(
     samples: int = 1000,
     seed: int = 0,
     given: Given = None,
-    between: Range | None = None,
+    between: Limits | None = None,
 ) -> Tensor:
     """(N, *event) x with the one best value in each gap, the same in equal rows. How uncertain these are, only `impute`
     tells.
@@ -151,7 +151,7 @@ def fill(
     def work(rows: Rows) -> tuple[Tensor, Tensor]:
         found = weigh(rows)
         filled, gaps = rows.x.clone(), rows.x.isnan() & spread(found.possible, rows.x)
-        for law, columns in _elements(found.law):
+        for law, columns in _laws_of_elements(found.law):
             for name, of in asked.items():
                 cells = (gaps & of if columns is None else (gaps & of)[:, columns]).nonzero(as_tuple=True)
                 if not len(cells[0]):
@@ -231,7 +231,7 @@ class Mixture:
         return pick(self.law, (chosen, torch.arange(chosen.shape[1], device=chosen.device)))
 
     @property
-    def between(self) -> Range | None:
+    def between(self) -> Limits | None:
         """The limits that are known of the gaps, (G,) both."""
         between = self.rows.between
         return None if between is None else (between[0][self.index], between[1][self.index])
@@ -296,7 +296,7 @@ def _gap_terms(rows: Rows, law: Distribution, shape: Size) -> Tensor:
     return torch.where(missing, odds, 0).flatten(2).sum(2)  # log P(s = 1) - log P(s = 0)
 
 
-def _elements(law: Any) -> list[tuple[Any, Tensor | None]]:
+def _laws_of_elements(law: Any) -> list[tuple[Any, Tensor | None]]:
     """The laws of the elements, and of which columns each is; None for all of x.
 
     Raises:

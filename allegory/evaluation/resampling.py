@@ -36,19 +36,18 @@ from allegory.evaluation.passes import (
 )
 from allegory.gaps import log_prob_elements
 from allegory.given import Contexts, Given, expand_contexts, take_rows
-from allegory.missingness import log_missing_within, missing_range, without_gaps
+from allegory.missingness import Limits, log_missing_within, missing_range, without_gaps
 from allegory.model import VAE
 from allegory.quantiles import draw, has_draw
 from allegory.runtime.messages import describe_index, no_tensor
 from allegory.runtime.modes import forked_rng
 from allegory.trace import Trace
 
-__all__ = ["Inferred", "Range", "Rows", "Weighed", "each_gappy_row", "infer_missing", "spread", "warn_of_few", "weigh"]
+__all__ = ["Inferred", "Rows", "Weighed", "each_gappy_row", "infer_missing", "spread", "warn_of_few", "weigh"]
 
 FEW_EFFECTIVE_SAMPLES = 10.0
 PASS = 4  # times the pairs of another evaluation: the gaps of a column are few in a pass, and each pass costs its time
 OTHER_STREAM = 0x2545F491  # makes a row's seed that of its further noise
-Range = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Rows:
     own: RowNoise
     contexts: Contexts
     alone: bool
-    between: Range | None = None
+    between: Limits | None = None
     as_gaps: bool = True
 
     def decode(self, latents: Sequence[Tensor]) -> Distribution:
@@ -195,7 +194,7 @@ def each_gappy_row(
     seed: int,
     work: Callable[[Rows], tuple[Tensor, Tensor]],
     given: Given = None,
-    between: Range | None = None,
+    between: Limits | None = None,
     apart: bool = True,
     as_gaps: bool = True,
 ) -> tuple[Tensor, Tensor]:
@@ -205,7 +204,7 @@ def each_gappy_row(
     contexts = check_scored(model, x, samples, given)
     if not isinstance(x, Tensor):
         raise ValueError(no_tensor("x", x))
-    limits = None if between is None else _check_range(between, x)
+    limits = None if between is None else _check_limits(between, x)
     index = x.isnan().flatten(1).any(1).nonzero()[:, 0]
     whole, ess = whole.clone(), torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
     if not len(index):
@@ -230,7 +229,7 @@ def each_gappy_row(
     return whole, ess
 
 
-def _check_range(between: Any, x: Tensor) -> Range:
+def _check_limits(between: Any, x: Tensor) -> Limits:
     """The limits of each element, (N, *event) both.
 
     Raises:
@@ -258,7 +257,7 @@ def _search(shares: Tensor, u: Tensor) -> Tensor:
 
 
 def spread(parts: Tensor, like: Tensor) -> Tensor:
-    """A tensor of leading dimensions, that it broadcasts against `like`."""
+    """A tensor of leading dimensions, with as many more as it needs to broadcast against `like`."""
     return parts[(..., *[None] * (like.dim() - parts.dim()))]
 
 
