@@ -11,7 +11,9 @@ since given up, so that it stands here.
 
     copy           the training rows themselves: what real rows of that number teach
     independent    each column of the training rows in an order of its own
-    allegory       `sample` of the model of adult.py in its one setting; the last 2,049 training rows choose the epoch
+    allegory       the model of adult.py in its one setting: an income by its frequency, other columns given that; the
+                   last 2,049 training rows choose the epoch
+    ARF            where --arf says so: adversarial random forests in an environment of their own, see arf_worker.py
 
 Copies: the share of rows that are a training row, in all columns, and in all but fnlwgt, a weight that hardly comes
 twice; of rows held out, too, which are no copies.
@@ -20,13 +22,16 @@ twice; of rows held out, too, which are no copies.
 from __future__ import annotations
 
 import argparse
+import csv
+import subprocess
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from adult import Floats, Table, take, trained
+from adult import LABEL, POSITIVE, Floats, Table, take, trained
 from numpy.typing import NDArray
 from sides import machine, say
 from sklearn.exceptions import ConvergenceWarning
@@ -39,7 +44,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from allegory.tabular import read_frame
 
-LABEL, HELD_OUT, STUMPS = "income", 10 / 33, 50
+HELD_OUT, STUMPS = 10 / 33, 50
 
 
 class AdaBoost:
@@ -87,7 +92,7 @@ def lessons(rows: Table, test: Table, seed: int) -> Floats:
     ]
     scaler = RobustScaler().fit(encoded[0])
     x, x_test = map(scaler.transform, encoded)
-    y, y_test = rows[LABEL] == ">50K", test[LABEL] == ">50K"
+    y, y_test = rows[LABEL] == POSITIVE, test[LABEL] == POSITIVE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = [classifier.fit(x, y).predict(x_test) for classifier in classifiers(seed).values()]
@@ -114,18 +119,33 @@ def independent(train: Table, seed: int) -> Table:
 
 def synthetic(train: Table, seed: int) -> tuple[Table, str]:
     """As many rows of a model as it learned from, and what the training took."""
-    ours, n = trained(train, seed), len(train[LABEL])
+    ours = trained(train, seed)
     torch.manual_seed(seed)
-    return Table(ours.schema.decode(ours.model.sample(n))), str(ours)
+    return ours.sample(len(train[LABEL])), str(ours)
 
 
-def measured(frame: Table, split: int) -> dict[str, tuple[Floats, tuple[float, float]]]:
+def forests(train: Table, seed: int, python: Path) -> tuple[Table, str]:
+    """As many rows of adversarial random forests, and what they took."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "train.csv"), Path(folder, "rows.csv")
+        with source.open("w", newline="") as file:
+            csv.writer(file).writerows([train, *zip(*(column.tolist() for column in train.values()), strict=True)])
+        command = [python, Path(__file__).with_name("arf_worker.py"), source, out, seed]
+        seconds = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout.strip()
+        return read_frame(out), f"forests in {seconds} CPU seconds"
+
+
+def measured(frame: Table, split: int, arf: Path | None) -> dict[str, tuple[Floats, tuple[float, float]]]:
     """Of each source of rows the lessons and the copies, in one split; of the rows held out the copies."""
     both = train_test_split(np.arange(len(frame[LABEL])), test_size=HELD_OUT, stratify=frame[LABEL], random_state=split)
     train, test = (take(frame, rows) for rows in both)
     drawn, took = synthetic(train, split)
+    sources = {"copy": train, "independent": independent(train, split), "allegory": drawn}
+    if arf:
+        sources["ARF"], forests_took = forests(train, split, arf)
+        took = f"{took}; {forests_took}"
     found = {"held out": (np.full((4, 2), np.nan), copies(test, train))}
-    for name, rows in {"copy": train, "independent": independent(train, split), "allegory": drawn}.items():
+    for name, rows in sources.items():
         found[name] = lessons(rows, test, split), copies(rows, train)
         say(f"split {split}, {name}: mean {found[name][0].mean(0).round(4)}, each {found[name][0].round(4).tolist()}")
     say(f"split {split}: {took}; copies { ({name: shares for name, (_, shares) in found.items()}) }")
@@ -136,10 +156,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("csv", type=Path, help="adult.csv, or .csv.gz, with a header")
     parser.add_argument("--splits", type=int, nargs="+", default=range(2022, 2027), help="seeds of the splits")
+    parser.add_argument("--arf", type=Path, help="Python of an environment that has arfpy")
     options = parser.parse_args()
     frame = read_frame(options.csv)
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    found = [measured(frame, split) for split in options.splits]
+    found = [measured(frame, split, options.arf) for split in options.splits]
     header = " | ".join((*classifiers(0), "mean", "deviation", "copies", "but for fnlwgt"))
     print(f"\n| accuracy / F1 of >50K | {header} |\n| --- |{' --- |' * 8}")
     for name in found[0]:
