@@ -3,6 +3,7 @@ r"""Architectures: plain functions that put networks, families and a prior toget
     mlp     multilayer perceptrons between vectors of latents: bottom-up or top-down, a Markov chain or not
     conv    a top-down ladder of convolutions for images, its latents grids z_t of (C_t, H_t, W_t)
     diffusion   a chain with a fixed encoder that adds noise, of any number of levels, or infinitely many
+    masked_diffusion    the same of categories, with an encoder that masks them
 
 Each records its arguments in `model.config`, plain JSON, from which `build` makes the same architecture again; with
 the weights, that is all a saved run needs. A custom family, activation, block or prior is recorded by name only,
@@ -46,6 +47,7 @@ from allegory.likelihoods import (
     make_input,
     output_width,
 )
+from allegory.masked import MaskedDiffusion, Values
 from allegory.model import VAE
 from allegory.networks import (
     Asinh,
@@ -68,7 +70,7 @@ from allegory.trees import TreeFamily
 
 __all__ = [
     "ACTIVATIONS", "DIFFUSED", "LATENT_FAMILIES", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent",
-    "diffusion", "mlp",
+    "diffusion", "masked_diffusion", "mlp",
 ]  # fmt: skip
 
 PRIORS = priors.NAMES
@@ -86,6 +88,7 @@ LIKELIHOODS = likelihoods.NAMES
 DIFFUSED = ("bernoulli", "categorical", "discretized", "normal")
 """What x of a diffusion consists of, see `allegory.elements`."""
 
+Net: TypeAlias = str | nn.Module | Callable[[Sequence[int], int], nn.Module]
 Block: TypeAlias = str | Callable[[int, int], nn.Module]
 
 
@@ -399,7 +402,7 @@ def diffusion(
     event_shape: Sequence[int],
     likelihood: str = "normal",
     levels: int | None = 100,
-    net: str | nn.Module | Callable[[Sequence[int], int], nn.Module] | None = None,
+    net: Net | None = None,
     predicts: str = "v",
     log_snr: Sequence[float] = (7.0, -7.0),
     learned: bool = True,
@@ -453,9 +456,7 @@ def diffusion(
     lowest = first_category(likelihood, lowest, data)
     image = len(event_shape) == 3 and min(event_shape[1:]) > 1
     net = ("conv" if image else "mlp") if net is None else net
-    width = (128 if net == "conv" else 512) if width is None else width
-    blocks = (8 if net == "conv" else 3) if blocks is None else blocks
-    _check_widths(width=[width], blocks=[blocks])
+    width, blocks = _sizes(net, width, blocks)
     config = dict(
         architecture="diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
         net=_to_config(net), predicts=predicts, log_snr=[float(end) for end in log_snr], learned=learned, spread=spread,
@@ -466,18 +467,99 @@ def diffusion(
     elements = _elements(event_shape, likelihood, categories, bins, lowest, data, row_names, offset)
     of_law = predicts == "x" and elements.width > 0
     outputs = elements.shape[0] * (1 if of_law or not spread else 2)
-    if isinstance(net, str):
-        if net not in ("mlp", "conv"):
-            raise ValueError(f"net={net!r}: wanted 'mlp', 'conv', or a module (z, log_snr) -> output")
-        if net == "conv" and len(event_shape) != 3:
-            raise ValueError(f"net='conv' reads images, (C, H, W), and event_shape={list(event_shape)}; wanted 'mlp'")
-        make = Denoiser if net == "mlp" else ImageDenoiser
-        net = make(elements.shape, width, blocks, outputs, dropout=dropout)
-    elif not isinstance(net, nn.Module):
-        net = net(elements.shape, outputs)
-    model = Diffusion(net, elements, schedule, levels, predicts, spread)
+    denoiser = _denoiser(net, elements.shape, outputs, width, blocks, dropout)
+    model = Diffusion(denoiser, elements, schedule, levels, predicts, spread)
     model.config = config
     return model
+
+
+def masked_diffusion(
+    event_shape: Sequence[int],
+    likelihood: str = "bernoulli",
+    levels: int | None = None,
+    net: Net | None = None,
+    width: int | None = None,
+    blocks: int | None = None,
+    dropout: float = 0.0,
+    categories: int | None = None,
+    lowest: int | None = None,
+    data: Tensor | None = None,
+) -> MaskedDiffusion:
+    """A masked diffusion of two values or of categories, which shows the elements of x little by little; see
+    `allegory.masked`. Train it with the objective `elbo`.
+
+    Args:
+        event_shape: of x.
+        likelihood: "bernoulli" or "categorical".
+        levels: T, one or more; by default infinitely many, of which D matter, one for each element of x.
+        net: "mlp", `allegory.networks.Denoiser`, the default, or "conv", `ImageDenoiser`; or a module (codes, log_odds)
+            -> logits, see `MaskedDiffusion`; or a callable (shape of codes, channels of logits) -> such a module.
+        width, blocks, dropout: as in `diffusion`.
+        categories: k of "categorical".
+        lowest: the first of the categories, as in `mlp`.
+        data: (N, *event) training data, at whose marginals it begins.
+
+    Raises:
+        ValueError: levels < 1; an unknown name; data of another shape.
+
+    >>> model = masked_diffusion((3,), "categorical", categories=4, width=16, blocks=1)
+    >>> model.sample(2).shape, model.eval()(torch.zeros(5, 3)).log_weight.shape
+    (torch.Size([2, 3]), torch.Size([1, 5]))
+    """
+    _check_widths(event_shape=event_shape)
+    if likelihood not in ("bernoulli", "categorical"):
+        raise ValueError(f"likelihood={likelihood!r}: wanted 'bernoulli' or 'categorical' in a masked diffusion")
+    if likelihood == "categorical" and categories is None:
+        raise ValueError("the categorical likelihood needs its number of categories")
+    lowest = first_category(likelihood, lowest, data)
+    net = "mlp" if net is None else net
+    width, blocks = _sizes(net, width, blocks)
+    config = dict(
+        architecture="masked_diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
+        net=_to_config(net), width=width, blocks=blocks, dropout=dropout, categories=categories,
+        **({"lowest": lowest} if lowest else {}),
+    )  # fmt: skip
+    if data is not None:
+        _check_data(data, event_shape)
+    k = 2 if likelihood == "bernoulli" or categories is None else categories
+    values = Values(*event_shape, k=k, lowest=lowest, data=data)
+    channels, *rest = event_shape
+    reads = ((k + 1) * channels, *rest)
+    model = MaskedDiffusion(_denoiser(net, reads, k * channels, width, blocks, dropout, waves=0), values, levels)
+    model.config = config
+    return model
+
+
+def _sizes(net: Any, width: int | None, blocks: int | None) -> tuple[int, int]:
+    """Width and blocks of a denoiser, by default those of its kind."""
+    width = (128 if net == "conv" else 512) if width is None else width
+    blocks = (8 if net == "conv" else 3) if blocks is None else blocks
+    _check_widths(width=[width], blocks=[blocks])
+    return width, blocks
+
+
+def _denoiser(
+    net: Net, shape: Sequence[int], outputs: int, width: int, blocks: int, dropout: float, waves: int | None = None
+) -> nn.Module:
+    """The network of a diffusion, which reads (*batch, *shape) and puts out so many channels."""
+    if isinstance(net, nn.Module):
+        return net
+    if not isinstance(net, str):
+        return net(shape, outputs)
+    if net == "mlp":
+        return Denoiser(shape, width, blocks, outputs, waves, dropout)
+    if net != "conv":
+        raise ValueError(f"net={net!r}: wanted 'mlp', 'conv', or a module (z, log_snr) -> output")
+    if len(shape) != 3:
+        raise ValueError(f"net='conv' reads images, (C, H, W), and x has {len(shape)} dimensions; wanted 'mlp'")
+    return ImageDenoiser(shape, width, blocks, outputs, dropout=dropout)
+
+
+def _check_data(data: Tensor, event_shape: Sequence[int]) -> None:
+    """Of a diffusion."""
+    init_units(Standardize(*event_shape), None, data, event_shape, False)  # checks its shape
+    if not bool(torch.isfinite(data).all()):
+        raise ValueError("data: some values are NaN or infinite; a diffusion has no gaps: remove or replace them")
 
 
 def _elements(
@@ -494,9 +576,7 @@ def _elements(
     if likelihood not in DIFFUSED:
         raise ValueError(f"likelihood={likelihood!r}: wanted one of {', '.join(DIFFUSED)} in a diffusion")
     if data is not None:
-        init_units(Standardize(*event_shape), None, data, event_shape, False)  # checks it
-        if not bool(torch.isfinite(data).all()):
-            raise ValueError("data: some values are NaN or infinite; a diffusion has no gaps: remove or replace them")
+        _check_data(data, event_shape)
     if likelihood == "bernoulli":
         return TwoValues(*event_shape, data=data)
     if likelihood == "categorical":
@@ -527,7 +607,12 @@ def build(config: dict[str, Any], **own: Any) -> VAE:
     1
     """
     architecture = config.get("architecture")
-    makers: dict[Any, Callable[..., VAE]] = {"mlp": mlp, "conv": conv, "diffusion": diffusion}
+    makers: dict[Any, Callable[..., VAE]] = {
+        "mlp": mlp,
+        "conv": conv,
+        "diffusion": diffusion,
+        "masked_diffusion": masked_diffusion,
+    }
     if architecture not in makers:
         raise ValueError(f"unknown architecture {architecture!r}; this version builds {', '.join(makers)}")
     make = makers[architecture]

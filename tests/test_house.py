@@ -19,7 +19,7 @@ RUNTIME, CORE = {"runtime", "version"}, {
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
     "convolutions", "architectures", "quantiles", "missingness", "legacy", "given", "draws", "held", "gaps",
     "intervals", "family", "columnar", "exposure", "marginal", "trees", "factors", "discrete",
-    "mixtures", "elements", "chain", "diffusion",
+    "mixtures", "elements", "chain", "diffusion", "masked",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -68,6 +68,7 @@ MAY_IMPORT = {
     "elements": {"distributions", "families", "family", "networks", "positivity"},
     "chain": {"given", "ladder", "model", "trace"},
     "diffusion": {"chain", "conditional", "elements", "positivity"},
+    "masked": {"chain", "families", "family", "given", "networks", "trace"},
     "objectives": {"trace"},
     "priors": {"conditional", "distributions", "families", "ladder", "marginal", "networks", "positivity", "units"},
     "factors": {"columnar", "family", "likelihoods", "positivity"},
@@ -77,8 +78,8 @@ MAY_IMPORT = {
     "convolutions": {"conditional", "families", "given", "ladder", "networks"},
     "architectures": {
         "activations", "columnar", "conditional", "convolutions", "diffusion", "discrete", "elements", "exposure",
-        "factors", "families", "given", "initialization", "ladder", "likelihoods", "model", "networks", "priors",
-        "trees",
+        "factors", "families", "given", "initialization", "ladder", "likelihoods", "masked", "model", "networks",
+        "priors", "trees",
     },
     "legacy": {"family", "networks", "priors"},
 }  # fmt: skip

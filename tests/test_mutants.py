@@ -13,7 +13,7 @@ import pytest
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 EXACT, OBJECTIVES, FAMILIES = "test_exact.py", "test_objectives.py", "test_families.py"
-DIFFUSION = "test_diffusion.py"
+DIFFUSION, MASKED = "test_diffusion.py", "test_masked.py"
 ARCHITECTURES, BOUNDS, ANNEALING = "test_architectures.py", "evaluation/test_bounds.py", "evaluation/test_annealing.py"
 MISTAKES = {  # what: (module, what stands there, what is put there, the law that notices)
     "drop the top level's KL": (
@@ -57,6 +57,18 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "return torch.stack([self.steps * one, top])",
         "return torch.stack([(self.steps - 1) * one, top])",
         DIFFUSION + "::test_one_level_at_a_time_is_the_sum_on_average[v]",
+    ),
+    "a rate of all that is masked": (
+        "masked",
+        "return q.share * rates.flatten",
+        "return rates.flatten",
+        MASKED + "::test_closed_and_sampled_rates_agree",
+    ),
+    "an order whose steps are not counted": (
+        "masked",
+        "which, kept = self.share.log(), kept & (count == 1)",
+        "which, kept = 0 * self.share, kept & (count == 1)",
+        MASKED + "::test_a_step_that_cannot_be_has_no_mass",
     ),
     "drop log p(x | z_1) from the weight": (
         "trace",

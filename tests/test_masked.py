@@ -1,0 +1,201 @@
+"""Masked diffusion, by enumeration: with the conditionals of a joint law every order has its log p(x)."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import allegory as al
+from allegory.architectures import build, masked_diffusion
+from allegory.masked import MaskedDiffusion, Unmasking, Values
+
+D = 3
+
+
+class Conditionals(nn.Module):
+    """The logits of p(x_d | what is shown), of a joint law over k^D values."""
+
+    def __init__(self, joint):
+        super().__init__()
+        self.joint = joint
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, codes, log_odds):
+        k = self.joint.shape[0]
+        codes = codes.unflatten(-1, (k + 1, D))
+        seen = codes[..., :k, :] + codes[..., k:, :]  # (*batch, k, D) 1 where a value fits
+        out = []
+        for d in range(D):
+            fits = [seen[..., e] if e != d else torch.ones_like(seen[..., e]) for e in range(D)]
+            every = torch.einsum("abc,...a,...b,...c->...abc", self.joint, *fits)
+            other = [-(D - e) for e in range(D) if e != d]
+            out.append(every.sum(other).log())
+        return torch.stack(out, -1).flatten(-2)
+
+
+def exact(k=3, levels=None):
+    torch.manual_seed(1)
+    joint = torch.rand(k, k, k).pow(3)
+    model = MaskedDiffusion(Conditionals(joint / joint.sum()), Values(D, k=k), levels).eval()
+    x = torch.cartesian_prod(*[torch.arange(float(k))] * D)
+    return model, x, (joint / joint.sum()).flatten().log()
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_infinitely_many_levels_have_the_evidence_of_every_x(k):
+    model, x, evidence = exact(k)
+    trace = model(x, samples=20)
+    torch.testing.assert_close(trace.log_weight, evidence.expand(20, -1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(al.log_likelihood(model, x, samples=3), evidence, rtol=0, atol=1e-12)
+    assert model.levels == D
+
+
+def subsets():
+    return [torch.tensor(bits, dtype=torch.bool) for bits in itertools.product([False, True], repeat=D)]
+
+
+def terms(model, x):
+    """(2^D, B) how many are masked, and the sum of -log p_d over them, for each set of them."""
+    found = []
+    for mask in subsets():
+        z = x.masked_fill(mask, model.decoders.values.mask)[None]
+        p = Unmasking(z, model.decoders.values, torch.tensor(1.0), model.decoders.log_p(z))
+        found.append(torch.where(mask, -p.log_p_of(x), 0.0).sum(-1)[0])
+    return torch.stack(found)
+
+
+def test_the_sum_of_one_step_is_the_evidence_over_all_masks():
+    """E_order: (1 / n) of the masked, over n and all sets of n, is -log p(x), to 1e-12."""
+    model, x, evidence = exact()
+    sizes = torch.tensor([int(mask.sum()) for mask in subsets()])
+    weight = torch.tensor([0.0 if n == 0 else 1 / n / math.comb(D, n) for n in sizes.tolist()])
+    torch.testing.assert_close(weight @ terms(model, x), -evidence, rtol=0, atol=1e-12)
+
+
+def bound_of(model, x, levels):
+    """(B,) the ELBO of T levels, over all masks."""
+    sizes, of_masks = torch.tensor([float(mask.sum()) for mask in subsets()]), terms(model, x)
+    total = torch.zeros(len(x))
+    for s in range(1, levels + 1):
+        m = torch.tensor(s / levels)
+        chance = m**sizes * torch.where(sizes == D, 1.0, (1 - m) ** (D - sizes))
+        total = total - (chance @ of_masks) / s
+    return total
+
+
+@pytest.mark.parametrize("levels", [1, 2, 8])
+@torch.no_grad()
+def test_a_number_of_levels_has_the_bound_of_all_masks(levels):
+    model, x, _ = exact(levels=levels)
+    expected = bound_of(model, x, levels)
+    for trace in (model(x, samples=1500), model.estimate(x, samples=1500)):
+        bounds = trace.log_px - trace.kl.sum(0)
+        error = bounds.std(0) / math.sqrt(1500)
+        assert ((bounds.mean(0) - expected).abs() < 5 * error + 1e-9).all()
+
+
+@torch.no_grad()
+def test_more_levels_have_a_better_bound_on_average():
+    """At finite T p is another law, so that the bound of a single x may be above log p(x) of the limit."""
+    model, x, evidence = exact()
+    gaps = [(evidence.exp() @ (evidence - bound_of(model, x, levels))).item() for levels in (1, 2, 8, 64, 512)]
+    assert gaps == sorted(gaps, reverse=True)
+    assert 0 < gaps[-1] < 0.01 < gaps[0]
+
+
+@pytest.mark.parametrize("levels", [None, 1, 3])
+def test_the_weights_of_all_x_add_up_to_one(levels):
+    model = masked_diffusion((D,), "categorical", levels, categories=3, width=8, blocks=1).eval()
+    with torch.no_grad():
+        for part in model.parameters():
+            part.add_(0.3 * torch.randn_like(part))
+    x = torch.cartesian_prod(*[torch.arange(3.0)] * D)
+    with torch.no_grad():
+        total = model(x, samples=3000).log_weight.exp().sum(1)
+    assert abs(total.mean() - 1) < 5 * total.std() / math.sqrt(3000) + 1e-9
+
+
+@pytest.mark.parametrize("levels", [None, 4])
+def test_draws_follow_the_law_that_is_scored(levels):
+    model, x, evidence = exact(2, levels)
+    drawn = model.sample(20_000)
+    place = (drawn * torch.tensor([4.0, 2.0, 1.0])).sum(1).long()
+    shares = torch.bincount(place, minlength=8) / 20_000
+    expected = evidence.exp()
+    if levels:
+        expected = model(x, samples=4000).log_weight.exp().mean(0)
+    assert ((shares - expected).abs() < 5 * (expected / 20_000).sqrt() + (0.02 if levels else 0)).all()
+
+
+def test_closed_and_sampled_rates_agree():
+    for levels in (None, 5):
+        model, x, _ = exact(2, levels)
+        trace = model(x[:3], samples=20_000)
+        sampled = trace.log_qz - trace.log_pz
+        error = sampled.std(1) / math.sqrt(20_000) + trace.kl.std(1) / math.sqrt(20_000)
+        assert ((sampled.mean(1) - trace.kl.mean(1)).abs() < 5 * error + 1e-9).all()
+
+
+def test_a_step_that_cannot_be_has_no_mass():
+    values = Values(2, k=2)
+    z, x = torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0, 1.0]])
+    q = Unmasking(z, values, torch.tensor(0.25), x=x)
+    possible = {(0.0, 1.0): math.log(0.25), (2.0, 1.0): math.log(0.75), (1.0, 1.0): -math.inf, (0.0, 0.0): -math.inf}
+    for value, expected in possible.items():
+        assert q.log_prob(torch.tensor([value])).item() == pytest.approx(expected)
+    one = Unmasking(torch.tensor([[2.0, 2.0]]), values, torch.tensor(0.5), x=x, one=True)
+    assert one.log_prob(torch.tensor([[0.0, 2.0]])).item() == pytest.approx(math.log(0.5))
+    assert one.log_prob(torch.tensor([[0.0, 1.0]])).item() == -math.inf
+    assert one.log_prob(torch.tensor([[2.0, 2.0]])).item() == -math.inf
+
+
+def test_it_trains_and_comes_back(tmp_path):
+    x = (torch.rand(60, 6) < torch.tensor([0.1, 0.5, 0.9] * 2)).double()
+    x[:, 3:] = x[:, :3]
+    model = masked_diffusion((6,), "bernoulli", width=16, blocks=1, data=x)
+    before = al.elbo(model.eval().estimate(x, samples=20)).mean()
+    record = al.fit(model, x, valid=x, epochs=30, batch_size=20, lr=1e-2, out=tmp_path / "run")
+    assert al.elbo(model.estimate(x, samples=20)).mean() > before + 0.5
+    assert record.best_bound > -math.log(2) * 6
+    again = al.load(tmp_path / "run").double()
+    torch.manual_seed(0)
+    first = al.log_likelihood(model, x, samples=2)
+    torch.manual_seed(0)
+    torch.testing.assert_close(al.log_likelihood(again, x, samples=2), first)
+    assert build(model.config).config == model.config
+    result = al.evaluate(model, x, samples=3)
+    assert len(result.kl_per_level) == 6
+    assert result.baseline_nll is None
+    assert al.diagnose(model, x, x, samples=2).healthy
+    assert model.sample(4, levels=2).shape == (4, 6)
+
+
+MISTAKES = {
+    "levels=0: wanted one or more": lambda: masked_diffusion((2,), levels=0),
+    "likelihood='normal': wanted 'bernoulli' or 'categorical'": lambda: masked_diffusion((2,), "normal"),
+    "needs its number of categories": lambda: masked_diffusion((2,), "categorical"),
+    "categories=1: wanted two or more": lambda: masked_diffusion((2,), "categorical", categories=1),
+    r"the network was given z of shape \(1, 3, 2\), as \(1, 3, 6\), and gave \(1, 3, 6\), wanted \(1, 3, 4\)": lambda: (
+        masked_diffusion((2,), net=Same())(torch.zeros(3, 2))
+    ),
+    "1 of 6 values are outside the support": lambda: al.log_likelihood(
+        masked_diffusion((2,)), torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]), 2
+    ),
+    "log_weight: this trace is of one random level": lambda: masked_diffusion((2,))(torch.zeros(3, 2)).log_weight,
+    "wanted 1, since _AllMasked is not normal": lambda: masked_diffusion((2,)).sample(2, temperature=0.5),
+    "data: examples of shape": lambda: masked_diffusion((2,), data=torch.zeros(5, 3)),
+}
+
+
+class Same(nn.Module):
+    def forward(self, codes, log_odds):
+        return codes
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes_are_told_in_one_line(message):
+    with pytest.raises(ValueError, match=message) as error:
+        MISTAKES[message]()
+    assert "\n" not in str(error.value)
