@@ -61,6 +61,7 @@ from allegory.data.tables import (
 from allegory.data.values import DENSITIES
 from allegory.runtime import processes
 from allegory.tabular import Dialect, Schema
+from allegory.tabular.schema import as_limits, as_list
 
 WITH_OFFSET = (*DENSITIES, "bernoulli", "categorical")  # likelihoods that do not depend on where zero is
 
@@ -331,8 +332,8 @@ def load(
     given: str | Sequence[str] = (),
     exposure: str | None = None,
     columns: Mapping[Any, str] | None = None,
-    drop: Sequence[Any] = (),
-    gaps: Sequence[Any] = (),
+    drop: Any = (),
+    gaps: Any = (),
     delimiter: str | None = None,
     encoding: str | None = None,
     decimal: str | None = None,
@@ -374,8 +375,8 @@ def load(
             others, see `allegory.exposure`. The counts of a table are then negative binomials.
         columns: kinds of columns of a table, by name, where another is wanted than the one found; also of what is
             given, categories ("categorical") or numbers ("real").
-        drop: columns of a table that are left out, such as ids.
-        gaps: what stands for a gap, such as "?" or -999.
+        drop: a column of a table that is left out, such as an id, or several.
+        gaps: what stands for a gap, such as "?" or -999, or several such values.
         delimiter, encoding, decimal, header: how a CSV file is written, by default as found in it; see
             `allegory.tabular.read_frame`.
         missing_above, missing_below, indicators: what it says of a value of a table that it is missing; see
@@ -392,9 +393,10 @@ def load(
     Data('digits', event_shape=(1, 8, 8), train=1197, valid=300, test=300)
     """
     asked = {
-        "columns": columns, "drop": drop, "gaps": gaps, "delimiter": delimiter, "encoding": encoding,
-        "decimal": decimal, "header": header, "missing_above": missing_above, "missing_below": missing_below,
-        "indicators": indicators,
+        "columns": columns, "drop": as_list(drop), "gaps": as_list(gaps), "delimiter": delimiter, "encoding": encoding,
+        "decimal": decimal, "header": header, "missing_above": as_limits("missing_above", missing_above),
+        "missing_below": as_limits("missing_below", missing_below),
+        "indicators": indicators if isinstance(indicators, bool) else as_list(indicators),
     }  # fmt: skip
     said = {key: value for key, value in asked.items() if value or value is False}
     data = _load(

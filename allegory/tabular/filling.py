@@ -90,6 +90,8 @@ def _merged(column: Column, values: Values, found: Array, same: bool) -> tuple[C
         found = place[np.clip(found, 0, max(0, len(column.values) - 1))]
         return replace(column, values=tuple(known)), np.where(values.missing, found, own)
     if column.unit in UNITS:
+        if values.missing.all():
+            return column, found
         ticks, size = nanoseconds(np.where(values.missing, np.zeros(1, values.data.dtype), values.data))
         return column, np.where(values.missing, found, ticks * size)
     return column, np.where(values.missing, found, values.data)

@@ -33,7 +33,7 @@ from allegory.tabular.frames import Frame, Name, Values, open_frame, shown, take
 from allegory.tabular.inference import infer_column, names_rows
 from allegory.tabular.likelihood import family_of_all
 
-__all__ = ["Schema"]
+__all__ = ["Schema", "as_limits", "as_list"]
 
 CONTAINERS = ("pandas", "polars", "pyarrow", "array", "structured", "dict")
 
@@ -68,12 +68,12 @@ class Schema:
         cls,
         frame: Any,
         columns: Mapping[Name, str] | None = None,
-        drop: Sequence[Name] = (),
-        gaps: Sequence[Any] | Mapping[Name, Sequence[Any]] = (),
+        drop: Name | Sequence[Name] = (),
+        gaps: Any = (),
         resolution: Mapping[Name, float] | None = None,
         missing_above: Mapping[Name, Any] | None = None,
         missing_below: Mapping[Name, Any] | None = None,
-        indicators: Sequence[Name] | bool = (),
+        indicators: Name | Sequence[Name] | bool = (),
     ) -> Schema:
         """The schema of a table, from all its rows.
 
@@ -81,7 +81,7 @@ class Schema:
             frame: of pandas, polars or pyarrow; a matrix (N, D) or a structured array; a dictionary of columns.
             columns: kinds of some columns, by name, where another is wanted than the one found.
             drop: columns that are left out, such as ids.
-            gaps: values that stand for a gap, such as "?" or -999, in all columns, or by column.
+            gaps: a value that stands for a gap, such as "?" or -999, or several, in all columns; or by column.
             resolution: steps of some columns, by name.
             missing_above, missing_below: columns of numbers whose values are missing because they are large, or small,
                 and the limit, {"glucose": 300}: a gap then means a value beyond it. None for a limit that is learned,
@@ -98,17 +98,19 @@ class Schema:
         ValueError: columns that only tell the rows apart: 'id' (whole numbers, all different, without a hole); leave
         them out with drop=['id'], or say what they are, as by columns={'id': 'categorical'}
         """
-        opened, kinds, steps = open_frame(frame), dict(columns or {}), dict(resolution or {})
-        by_name = gaps if isinstance(gaps, Mapping) else {}
-        said = {"missing_above": dict(missing_above or {}), "missing_below": dict(missing_below or {})}
-        said["indicators"] = {} if isinstance(indicators, bool) else dict.fromkeys(indicators)
+        opened, kinds, steps, drop = open_frame(frame), dict(columns or {}), dict(resolution or {}), as_list(drop)
+        by_name = {name: as_list(codes) for name, codes in gaps.items()} if isinstance(gaps, Mapping) else {}
+        of_all = [] if isinstance(gaps, Mapping) else as_list(gaps)
+        beyond = {"missing_above": missing_above, "missing_below": missing_below}
+        said = {option: as_limits(option, limits) for option, limits in beyond.items()}
+        said["indicators"] = {} if isinstance(indicators, bool) else dict.fromkeys(as_list(indicators))
         asked = {"columns": kinds, "drop": drop, "gaps": by_name, "resolution": steps, **said}
         for option, names in asked.items():
             _check_known(option, names, opened.names)
         found, ids = [], dict[Name, str]()
         for name in (name for name in opened.names if name not in set(drop)):
             read = opened.read(name)
-            codes = tuple(by_name.get(name, ()) if by_name else gaps)
+            codes = tuple(by_name.get(name, of_all))
             values, gap = take_gaps(read, codes)
             if name not in kinds and (why := names_rows(name, values)):
                 ids[name] = why
@@ -314,6 +316,27 @@ class Schema:
             f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds), key=lambda k: (-kinds.count(k), k))
         )
         return f"Schema({len(kinds)} columns of {self.columns[0].rows} rows: {counts})"
+
+
+def as_list(said: Any) -> list[Any]:
+    """What is said of one thing, or of several.
+
+    >>> as_list("NA"), as_list(-999), as_list(["?", -9])
+    (['NA'], [-999], ['?', -9])
+    """
+    return [said] if isinstance(said, (str, int, float)) else list(said)
+
+
+def as_limits(option: str, said: Any) -> dict[Name, Any]:
+    """What is said of values that are missing because they are large, or small: a limit by column.
+
+    >>> as_limits("missing_above", None)
+    {}
+    """
+    if said is not None and not isinstance(said, Mapping):
+        name = as_list(said)[0]
+        raise ValueError(f"{option}={said!r}: wanted limits by column, {{{name!r}: 300}}, None for one that is learned")
+    return dict(said or {})
 
 
 def _with_gaps(column: Column, said: Mapping[str, Mapping[Name, Any]], indicated: bool) -> Column:

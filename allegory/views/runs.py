@@ -391,18 +391,18 @@ class Run:
 
         return self._with_seed(seed, found)
 
-    def encode(self, x: Tensor | str | Path, seed: int = 0, given: Given = None) -> list[tuple[Tensor, Tensor]]:
+    def encode(self, x: Any, seed: int = 0, given: Given = None) -> list[tuple[Tensor, Tensor]]:
         """Mean and standard deviation of the latents of every example, level 1 first, each (N, *event_t).
 
         Args:
-            x: (N, *event) data as the model takes them; or a source, read as by `read`.
+            x: (N, *event) data as the model takes them; or a source or a frame, read as by `read`.
             seed: of the noise of the levels below.
             given: c of a conditional model, (N, *context); of a source it is read along with x.
 
         Raises:
             ValueError: data that the model cannot score.
         """
-        if isinstance(x, str | Path):
+        if not isinstance(x, Tensor):
             given = self.read_given(x) if given is None else given
             x = self.read(x)
         contexts = tuple(c.to(self.device) for c in as_contexts(given, len(x)))

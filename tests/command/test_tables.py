@@ -395,6 +395,8 @@ def test_rows_are_drawn_and_gaps_are_filled_within_ranges(capsys):
     assert f"{gaps} gaps filled" in capsys.readouterr().out
     run = al.Run("run")
     assert set(run.sample_rows(50, {"age": (30, 31), "income": None})["age"]) <= {30, 31}
+    for found, wanted in zip(run.encode(read_frame("people.csv")), run.encode("people.csv"), strict=True):
+        np.testing.assert_array_equal(found[0], wanted[0])
     many = run.impute("people.csv", 2, samples=20, given={"age": (70, None)})
     assert all(min(one["age"][i] for i, row in enumerate(whole[1:]) if not row[1]) >= 70 for one in many)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from allegory.tabular import Schema
+from allegory.tabular.filling import fill
 
 R = np.random.default_rng(0)
 DAYS = pd.date_range("2021-01-03", periods=60, freq="D")
@@ -309,6 +310,25 @@ def blood(n=60):
         "town": town,
         "age": R.normal(size=n),
     }
+
+
+def test_one_thing_is_said_as_several_are():
+    words = np.array(["NA", "N", "A", "b"] * 9, object)
+    schema = Schema.infer({"id": np.arange(36), "a": words, "n": np.arange(36) % 5}, drop="id", gaps="NA")
+    assert schema.dropped == ("id",)
+    assert schema.columns[0].values == ("A", "N", "b")  # text of two letters is no list of two codes
+    assert schema.columns[0].gaps == 9
+    assert Schema.infer({"a": np.array([1, 2, -9] * 9)}, gaps=-9).columns[0].gaps == 9
+    assert Schema.infer({"a": np.array([1, 2, -9] * 9)}, gaps={"a": -9}).columns[0].gaps == 9
+    with pytest.raises(ValueError, match=r"missing_above=\['glucose'\]: wanted limits by column, {'glucose': 300}"):
+        Schema.infer(blood(), missing_above=["glucose"])
+
+
+def test_times_of_which_all_are_missing_are_filled():
+    days = np.array(["2021-01-01", "2021-01-03", "2021-02-05"] * 9, "datetime64[s]")
+    schema = Schema.infer({"day": days})
+    done = fill(schema, {"day": np.full(27, None, object)}, schema.encode({"day": days}))
+    assert (np.asarray(done["day"], "datetime64[s]") == days).all()
 
 
 def test_what_a_gap_means_is_said_by_column():
