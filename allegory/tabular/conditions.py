@@ -42,7 +42,7 @@ def in_x(column: Column, low: Any, high: Any, above: bool = False, below: bool =
         return _codes_between(column, low, high, above, below)
     first = -math.inf if low is None else _number(column, low)
     last = math.inf if high is None else _number(column, high)
-    step = column.step
+    step, upside_down = column.step, first > last
     if step is not None:
         first, last = ((x - step.anchor) / step.size for x in (first, last))
         first = math.floor(first + OFF_GRID) + 1 if above and first > -math.inf else _up(first)
@@ -53,7 +53,8 @@ def in_x(column: Column, low: Any, high: Any, above: bool = False, below: bool =
         last = float(np.nextafter(np.float32(last), np.float32(-math.inf))) if below else last
     lowest, highest = (-math.inf if column.low is None else column.low), column.high
     if not max(first, lowest) <= min(last, math.inf if highest is None else highest):
-        why = _edges(column) if first <= last or step is None else f", whose resolution is {step.size:g}"
+        on_grid = "" if step is None else f", whose resolution is {step.size:g}"
+        why = "" if upside_down else on_grid if first > last else _edges(column)
         raise ValueError(f"given {column.name!r}: no row can lie {_between(low, high, above, below)}{why}")
     return first, last
 

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from allegory.data.builtin import BUILTIN
+from allegory.data.tables import is_table
 from allegory.runtime.storage import GENERATOR, check_regular
 from allegory.training.directory import CONFIG, LAST, METRICS, WEIGHTS
 
@@ -40,7 +41,8 @@ def check_out(out: str | Path, *sources: str | Path | None) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"{out}: there is no folder {path.parent}; make it first")
     if path.exists() and not _is_result(path):
-        raise ValueError(f"{out} exists, and was not written by allegory; choose another name, or remove it")
+        why = "a table does not tell who wrote it" if is_table(path) else "was not written by allegory"
+        raise ValueError(f"{out} exists, and {why}; choose another name, or remove it")
 
 
 def _is_result(path: Path) -> bool:

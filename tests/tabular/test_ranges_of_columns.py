@@ -63,7 +63,7 @@ def test_what_no_row_can_meet_is_refused(frame):
     columns = {column.name: column for column in Schema.infer(frame).columns}
     for name, wanted, words in [
         ("age", Range("30.2", "30.8"), "no row can lie at or above 30.2 and at or below 30.8, whose resolution is 1"),
-        ("age", Range("40", "30"), "no row can lie at or above 40 and at or below 30"),
+        ("age", Range("40", "30"), "no row can lie at or above 40 and at or below 30$"),
         ("age", Range(None, "0", below=True), "no row can lie below 0, which is beyond 0 .."),
         ("age", Range("young", None), "'young' where a count is wanted"),
         ("age", Range("nan", None), "'nan' where a finite number is wanted"),

@@ -26,6 +26,11 @@ def test_an_earlier_result_is_written_over_and_nothing_else(tmp_path):
     for name in ("mine.npz", "mine.npy", "mine.html", "mine.txt", "mine.png"):
         with pytest.raises(ValueError, match=f"{name} exists, and was not written by allegory"):
             check_out(tmp_path / name)
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(
+        ValueError, match=r"rows\.csv exists, and a table does not tell who wrote it; choose another name"
+    ):
+        check_out(tmp_path / "rows.csv")
     for name in ("config.json", "metrics.jsonl"):
         with pytest.raises(ValueError, match="the name of a file of a run"):
             check_out(tmp_path / name)
