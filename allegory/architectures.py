@@ -31,7 +31,7 @@ from allegory.activations import Activation, make_activation
 from allegory.columnar import ColumnsFamily, ObservedFamily
 from allegory.conditional import Conditional
 from allegory.convolutions import ConvLadder, check_channels_first, check_scales, choose_scales
-from allegory.diffusion import Diffusion, NoiseSchedule
+from allegory.diffusion import Denoising, Diffusion, DiffusionPrior, NoisedEncoder, NoiseSchedule
 from allegory.discrete import OneHotFamily
 from allegory.elements import Bins, Categories, Elements, Reals, TwoValues
 from allegory.exposure import in_proportion
@@ -118,6 +118,7 @@ def mlp(
     factors: bool = False,
     latent_family: str | Sequence[str] = "normal",
     latent_categories: int = 8,
+    prior_levels: int = 10,
 ) -> VAE:
     """T = len(latent) levels of vectors, each link a multilayer perceptron. With T > 1 latents are read through
     `allegory.networks.Asinh`, so that deep chains stay stable at large learning rates.
@@ -138,7 +139,9 @@ def mlp(
         residual: for a ladder, whether it expresses z_t in the units of its prior.
         markov: whether p(z_{t-1} | z_t) sees only the level above. Otherwise it sees all of z_t, ..., z_T.
         prior: of z_T, one of `PRIORS`; see `allegory.priors`. "flow" needs the package zuko. Or a module whose call
-            returns the distribution of z_T, or a callable (*event_shape of z_T) -> such a module.
+            returns the distribution of z_T, or a callable (*event_shape of z_T) -> such a module. Or "diffusion", with
+            one level of latents: more levels above it, to which noise is added, and one denoiser, see
+            `allegory.diffusion`; it is a longer chain, whose every number is as honest as of the others.
         components: K of a mixture or a VampPrior.
         data: (N, *event) training data. Sets the constants by which x is standardised (what the encoder reads, and for
             a likelihood among the library's location-scale families, the normals and Student's t, the units of its mu
@@ -165,6 +168,7 @@ def mlp(
             "bernoulli" and "one_hot", want the objective `loo` or `vimco`; of a discrete z_T the standard prior is of
             independent elements, uniform at first, and learned.
         latent_categories: k of one_hot latents; `latent` is how many of them there are.
+        prior_levels: how many levels a prior by diffusion adds.
 
     Raises:
         ValueError: an unknown name, widths that are not positive, a custom part of the wrong kind, or data that cannot
@@ -190,6 +194,7 @@ def mlp(
         **({"set_features": set_features} if set_features else {}), **({"factors": True} if factors else {}),
         **({} if exposure is None else {"exposure": exposure}),
         **_latent_config(latent_family, latent_categories),
+        **({"prior_levels": prior_levels} if isinstance(prior, str) and prior == "diffusion" else {}),
     )  # fmt: skip
     laws = _latent_families(latent_family, latent_categories, len(latent))
     latent = [law.k * d if isinstance(law, OneHotFamily) else d for law, d in zip(laws, latent, strict=True)]
@@ -281,6 +286,17 @@ def mlp(
         if top_down:
             zeroed(down[-1])
         decoder.append(conditional(down, t, decodes=True))
+    if isinstance(prior, str) and prior == "diffusion":
+        if levels > 1 or top_down or k or laws[0] is not families.normal:
+            raise ValueError("prior='diffusion': wanted one level of normal latents, latent=(D,), and nothing given")
+        _check_widths(prior_levels=[prior_levels])
+        denoiser = Denoiser(latent, max(64, 2 * latent[0]), 2, 2 * latent[0], waves=0)
+        denoising = Denoising(
+            denoiser, Reals(*latent), NoiseSchedule(5.0, -5.0), prior_levels, predicts="v", spread=True
+        )
+        chain = VAE(DiffusionPrior(denoising), NoisedEncoder(encoder[0], denoising), [*decoder, *denoising])  # type: ignore[index]
+        chain.config = config
+        return chain
     top_input_shape = event_shape if top_down or levels == 1 else latent[-2:-1]
     p_top = make_prior(prior, (latent[-1],), encoder, components, top_input_shape, data, laws[-1])
     model = VAE(p_top, encoder, decoder, None if markov else [Concat() for _ in latent])

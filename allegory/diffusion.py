@@ -23,6 +23,12 @@ With v^ the variance of y given z_s, element by element, p has the variance of t
 less where T is small, and nothing where it is large. The network's output is y^, eps^, or v^ = alpha eps^ - sigma y^;
 "x" of two values or of categories is the law of each element, whose mean is the guess.
 
+As a prior of another model's z_1, whose q(z_1 | x) = N(m, V_1) is learned, the same levels stand above z_1, in the
+place of y. Given x all of them are normal, z_t = alpha_t z_1 + sigma_t eps, so that q(z_t | x) = N(alpha_t m, V_t) with
+V_t = alpha_t^2 V_1 + sigma_t^2, and with a = alpha_s / alpha_t
+
+    q(z_t | z_s, x) = N(alpha_t m + g (z_s - a alpha_t m), (1 - g a) V_t),     g = a V_t / V_s
+
 The schedule lambda(u), u from 0 at level 1 to 1 at level T, falls from one end to the other along a monotone broken
 line. Where T is infinite its shape does not enter the bound, only its noise; both ends do, always.
 
@@ -43,10 +49,11 @@ from torch.distributions import Distribution, Independent, Normal
 from allegory.chain import FixedChain, FixedEncoder, OneLevel, Steps, check_levels, spread_evenly
 from allegory.conditional import StandardNormal
 from allegory.elements import Elements
+from allegory.ladder import TopDown
 from allegory.positivity import positive
 from allegory.runtime.precision import to_float32, without_autocast
 
-__all__ = ["Denoising", "Diffusion", "NoiseSchedule"]
+__all__ = ["Denoising", "Diffusion", "DiffusionPrior", "NoiseSchedule", "NoisedEncoder"]
 
 BOUND = math.log(1e6)  # of |log SNR|: noise of a thousandth of the spread, as of a sigma of `families.positive`
 PIECES = 64
@@ -336,6 +343,65 @@ class Diffusion(FixedChain):
             f"Diffusion: {levels} levels, {own.schedule.extra_repr()}, predicts {own.predicts}, x "
             f"{'x'.join(map(str, own.elements.event_shape))}; {count:,} parameters"
         )
+
+
+class DiffusionPrior(nn.Module):
+    """p(z_T) = N(0, I) of a chain above z_1 that makes p(z_1) flexible, with the denoiser of that chain.
+
+    Args:
+        denoising: p(z_1 | z_2), p(z_2 | z_3), ...: those of a diffusion whose x is z_1.
+
+    >>> net = al.networks.Denoiser((3,), width=8, blocks=1)
+    >>> from allegory.elements import Reals
+    >>> DiffusionPrior(Denoising(net, Reals(3), NoiseSchedule(7.0, -7.0), 5, "v", False))().event_shape
+    torch.Size([3])
+    """
+
+    def __init__(self, denoising: Denoising) -> None:
+        super().__init__()
+        self.denoising, self.top = denoising, StandardNormal(*denoising.elements.shape)
+
+    def forward(self) -> Distribution:
+        """The distribution, with batch shape ()."""
+        return self.top()
+
+
+class NoisedEncoder(TopDown):
+    """q(z_1 | x) learned, the levels above it with noise added, from the top down; see the module.
+
+    Args:
+        encoder: q(z_1 | x), a normal of independent elements.
+        denoising: whose schedule the levels above have.
+
+    Attributes:
+        network: the encoder.
+    """
+
+    def __init__(self, encoder: nn.Module, denoising: Denoising) -> None:
+        super().__init__(encoder, ())
+        self._denoising = (denoising,)  # in a tuple, so that it is not registered twice
+        del self.posteriors
+        self.posteriors = Steps(self._law, 1 + len(denoising))  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, *given: Tensor) -> Sequence[Tensor]:
+        """Mean and variance of z_1, (B, 2 D, *rest), for every level."""
+        law: Any = self.network(x, *given)
+        with without_autocast():
+            return (torch.cat([law.mean, law.variance], 1),) * len(self.posteriors)
+
+    def _law(self, index: int, moments: Tensor, z: Tensor | None = None) -> Distribution:
+        """q(z_t | z_{t+1}, x), t = index + 1, or at the top q(z_T | x)."""
+        own, (mean, variance) = self._denoising[0], moments.chunk(2, 1)
+        with without_autocast():
+            alpha, sigma = alpha_sigma(own.log_snr(index)) if index else (mean.new_ones(()), mean.new_zeros(()))
+            mean, variance = alpha * mean, alpha.square() * variance + sigma.square()
+            if z is not None:
+                alpha_s, sigma_s = alpha_sigma(own.log_snr(index + 1))
+                a = alpha_s / alpha
+                added = sigma_s.square() - (a * sigma).square()
+                gain = a * variance / (a.square() * variance + added)
+                mean, variance = mean + gain * (z - a * mean), variance * added / (a.square() * variance + added)
+            return Independent(Normal(mean, variance.sqrt()), len(own.elements.shape))
 
 
 def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:

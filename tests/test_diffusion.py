@@ -366,6 +366,55 @@ def test_draws_in_few_steps_follow_the_law_that_is_scored():
     assert exact.sample(1000, temperature=0.5).std() < 0.8
 
 
+def prior_by_diffusion(levels=4, size=2):
+    model = al.architectures.mlp((3,), "normal", [size], [8], prior="diffusion", prior_levels=levels)
+    with torch.no_grad():
+        for part in model.parameters():
+            part.add_(0.1 * torch.randn_like(part))
+    return model
+
+
+def test_the_posterior_of_a_prior_by_diffusion_is_that_of_noise_added_step_by_step():
+    """From the top down it is the same joint law as from the bottom up."""
+    model, x = prior_by_diffusion(), torch.randn(5, 3)
+    trace = model(x, samples=6)
+    snr = [model.prior.denoising.log_snr(t) for t in range(1, 5)]
+    z = trace.latents
+    law = model.encoders.network(x)
+    total = law.log_prob(z[0])
+    alpha, sigma = torch.ones(()), torch.zeros(())
+    for t, of in enumerate(snr, start=1):
+        alpha_s, sigma_s = alpha_sigma(of)
+        a = alpha_s / alpha
+        total = total + Normal(a * z[t - 1], (sigma_s**2 - a**2 * sigma**2).sqrt()).log_prob(z[t]).sum(-1)
+        alpha, sigma = alpha_s, sigma_s
+    torch.testing.assert_close(trace.log_qz.sum(0), total, rtol=0, atol=1e-9)
+
+
+def test_with_the_best_denoiser_a_prior_by_diffusion_is_the_standard_normal():
+    model, x = prior_by_diffusion(5), torch.randn(4, 3)
+    model.prior.denoising.net = Best(torch.eye(2), "v", spread=True)
+    model.prior.denoising.elements = Reals(2)
+    plain = al.VAE(al.StandardNormal(2), model.encoders.network, model.decoders[0])
+    trace = model(x, samples=7)
+    expected = plain.score(x, trace.latents[:1]).log_weight
+    torch.testing.assert_close(trace.log_weight, expected, rtol=0, atol=1e-8)
+
+
+def test_a_prior_by_diffusion_trains_and_comes_back(tmp_path):
+    model, x = prior_by_diffusion(), torch.randn(40, 3)
+    assert len({value.data_ptr() for value in model.state_dict().values()}) == len(model.state_dict())
+    record = al.fit(model, x, valid=x, epochs=2, out=tmp_path / "run")
+    assert math.isfinite(record.best_bound)
+    again = al.load(tmp_path / "run").double()
+    noise = [torch.randn(1, 40, 2) for _ in range(5)]
+    torch.testing.assert_close(again(x, noise=noise).log_weight, model(x, noise=noise).log_weight)
+    assert len(al.evaluate(model, x, samples=2).kl_per_level) == 5
+    assert model.sample(3, temperature=0.7).shape == (3, 3)
+    with pytest.raises(ValueError, match="prior='diffusion': wanted one level of normal latents"):
+        al.architectures.mlp((3,), "normal", [3, 2], prior="diffusion")
+
+
 def trained_form(likelihood="bernoulli", **options):
     return diffusion((1, 4, 4), likelihood, 6, predicts="x", width=8, blocks=1, **options)
 
@@ -453,6 +502,18 @@ def test_time_is_linear_in_the_levels(monkeypatch):
         al.diagnose(gaussian(levels=levels), torch.randn(20, 1), samples=4)
         counts.append(len(calls))
     assert counts[1] < 5 * counts[0]
+
+
+def test_many_levels_are_told_together():
+    result = al.evaluate(gaussian(levels=40), torch.randn(5, 1), samples=2)
+    assert "of 40 levels together" in repr(result)
+    assert [name.strip() for name, *_ in result.rows()][3:5] == ["rate of 39 levels", "rate of the top"]
+    assert (
+        len(
+            repr(al.evaluate(gaussian(levels=9), torch.randn(5, 1), samples=2)).split("rates ")[1].split(",")[0].split()
+        )
+        == 9
+    )
 
 
 def test_a_diagnosis_judges_the_levels_of_a_fixed_encoder_together():

@@ -67,7 +67,7 @@ MAY_IMPORT = {
     },
     "elements": {"distributions", "families", "family", "networks", "positivity"},
     "chain": {"given", "ladder", "model", "trace"},
-    "diffusion": {"chain", "conditional", "elements", "positivity"},
+    "diffusion": {"chain", "conditional", "elements", "ladder", "positivity"},
     "masked": {"chain", "families", "family", "given", "networks", "trace"},
     "objectives": {"trace"},
     "priors": {"conditional", "distributions", "families", "ladder", "marginal", "networks", "positivity", "units"},

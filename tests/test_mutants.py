@@ -58,6 +58,12 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "return torch.stack([(self.steps - 1) * one, top])",
         DIFFUSION + "::test_one_level_at_a_time_is_the_sum_on_average[v]",
     ),
+    "noise above a learned level that forgets its variance": (
+        "diffusion",
+        "alpha.square() * variance + sigma.square()",
+        "0 * variance + sigma.square()",
+        DIFFUSION + "::test_the_posterior_of_a_prior_by_diffusion_is_that_of_noise_added_step_by_step",
+    ),
     "a rate of all that is masked": (
         "masked",
         "return q.share * rates.flatten",

@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 ACTIVE_VARIANCE = 0.01
+MANY_LEVELS = 20  # from which on their rates are told together
 MIN_EFFECTIVE_SAMPLES = 2.0
 
 
@@ -123,6 +124,12 @@ class Evaluation:
             for t, (rate, active) in enumerate(zip(self.kl_per_level, self.active_units, strict=True), start=1)
             for row in ((f"  rate of level {t}", f"{rate:.3f}", ""), (f"  active units of level {t}", str(active), ""))
         ]
+        if len(self.kl_per_level) > MANY_LEVELS:
+            *below, top = self.kl_per_level
+            levels = [
+                (f"  rate of {len(below)} levels", f"{sum(below):.3f}", ""),
+                ("  rate of the top", f"{top:.3f}", ""),
+            ]
         k, of = self.importance_samples, " of p(x_o, s)" if self.gaps else ""
         return [
             (f"negative log-likelihood{of}, -L_{k}", f"{self.nll:.3f}", f"{self.nll_stderr:.3f}"),
@@ -141,11 +148,14 @@ class Evaluation:
         )
 
     def __repr__(self) -> str:
+        count, many = len(self.kl_per_level), len(self.kl_per_level) > MANY_LEVELS
         rates = " ".join(f"{rate:.2f}" for rate in self.kl_per_level)
+        rates = f"{sum(self.kl_per_level):.2f} of {count} levels together" if many else rates
+        units = f"{sum(self.active_units)} of them" if many else " ".join(map(str, self.active_units))
         return (
             f"Evaluation({self.examples:,} examples: -L_{self.importance_samples} {self.nll:.2f} +- "
             f"{self.nll_stderr:.2f} nats, -ELBO {-self.elbo:.2f} +- {self.elbo_stderr:.2f}, -reconstruction "
-            f"{-self.reconstruction:.2f}, rates {rates}, active units {' '.join(map(str, self.active_units))}, "
+            f"{-self.reconstruction:.2f}, rates {rates}, active units {units}, "
             f"effective sample size {self.effective_sample_size:.1f}{'; of p(x_o, s)' if self.gaps else ''})"
         )
 
