@@ -90,13 +90,13 @@ class NoiseSchedule(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """The log SNR at u."""
         high, fall = self._ends()
-        return high - fall * (self._within(u).clamp(0, 1) @ self.weights.softmax(0))
+        return high - fall * (self._within(u).clamp(0, 1) * self.weights.softmax(0)).sum(-1)  # no product in bfloat16
 
     def slope(self, u: Tensor) -> Tensor:
         """How fast it falls, -d log SNR / du, at u."""
         within = self._within(u)
         here = ((within >= 0) & (within < 1)).to(self.weights.dtype)
-        return self._ends()[1] * PIECES * (here @ self.weights.softmax(0))
+        return self._ends()[1] * PIECES * (here * self.weights.softmax(0)).sum(-1)
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """The log SNR at u = 0, and how far it falls; the weights say what share of the fall is in which piece."""

@@ -182,6 +182,17 @@ def test_the_limit_does_not_depend_on_the_schedule_but_for_its_ends():
     assert max(found) - min(found) < 1e-9
 
 
+def test_the_schedule_keeps_its_digits_in_bfloat16():
+    """In it neighbouring levels would have the same log SNR."""
+    torch.set_default_dtype(torch.float32)
+    schedule, u = NoiseSchedule(7.0, -7.0), torch.linspace(0, 1, 1001)
+    nn.init.normal_(schedule.weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = schedule(u), schedule.slope(u)
+    assert bool((found[0].diff() < 0).all())
+    torch.testing.assert_close(found, (schedule(u), schedule.slope(u)), rtol=0, atol=0)
+
+
 class BestOfTwo(nn.Module):
     """The best denoiser of two peaks."""
 

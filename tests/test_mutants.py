@@ -48,7 +48,7 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "a slope that forgets the shape of the schedule": (
         "diffusion",
-        "self._ends()[1] * PIECES * (here @ self.weights.softmax(0))",
+        "self._ends()[1] * PIECES * (here * self.weights.softmax(0)).sum(-1)",
         "self._ends()[1] * here.sum(-1)",
         DIFFUSION + "::test_the_limit_does_not_depend_on_the_schedule_but_for_its_ends",
     ),
