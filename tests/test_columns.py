@@ -522,3 +522,14 @@ def test_columns_that_no_density_in_float32_can_score_are_refused(factors):
     with pytest.raises(ValueError, match=r"column 1 of x has a spread of .*e-30, whose square float32 cannot hold"):
         model(families.normal, x * torch.tensor([1.0, 1e-30]).float())
     model(families.normal, x.double() * 1e-30)
+
+
+def test_a_wide_law_keeps_its_digits_where_a_compiler_writes_exp_minus_1_for_expm1(monkeypatch):
+    monkeypatch.setattr(torch, "expm1", lambda x: torch.exp(x) - 1)  # as torch's has it, in its vectorised code
+    wide = torch.tensor([1.0, 1e3, 1e5, 1e8, 1e10], dtype=torch.float32, requires_grad=True)
+    zeros = torch.zeros(5, dtype=torch.float32)
+    log_p = Interval(zeros, wide, zeros + 1).log_prob(zeros)
+    (slope,) = torch.autograd.grad(log_p.sum(), wide)
+    h = 0.5 / wide.detach().double()
+    assert_close(log_p.double(), torch.log(torch.tanh(h / 2)), rtol=0, atol=5e-6)
+    assert_close((slope * wide).double(), -h / torch.sinh(h), rtol=1e-5, atol=0)
