@@ -48,6 +48,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from allegory.chain import FixedChain, FixedEncoder, OneLevel, Steps, check_levels, spread_evenly
 from allegory.conditional import StandardNormal
+from allegory.distributions import log_one_minus_exp
 from allegory.elements import Elements
 from allegory.ladder import TopDown
 from allegory.positivity import positive
@@ -192,7 +193,7 @@ class Denoising(nn.Module):
             variance: v.
         """
         with without_autocast():
-            c = -torch.expm1(above - below)
+            c = log_one_minus_exp(below - above).exp()
             (alpha, sigma), (alpha_s, sigma_s) = alpha_sigma(below), alpha_sigma(above)
             a, b = alpha_s / alpha * (sigma / sigma_s).square(), c * alpha
             a, b, noise = (self._over(part) for part in (a, b, c * sigma.square()))

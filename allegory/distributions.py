@@ -59,9 +59,12 @@ __all__ = [
     "Poisson",
     "ShiftedCategorical",
     "bernoulli_log_mass",
+    "log_one_minus_exp",
     "map_tensors",
     "tempered",
 ]
+
+SERIES = 0.02  # u below which log(1 - e^-u) is a series; what it leaves out is u^6 / 181440
 
 
 def map_tensors(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -157,6 +160,20 @@ class IndependentBernoulli(Independent):
             return super().log_prob(value)  # in eager mode, or with a backward pass, fewer logarithms are no gain
         logits, x = broadcast_all(self.base_dist.logits, value)
         return bernoulli_log_mass(logits.flatten(-n), x.flatten(-n))
+
+
+def log_one_minus_exp(u: Tensor) -> Tensor:
+    """Log(1 - e^-u) of u > 0. Small ones by the series: for expm1 torch's compiler writes exp(x) - 1, whose digits are
+    lost there, and of a u below 1e-8 it takes the logarithm of 0.
+
+    >>> log_one_minus_exp(torch.tensor([1e-9, 1.0]))
+    tensor([-20.7233,  -0.4587])
+    """
+    small = u < SERIES
+    near = torch.where(small, u, SERIES)
+    square = near.square()
+    series = near.log() - near / 2 + square / 24 - square.square() / 2880
+    return torch.where(small, series, torch.log(-torch.expm1(-u.clamp(min=SERIES))))
 
 
 def bernoulli_log_mass(logits: Tensor, x: Tensor, group: int = 32) -> Tensor:
@@ -368,7 +385,7 @@ class DiscretizedLogistic(Distribution):
         b = (x + 0.5 - self.loc) / self.scale
         a = (x - 0.5 - self.loc) / self.scale
         first, last = x <= 0, x >= self.bins - 1
-        width = torch.log(-torch.expm1(-1 / self.scale))
+        width = log_one_minus_exp(1 / self.scale)
         return (
             F.logsigmoid(b).masked_fill(last, 0)
             + F.logsigmoid(-a).masked_fill(first, 0)

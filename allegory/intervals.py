@@ -37,13 +37,13 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, constraints
 from torch.distributions.utils import broadcast_all
 
+from allegory.distributions import log_one_minus_exp
 from allegory.gaps import placeholder
 
 __all__ = ["Grid", "Interval", "IntervalMixture", "WithPoints", "at_points", "log_tail", "ordinal_logits"]
 
 NARROW, STEEP = 0.5, 2.0  # h, and |c| h, up to which the density is integrated
 SMALLEST = 1e-12  # difference of the logarithms of two tails
-SERIES = 0.02  # u below which log(1 - e^-u) is a series; what it leaves out is u^4 / 2880
 FAR = 100.0  # from where on the tail of a normal is a series
 NEAR = 2.0  # |t| up to which the tail of Student's t is a half less the density's integral from 0
 LAWS = ("logistic", "normal", "student_t")
@@ -184,13 +184,13 @@ class Interval(Distribution):
 
     def _log_inside(self, c: Tensor, h: Tensor) -> Tensor:
         if self.law == "logistic":
-            return F.logsigmoid(c + h) + F.logsigmoid(h - c) + _log_one_minus_exp(2 * h)
+            return F.logsigmoid(c + h) + F.logsigmoid(h - c) + log_one_minus_exp(2 * h)
         slope = c.abs() if self.df is None else (self.df + 1) * c.abs() / (self.df + c.square())
         narrow = (h <= (NARROW if self.df is None else NARROW * c.abs().clamp(min=1))) & (slope * h <= STEEP)
         by_quadrature = self._quadrature(torch.where(narrow, c, 0.0), torch.where(narrow, h, NARROW))
         lower_half, h = torch.where(narrow, 0.0, -c.abs()), torch.where(narrow, 1.0, h)  # there nothing cancels
         upper, lower = self._log_tail(-(lower_half + h)), self._log_tail(h - lower_half)
-        difference = upper + torch.log(-torch.expm1((lower - upper).clamp(max=-SMALLEST)))
+        difference = upper + log_one_minus_exp((upper - lower).clamp(min=SMALLEST))
         return torch.where(narrow, by_quadrature, difference)
 
     def _quadrature(self, c: Tensor, h: Tensor) -> Tensor:
@@ -279,15 +279,6 @@ class IntervalMixture(MixtureSameFamily):
         """A value whose mass is not small."""
         law: Any = self.component_distribution
         return law.placeholder[..., 0]
-
-
-def _log_one_minus_exp(u: Tensor) -> Tensor:
-    """Log(1 - e^-u) of u > 0. Small ones by the series: for expm1 torch's compiler writes exp(x) - 1, whose digits are
-    lost there, and of a u below 1e-8 it takes the logarithm of 0.
-    """
-    small = u < SERIES
-    near = torch.where(small, u, SERIES)
-    return torch.where(small, near.log() - near / 2 + near.square() / 24, (-torch.expm1(-u.clamp(min=SERIES))).log())
 
 
 def _log_density(law: str, t: Tensor, df: Tensor | None) -> Tensor:
@@ -454,6 +445,6 @@ def ordinal_logits(eta: Tensor, cutpoints: Tensor) -> Tensor:
     """
     upper = cutpoints - eta[..., None]
     gaps = torch.diff(cutpoints, dim=-1)
-    middle = F.logsigmoid(upper[..., 1:]) + F.logsigmoid(-upper[..., :-1]) + _log_one_minus_exp(gaps)
+    middle = F.logsigmoid(upper[..., 1:]) + F.logsigmoid(-upper[..., :-1]) + log_one_minus_exp(gaps)
     first, last = F.logsigmoid(upper[..., :1]), F.logsigmoid(-upper[..., -1:])
     return torch.cat([first, middle.expand(*upper.shape[:-1], -1), last], -1)

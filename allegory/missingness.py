@@ -45,6 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
 
+from allegory.distributions import log_one_minus_exp
 from allegory.family import Family
 from allegory.gaps import Observed, placeholder
 from allegory.positivity import inverse_positive, positive
@@ -224,7 +225,7 @@ class SelfMasked(GapLaw):
         """(J + 1, *) log P(T = t_j): of a limit below all places, then at each."""
         levels = self.levels.movedim(-1, 0)
         a, b = levels[1:], levels[:-1]
-        weights = F.logsigmoid(a) + F.logsigmoid(-b) + torch.log(-torch.expm1((b - a).clamp(max=-1e-12)))
+        weights = F.logsigmoid(a) + F.logsigmoid(-b) + log_one_minus_exp((a - b).clamp(min=1e-12))
         return torch.cat([F.logsigmoid(levels[:1]), weights])
 
     @property

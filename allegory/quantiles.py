@@ -46,6 +46,7 @@ from torch.distributions import (
     constraints,
 )
 
+from allegory.distributions import log_one_minus_exp
 from allegory.intervals import Interval, WithPoints, log_tail
 
 __all__ = [
@@ -315,7 +316,7 @@ def _log_within(law: Any, low: Tensor, high: Tensor) -> Tensor:
     if isinstance(law, SYMMETRIC):
         more, less, _ = _log_tails(law, low, high)
         some = less < more
-        share = torch.log(-torch.expm1(torch.where(some, less - more, -1.0)))
+        share = log_one_minus_exp(torch.where(some, more - less, 1.0))
         return torch.where(some, more + share, -torch.inf)
     if _is_listed(law):
         return _log_sum(_log_listed(law, _values(law), low, high))

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 import allegory as al
 from allegory import columnar, families, marginal
+from allegory.distributions import DiscretizedLogistic, log_one_minus_exp
 from allegory.gaps import Observed, log_prob_elements, takes_gaps
 from allegory.intervals import Interval, ordinal_logits
 
@@ -533,3 +534,13 @@ def test_a_wide_law_keeps_its_digits_where_a_compiler_writes_exp_minus_1_for_exp
     h = 0.5 / wide.detach().double()
     assert_close(log_p.double(), torch.log(torch.tanh(h / 2)), rtol=0, atol=5e-6)
     assert_close((slope * wide).double(), -h / torch.sinh(h), rtol=1e-5, atol=0)
+
+
+def test_log_one_minus_exp_has_all_its_digits(monkeypatch):
+    u = torch.logspace(-9, 2, 200)
+    wanted = torch.log(-torch.expm1(-u))
+    assert_close(log_one_minus_exp(u), wanted, rtol=2e-15, atol=1e-300)
+    monkeypatch.setattr(torch, "expm1", lambda x: torch.exp(x) - 1)
+    bins, scale = torch.arange(2.0).float(), torch.tensor([1e3, 1e7]).float()
+    found = DiscretizedLogistic(torch.zeros(2).float(), scale, 256).log_prob(bins + 1)
+    assert_close(found.double(), -torch.log(4 * scale.double()), rtol=0, atol=5e-6)
