@@ -239,6 +239,9 @@ class FixedChain(VAE):
             raise ValueError(INFINITE)
         super()._check_level(level)
 
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}"
+
     def _counterpart(self, chain: FixedChain) -> FixedChain:
         """Another chain of the same parts, in the mode of this one."""
         for part in (chain, chain.encoders, chain.decoders):

@@ -6,7 +6,12 @@
     swirl     one and a half turns of a spiral, from radius 0.67 to 2, with noise of sigma 0.1
 
 Of each there are 200,000 training points. T = 100 levels with a learned schedule and the variance of the guess, scored
-by whole traces of 20,000 fresh points, and as other T with the same network.
+by whole traces of 10,000 fresh points, and as other T with the same network.
+
+Reached with seed 1 on a fifth of a thread of a machine of two x86-64 cores, much other work beside, torch 2.13: log
+p(x) minus the ELBO in nats, and its standard error,
+
+    peaks     T = 100: 0.037 +- 0.002    T = 500: 0.016 +- 0.001    8 minutes, 6,242 steps (20,000 fresh points)
 """
 
 import json
@@ -39,12 +44,12 @@ if __name__ == "__main__":
     minutes = float(sys.argv[3]) if len(sys.argv) > 3 else 10.0
     law = {"peaks": peaks, "swirl": swirl}[name]()
     torch.manual_seed(seed)
-    train, test = law.sample((200_000,)), law.sample((20_000,))
+    train, test = law.sample((200_000,)), law.sample((10_000,))
     truth = torch.cat([law.log_prob(part) for part in test.split(2000)])
     model = al.architectures.diffusion((2,), "normal", levels=100, spread=True, width=128, blocks=3, data=train)
     record = al.fit(model, train, minutes=minutes, batch_size=512, lr=2e-3, lr_warmup=200, ema=0.999, seed=seed)
     gaps = {}
-    for levels in (20, 50, 100, 200):
+    for levels in (100, 500):
         gap = truth - al.log_likelihood(model, test, samples=1, levels=levels)
         gaps[levels] = [gap.mean().item(), gap.std().item() / math.sqrt(len(gap))]
     found = dict(

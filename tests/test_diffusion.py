@@ -130,12 +130,12 @@ def test_the_gradient_of_both_ends_is_that_of_the_closed_form():
     (found,) = torch.autograd.grad(below + top - log_px, model.decoders.schedule.ends)
     ends = model.decoders.schedule.ends
     bound = math.log(1e6)
-    high = bound * torch.tanh(ends[0] / bound)
+    high = bound * torch.tanh(16 * ends[0] / bound)
     low = high - ends[1].exp()
     v = (1 + s2 * low.exp()) / (1 + low.exp())
     nelbo = 0.5 * torch.log1p(1 / (s2 * high.exp())) + 0.5 * (v - 1 - v.log())
     (expected,) = torch.autograd.grad(nelbo, ends)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-8)  # pi has a sigma of 1,000
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5, 40])
@@ -265,9 +265,9 @@ def test_evenly_spread_places_take_noise_off_the_bound_and_not_its_mean():
     with torch.no_grad():
         even = torch.stack([model.estimate(x).kl[0].mean() for _ in range(100)])
         apart = torch.stack([model.at_places(x, torch.rand(1, 32)).kl[0].mean() for _ in range(100)])
-        whole = torch.stack([model(x).kl[:-1].sum(0).mean() for _ in range(20)])
+        whole = torch.stack([model(x).kl[:-1].sum(0).mean() for _ in range(10)])
     assert even.std() < apart.std()
-    error = math.hypot(even.std() / math.sqrt(100), whole.std() / math.sqrt(20))
+    error = math.hypot(even.std() / math.sqrt(100), whole.std() / math.sqrt(10))
     assert abs(even.mean() - whole.mean()) < 4 * error
 
 
@@ -449,6 +449,18 @@ def test_the_network_stands_once_in_the_weights_and_comes_back(tmp_path):
     assert build(model.config).config == model.config
 
 
+def test_infinitely_many_levels_train_and_come_back(tmp_path):
+    x = torch.randn(30, 2)
+    model = diffusion((2,), "normal", None, width=8, blocks=1, data=x)
+    al.fit(model, x, epochs=2, batch_size=10, out=tmp_path / "run")
+    again = al.load(tmp_path / "run").double()
+    assert again.levels is None
+    assert "infinitely many levels" in repr(again)
+    noise = [torch.randn(1, 30, 2) for _ in range(5)]
+    found, expected = (part.with_levels(5)(x, noise=noise, levels="all").log_weight for part in (again, model))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_copy_is_of_its_own():
     import copy
 
@@ -471,6 +483,7 @@ def test_training_sees_one_level_and_evaluation_all():
     torch.testing.assert_close(torch.stack([part.sum(-1) for part in trace.unit_kl]), trace.kl)
     assert al.evaluate(model, x, samples=2).kl_per_level[6] < 0.1
     assert len(al.evaluate(model, x, samples=2, levels=3).kl_per_level) == 3
+    assert len(al.evaluate(gaussian(levels=None), x, samples=2, levels=4).kl_per_level) == 4
     assert model.training
 
 

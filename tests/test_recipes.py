@@ -18,7 +18,7 @@ def recipes(monkeypatch):
     torch.set_default_dtype(torch.float32)
     yield
     torch.set_default_dtype(before)
-    for name in ("common", "deep"):
+    for name in ("common", "deep", "planar"):
         sys.modules.pop(name, None)
 
 
@@ -28,6 +28,14 @@ def strokes(n: int) -> torch.Tensor:
     for i, place in enumerate(torch.randint(4, 20, (n,)).tolist()):
         x[i, 0, 6:22, place : place + 4] = 1
     return x
+
+
+def test_the_swirl_is_the_limit_of_its_mixtures():
+    from planar import peaks, swirl
+
+    x = swirl().sample((500,)).double()
+    torch.testing.assert_close(swirl(1500).log_prob(x), swirl(4500).log_prob(x), rtol=0, atol=1e-3)
+    assert peaks().sample((5,)).shape == (5, 2)
 
 
 def test_deformed_images_stay_images_of_the_same_thing():
