@@ -4,6 +4,9 @@
 
 The denoiser is a perceptron that puts out, for each pixel, log-odds that are added to those its own noise leaves it;
 each step down has the variance of that guess. What is reported is the ELBO, by whole traces of all 100 levels (L_1).
+
+Not run for its hour yet. After 30 minutes on a fifth of a thread, two x86-64 cores with much other work beside, seed 1,
+7,307 steps or 19 epochs, the validation estimate was -99.1, with a schedule that bfloat16 rounded, since mended.
 """
 
 import sys

@@ -5,6 +5,9 @@
 A perceptron reads which pixels are shown and which are masked, and gives the log-odds of the masked ones. The ELBO is
 the mean over all orders of the pixels; reported is an unbiased estimate of it, of 50 numbers of masked pixels an image,
 spread evenly, with its standard error over the images.
+
+Not run for its half hour yet. After 22 minutes on a fifth of a thread, two x86-64 cores with much other work beside,
+torch 2.13, seed 1, 4,292 steps or 11 epochs, minus the ELBO of the test images was 94.95 +- 0.26.
 """
 
 import json

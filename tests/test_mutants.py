@@ -42,8 +42,8 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "a noise of q that is not that of the level": (
         "diffusion",
-        "c = -torch.expm1(above - below)",
-        "c = -torch.expm1(above - below) * 0.9",
+        "c = log_one_minus_exp(below - above).exp()",
+        "c = log_one_minus_exp(below - above).exp() * 0.9",
         DIFFUSION + "::test_the_rates_are_weighted_squared_errors",
     ),
     "a slope that forgets the shape of the schedule": (
