@@ -108,9 +108,17 @@ class NoiseSchedule(nn.Module):
         """(*, PIECES) where u is in each piece: below 0 before it, above 1 after it."""
         return u[..., None] * PIECES - torch.arange(PIECES, device=u.device)
 
-    def extra_repr(self) -> str:
+    def describe(self) -> str:
+        """The log SNR of both ends, as they are now.
+
+        >>> NoiseSchedule(7.0, -7.0).describe()
+        'log SNR 7.00 to -7.00'
+        """
         high, fall = (part.item() for part in self._ends())
         return f"log SNR {high:.2f} to {high - fall:.2f}"
+
+    def extra_repr(self) -> str:  # no weight, by which a run could not be resumed
+        return f"learned={self.ends.requires_grad}, shaped={self.weights.requires_grad}"
 
 
 class Denoising(nn.Module):
@@ -342,7 +350,7 @@ class Diffusion(FixedChain):
         count = sum(p.numel() for p in self.parameters())
         levels = "infinitely many" if self.infinite else self.levels
         return (
-            f"Diffusion: {levels} levels, {own.schedule.extra_repr()}, predicts {own.predicts}, x "
+            f"Diffusion: {levels} levels, {own.schedule.describe()}, predicts {own.predicts}, x "
             f"{'x'.join(map(str, own.elements.event_shape))}; {count:,} parameters"
         )
 

@@ -135,8 +135,10 @@ class Unmasking(Distribution):
         with torch.no_grad():
             shape, dims = self._extended_shape(Size(sample_shape)), len(self.event_shape)
             chance = torch.rand(shape, device=self.z.device).masked_fill(~self.masked, math.inf)
-            if self.one:
-                shown = chance == chance.flatten(-dims).amin(-1).reshape(*shape[:-dims], *[1] * dims)
+            if self.one:  # by its place: of many numbers two are equal now and then
+                first = chance.flatten(-dims).argmin(-1, keepdim=True)
+                shown = torch.zeros(shape, dtype=torch.bool, device=chance.device).flatten(-dims)
+                shown = shown.scatter(-1, first, True).view(shape)
             else:
                 shown = chance < self.share.reshape(*self.share.shape, *[1] * dims)
             return torch.where(shown & self.masked, self._values(shape), self.z)

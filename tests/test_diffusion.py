@@ -461,6 +461,23 @@ def test_infinitely_many_levels_train_and_come_back(tmp_path):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("levels", [4, None])
+def test_a_run_with_a_learned_schedule_is_resumed(tmp_path, levels):
+    """What is learned is no part of what a model is known by; of infinitely many levels there is a run, too."""
+    x, settings = torch.randn(40, 2), dict(batch_size=20, lr=0.1, out=tmp_path / "run")
+    model = diffusion((2,), "normal", levels, width=8, blocks=1)
+    before = model.decoders.schedule.describe()
+    al.fit(model, x, valid=x, epochs=1, **settings)
+    assert model.decoders.schedule.describe() != before
+    again = diffusion((2,), "normal", levels, width=8, blocks=1)
+    assert al.fit(again, x, valid=x, epochs=2, resume=True, **settings).epoch == 2
+    assert al.load(tmp_path / "run").levels == levels
+    with pytest.raises(ValueError, match="was trained with model"):
+        al.fit(
+            diffusion((2,), "normal", levels, learned=False, width=8, blocks=1), x, epochs=3, resume=True, **settings
+        )
+
+
 def test_a_copy_is_of_its_own():
     import copy
 
