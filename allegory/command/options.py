@@ -65,7 +65,7 @@ LIKELIHOODS = (  # those of allegory.architectures, which waits for torch; and o
 SPLIT_WAYS = ("random", "ordered", "groups")  # as allegory.data.cutting.SPLITS
 OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "renyi", "loo", "vimco")
 LATENT_FAMILIES = ("normal", "bernoulli", "one_hot")  # as allegory.architectures.LATENT_FAMILIES
-PRIORS = ("standard", "mixture", "vamp", "flow")
+PRIORS = ("standard", "mixture", "vamp", "flow", "diffusion")
 SPLITS = ("train", "valid", "test")
 KINDS = (  # of columns, as allegory.tabular.columns.KINDS
     "real", "positive", "count", "binary", "categorical", "ordinal", "datetime", "constant",
@@ -286,7 +286,8 @@ TRAINING = (
     Option("latent", WIDTHS, DEPENDS, "width of z_1,..,z_T; conv: channels", "D1,D2,..",
            shown="40, halved at each level; conv: 4 per level, 32 at the top"),
     Option("architecture", Choice(ARCHITECTURES), "mlp", "perceptrons, or a ladder of convolutions"),
-    Option("hidden", WIDTHS, (300, 300), "widths of the hidden layers of each network", "H1,H2,..", MLP),
+    Option("hidden", WIDTHS, (300, 300), "widths of the hidden layers of each network", "H1,H2,..", MLP,
+           shown="300,300; 1000,1000 for up to 10,000 examples of 256 numbers or more"),
     Option("block", Choice(("plain", "gated", "residual")), "plain", "type of hidden layer", of=MLP),
     Option("latent_family", Choice(LATENT_FAMILIES), "normal", "z_t: normal, or discrete, bits or categories", of=MLP),
     Option("latent_categories", SEVERAL, 8, "categories of each latent", "K", ("latent_family", ("one_hot",))),
@@ -302,6 +303,7 @@ TRAINING = (
     Option("checkpointed", None, False, "activation checkpointing: less memory, a third more time", of=CONV),
     Option("prior", Choice(PRIORS), "standard", "p(z_T)"),
     Option("components", NATURAL, 500, "components of a mixture or a VampPrior", "K", ("prior", ("mixture", "vamp"))),
+    Option("prior_levels", NATURAL, 10, "levels of a prior by diffusion", "N", ("prior", ("diffusion",))),
     Option("likelihood", Choice(LIKELIHOODS), "auto", f"family of p(x | z_1): {', '.join(LIKELIHOODS)}", "NAME",
            shown="auto, by the values"),
     Option("objective", Choice(OBJECTIVES), "elbo", "objective to maximise"),
@@ -339,7 +341,8 @@ TRAINING = (
            shown="a tenth of the training, at most 100"),
     Option("kl_warmup", WHOLE, None, "steps until the KL has its full weight", "STEPS",
            shown="0; with several levels a tenth of the training, at most 2000; with --minutes at most a quarter"),
-    Option("weight_decay", FINITE, 0.0, "weight decay of AdamW", "W", shown="0"),
+    Option("weight_decay", FINITE, 0.0, "weight decay of AdamW", "W",
+           shown="0; mlp, for up to 10,000 examples of 256 numbers or more: 1"),
     Option("dropout", FRACTION, 0.0, "dropout in every hidden layer", "P", shown="0"),
     Option("activation", PathOrName("name"), DEPENDS, "a class of torch.nn", "NAME", shown="SiLU; conv: GELU"),
     Option("ema", FRACTION, 0.999, "decay of the averaged weights", "E"),
@@ -356,7 +359,7 @@ GROUPS = {
     "The model": (
         "levels", "latent", "latent_family", "latent_categories", "architecture", "hidden", "block", "top_down",
         "set_features", "factors", "markov", "channels", "scales", "stem", "blocks", "checkpointed", "prior",
-        "components", "dropout", "activation",
+        "components", "prior_levels", "dropout", "activation",
     ),
     "The data and the objective": (
         "split", "split_seed", "array", "given", "exposure", "size", "dynamic", "likelihood", "objective", "beta",

@@ -15,6 +15,7 @@ import click
 
 from allegory.command import console
 from allegory.command.options import (
+    BY_NAME,
     FILE,
     TRAIN,
     Command,
@@ -41,7 +42,7 @@ READING = ("dynamic", "split", "array", "size", "given", "exposure")
 MODEL = {  # the settings that each architecture takes
     "mlp": (
         "latent", "dropout", "markov", "prior", "components", "activation", "hidden", "block", "top_down",
-        "set_features", "factors", "latent_family", "latent_categories",
+        "set_features", "factors", "latent_family", "latent_categories", "prior_levels",
     ),
     "conv": (
         "latent", "dropout", "markov", "prior", "components", "activation", "scales", "stem", "channels", "blocks",
@@ -108,7 +109,8 @@ def train(
     reading = {key: options[key] for key in READING} | {"given": names(options["given"])}
     with console.naming_flags():
         source = load_together(data, seed=options["split_seed"], **reading, **_said_of_table(options))
-    options = _for_latents(_for_table(options, {*stored, *chosen}, source), {*stored, *chosen})
+    options = _for_table(options, {*stored, *chosen}, source)
+    options = _for_latents(_for_small_set(options, {*stored, *chosen}, source), {*stored, *chosen})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
     if not named:
@@ -214,6 +216,27 @@ def _for_table(options: dict[str, Any], chosen: set[str], source: Any) -> dict[s
     kept |= {"objective", "samples"} if chosen & {"objective", "samples", "beta", "free_bits", "alpha"} else set()
     options = {**options, **{key: value for key, value in own.items() if key not in chosen | kept}}
     return {**options, "levels": len(options["latent"])}
+
+
+def _for_small_set(options: dict[str, Any], chosen: set[str], source: Any) -> dict[str, Any]:
+    """The settings; of perceptrons on few large examples those that were not chosen go by their number.
+
+    Args:
+        options: of all settings.
+        chosen: which were given, or stored.
+        source: the data.
+    """
+    from allegory.training.defaults import small_set_settings
+
+    if options["architecture"] != "mlp":
+        return options
+    examples, *shape = source.train.shape
+    own = small_set_settings(examples, math.prod(shape))
+    own = {key: value for key, value in own.items() if key not in chosen}
+    if own:
+        words = ", ".join(" ".join(BY_NAME[key].words(value)) for key, value in own.items())
+        console.say(f"few examples, {examples:,} of {math.prod(shape):,} numbers: {words}")
+    return options | own
 
 
 def _for_latents(options: dict[str, Any], chosen: set[str]) -> dict[str, Any]:

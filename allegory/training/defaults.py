@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["kl_warmup_steps", "latent_settings", "lr_warmup_steps", "table_settings"]
+__all__ = ["kl_warmup_steps", "latent_settings", "lr_warmup_steps", "small_set_settings", "table_settings"]
 
 TABLE = {"latent": [16], "hidden": [256, 256], "batch_size": 256}
 WITH_GAPS = {"objective": "iwae", "samples": 5}
+SMALL_SET = {"hidden": [1000, 1000], "weight_decay": 1.0}
+FEW, LARGE = 10_000, 256  # examples, and numbers of each, up to and from which a set is one of few large examples
 DISCRETE = {"objective": "loo", "samples": 4}
 
 
@@ -23,6 +25,20 @@ def table_settings(gaps: bool) -> dict[str, Any]:
     'iwae'
     """
     return {**TABLE, **(WITH_GAPS if gaps else {})}
+
+
+def small_set_settings(examples: int, numbers: int) -> dict[str, Any]:
+    """The default settings of a training of perceptrons on few large examples, such as pictures. Wide layers learn more
+    from few of them, at little cost; weight decay and the validation bound keep them from learning them by heart.
+
+    Args:
+        examples: N, for training.
+        numbers: of each.
+
+    >>> small_set_settings(4_000, 784), small_set_settings(50_000, 784)
+    ({'hidden': [1000, 1000], 'weight_decay': 1.0}, {})
+    """
+    return dict(SMALL_SET) if examples <= FEW and numbers >= LARGE else {}
 
 
 def latent_settings(family: str) -> dict[str, Any]:

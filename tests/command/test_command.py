@@ -131,7 +131,7 @@ def test_the_help_says_what_there_is(capsys):
     assert main(["train", "-h"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     for words in (
-        "--hidden H1,H2,.. mlp: widths of the hidden layers of each network (default: 300,300)",
+        "--hidden H1,H2,.. mlp: widths of the hidden layers of each network (default: 300,300; 1000,1000 for up to",
         "--channels C conv: channels of the ladder (default: 64)",
         "--markov / --all-above",
         "DATA is a built-in name",
@@ -267,6 +267,7 @@ LADDERS = {
         "1",
     ),
     "mixture": ("--prior", "mixture", "--components", "9", "--hidden", "16", "--objective", "dreg", "--samples", "3"),
+    "diffusion as the prior": ("--prior", "diffusion", "--prior-levels", "3", "--hidden", "16"),
     "free bits": ("--free-bits", "0.5", "--levels", "2", "--hidden", "16", "--beta", "1,2"),
     "renyi": ("--objective", "renyi", "--alpha", "0.2", "--samples", "2", "--hidden", "16"),
 }
@@ -310,6 +311,19 @@ def test_the_likelihood_is_chosen_by_the_values_and_said(values, likelihood, cap
     assert f"likelihood: {likelihood}, because the data have" in capsys.readouterr().err
     assert main(["evaluate", "run", "--json", "--importance-samples", "5"]) == 0
     assert json.loads(capsys.readouterr().out)["examples"] == 9
+
+
+def test_few_large_examples_get_wide_layers_unless_others_are_asked_for(capsys):
+    np.savez("pictures.npz", x=(np.random.default_rng(0).random((40, 16, 16)) < 0.5).astype(np.uint8))
+    words = ["train", "pictures.npz", "--epochs", "1", "--no-compile"]
+    assert main([*words, "--out", "wide"]) == 0
+    assert "few examples, 32 of 256 numbers: --hidden 1000,1000, --weight-decay 1" in capsys.readouterr().err
+    assert al.load("wide").config["hidden"] == [1000, 1000]
+    assert main([*words, "--out", "narrow", "--hidden", "8"]) == 0
+    assert "few examples, 32 of 256 numbers: --weight-decay 1" in capsys.readouterr().err
+    assert al.load("narrow").config["hidden"] == [8]
+    assert main([*words, "--out", "narrow", "--resume"]) == 0
+    assert "few examples" not in capsys.readouterr().err
 
 
 def test_densities_are_in_the_units_of_the_data(capsys):
