@@ -28,6 +28,7 @@ from allegory.data.description import is_described, recorded_offset
 from allegory.data.ranges import as_range
 from allegory.data.recoding import binarize, to_binary, two_values
 from allegory.data.splits import Data, load_together, read, read_given, reload
+from allegory.data.stored import Stored
 from allegory.evaluation.annealing import compare_with_ais
 from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate, score
 from allegory.evaluation.diagnosis import Diagnosis, diagnose_scored
@@ -402,7 +403,7 @@ class Run:
         Raises:
             ValueError: data that the model cannot score.
         """
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor | Stored):
             given = self.read_given(x) if given is None else given
             x = self.read(x)
         contexts = tuple(c.to(self.device) for c in as_contexts(given, len(x)))
