@@ -97,6 +97,10 @@ class LogNormalFamily(Family):
     def law(self, mu: Tensor, s: Tensor) -> Distribution:  # type: ignore[override]
         return LogNormal(self.loc + self.scale * mu, self.scale * positive(s))
 
+    def transform(self, x: Tensor) -> Tensor:
+        """The logarithm, of which mu and s are the location and the scale."""
+        return x.clamp(min=torch.finfo(x.dtype).tiny).log()
+
 
 class OrdinalFamily(Family):
     """Categories 0, ..., k - 1 in their order, by cutpoints c_1 < ... < c_{k-1}, which are learned.
@@ -377,6 +381,7 @@ MERGED = (
     plain.DiscretizedLogisticFamily, BetaFamily, LogNormalFamily,
 )  # fmt: skip
 LOCATION_SCALE = (plain.Normal, plain.NormalFixed, plain.NormalLearned, plain.StudentTFamily)
+MECHANISM = ("side", "above", "reach")  # what tells two families of a mechanism apart
 COUNTS = (plain.PoissonFamily, plain.NegativeBinomialFamily)
 
 
@@ -393,9 +398,7 @@ def _key(family: Family, column: int) -> Any:
     """Equal for columns whose families make one block."""
     if isinstance(family, GapFamily):
         inner = _key(family.family, column)
-        return (
-            inner if inner == column else (type(family), getattr(family, "side", getattr(family, "above", "")), inner)
-        )
+        return inner if inner == column else (type(family), *(getattr(family, name, "") for name in MECHANISM), inner)
     if type(family) in MERGED:
         return repr(to_json(family))
     if type(family) is IntervalFamily:
@@ -439,8 +442,8 @@ ARGUMENTS: dict[str, tuple[type[Family], tuple[str, ...]]] = {
     "discretized_logistic": (plain.DiscretizedLogisticFamily, ("bins",)),
     "interval": (IntervalFamily, ("step", "low", "high", "law", "components", "log", "origin")),
     "with_points": (PointsFamily, ("values", "family")),
-    "missing": (CensoredFamily, ("low", "high", "family")),
-    "self_masking": (SelfMaskedFamily, ("above", "family")),
+    "missing": (CensoredFamily, ("low", "high", "reach", "family")),
+    "self_masking": (SelfMaskedFamily, ("above", "reach", "family")),
     "indicated": (IndicatedFamily, ("family",)),
 }
 NUMBERS = ("step", "low", "high", "origin")

@@ -30,7 +30,7 @@ from allegory.family import (
 )
 from allegory.gaps import Observed
 from allegory.intervals import at_points
-from allegory.missingness import GapFamily, IndicatedFamily, SelfMaskedFamily
+from allegory.missingness import BeyondFamily, GapFamily, IndicatedFamily, SelfMaskedFamily
 from allegory.positivity import inverse_positive
 from allegory.runtime.modes import no_validation
 from allegory.units import Units, units_of
@@ -102,6 +102,8 @@ def set_units(block: Any, x: Tensor, sizes: Tensor | None = None) -> None:
         set_units(block.family, x, sizes)
         if isinstance(block, SelfMaskedFamily):
             _set_places(block, x)
+        if isinstance(block, BeyondFamily) and block.reach is not None:
+            block.hold(*_normal_of_all(block, x, sizes))
     elif isinstance(block, columnar.PointsFamily):
         rest = without_points(block, x)
         set_units(block.family, x if bool(rest.isnan().all()) else rest, sizes)
@@ -149,6 +151,41 @@ def _set_places(block: SelfMaskedFamily, x: Tensor) -> None:
         return origin + (((edges - origin) / step).floor() + 0.5) * step
 
     return block.place(values.loc.double(), values.scale.double(), between)
+
+
+def _normal_of_all(block: BeyondFamily, x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(C,) the limit, the mean m and the standard deviation s of a normal law of g(x) of all values, of which those
+    beyond the limit are missing; from the share of these, and the mean of what is there,
+
+        m - s lambda,      alpha = (limit - m) / s = Phi^-1(1 - share),      lambda = phi(alpha) / Phi(alpha),
+
+    or, where the limit is not known, from the standard deviation of what is there, too: s sqrt(1 - lambda (alpha +
+    lambda)). Points have no part in it, where there is anything else.
+    """
+    gaps, points = x.isnan().sum(0), block.family
+    while isinstance(points, columnar.PointsFamily):
+        rest = without_points(points, x)
+        points, x = points.family, x if _is_empty(rest) else rest
+    typical = 1.0
+    if sizes is not None and isinstance(block.values, StandardizedCounts):
+        typical = sizes.double().mean().item()
+        x = x / sizes[:, None].to(x)
+    units, there = units_of_observed(block.transform(x)), (~x.isnan()).sum(0)
+    share = (gaps + SEEN).double() / (gaps + there + 2 * SEEN)
+    alpha, sign = torch.special.ndtri(1 - share), 1 if block.above else -1
+    ratio = torch.exp(-alpha.square() / 2) / (math.sqrt(2 * math.pi) * (1 - share))
+    limit = block.limit()
+    if limit is None:
+        spread = units.scale / (1 - ratio * (alpha + ratio)).sqrt()
+        middle = units.loc + sign * ratio * spread
+        limit = middle + sign * alpha * spread
+    else:
+        limit = block.transform(limit.double() / typical)
+        spread = sign * (limit - units.loc) / (alpha + ratio)
+        middle = limit - sign * alpha * spread
+    finest = torch.maximum(units.scale, block.values.scale) if hasattr(block.values, "step") else units.scale
+    spread = torch.maximum(spread, finest)
+    return limit, middle, torch.where(spread > 0, spread, 1.0)
 
 
 def _counts_with_sizes(x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -26,6 +26,17 @@ The sigmoid is thereby a staircase of steps of an eighth of the column's spread.
 missing has to be said (the sign): the data alone cannot tell, since x is never seen where it is missing; and how fast
 the sigmoid rises they tell only through the shape of the law, so compare with another mechanism before you believe it.
 
+Beyond a limit nothing is ever seen. Where the rest of the row foretells the gap, P(X > c | z) = 1 at any location far
+beyond, 2 spreads or 1,000: the likelihood does not say how far, and training drifts. So the family says it. Let m and s
+be the mean and the standard deviation of a normal law of the whole column, censored at c (`allegory.marginal`). Then
+the location mu and the standard deviation sigma that a network gives are bent where they exceed it by R = 2 spreads,
+
+    mu     ->  t + R s v / (1 + v^4)^(1/4),  v = (mu - t) / (R s),    where mu > t = max(c, m)
+    sigma  ->  sigma / (1 + (sigma / R s)^4)^(1/4),
+
+mirrored for small values; in g(x) where the law is of that, and of counts the mean alone. Var mu(z) and E sigma(z)^2
+add up to s^2, so that a law that is right is hardly bent. Each law is still a law, and every number is exact.
+
 A value that is recorded *as* the limit, 99 for 99 and more, needs no gap: it is `families.interval(step, high=99)`,
 whose edge has the mass of everything beyond.
 
@@ -37,30 +48,46 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LogNormal,
+    MixtureSameFamily,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    StudentT,
+    constraints,
+)
 
 from allegory.distributions import log_one_minus_exp
-from allegory.family import Family
+from allegory.family import Family, NormalFixed, StandardizedCounts
 from allegory.gaps import Observed, placeholder
+from allegory.intervals import Interval, WithPoints
 from allegory.positivity import inverse_positive, positive
 from allegory.quantiles import edge_beyond, log_beyond, log_mass
 
 __all__ = [
-    "Censored", "CensoredFamily", "GapFamily", "GapLaw", "Indicated", "IndicatedFamily", "Limits", "SelfMasked",
-    "SelfMaskedFamily", "gap_columns", "gap_odds", "indicated", "log_missing_within", "missing_above", "missing_below",
-    "missing_range", "of_what", "self_masking", "without_gaps",
+    "BeyondFamily", "Censored", "CensoredFamily", "GapFamily", "GapLaw", "Indicated", "IndicatedFamily", "Limits",
+    "SelfMasked", "SelfMaskedFamily", "gap_columns", "gap_odds", "indicated", "log_missing_within", "missing_above",
+    "missing_below", "missing_range", "of_what", "self_masking", "warn_of_far", "without_gaps",
 ]  # fmt: skip
 
 Limits = tuple[Tensor, Tensor]
 """The ends of a range, both included; -inf and inf for none."""
 
 SPACING, WIDEST = 0.125, 4.0  # of the places of a limit that is not known, in spreads
+REACH = 2.0  # how many spreads a location is beyond a limit at most, and how wide its law is
+UNBOUNDED = 1e30
+FAR = 4.0  # spreads beyond a limit, from where on values that are filled in are warned of
+LOGISTIC = math.sqrt(3) / math.pi  # the scale of a logistic whose standard deviation is 1
 
 
 class GapLaw(Distribution):
@@ -370,10 +397,79 @@ class GapFamily(Family):
         raise NotImplementedError
 
 
-class CensoredFamily(GapFamily):
+class BeyondFamily(GapFamily):
+    """A family whose gaps are beyond what is seen; its location and its scale are bounded by those of all values.
+
+    Attributes:
+        reach: the bounds, in spreads of the column; None for none, as in runs from before there were bounds.
+        turn: (C,) the further of the limit and the middle of the column, in units of x, or of g(x).
+        room: (C,) reach spreads, below 0 where small values are missing; UNBOUNDED before data were seen.
+        above: whether it is the large values that are missing.
+    """
+
+    turn: Tensor
+    room: Tensor
+    above: bool
+
+    def _set_reach(self, reach: float | None, columns: Tensor) -> None:
+        if reach is not None and not 0 < reach < math.inf:
+            raise ValueError(f"reach={reach}: wanted a number above 0, how many spreads a location is beyond a limit")
+        self.reach = reach
+        self.fixed = any(isinstance(part, NormalFixed) for part in self.family.modules())
+        if reach is not None:
+            self.register_buffer("turn", torch.zeros_like(columns))
+            self.register_buffer("room", torch.full_like(columns, UNBOUNDED))
+
+    @property
+    def values(self) -> Any:
+        """The family of what is no point, which has the units."""
+        found: Any = self.family
+        while not hasattr(found, "loc") and hasattr(found, "family"):
+            found = found.family
+        return found
+
+    def transform(self, x: Tensor) -> Tensor:
+        """g(x), of which the location is."""
+        return self.values.transform(x) if hasattr(self.values, "transform") else x
+
+    def limit(self) -> Tensor | None:
+        """(C,) what gaps are beyond, in units of x; None where it is not known."""
+        return None
+
+    @torch.no_grad()
+    def hold(self, limit: Tensor, middle: Tensor, spread: Tensor) -> None:
+        """Bounds the location and the scale, by a normal law of all values of the column.
+
+        Args:
+            limit, middle, spread: (C,) where what is missing begins; the law's mean and standard deviation. In units of
+                x, or of g(x).
+        """
+        if self.reach is not None:
+            self.turn.copy_(limit.maximum(middle) if self.above else limit.minimum(middle))
+            self.room.copy_((1 if self.above else -1) * self.reach * spread)
+
+    def _law(self, phi: Tensor, event_dim: int) -> Any:
+        law = super()._law(phi, event_dim)
+        return law if self.reach is None else _held(law, self.turn, self.room, self.fixed)
+
+    @torch.no_grad()
+    def spreads_beyond(self, x: Tensor) -> Tensor:
+        """(*, C) how many spreads of the column values lie beyond its limit, or its middle where that is further; by
+        the spread of what is seen where there is no other. 0 where there is neither.
+        """
+        if self.reach is not None and bool((self.room.abs() < UNBOUNDED).all()):
+            return (self.transform(x) - self.turn) / self.room * self.reach
+        units, limit = self.values, self.limit()
+        if isinstance(units, StandardizedCounts) or not hasattr(units, "scale"):
+            return torch.zeros_like(x)
+        start = units.loc if limit is None else self.transform(limit)
+        return (self.transform(x) - start) / units.scale * (1 if self.above else -1)
+
+
+class CensoredFamily(BeyondFamily):
     """A family whose gaps lie beyond a limit, or between two; see `missing_above`."""
 
-    def __init__(self, family: Family, low: Any = None, high: Any = None) -> None:
+    def __init__(self, family: Family, low: Any = None, high: Any = None, reach: float | None = None) -> None:
         super().__init__()
         _check_numbers(family, "missing_above or missing_below")
         edges = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
@@ -385,6 +481,12 @@ class CensoredFamily(GapFamily):
         if not self.low.is_meta and not bool((self.low < self.high).all()):
             raise ValueError(f"a gap lies between low={low} and high={high}: wanted low below high")
         self.side = "between" if self.low.is_meta else _side(self.low, self.high)
+        self.above = self.side == "above"
+        self._set_reach(None if self.side == "between" else reach, self.low)
+
+    def limit(self) -> Tensor | None:
+        """(C,) what gaps are beyond, in units of x; None of two."""
+        return None if self.side == "between" else self.low if self.above else self.high
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
         """The distribution over events, of which gaps are parts."""
@@ -393,14 +495,14 @@ class CensoredFamily(GapFamily):
     def merged(self, family: Any, others: Sequence[Any]) -> Family:
         """With the limits of all."""
         low, high = (torch.stack([getattr(other, edge).reshape(()) for other in others]) for edge in ("low", "high"))
-        return CensoredFamily(family, low, high)
+        return CensoredFamily(family, low, high, others[0].reach)
 
     def extra_repr(self) -> str:
         low, high = (edge.flatten()[0].item() for edge in (self.low, self.high))
         return f"gaps from {low:g} to {high:g}"
 
 
-class SelfMaskedFamily(GapFamily):
+class SelfMaskedFamily(BeyondFamily):
     """A family whose values are missing with a probability that is learned; see `self_masking`.
 
     Attributes:
@@ -408,7 +510,7 @@ class SelfMaskedFamily(GapFamily):
         places: (J, C) where a limit may be, in units of x.
     """
 
-    def __init__(self, family: Family, above: bool = True, columns: int = 1) -> None:
+    def __init__(self, family: Family, above: bool = True, columns: int = 1, reach: float | None = None) -> None:
         super().__init__()
         _check_numbers(family, "self_masking")
         self.family, self.size, self.above = family, family.size, above
@@ -419,6 +521,7 @@ class SelfMaskedFamily(GapFamily):
         self.register_buffer("places", (grid if above else grid.flip(0))[:, None].repeat(1, columns))
         self.location = nn.Parameter(torch.zeros(columns))
         self.raw_slope = nn.Parameter(inverse_positive(torch.ones(columns)))
+        self._set_reach(reach, torch.zeros(columns))
 
     @property
     def slope(self) -> Tensor:
@@ -451,7 +554,7 @@ class SelfMaskedFamily(GapFamily):
 
     def merged(self, family: Any, others: Sequence[Any]) -> Family:
         """With a sigmoid for each."""
-        return SelfMaskedFamily(family, self.above, len(others))
+        return SelfMaskedFamily(family, self.above, len(others), self.reach)
 
     def extra_repr(self) -> str:
         return "gaps the likelier the " + ("larger" if self.above else "smaller")
@@ -490,7 +593,7 @@ def missing_above(family: Family, limit: float) -> Family:
     >>> missing_above(al.families.normal, 0.0)(torch.zeros(4)).log_prob(torch.tensor([torch.nan] * 2)).exp()
     tensor(0.2500)
     """
-    return CensoredFamily(family, limit, math.inf)
+    return CensoredFamily(family, limit, math.inf, REACH)
 
 
 def missing_below(family: Family, limit: float) -> Family:
@@ -500,7 +603,7 @@ def missing_below(family: Family, limit: float) -> Family:
     >>> missing_below(al.families.normal, 0.0)(torch.zeros(2)).log_prob(torch.tensor([torch.nan])).exp()
     tensor(0.5000)
     """
-    return CensoredFamily(family, -math.inf, limit)
+    return CensoredFamily(family, -math.inf, limit, REACH)
 
 
 def self_masking(family: Family, above: bool = True) -> Family:
@@ -521,7 +624,7 @@ def self_masking(family: Family, above: bool = True) -> Family:
     >>> law.log_prob(torch.tensor([torch.nan])).exp()                   # by symmetry
     tensor(0.5000, grad_fn=<ExpBackward0>)
     """
-    return SelfMaskedFamily(family, above)
+    return SelfMaskedFamily(family, above, reach=REACH)
 
 
 def indicated(family: Family) -> Family:
@@ -620,6 +723,37 @@ def gap_odds(law: Any) -> Tensor | None:
     return law.logits if isinstance(law, Indicated) else None
 
 
+@torch.no_grad()
+def warn_of_far(family: Any, filled: Tensor, gaps: Tensor, estimate: str) -> None:
+    """Warns, in one line, of values that were filled in far beyond all that was seen.
+
+    Args:
+        family: of a table.
+        filled: (N, D).
+        gaps: (N, D) which are filled in.
+        estimate: what the values are, in words.
+    """
+    told = []
+    names = getattr(family, "names", None)
+    for block, index in zip(getattr(family, "blocks", ()), getattr(family, "columns", ()), strict=True):
+        if not isinstance(block, BeyondFamily):
+            continue
+        spreads = block.spreads_beyond(filled[:, index]).masked_fill(~gaps[:, index], 0.0)
+        for j, column in enumerate(index.tolist()):
+            far = int((spreads[:, j] > FAR).sum())
+            if far:
+                name = names[column] if names else f"column {column}"
+                most, all_ = spreads[:, j].max().item(), int(gaps[:, column].sum())
+                told.append(f"{far:,} of {all_:,} values of {name}, the farthest {most:,.3g} spreads beyond")
+    if told:
+        listed = "; ".join(told[:8]) + ("; ..." if len(told) > 8 else "")
+        warnings.warn(
+            f"filled in more than {FAR:g} spreads of the column beyond the limit, where nothing is ever seen: {listed}"
+            f"; do not believe {estimate} there; take the median, or give the column another law and train again",
+            stacklevel=4,
+        )
+
+
 def gap_columns(family: Any) -> dict[int, str]:
     """The columns of a table whose gaps are data, and their names; empty for any other family.
 
@@ -644,6 +778,49 @@ def of_what(names: Iterable[str]) -> str:
     listed = list(names)
     told = ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")
     return f"nats are of log p(x_o, s): of what is observed, and of s, which values of {told} are missing"
+
+
+def _held(law: Any, turn: Tensor, room: Tensor, fixed: bool) -> Any:
+    """The law with its location bent from `turn` on, such that it never is `room` beyond, and its scale bent likewise,
+    unless it is fixed. A law without these, or of values within a range, stays.
+    """
+    if isinstance(law, MixtureSameFamily):
+        parts = _held(law.component_distribution, turn[..., None], room[..., None], fixed)
+        return type(law)(law.mixture_distribution, parts, validate_args=False)
+    if isinstance(law, Poisson):
+        return type(law)(_bent(law.rate, turn, room), validate_args=False)
+    if isinstance(law, NegativeBinomial):
+        mean = law.total_count * law.logits.exp()
+        lower = (_bent(mean, turn, room) / mean).log()
+        return type(law)(law.total_count, logits=law.logits + lower, validate_args=False)
+    if isinstance(law, LogNormal):
+        return type(law)(_bent(law.loc, turn, room), _narrowed(law.scale, room), validate_args=False)
+    held = copy.copy(law)
+    if isinstance(law, WithPoints):
+        held.law = _held(law.law, turn, room, fixed)
+    elif isinstance(law, (Normal, StudentT, Interval)):
+        held.loc = _bent(law.loc, turn, room)
+        logistic = isinstance(law, Interval) and law.law == "logistic"
+        held.scale = law.scale if fixed else _narrowed(law.scale, room * (LOGISTIC if logistic else 1.0))
+    return held
+
+
+def _bent(loc: Tensor, turn: Tensor, room: Tensor) -> Tensor:
+    """Beyond `turn` it is turn + room v / (1 + v^4)^(1/4), v = (loc - turn) / room."""
+    v = ((loc - turn) / room).clamp(min=0)
+    start = torch.where(room > 0, loc.minimum(turn), loc.maximum(turn))
+    return start + room * _below_one(v)
+
+
+def _narrowed(scale: Tensor, room: Tensor) -> Tensor:
+    """A scale that stays below |room|."""
+    return room.abs() * _below_one(scale / room.abs())
+
+
+def _below_one(v: Tensor) -> Tensor:
+    """The bend, v / (1 + v^4)^(1/4) of v >= 0, whatever its size."""
+    most = v.clamp(min=1)
+    return v / most / ((v / most) ** 4 + most**-4) ** 0.25
 
 
 def _log_mass(law: Any, low: Tensor, high: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from allegory.columnar import from_json, to_json
 from allegory.data.stored import Mapped, Stored
 from allegory.families import columns, indicated, missing_above, missing_below, self_masking
 from allegory.gaps import Observed
+from allegory.marginal import set_units
 from allegory.missingness import Indicated, SelfMasked, SelfMaskedFamily, gap_columns, missing_range, without_gaps
 from allegory.quantiles import edge_beyond, log_beyond
 
@@ -34,10 +35,21 @@ def placed(family, loc=4.0, scale=2.03, location=0.5, slope=1.7):
     return family
 
 
+def held(family, limit, middle=-0.5, spread=0.7):
+    """A family whose location and scale are bounded."""
+    family.hold(*(torch.tensor(part) for part in (limit, middle, spread)))
+    return family
+
+
 @pytest.mark.parametrize(
     "family",
     [
         missing_above(WHOLE, 4.0),
+        held(missing_above(WHOLE, 4.0), 4.0),
+        held(missing_below(al.families.with_points(WHOLE, [9.0]), 4.0), 4.0),
+        held(missing_above(al.families.negative_binomial, 4.0), 4.0),
+        held(missing_above(al.families.interval(1.0, low=0, high=20, components=2, log=True), 4.0), math.log(5.0)),
+        held(self_masking(al.families.poisson), 2.0),
         missing_below(al.families.interval(1.0, low=0, law="normal"), 3.0),
         missing_above(al.families.with_points(WHOLE, [0.0, 7.0]), 4.5),
         missing_below(al.families.poisson, 2.0),
@@ -76,6 +88,136 @@ def test_tails_keep_their_digits():
     capped = al.families.interval(1.0, low=0, high=5)(torch.zeros(2)).base_dist
     assert log_beyond(capped, torch.tensor([5.0])).item() == -math.inf
     assert log_beyond(capped, torch.tensor([-1.0])).item() == 0.0
+
+
+LAWS_WITH_LOCATION = [
+    al.families.normal,
+    al.families.student_t,
+    al.families.log_normal,
+    al.families.interval(0.01, law="normal"),
+    al.families.interval(0.01, low=0, log=True),
+    al.families.interval(0.01, components=2),
+    al.families.with_points(al.families.interval(0.01), [0.0]),
+]
+
+
+@pytest.mark.parametrize("inner", LAWS_WITH_LOCATION, ids=lambda family: type(family).__name__)
+@pytest.mark.parametrize("above", [True, False])
+def test_a_location_is_not_far_beyond_the_limit_whatever_the_network_says(inner, above):
+    """t + R s v / (1 + v^4)^(1/4), and as it was on the side that is seen; sigma likewise."""
+    sign, beyond = (1, missing_above) if above else (-1, missing_below)
+    family = held(beyond(inner, 1.0), 0.3, 0.3 - 5 * sign, 0.7).double()
+    phi = torch.linspace(-80, 80, 161)[:, None].repeat(1, family.size)
+    law, plain = family(phi).base_dist.law, inner(phi).base_dist
+    while not hasattr(law, "loc"):
+        law, plain = (getattr(part, "component_distribution", getattr(part, "law", None)) for part in (law, plain))
+    room, unit = 1.4, math.pi / math.sqrt(3) if getattr(law, "law", "") == "logistic" else 1.0
+    excess = sign * (plain.loc - 0.3)
+    expected = torch.where(excess > 0, 0.3 + sign * excess / (1 + (excess / room) ** 4) ** 0.25, plain.loc)
+    assert_close(law.loc, expected)
+    assert (sign * (law.loc - 0.3)).max() < room
+    assert_close(law.scale, plain.scale / (1 + (plain.scale * unit / room) ** 4) ** 0.25)
+    assert (law.scale * unit).max() < room + 1e-12
+    unset = beyond(inner, 1.0).double()(phi)  # before any data
+    assert_close(unset.log_prob(torch.full((161, 1), 1.0)), inner(phi).log_prob(torch.full((161, 1), 1.0)))
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_the_mean_of_counts_is_not_far_beyond_the_limit(above):
+    beyond = missing_above if above else missing_below
+    for inner in (al.families.poisson, al.families.negative_binomial):
+        family = held(beyond(inner, 30.0), 30.0, 20.0 if above else 40.0, 5.0).double()
+        law = family(torch.linspace(-4, 12, 9)[:, None].repeat(1, family.size)).base_dist.law
+        mean = inner(torch.linspace(-4, 12, 9)[:, None].repeat(1, family.size)).base_dist.mean
+        excess = (mean - 30.0) if above else (30.0 - mean)
+        bent = 30.0 + (1 if above else -1) * excess / (1 + (excess / 10) ** 4) ** 0.25
+        assert_close(law.mean, torch.where(excess > 0, bent, mean))
+
+
+def test_a_scale_that_was_given_is_kept():
+    family = held(missing_above(al.families.normal_fixed(9.0), 0.0), 0.0)
+    assert family(torch.zeros(1)).base_dist.law.scale.item() == 9.0
+
+
+@pytest.mark.parametrize("limit", [4.0, 2.0, -1.0])
+def test_how_far_is_by_a_normal_law_of_the_whole_column(limit):
+    """The mean and the spread come back, whatever the share that is hidden: 31, 69 and 98 %."""
+    x = torch.from_numpy(stats.norm(3.0, 2.0).ppf((np.arange(20_000) + 0.5) / 20_000))[:, None]
+    for sign, beyond in ((1, missing_above), (-1, missing_below)):
+        y, edge = (sign * x), sign * limit
+        seen = y.masked_fill(sign * y > sign * edge, NAN)
+        known, learned = beyond(al.families.normal, edge), self_masking(al.families.normal, above=sign > 0)
+        pointed = beyond(al.families.with_points(al.families.normal, [9.0]), edge)
+        for family, rows in (
+            (known, seen),
+            (learned, seen),
+            (pointed, torch.cat([seen, seen.new_full((9000, 1), 9.0)])),
+        ):
+            block = columns([family]).blocks[0].double()
+            set_units(block, rows)
+            assert_close(block.turn, torch.tensor([sign * max(limit, 3.0)]), atol=0.02, rtol=0)
+            assert_close(block.room, torch.tensor([sign * 4.0]), atol=0.03, rtol=0)
+
+
+def test_where_no_value_varies_there_is_a_spread_all_the_same():
+    family = columns([missing_above(al.families.interval(1.0), 5.0)]).blocks[0].double()
+    set_units(family, torch.tensor([[5.0], [5.0], [NAN]]))
+    assert family.room.item() == 1.0  # 2 spreads of half a step
+
+
+def censored(reach, law, limit):
+    """A family as it is, or was before there was a bound."""
+    described = {"name": "missing", "low": limit, "family": to_json(law)}
+    return from_json(described | ({} if reach is None else {"reach": reach}))
+
+
+@pytest.mark.parametrize(("reach", "least", "most"), [(None, 20.0, math.inf), (2.0, 1.0, 2.0)])
+def test_gaps_alone_drive_a_location_no_further_than_the_bound(reach, least, most):
+    """Climbing P(X > c), of which nothing says how far: dozens of spreads where there is no bound."""
+    family = columns([censored(reach, al.families.student_t, 0.0)]).blocks[0]
+    seen = torch.from_numpy(stats.halfnorm.ppf((np.arange(500) + 0.5) / 500))[:, None]
+    set_units(family, torch.cat([-seen, seen * NAN]))
+    loc = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.Adam([loc], lr=10.0)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (-family(torch.cat([loc, torch.zeros(2)])).log_prob(GAP)).sum().backward()
+        optimizer.step()
+    assert least < family(torch.cat([loc, torch.zeros(2)])).base_dist.law.loc.item() < most
+
+
+def test_values_filled_in_far_beyond_all_that_is_seen_are_warned_of():
+    other = torch.arange(100.0)[:, None] % 2
+    ash = torch.where(other > 0, NAN, 0.1 * torch.randn(100, 1).round())
+    x = torch.cat([ash, other + 0.01 * torch.randn(100, 1)], 1)
+    for reach in (2.0, None):
+        law = columns([censored(reach, al.families.interval(0.1), 5.0), al.families.normal], names=["ash", "age"])
+        model = al.architectures.mlp((2,), law, latent=[1], hidden=[16], data=x)
+        if reach:
+            filled = al.fill(model, x, samples=50)[ash[:, 0].isnan(), 0]
+            assert filled.min() > 5
+            assert filled.max() < 5 + 1.3 * 2 * 6.3  # of a normal law with a half above 5 and the rest at 0
+        else:
+            told = r"50 of 50 values of ash, the farthest .* spreads beyond; do not believe the mean there"
+            with pytest.warns(UserWarning, match=told):
+                al.fill(model, x, samples=50)
+
+
+def test_runs_from_before_the_bound_keep_their_law():
+    phi = torch.tensor([40.0, 0.3])
+    for old in ({"name": "missing", "low": 1.0}, {"name": "self_masking", "above": True}):
+        described = old | {"family": {"name": "normal"}}
+        family = from_json(described)
+        assert to_json(family) == described
+        assert not {"turn", "room"} & family.state_dict().keys()
+        block = columns([family, from_json(described | {"reach": 2.0})]).blocks
+        assert len(block) == 2
+        for part in block:
+            set_units(part, torch.tensor([[0.0], [0.5], [NAN]]).double())
+        assert block[0](phi).base_dist.law.loc.item() > 10
+        assert block[1](phi).base_dist.law.loc.item() < 3.5
+    with pytest.raises(ValueError, match=r"reach=-1\.0: wanted a number above 0"):
+        from_json({"name": "missing", "low": 1.0, "reach": -1.0, "family": {"name": "normal"}})
 
 
 @pytest.mark.parametrize("above", [True, False])

@@ -36,7 +36,7 @@ from torch.nn.functional import softplus
 from allegory.columnar import Columns
 from allegory.evaluation.resampling import Rows, each_gappy_row, infer_missing, spread, warn_of_few, weigh
 from allegory.given import Given, expand_contexts
-from allegory.missingness import GapLaw, Limits, gap_odds, log_missing_within, missing_range
+from allegory.missingness import GapLaw, Limits, gap_odds, log_missing_within, missing_range, warn_of_far
 from allegory.mixtures import even, mixture_mean, mixture_quantile, pick, strata
 from allegory.model import VAE
 from allegory.quantiles import draw, log_mass
@@ -168,6 +168,8 @@ def fill(
 
     filled, ess = each_gappy_row(model, x, x, samples, samples, seed, work, given, between, apart=False)
     warn_of_few(ess, samples, "use more samples, or draws of impute(method='gibbs')")
+    told = f"the {estimate}" if isinstance(estimate, str) else "such values"
+    warn_of_far(getattr(model.decoders[0], "family", None), filled, x.isnan(), told)
     return filled
 
 
