@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "intervals": {"distributions", "gaps"},
     "family": {"distributions", "positivity"},
     "quantiles": {"distributions", "intervals"},
-    "missingness": {"distributions", "family", "gaps", "positivity", "quantiles"},
+    "missingness": {"distributions", "family", "gaps", "intervals", "positivity", "quantiles"},
     "trees": {"distributions", "family", "support"},
     "discrete": {"family"},
     "columnar": {"discrete", "family", "gaps", "intervals", "missingness", "positivity", "trees"},
