@@ -467,8 +467,8 @@ def diffusion(
     (torch.Size([2, 3]), torch.Size([20, 1, 4]))
     """
     _check_widths(event_shape=event_shape)
-    if len(log_snr) != 2:
-        raise ValueError(f"log_snr={list(log_snr)}: wanted two numbers, of level 1 and of level T, such as (7, -7)")
+    if not isinstance(log_snr, Sequence) or len(log_snr) != 2:
+        raise ValueError(f"log_snr={log_snr}: wanted two numbers, of level 1 and of level T, such as (7, -7)")
     lowest = first_category(likelihood, lowest, data)
     image = len(event_shape) == 3 and min(event_shape[1:]) > 1
     net = ("conv" if image else "mlp") if net is None else net

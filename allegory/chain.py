@@ -28,9 +28,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import register_pytree_node
 
+from allegory.checks import first_with_gap
 from allegory.given import Contexts, Given, as_contexts
 from allegory.ladder import TopDown
 from allegory.model import VAE, Choose
+from allegory.runtime.messages import describe_index
 from allegory.trace import Trace, with_law_tensors
 
 __all__ = ["FixedChain", "FixedEncoder", "OneLevel", "Steps", "at_levels", "spread_evenly"]
@@ -43,11 +45,19 @@ class OneLevel(Trace):
     """A trace of one random level of each example, and of the top; see the module.
 
     Attributes:
-        steps: what the rate of the random level is multiplied by, T - 1, for the sum over the levels below the top.
+        steps: what the rate of the random level is multiplied by, T - 1, for the sum over the levels below the top; a
+            number, or (S, B).
+        of_data: what log p(x | z_1) is multiplied by, where it is the term of one of the levels.
     """
 
     whole: ClassVar[bool] = False
-    steps: float = 1.0
+    steps: float | Tensor = 1.0
+    of_data: float | Tensor = 1.0
+
+    @property
+    def log_px(self) -> Tensor:
+        """(S, B) log p(x | z_1), or an unbiased estimate of it, nats."""
+        return self.of_data * super().log_px
 
     @property
     def kl(self) -> Tensor:
@@ -198,7 +208,8 @@ class FixedChain(VAE):
         if held or noise is not None:
             what = "held=True (which stl and dreg need)" if held else "noise"
             raise ValueError(
-                f"{what}: wanted a whole trace, levels='all'; one random level of each example has no log w"
+                f"{what}: wanted a whole trace, levels='all'; one random level of each example has no log w: train "
+                "with al.elbo"
             )
         self._sampler(samples)
         return self._one_level(x, samples)
@@ -226,6 +237,11 @@ class FixedChain(VAE):
         _check_nothing_given(as_contexts(given))
         chain = self if self.levels is not None and self.levels <= CHECKED else self.with_levels(CHECKED)
         VAE.check(chain, x, name, rows)
+
+    def _check_gaps(self, x: Any, contexts: Contexts, name: str, rows: Sequence[Any] | None) -> None:
+        row = first_with_gap(x)
+        if row is not None:
+            raise ValueError(f"{name}: {describe_index([row], rows)} has gaps, and a diffusion reads none")
 
     def _generate_down(
         self, choose: Choose, contexts: Contexts = (), top: int | None = None, prior: Distribution | None = None

@@ -29,7 +29,7 @@ r = 1 / s: whole traces of it exist, and log w = sum_i log p(x_order(i) | x_orde
 chain of `levels=None`; its rates have the form of those above.
 
 In training s is drawn anew for each example, from 1 to T, and stands for the whole sum, log p(x | z_1) included, which
-is its term of s = 1: the `kl` of such a trace is minus the ELBO, its `log_px` is 0.
+is its term of s = 1: such a trace has a `log_px` where s is 1, and a `kl` where it is not.
 
 Shapes: S particles, B batch; x is (B, C, *rest), z_t (S, B, C, *rest) of codes 0, ..., k - 1, and k where masked;
 logits are (S, B, k C, *rest).
@@ -350,9 +350,10 @@ class MaskedDiffusion(FixedChain):
         z = x_each.masked_fill(masked, own.values.mask)
         p = Unmasking(z, own.values, 1 / s, own.log_p(z), one=own.one)
         q, q_top = Unmasking(z, own.values, 1 / s, x=x_each, one=own.one), own.posterior(0, x)
-        p_x = Unmasking(x_each, own.values, torch.ones_like(s), x=x_each)
-        top = q_top.sample((samples,))
-        return OneLevel(x, (z, top), (p_x, p, self._prior_law()), (q, q_top), True, steps=float(levels))
+        p_x = Unmasking(z, own.values, torch.ones_like(s), p.log_p)
+        top, first = q_top.sample((samples,)), (s == 1).to(x)
+        laws = (p_x, p, self._prior_law()), (q, q_top)
+        return OneLevel(x, (z, top), *laws, True, steps=levels * (1 - first), of_data=levels * first)
 
     def __repr__(self) -> str:
         own: Any = self.decoders

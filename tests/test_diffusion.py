@@ -577,7 +577,14 @@ MISTAKES = {
     r"log_snr=\(-7.0, 7.0\) rises with the level": lambda: diffusion((2,), log_snr=(-7, 7)),
     r"log_snr=\(3.0, 3.0\) rises": lambda: diffusion((2,), log_snr=(3, 3)),
     r"log_snr=\(20.0, -7.0\): wanted numbers between": lambda: diffusion((2,), log_snr=(20, -7)),
-    r"log_snr=\[7\]: wanted two numbers": lambda: diffusion((2,), log_snr=(7,)),
+    r"log_snr=\(7,\): wanted two numbers": lambda: diffusion((2,), log_snr=(7,)),
+    r"log_snr=7.0: wanted two numbers": lambda: diffusion((2,), log_snr=7.0),
+    r"beta=\[1.0, 1.0\]: wanted a number, at least 0$": lambda: al.fit(
+        diffusion((2,), levels=None, width=8, blocks=1), torch.randn(4, 2), epochs=1, beta=[1.0, 1.0]
+    ),
+    "row 0 has gaps, and a diffusion reads none": lambda: al.log_conditional(
+        diffusion((2,), levels=2, width=8, blocks=1), torch.randn(3, 2), of=[0], samples=2
+    ),
     r"levels=0: wanted one or more": lambda: diffusion((2,), levels=0),
     r"levels=-3: wanted one or more": lambda: gaussian().with_levels(-3),
     r"levels=2.5: wanted one or more, a whole number": lambda: diffusion((2,), levels=2.5),

@@ -96,6 +96,18 @@ def test_a_number_of_levels_has_the_bound_of_all_masks(levels):
         assert ((bounds.mean(0) - expected).abs() < 5 * error + 1e-9).all()
 
 
+@pytest.mark.parametrize("levels", [None, 1, 3])
+@torch.no_grad()
+def test_an_estimate_has_the_reconstruction_and_the_rates_of_whole_traces(levels):
+    """So that a weight of the rates means the same in both."""
+    model, x, _ = exact(levels=levels)
+    whole, one = model(x, samples=6000), model.estimate(x, samples=6000)
+    parts = [(trace.log_px, trace.kl.sum(0)) for trace in (whole, one)]
+    for expected, found in zip(*parts, strict=True):
+        error = (expected.var(0) + found.var(0)).div(6000).sqrt()
+        assert ((found.mean(0) - expected.mean(0)).abs() < 5 * error + 1e-9).all()
+
+
 @torch.no_grad()
 def test_more_levels_have_a_better_bound_on_average():
     """At finite T p is another law, so that the bound of a single x may be above log p(x) of the limit."""

@@ -143,6 +143,8 @@ def _estimate(
         return (sums.T,)
 
     with evaluating(model), forked_rng(model):
+        log_prob_elements(model.generate(1, given=take_rows(contexts, slice(1))), x[:1])  # refuses a law without them
+        model._check_gaps(given, contexts, "x without what is wanted", None)
         particles = Particles(model, given, samples, seeds=row_seeds(given, seed), contexts=contexts)
         (sums,) = run_passes(torch.arange(len(x), device=x.device), particles, score)
     w, wv, w2, w2v, wv2 = sums.T

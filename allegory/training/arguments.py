@@ -413,7 +413,8 @@ def beta_schedule(beta: Any, warmup: int, levels: int) -> Schedule:
     if any(not 0 <= value < math.inf for value in values) or (
         not isinstance(beta, int | float) and len(values) != levels
     ):
-        raise ValueError(f"beta={beta}: wanted a number, at least 0, or one for each of {levels} levels")
+        each = "" if levels is None else f", or one for each of {levels} levels"
+        raise ValueError(f"beta={beta}: wanted a number, at least 0{each}")
     return Warmup(beta, warmup)
 
 

@@ -482,3 +482,11 @@ def test_a_median_beside_points_is_one_of_them():
     data[:150, 0] = 0
     model = al.architectures.mlp((2,), al.families.columns(families), latent=[1], hidden=[4], data=data).double()
     assert al.fill(model, torch.tensor([[NAN, 1.0]]).double(), "median", samples=64)[0, 0] == 0
+
+
+def test_an_encoder_that_reads_gaps_as_numbers_is_refused():
+    """All values were NaN."""
+    model, x = al.architectures.mlp((3,), "normal", [2], [8]), torch.randn(5, 3)
+    for score in (lambda: al.log_conditional(model, x, of=[0], samples=2), lambda: al.log_cells(model, x, samples=2)):
+        with pytest.raises(ValueError, match="x without what is wanted: row 0 has gaps, and the encoder reads them"):
+            score()
