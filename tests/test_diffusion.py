@@ -15,6 +15,7 @@ from allegory.architectures import build, diffusion
 from allegory.chain import spread_evenly
 from allegory.diffusion import Diffusion, NoiseSchedule, alpha_sigma
 from allegory.elements import Bins, Categories, Reals, TwoValues
+from allegory.training.scale import remark_on_scale
 
 B = math.log(1e3)  # of `positive`
 
@@ -478,6 +479,14 @@ def test_a_run_with_a_learned_schedule_is_resumed(tmp_path, levels):
         )
 
 
+def test_numbers_far_from_the_noise_are_remarked_on():
+    x = torch.randn(20, 2) * 50 + 1000
+    settings = dict(width=8, blocks=1)
+    assert "is of a size of 99" in remark_on_scale(diffusion((2,), "normal", 3, **settings), x)
+    assert remark_on_scale(diffusion((2,), "normal", 3, data=x, **settings), x) == ""
+    assert remark_on_scale(diffusion((2,), "bernoulli", 3, **settings), (x > 1000).double()) == ""
+
+
 def test_a_copy_is_of_its_own():
     import copy
 
@@ -546,6 +555,7 @@ def test_time_is_linear_in_the_levels(monkeypatch):
 
 
 def test_many_levels_are_told_together():
+    assert repr(al.diagnose(gaussian(levels=40), torch.randn(5, 1), samples=2)) == "Diagnosis(all 40 levels work)"
     result = al.evaluate(gaussian(levels=40), torch.randn(5, 1), samples=2)
     assert "of 40 levels together" in repr(result)
     assert [name.strip() for name, *_ in result.rows()][3:5] == ["rate of 39 levels", "rate of the top"]

@@ -45,7 +45,7 @@ from torch.distributions import Distribution
 
 from allegory.chain import FixedChain, at_levels
 from allegory.draws import draw_to
-from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES, Evaluation, Scores, score
+from allegory.evaluation.bounds import MANY_LEVELS, MIN_EFFECTIVE_SAMPLES, Evaluation, Scores, score
 from allegory.evaluation.gains import column_gains, gain_lines, has_columns
 from allegory.evaluation.marginals import independent_elements, mean_log_prob
 from allegory.evaluation.passes import evaluating, pairs_per_pass
@@ -134,6 +134,8 @@ class Diagnosis:
 
     def __repr__(self) -> str:
         gap = "" if self.gap is None else f"; gap {self.gap:.2f} nats"
+        if len(self.levels) > MANY_LEVELS and self.healthy:
+            return f"Diagnosis(all {len(self.levels)} levels work{gap})"
         return f"Diagnosis({', '.join(f'level {level.level} {level.verdict}' for level in self.levels)}{gap})"
 
 

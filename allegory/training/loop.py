@@ -111,7 +111,7 @@ def fit(
             parameter that is learned, stays in eval mode: its dropout is off, and its batch statistics stay.
         data: (N, *event) training data; a tensor, or `allegory.data.stored.Stored`, which streams from disk.
         valid: (M, *event) data that determine the best weights and early stopping. Without them the last averaged
-            weights are kept.
+            weights are kept. Of a diffusion the bound is an unbiased estimate, of one random level of each example.
         given, valid_given: c of a conditional model p(x | c), (N, *context) and (M, *context), or several of each, in
             memory.
         transform: applied to every batch as it is drawn, such as `data.binarize`; what is given stays as it is.

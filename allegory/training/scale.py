@@ -25,6 +25,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from allegory.chain import FixedChain
 from allegory.conditional import Conditional
+from allegory.elements import Reals
 from allegory.evaluation.passes import evaluating
 from allegory.family import Normal as NormalFamily
 from allegory.family import NormalLearned, StudentTFamily
@@ -71,10 +72,10 @@ def remark_on_scale(model: VAE, x: Any, contexts: Contexts = ()) -> str:
     >>> remark_on_scale(model, x)
     ''
     """
-    if isinstance(model, FixedChain):
-        return ""  # nothing of q is learned, and y has the scale of the noise
     chosen, device = torch.arange(0, len(x), max(1, len(x) // EXAMPLES))[:EXAMPLES], next(model.parameters()).device
     rows, given = x[chosen].to(device), tuple(c[chosen].to(device) for c in contexts)
+    if isinstance(model, FixedChain):
+        return _remark_on_noise(model, rows)
     if squashed := _remark_on_ends(model, rows, given):
         return squashed
     with evaluating(model), torch.random.fork_rng():
@@ -101,6 +102,20 @@ def remark_on_scale(model: VAE, x: Any, contexts: Contexts = ()) -> str:
     if bounded and 0 < spread < SMALL:
         return f"x varies by {spread:.2g}, and sigma of p(x | z_1) is at least 0.001: {seen}; {remedy}{more}"
     return ""
+
+
+def _remark_on_noise(model: Any, x: Tensor) -> str:
+    """Of real numbers that are far larger or smaller than the noise of the levels; others have a scale of their own."""
+    elements = getattr(model.decoders, "elements", None)
+    if not isinstance(elements, Reals):
+        return ""
+    size = elements.read(x).square().mean().sqrt().item()
+    if 0.1 < size < 10:
+        return ""
+    return (
+        f"x, as noise is added to it, is of a size of {size:.4g}, and the noise is for numbers around 1: "
+        "give architectures.diffusion the training data, data=x"
+    )
 
 
 def _remark_on_ends(model: VAE, x: Tensor, given: Contexts) -> str:
