@@ -66,7 +66,7 @@ MAY_IMPORT = {
         "checks", "conditional", "distributions", "draws", "given", "held", "ladder", "notation", "trace",
     },
     "elements": {"distributions", "families", "family", "networks", "positivity"},
-    "chain": {"given", "ladder", "model", "trace"},
+    "chain": {"checks", "given", "ladder", "model", "trace"},
     "diffusion": {"chain", "conditional", "distributions", "elements", "ladder", "positivity"},
     "masked": {"chain", "families", "family", "given", "networks", "trace"},
     "objectives": {"trace"},
