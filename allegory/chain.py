@@ -20,7 +20,7 @@ Shapes: S particles, B batch, T levels; z_t is (S, B, *event_t).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -166,7 +166,13 @@ class FixedChain(VAE):
         encoder: the fixed posterior.
         decoder: p(x | z_1), p(z_1 | z_2), ..., a sequence that is a module.
         infinite: whether T is infinite; the chain then stands for what all of them share.
+
+    Attributes:
+        needs_gradient: whether draws have one: q may have something to learn, such as its schedule. Where it has
+            nothing, the gradient of the bound is that of p alone.
     """
+
+    needs_gradient: ClassVar[bool] = True
 
     def __init__(self, prior: nn.Module, encoder: FixedEncoder, decoder: nn.Module, infinite: bool = False) -> None:
         super().__init__(prior, encoder, decoder)
@@ -204,7 +210,8 @@ class FixedChain(VAE):
         if levels not in (None, "all", "one"):
             raise ValueError(f"levels={levels!r}: wanted 'all' or 'one'")
         if levels == "all" or (levels is None and not self.training and not self.infinite):
-            return super().forward(x, samples, held, noise, given, scored)
+            trace = super().forward(x, samples, held, noise, given, scored or not self.needs_gradient)
+            return trace if self.needs_gradient else replace(trace, scored=False)
         if held or noise is not None:
             what = "held=True (which stl and dreg need)" if held else "noise"
             raise ValueError(

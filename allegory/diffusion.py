@@ -38,7 +38,7 @@ Shapes: S particles, B batch; x is (B, *event), y and z_t (S, B, *shape); lambda
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -121,7 +121,7 @@ class NoiseSchedule(nn.Module):
         return f"learned={self.ends.requires_grad}, shaped={self.weights.requires_grad}"
 
 
-class Denoising(nn.Module):
+class Denoising(Steps):
     """p(x | z_1), p(z_1 | z_2), ..., p(z_{T-1} | z_T), a sequence, of one network.
 
     Args:
@@ -136,19 +136,10 @@ class Denoising(nn.Module):
     def __init__(
         self, net: nn.Module, elements: Elements, schedule: NoiseSchedule, levels: int, predicts: str, spread: bool
     ) -> None:
-        super().__init__()
+        super().__init__(self._law, levels)
         self.net, self.elements, self.schedule = net, elements, schedule
         self.predicts, self.spread = predicts, spread
-        self._steps = [_Bottom(self), *Steps(self._step, levels)][:levels]
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        return iter(self._steps)
-
-    def __getitem__(self, index: int) -> nn.Module:
-        return self._steps[index]
+        self[0].family = elements.family
 
     def log_snr(self, level: int) -> Tensor:
         """lambda_t, a scalar; of a single level that of the middle."""
@@ -220,9 +211,12 @@ class Denoising(nn.Module):
         below = self.log_snr(index + 1)
         return self.noisy(y, below) if z is None else self.step(z, y, below, self.log_snr(index + 2))
 
-    def _step(self, index: int, z: Tensor) -> Distribution:
-        """p(z_t | z_{t+1}), t = index + 1."""
-        below, above = self.log_snr(index + 1), self.log_snr(index + 2)
+    def _law(self, index: int, z: Tensor) -> Distribution:
+        """p(x | z_1) for index 0, and p(z_t | z_{t+1}), t = index."""
+        if index == 0:
+            with without_autocast():
+                return self.elements.law(to_float32(z), self.log_snr(1))
+        below, above = self.log_snr(index), self.log_snr(index + 1)
         mean, variance = self.guess(z, above)
         return self.step(z, mean, below, above, variance if self.spread else None)
 
@@ -232,20 +226,6 @@ class Denoising(nn.Module):
 
     def extra_repr(self) -> str:
         return f"predicts={self.predicts!r}, spread={self.spread}, levels={len(self)}"
-
-
-class _Bottom(nn.Module):
-    """p(x | z_1)."""
-
-    def __init__(self, decoders: Denoising) -> None:
-        super().__init__()
-        self._decoders = (decoders,)  # in a tuple, so that it is not registered
-        self.family = decoders.elements.family
-
-    def forward(self, z: Tensor) -> Distribution:
-        decoders = self._decoders[0]
-        with without_autocast():
-            return decoders.elements.law(to_float32(z), decoders.log_snr(1))
 
 
 class Diffusion(FixedChain):

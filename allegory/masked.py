@@ -38,8 +38,6 @@ logits are (S, B, k C, *rest).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -50,10 +48,8 @@ from torch.distributions.kl import register_kl
 from allegory import families
 from allegory.chain import FixedChain, FixedEncoder, OneLevel, Steps, check_levels, spread_evenly
 from allegory.family import CategoricalFamily
-from allegory.given import Given
 from allegory.networks import OneHot
 from allegory.runtime.precision import to_float32, without_autocast
-from allegory.trace import Trace
 
 __all__ = ["AllMasked", "MaskedDiffusion", "Unmasking", "Values"]
 
@@ -247,26 +243,16 @@ class AllMasked(nn.Module):
         return _AllMasked(self.codes, self.codes.dim())
 
 
-class _Unmasking(nn.Module):
+class _Unmasking(Steps):
     """p(x | z_1), p(z_1 | z_2), ..., p(z_{T-1} | z_T), a sequence, of one network."""
 
     def __init__(self, net: nn.Module, values: Values, levels: int, one: bool) -> None:
-        super().__init__()
+        super().__init__(self._law, levels)
         self.net, self.values, self.one = net, values, one
         self.family = (
             families.bernoulli if (values.k, values.lowest) == (2, 0) else CategoricalFamily(values.k, values.lowest)
         )
-        self._steps = list(Steps(self.step, levels))
-        self._steps[0].family = self.family
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        return iter(self._steps)
-
-    def __getitem__(self, index: int) -> nn.Module:
-        return self._steps[index]
+        self[0].family = self.family
 
     def log_p(self, z: Tensor) -> Tensor:
         """(*batch, k, C, *rest) log p_d(v | z)."""
@@ -283,8 +269,8 @@ class _Unmasking(nn.Module):
         with without_autocast():
             return values.log_p(phi)
 
-    def step(self, index: int, z: Tensor) -> Distribution:
-        """p(z_t | z_{t+1}), t = index; for 0 p(x | z_1)."""
+    def _law(self, index: int, z: Tensor) -> Distribution:
+        """p(x | z_1) for index 0, and p(z_t | z_{t+1}), t = index."""
         return Unmasking(z, self.values, z.new_tensor(1 / (index + 1)), self.log_p(z), one=self.one and index > 0)
 
     def posterior(self, index: int, x: Tensor, z: Tensor | None = None) -> Distribution:
@@ -311,6 +297,8 @@ class MaskedDiffusion(FixedChain):
     (torch.Size([2, 1, 3]), torch.Size([2, 1, 3]))
     """
 
+    needs_gradient = False
+
     def __init__(self, net: nn.Module, values: Values, levels: int | None = None) -> None:
         check_levels(levels)
         self_levels, one = levels or math.prod(values.event_shape), levels is None
@@ -323,19 +311,6 @@ class MaskedDiffusion(FixedChain):
         """The chain of T levels that has the same network; the weights are shared."""
         own: Any = self.decoders
         return self._counterpart(MaskedDiffusion(own.net, own.values, levels))  # type: ignore[return-value]
-
-    def forward(
-        self,
-        x: Tensor,
-        samples: int = 1,
-        held: bool = False,
-        noise: Sequence[Tensor | None] | None = None,
-        given: Given = None,
-        scored: bool = False,
-        levels: str | None = None,
-    ) -> Trace:
-        """As of any chain with a fixed encoder, whose draws need no gradient."""
-        return replace(super().forward(x, samples, held, noise, given, True, levels), scored=False)
 
     def _one_level(self, x: Tensor, samples: int) -> OneLevel:
         own: Any = self.decoders
