@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allegory.estimators import VAEImputer
-from allegory.estimators.copies import Copies, find_copies
+from allegory.estimators.copies import Copies, _donors, find_copies
 
 
 def table(rows=400, columns=6, repeated=150, seed=0, gaps=0.3):
@@ -94,6 +94,18 @@ def test_a_row_that_differs_in_a_single_cell_is_no_copy():
     assert np.isnan(filled[0, 3])
     np.testing.assert_array_equal(filled[1], [1.0, 2.0, 3.0, 4.0])
     assert np.isnan(filled[2]).all()
+
+
+def test_the_donor_is_the_one_of_all_that_agree_for_which_most_evidence_is():
+    _, x = table(rows=60, repeated=30, gaps=0.4)
+    rarity, lacking = np.random.default_rng(0).random(x.shape), np.isnan(x)
+    donor, evidence = _donors(x, x, rarity, lacking, itself=False)
+    for i, row in enumerate(x):
+        both = ~np.isnan(row) & ~np.isnan(x)
+        agrees = ((row == x) | ~both).all(1) & (lacking[i] & ~np.isnan(x)).any(1) & (np.arange(len(x)) != i)
+        each = np.where(agrees, (rarity * both).sum(1), -np.inf)
+        assert evidence[i] == pytest.approx(each.max())
+        assert not agrees.any() or donor[i] == each.argmax()
 
 
 @pytest.mark.filterwarnings("ignore:.*effective sample size")

@@ -31,12 +31,13 @@ from numpy.typing import NDArray
 __all__ = ["Copies", "find_copies"]
 
 Array = NDArray[Any]
-MAX_ROWS = 5000
+MAX_ROWS = 10_000
 CERTAIN, CERTAIN_COLUMN = 0.95, 0.8  # kappa, of all columns, and of each
 COVERS = 2  # cells of a row, one after the other
 MIN_FORETOLD, MIN_SHARE = 20, 0.01  # covered cells, and of the rows, for which it is worth the time
 ROUNDS = 4  # a row that was filled may be told from fewer others
 PAIRS = 2**20  # that are compared at a time
+ALL_PAIRS = 4  # columns in which all are compared
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def find_copies(x: Array, gives: Array, seed: int = 0) -> Copies | None:
     """What tells the copies among the rows of a table; None where there are none.
 
     Args:
-        x: (N, D) numbers, NaN in gaps; at most 5,000 rows, evenly spaced, are looked at.
+        x: (N, D) numbers, NaN in gaps; at most 10,000 rows, evenly spaced, are looked at.
         gives: (D,) whether a gap of a column says nothing, so that it may be filled.
         seed: of the cells that are covered.
 
@@ -142,29 +143,40 @@ def _rarity(column: Array) -> Array:
 
 
 def _donors(x: Array, rows: Array, rarity: Array, lacking: Array, itself: bool = True) -> tuple[Array, Array]:
-    """The row that agrees with each of x, has a cell that this lacks, and for which most evidence is, and the evidence,
-    (B,) both; -inf where there is none.
+    """The row that agrees with each of x, has a cell that this lacks, and for which most evidence is, and the
+    evidence, (B,) both; -inf where there is none. Columns that tell most rows apart come first: few pairs are left.
 
     Args:
         x: (B, D); where not `itself`, the rows themselves, which are not their own donors.
         rows, rarity: (M, D).
         lacking: (B, D) the cells that are wanted.
     """
-    donor, found = np.zeros(len(x), int), np.full(len(x), -np.inf)
+    best, found = np.zeros(len(x), int), np.full(len(x), -np.inf)
     has = (~np.isnan(rows)).T.astype(np.float32)
+    columns = np.argsort(-rarity.mean(0), kind="stable")
     for at in _parts(len(x), len(rows)):
-        evidence, same = np.zeros((2, len(x[at]), len(rows)), np.float32)
-        for d in range(x.shape[1]):
-            equal = x[at, d, None] == rows[:, d]
-            same += equal
-            evidence += np.where(equal, rarity[:, d].astype(np.float32), 0)
-        agree = same == (~np.isnan(x[at])).astype(np.float32) @ has
-        evidence[~agree | (lacking[at].astype(np.float32) @ has == 0)] = -np.inf
+        some = x[at]
+        pairs = lacking[at].astype(np.float32) @ has > 0
+        for d in columns[:ALL_PAIRS]:
+            pairs &= ~_differ(some[:, d, None], rows[:, d])
+        row, donor = pairs.nonzero()
+        for d in columns[ALL_PAIRS:]:
+            agree = ~_differ(some[row, d], rows[donor, d])
+            row, donor = row[agree], donor[agree]
         if not itself:
-            evidence[np.arange(len(evidence)), np.arange(len(x))[at]] = -np.inf
-        donor[at] = evidence.argmax(1)
-        found[at] = evidence[np.arange(len(evidence)), donor[at]]
-    return donor, found
+            row, donor = (index[row + at.start != donor] for index in (row, donor))
+        evidence = np.zeros(len(row))
+        for d in range(x.shape[1]):
+            evidence += np.where(some[row, d] == rows[donor, d], rarity[donor, d], 0)
+        ranked = np.lexsort((-evidence, row))
+        row, first = np.unique(row[ranked], return_index=True)
+        best[row + at.start], found[row + at.start] = donor[ranked][first], evidence[ranked][first]
+    return best, found
+
+
+def _differ(x: Array, y: Array) -> Array:
+    """Whether both are there, and are not the same."""
+    return (x < y) | (x > y)
 
 
 def _parts(count: int, rows: int) -> Iterator[slice]:

@@ -33,7 +33,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
             "mode" for the number of wrong values. A category has its likeliest value, an ordered one its median.
         samples: K, particles of what is missing, spread evenly over their law.
         copies: whether rows that are seen to come again fill each other's gaps, before the model fills the rest; see
-            `allegory.estimators.copies`. A fitted imputer then keeps rows of the table, up to 5,000.
+            `allegory.estimators.copies`. A fitted imputer then keeps rows of the table, up to 10,000.
 
     Attributes:
         copies_: the `Copies`, None where there are none.
