@@ -28,7 +28,8 @@ from allegory.tabular.frames import Name, Values, shown
 from allegory.tabular.resolution import Step, snap
 
 __all__ = [
-    "KINDS", "Column", "check_column", "column_from_json", "decode_column", "encode_column", "levels_of", "number_of",
+    "KINDS", "Column", "check_column", "column_from_json", "decode_column", "encode_column", "from_origin", "levels_of",
+    "number_of",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -38,6 +39,7 @@ KINDS = ("real", "positive", "count", "binary", "categorical", "ordinal", "datet
 CODED = ("binary", "categorical", "ordinal", "constant")  # whose x is the place of a value
 BEYOND = ("above", "below")
 MISSING = ("", *BEYOND, "indicated")
+EXACT = 2**53  # float64 has all whole numbers up to this
 UNITS = {"D": 86_400 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}  # in nanoseconds
 GRID_ROOM = 1e-3  # of a step, by which a value may be off its multiples
 
@@ -275,11 +277,30 @@ def encode_column(values: Values, column: Column, strict: bool = False) -> Array
         raise ValueError(f"column {column.name!r}: {values.levels[0]!r} where {_numbers_of(column)} are wanted")
     if values.sort in ("datetime", "duration") or column.unit:
         x = _encode_times(values, column)
-    elif values.data.dtype.kind in "iu" and isinstance(column.origin, int):
-        x = (values.data - column.origin).astype(np.float64)
     else:
-        x = values.data.astype(np.float64) - column.origin
+        x = from_origin(values.data, column.origin, values.missing, f"column {column.name!r}")
     return _fitted(np.where(values.missing, np.nan, x), column, strict)
+
+
+def from_origin(data: Array, origin: int | float, missing: Array | bool, where: str) -> Array:
+    """(N,) float64: numbers less an origin.
+
+    Raises:
+        ValueError: whole numbers so large that float64 does not tell them from their neighbours.
+
+    >>> from_origin(np.array([2**60, 2**60 + 1]), 2**60, False, "column 'n'")
+    array([0., 1.])
+    """
+    if data.dtype.kind != "i" or not isinstance(origin, int):
+        return data.astype(np.float64) - origin
+    whole = data - origin
+    lost = (np.abs(whole) > EXACT) & ~np.asarray(missing)
+    if lost.any():
+        raise ValueError(
+            f"{where}: holds {data[lost][0]}, and of numbers this far apart only 16 digits are kept; drop it "
+            "if it only tells the rows apart, as ids and hashes do, or make it text, which is a category"
+        )
+    return whole.astype(np.float64)
 
 
 def levels_of(values: Values) -> tuple[list[Any], Array]:
@@ -299,7 +320,7 @@ def levels_of(values: Values) -> tuple[list[Any], Array]:
     whole = values.sort == "number" and levels.dtype.kind == "f" and bool((levels == np.rint(levels)).all())
     placed = np.zeros(len(values.data), np.int64)
     placed[~values.missing] = codes
-    return (levels.astype(np.int64) if whole and np.abs(levels).max(initial=0) < 2**53 else levels).tolist(), placed
+    return (levels.astype(np.int64) if whole and np.abs(levels).max(initial=0) < EXACT else levels).tolist(), placed
 
 
 def _encode_codes(values: Values, column: Column, strict: bool) -> Array:

@@ -64,7 +64,10 @@ def in_words(column: Column, x: Any) -> str:
 
     >>> in_words(Column("year", "count", "int64", origin=2000), 15.0)
     '2015'
+    >>> in_words(Column("number", "count", "int64", origin=2**60), 1.0)
+    '1152921504606846977'
     """
     if column.kind == "datetime":
         return times_as_text(column, x)
-    return f"{x + column.origin:.10g}" + (f" {column.unit}" if column.unit else "")
+    value = column.origin + (int(x) if isinstance(column.origin, int) and float(x).is_integer() else x)
+    return (str(value) if isinstance(value, int) else f"{value:.10g}") + (f" {column.unit}" if column.unit else "")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allegory.tabular.columns import CODED, UNITS, Column, check_column, levels_of, nanoseconds
+from allegory.tabular.columns import CODED, UNITS, Column, check_column, from_origin, levels_of, nanoseconds
 from allegory.tabular.frames import Name, Values
 from allegory.tabular.likelihood import choose_law
 from allegory.tabular.resolution import MIN_REPEATS, Step, find_edges, find_points, find_step, snap
@@ -146,7 +146,7 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
     if kind == "count" and not whole:
         raise ValueError(f"column {column.name!r} is said to be count, and holds numbers that are not whole")
     origin = _origin(different, step)
-    x = (different - origin).astype(np.float64)
+    x = from_origin(different, origin, False, f"column {column.name!r}")
     piled = find_points(x, counts, step)
     points = tuple(x[counts >= MIN_REPEATS].tolist()) if few else piled
     low, high = find_edges(different.astype(np.float64), tuple(p + float(origin) for p in piled), whole)
