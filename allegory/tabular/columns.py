@@ -28,8 +28,8 @@ from allegory.tabular.frames import Name, Values, shown
 from allegory.tabular.resolution import Step, snap
 
 __all__ = [
-    "KINDS", "Column", "check_column", "column_from_json", "decode_column", "encode_column", "from_origin", "levels_of",
-    "number_of",
+    "EXACT", "KINDS", "Column", "check_column", "column_from_json", "decode_column", "encode_column", "from_origin",
+    "levels_of", "number_of",
 ]  # fmt: skip
 
 Array = NDArray[Any]

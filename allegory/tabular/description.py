@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from allegory.tabular.building import times_as_text
-from allegory.tabular.columns import CODED, Column
+from allegory.tabular.columns import CODED, EXACT, Column
 from allegory.tabular.frames import Name
 from allegory.tabular.likelihood import law_of
 
@@ -69,5 +69,6 @@ def in_words(column: Column, x: Any) -> str:
     """
     if column.kind == "datetime":
         return times_as_text(column, x)
-    value = column.origin + (int(x) if isinstance(column.origin, int) and float(x).is_integer() else x)
+    whole = isinstance(column.origin, int) and abs(x) <= EXACT and float(x).is_integer()
+    value = column.origin + (int(x) if whole else x)
     return (str(value) if isinstance(value, int) else f"{value:.10g}") + (f" {column.unit}" if column.unit else "")
