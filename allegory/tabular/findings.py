@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from allegory.tabular.columns import CODED, Column
 from allegory.tabular.description import in_words
 from allegory.tabular.frames import shown
+from allegory.tabular.inference import in_disguise
 from allegory.tabular.schema import Schema
 
 __all__ = ["measured", "remarks", "repeats_by_chance"]
@@ -142,9 +143,11 @@ def _of_column(x: Array, column: Column, single: bool) -> Iterator[str]:
         words = dict(zip(column.values, np.bincount(values.astype(int), counts, len(column.values)), strict=False))
         for word in (word for word in words if word in GAP_WORDS and words[word]):
             yield f"{where}: {word!r} in {int(words[word]):,} rows may stand for a gap; gaps=[{word!r}] takes it as one"
-        numbers = [word for word in words if isinstance(word, str) and re.fullmatch(r"-?\d*\.?\d+", word)]
-        if len(numbers) > max(2, 0.8 * len(words)) and not any(re.match(r"-?0\d", word) for word in numbers):
-            yield f"{where}: numbers, such as {numbers[0]!r}, that are kept as text are categories; convert them"
+        if said := in_disguise(words):
+            yield f"{where}: text, which is taken for categories, and stands for {said}"
+        alike = _spellings(word for word in words if isinstance(word, str) and words[word])
+        if alike:
+            yield f"{where}: {shown(alike)} differ in case or in spaces alone, and are categories of their own"
         return
     for k, others in ((0, values[1:]), (-1, values[:-1])):
         if len(others) < 2 or counts[k] < 2:
@@ -165,6 +168,14 @@ def _of_column(x: Array, column: Column, single: bool) -> Iterator[str]:
                 f"{where}: if {low:g} comes after {high:g}, as angles and hours do, give its sine and its cosine "
                 "as two columns"
             )
+
+
+def _spellings(words: Iterable[str]) -> list[str]:
+    """The first group of words that are the same but for case and spaces."""
+    groups = dict[str, list[str]]()
+    for word in words:
+        groups.setdefault(" ".join(word.split()).casefold(), []).append(word)
+    return next((group for group in groups.values() if len(group) > 1), [])
 
 
 def _equal_rows(x: Array) -> list[str]:

@@ -18,6 +18,7 @@ Shapes: N rows.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ from allegory.tabular.frames import Name, Values
 from allegory.tabular.likelihood import choose_law
 from allegory.tabular.resolution import MIN_REPEATS, Step, find_edges, find_points, find_step, snap
 
-__all__ = ["infer_column", "names_rows"]
+__all__ = ["in_disguise", "infer_column", "names_rows"]
 
 Array = NDArray[Any]
 
@@ -42,6 +43,11 @@ FLOAT32 = 2.0**24  # float32 has all whole numbers up to this
 ID_NAME = re.compile(
     r"(^|[\W_])(id|ids|uuid|guid|key|index|idx|rowid|row|nr|number|unnamed: 0)$|[a-z]ID$", re.IGNORECASE
 )
+DISGUISES = (
+    ("numbers", re.compile(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", re.IGNORECASE), "convert them"),
+    ("dates", re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T]\d{1,2}:\d\d.*)?"), "convert them, or write 2021-01-31"),
+    ("numbers", re.compile(r"[-+]?[$€£¥]? ?\d[\d.,]* ?[%$€£¥]?"), "write them without signs and separators"),
+)  # what, as which words, and what to do
 
 
 def infer_column(
@@ -93,7 +99,8 @@ def names_rows(name: Name, values: Values) -> str:
     if values.sort == "label":
         count = len(values.levels)
         if count > MAX_CATEGORIES or (count >= MIN_ROWS_OF_ID and count > len(seen) / 2):
-            return f"text, {count:,} different values in {len(seen):,} rows"
+            said = in_disguise(values.levels)
+            return f"text, {count:,} different values in {len(seen):,} rows" + (said and f": {said}")
     elif values.sort == "number":
         different = np.unique(seen)
         if len(different) < len(seen) or not (different == np.rint(different)).all():
@@ -102,6 +109,23 @@ def names_rows(name: Name, values: Values) -> str:
             return "whole numbers, all different, without a hole"
         if isinstance(name, str) and ID_NAME.search(name):
             return "whole numbers, all different"
+    return ""
+
+
+def in_disguise(words: Iterable[Any]) -> str:
+    """What words stand for, other than themselves, and what to do, in words; "" where they are words, or codes that
+    begin with 0.
+
+    >>> in_disguise(["31/01/2021", "1/2/2021", "?"])
+    "dates, such as '31/01/2021'; convert them, or write 2021-01-31"
+    """
+    words = [word for word in words if isinstance(word, str)]
+    if any(re.match(r"[-+]?0\d+$", word) for word in words):
+        return ""
+    for what, pattern, advice in DISGUISES:
+        found = [word for word in words if pattern.fullmatch(word)]
+        if len(found) > max(2, 0.8 * len(words)):
+            return f"{what}, such as {found[0]!r}; {advice}"
     return ""
 
 

@@ -44,7 +44,27 @@ FOUND = {
     ),
     "minus one": ({"age": np.where(np.arange(N) % 9, 200 + A, -1), "b": B}, [], ["column 'age': -1 in 34 rows"]),
     "far": ({"b": np.where(np.arange(N) % 9, B, -1e7)}, [], ["column 'b': -10000000 in 34 rows is far"]),
-    "numbers as text": ({"a": (A % 10).astype(str).astype(object), "b": B}, [], ["column 'a': numbers, such as '0'"]),
+    "numbers as text": (
+        {"a": (A % 10).astype(str).astype(object), "b": B},
+        [],
+        ["column 'a': text, .* numbers, such as '0'"],
+    ),
+    "zip codes": ({"a": np.char.add("0", (A % 10).astype(str)).astype(object), "b": B}, [], []),
+    "shares": (
+        {"a": np.char.add((A % 10).astype(str), "%").astype(object), "b": B},
+        [],
+        ["column 'a': text, .* numbers, such as '0%'; write them without signs"],
+    ),
+    "days of another country": (
+        {"a": np.char.add((1 + A % 12).astype(str), "/3/2021").astype(object), "b": B},
+        [],
+        ["column 'a': text, .* dates, such as '[0-9]+/3/2021'; .* 2021-01-31"],
+    ),
+    "spellings": (
+        {"town": np.where(np.arange(N) % 9, WORDS, "rom "), "b": B},
+        [],
+        ["column 'town': 'Rom', 'rom ' differ in case or in spaces"],
+    ),
     "an angle": ({"wind direction": R.integers(0, 360, N), "b": B}, [], ["column 'wind direction': if .* sine"]),
     "no value": ({"x": np.full(N, np.nan), "b": B}, [], ["column 'x': every value is missing"]),
     "rows twice": ({"a": np.r_[A[:200], A[:100]], "b": np.r_[B[:200], B[:100]]}, [], ["100 of 300 rows repeat"]),

@@ -109,6 +109,7 @@ def test_a_kind_and_a_resolution_can_be_said():
         ({"a": np.array([2**64 - 1], np.uint64)}, {}, "too large for a number"),
         ({"a": np.array([1, 2**53 + 3])}, {"columns": {"a": "real"}}, "column .a.: holds 9007199254740995"),
         ({"a": R.integers(2**60, 2**62, N)}, {}, "column 'a': .*drop it if it only tells the rows apart"),
+        ({"a": [f"{i % 28 + 1}.{i % 12 + 1}.2021" for i in range(84)]}, {}, "dates, such as '1.1.2021'; convert"),
         ({"a": [1], "b": [1, 2]}, {}, "columns of 1, 2 rows"),
         ({"a": np.zeros((3, 2))}, {}, r"column 'a': an array of shape \(3, 2\)"),
         ({("a", "b"): [1]}, {}, "a column is called"),
