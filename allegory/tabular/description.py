@@ -23,7 +23,7 @@ def table_of(columns: Sequence[Column], dropped: Sequence[Name] = ()) -> str:
     column  kind   values      resolution  gaps  again and again  likelihood
     age     count  17 .. 90 ...
     """
-    rows = [HEADS, *(_row(column) for column in columns)]
+    rows = [HEADS, *([" ".join(cell.split()) for cell in _row(column)] for column in columns)]  # on one line
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, f"dropped: {', '.join(map(str, dropped))}"] if dropped else lines)
