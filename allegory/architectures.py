@@ -36,7 +36,7 @@ from allegory.discrete import OneHotFamily
 from allegory.elements import Bins, Categories, Elements, Reals, TwoValues
 from allegory.exposure import in_proportion
 from allegory.factors import AroundFactors, begin_at_factors
-from allegory.given import Beside, Reading, check_sizes
+from allegory.given import Reading, check_sizes
 from allegory.initialization import init_output_bias, init_units
 from allegory.ladder import TopDown
 from allegory.likelihoods import (
@@ -50,21 +50,16 @@ from allegory.likelihoods import (
 from allegory.masked import MaskedDiffusion, Values
 from allegory.model import VAE
 from allegory.networks import (
-    Asinh,
-    Climb,
     ColumnSet,
     Concat,
     Denoiser,
     ImageDenoiser,
     Offset,
-    Residual,
     Standardize,
     Sum,
-    Vectors,
-    scaled,
     zeroed,
 )
-from allegory.networks import mlp as perceptron
+from allegory.perceptrons import Perceptrons
 from allegory.priors import Prior, make_prior
 from allegory.trees import TreeFamily
 
@@ -189,119 +184,76 @@ def mlp(
         architecture="mlp", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
         hidden=list(hidden), categories=categories, activation=_to_config(activations.canonical(activation)),
         dropout=dropout, block=_to_config(block), top_down=top_down, residual=residual, markov=markov,
-        prior=_to_config(prior), components=components, **({"lowest": lowest} if lowest else {}),
-        **({"gaps": True} if gaps else {}), **({"given": [k]} if k else {}),
-        **({"set_features": set_features} if set_features else {}), **({"factors": True} if factors else {}),
-        **({} if exposure is None else {"exposure": exposure}),
-        **_latent_config(latent_family, latent_categories),
-        **({"prior_levels": prior_levels} if isinstance(prior, str) and prior == "diffusion" else {}),
+        prior=_to_config(prior), components=components, **_latent_config(latent_family, latent_categories),
+        **_said(
+            lowest=lowest or None, gaps=gaps or None, given=[k] if k else None, set_features=set_features or None,
+            factors=factors or None, exposure=exposure, prior_levels=prior_levels if prior == "diffusion" else None,
+        ),
     )  # fmt: skip
     laws = _latent_families(latent_family, latent_categories, len(latent))
     latent = [law.k * d if isinstance(law, OneHotFamily) else d for law, d in zip(laws, latent, strict=True)]
-    act = make_activation(activation)
-    event_dim, rest, levels = len(event_shape), math.prod(event_shape[1:]), len(latent)
     sizes = None if exposure is None or given_data is None else given_data[:, exposure]
     sizes = sizes if sizes is None or data is None else sizes[: len(data)]  # data may be the first rows alone
-    family, input_layer = _likelihood_and_input(
+    family, read = _likelihood_and_input(
         likelihood, event_shape, categories, lowest, gaps, data, row_names, offset, sizes
     )
+    event_dim, outputs, rest = len(event_shape), output_width(family, event_shape), event_shape[1:]
     if exposure is not None and not torch.zeros(()).is_meta:
-        phi = torch.zeros(1, output_width(family, event_shape), *event_shape[1:])
-        in_proportion(family(phi, event_dim), torch.ones(1))  # counts, or an error
-    blind = None if reading is None or exposure is None else _without_size(reading)
+        in_proportion(family(torch.zeros(1, outputs, *rest), event_dim), torch.ones(1))  # counts, or an error
     table = isinstance(family, ColumnsFamily)  # begins as independent columns: q is the prior, and p the output's bias
     if set_features and not table:
         raise ValueError(f"set_features={set_features}: a set encoder reads the columns of a table, families.columns")
     if factors:
         _check_factors(table, top_down or not markov or laws[0] is not families.normal, k, set_features)
-    read = input_layer
-    input_layer = ColumnSet(input_layer, set_features) if set_features else input_layer
+    input_layer = ColumnSet(read, set_features) if set_features else read
     first = nn.Sequential(input_layer, nn.Flatten(-event_dim))
-    inputs = set_features or input_width(input_layer, event_shape[0]) * rest
-
-    def net(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-        return perceptron(inputs, hidden, outputs, act, dropout, block)
-
-    def link(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-        """A network that reads the latents of a chain, and the features of x with them."""
-        return Vectors(Asinh(), *net(inputs, hidden, outputs))
-
-    def conditional(
-        network: nn.Module, level: int, first: nn.Module | None = None, decodes: bool = False
-    ) -> Conditional:
-        """Of z_level."""
-        if table:
-            zeroed(_last_layer(network))
-        return Conditional(reads(network, first, decodes), laws[level - 1])
-
-    numbers = [law.outputs((z,)) for law, z in zip(laws, latent, strict=True)]
-
-    def reads(network: nn.Module, first: nn.Module | None = None, decodes: bool = False) -> nn.Module:
-        """The network, which reads what is given, too."""
-        if reading is not None:
-            return Beside(network, blind or reading if decodes else reading, first)
-        return network if first is None else nn.Sequential(first, network)
-
+    inputs = set_features or input_width(input_layer, event_shape[0]) * math.prod(rest)
+    levels = Perceptrons(
+        latent, laws, hidden, make_activation(activation), dropout, block, markov, table, reading,
+        reading if reading is None or exposure is None else _without_size(reading),
+    )  # fmt: skip
     encoder: TopDown | list[nn.Module]
     if top_down:
-        width = hidden[-1] if hidden else 2 * max(latent)
-        up: list[nn.Module] = [reads(net(inputs + k, hidden[:-1], width), first)]
-        for _ in range(levels - 1):  # residual: with plain layers no signal from x would reach the tenth level
-            last = scaled(nn.Linear(width, width), levels)
-            drop = [nn.Dropout(dropout)] if dropout else []
-            up.append(Residual(act(), nn.Linear(width, width), act(), *drop, last))
-        seen = [sum(latent[t + 1 : t + 2 if markov else levels]) for t in range(levels)]  # the state's width
-        posteriors = [
-            conditional(Concat(link(width + above + k, hidden[-1:], n)), t)
-            for t, (n, above) in enumerate(zip(numbers[:-1], seen[:-1], strict=True), start=1)
-        ]
-        top = conditional(nn.Sequential(act(), nn.Linear(width + k, numbers[-1])), levels)
-        encoder = TopDown(Climb(up), [*posteriors, top], residual)
+        encoder = levels.ladder(first, inputs, residual)
+    elif factors:
+        encoder = levels.chain(first, inputs + latent[0], lambda net: AroundFactors(net, read, family, latent[0]))
     else:
-        bottom = net(inputs + k + (latent[0] if factors else 0), hidden, numbers[0])
-        around = AroundFactors(bottom, read, family, latent[0]) if factors else bottom
-        encoder = [
-            conditional(around, 1, first),
-            *(
-                conditional(link(below + k, hidden, n), t)
-                for t, (below, n) in enumerate(zip(latent, numbers[1:], strict=False), start=2)
-            ),
-        ]
-    states = [latent[t] if markov else sum(latent[t:]) for t in range(levels)]
-    outputs = output_width(family, event_shape)
-    to_x = (link if levels > 1 else net)(states[0] + k, hidden[::-1], outputs * rest)
-    shape = (outputs, *event_shape[1:])
-    if table:
-        zeroed(to_x[-1])
+        encoder = levels.chain(first, inputs)
+    to_x = levels.output(outputs * math.prod(rest))
     if data is not None:
         init_output_bias(to_x[-1], family, data, sizes)
-    locations = zeroed(nn.Linear(latent[0], outputs)) if factors else None
-    if locations is not None and data is not None:
-        begin_at_factors(first, around, to_x[-1], locations, family, data)
-    whole = to_x if locations is None else Sum([to_x, locations])
-    to_event = reads(nn.Sequential(whole, nn.Unflatten(-1, shape)), decodes=True)
-    decoder = [Conditional(to_event, family, event_dim, exposure)]
-    for t, (above, n) in enumerate(zip(states[1:], numbers, strict=False), start=1):
-        down = link(above + k, hidden[::-1], n)
-        if top_down:
-            zeroed(down[-1])
-        decoder.append(conditional(down, t, decodes=True))
-    if isinstance(prior, str) and prior == "diffusion":
-        if levels > 1 or top_down or k or laws[0] is not families.normal:
+    whole = _with_factors(to_x, first, encoder, family, latent[0], data) if factors else to_x
+    to_event = levels.of_p(nn.Sequential(whole, nn.Unflatten(-1, (outputs, *rest))))
+    decoder = [Conditional(to_event, family, event_dim, exposure), *levels.decoders(flat=top_down)]
+    if prior == "diffusion":
+        if len(latent) > 1 or top_down or k or laws[0] is not families.normal:
             raise ValueError("prior='diffusion': wanted one level of normal latents, latent=(D,), and nothing given")
-        _check_widths(prior_levels=[prior_levels])
-        denoiser = Denoiser(latent, max(64, 2 * latent[0]), 2, 2 * latent[0], waves=0)
-        denoising = Denoising(
-            denoiser, Reals(*latent), NoiseSchedule(5.0, -5.0), prior_levels, predicts="v", spread=True
-        )
-        chain = VAE(DiffusionPrior(denoising), NoisedEncoder(encoder[0], denoising), [*decoder, *denoising])  # type: ignore[index]
-        chain.config = config
-        return chain
-    top_input_shape = event_shape if top_down or levels == 1 else latent[-2:-1]
-    p_top = make_prior(prior, (latent[-1],), encoder, components, top_input_shape, data, laws[-1])
-    model = VAE(p_top, encoder, decoder, None if markov else [Concat() for _ in latent])
+        model = _with_diffusion(encoder, decoder, latent[0], prior_levels)
+    else:
+        read_by_top = event_shape if top_down or len(latent) == 1 else latent[-2:-1]
+        p_top = make_prior(prior, (latent[-1],), encoder, components, read_by_top, data, laws[-1])
+        model = VAE(p_top, encoder, decoder, None if markov else [Concat() for _ in latent])
     model.config = config
     return model
+
+
+def _with_factors(
+    to_x: nn.Sequential, first: nn.Module, encoder: Any, family: ColumnsFamily, latent: int, data: Tensor | None
+) -> nn.Module:
+    """The network of p(x | z_1) beside the linear map of a factor analysis, at which both p and q begin."""
+    locations = zeroed(nn.Linear(latent, family.size))
+    if data is not None:
+        begin_at_factors(first, encoder[0].network[-1], to_x[-1], locations, family, data)
+    return Sum([to_x, locations])
+
+
+def _with_diffusion(encoder: Any, decoder: list[nn.Module], latent: int, levels: int) -> VAE:
+    """A VAE of one level whose prior is a diffusion: more levels of the chain."""
+    _check_widths(prior_levels=[levels])
+    denoiser = Denoiser((latent,), max(64, 2 * latent), 2, 2 * latent, waves=0)
+    schedule = NoiseSchedule(5.0, -5.0)
+    denoising = Denoising(denoiser, Reals(latent), schedule, levels, predicts="v", spread=True)
+    return VAE(DiffusionPrior(denoising), NoisedEncoder(encoder[0], denoising), [*decoder, *denoising])
 
 
 def conv(
@@ -384,8 +336,7 @@ def conv(
         architecture="conv", event_shape=list(event_shape), likelihood=_to_config(likelihood), latent=list(latent),
         scales=scales, stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout,
         markov=markov, prior=_to_config(prior), components=components, checkpointed=checkpointed,
-        **({"lowest": lowest} if lowest else {}), **({"padded": True} if padded else {}),
-        **({"gaps": True} if gaps else {}), **({"given": [k]} if k else {}),
+        **_said(lowest=lowest or None, padded=padded or None, gaps=gaps or None, given=[k] if k else None),
     )  # fmt: skip
     name = activations.canonical(activation)
     if name != "GELU":  # omitted where it is the default: earlier runs do not record it, and have to resume
@@ -477,7 +428,7 @@ def diffusion(
         architecture="diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
         net=_to_config(net), predicts=predicts, log_snr=[float(end) for end in log_snr], learned=learned, spread=spread,
         width=width, blocks=blocks, dropout=dropout, categories=categories, bins=bins,
-        **({"lowest": lowest} if lowest else {}),
+        **_said(lowest=lowest or None),
     )  # fmt: skip
     schedule = NoiseSchedule(float(log_snr[0]), float(log_snr[1]), learned, shaped=levels is not None)
     elements = _elements(event_shape, likelihood, categories, bins, lowest, data, row_names, offset)
@@ -533,7 +484,7 @@ def masked_diffusion(
     config = dict(
         architecture="masked_diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
         net=_to_config(net), width=width, blocks=blocks, dropout=dropout, categories=categories,
-        **({"lowest": lowest} if lowest else {}),
+        **_said(lowest=lowest or None),
     )  # fmt: skip
     if data is not None:
         _check_data(data, event_shape)
@@ -762,11 +713,9 @@ def _check_factors(table: bool, ladder: bool, k: int, set_features: int | None) 
         )
 
 
-def _last_layer(network: Any) -> Any:
-    """The layer that a network ends in."""
-    while isinstance(network, nn.Sequential | AroundFactors):
-        network = network.network if isinstance(network, AroundFactors) else network[-1]
-    return network
+def _said(**arguments: Any) -> dict[str, Any]:
+    """Entries of `model.config` that are left out where there is nothing to say, as in the runs of earlier versions."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _likelihood_and_input(

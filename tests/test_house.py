@@ -76,10 +76,11 @@ MAY_IMPORT = {
     "marginal": {"columnar", "family", "gaps", "intervals", "missingness", "positivity", "units"},
     "initialization": {"columnar", "family", "marginal", "networks", "trees", "units"},
     "convolutions": {"conditional", "families", "given", "ladder", "networks"},
+    "perceptrons": {"conditional", "family", "given", "ladder", "networks"},
     "architectures": {
         "activations", "columnar", "conditional", "convolutions", "diffusion", "discrete", "elements", "exposure",
         "factors", "families", "given", "initialization", "ladder", "likelihoods", "masked", "model", "networks",
-        "priors", "trees",
+        "perceptrons", "priors", "trees",
     },
     "legacy": {"family", "networks", "priors"},
 }  # fmt: skip
