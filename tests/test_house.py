@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "perceptrons": {"conditional", "family", "given", "ladder", "networks"},
     "architectures": {
         "activations", "columnar", "conditional", "convolutions", "diffusion", "discrete", "elements", "exposure",
-        "factors", "families", "given", "initialization", "ladder", "likelihoods", "masked", "model", "networks",
+        "factors", "families", "given", "initialization", "ladder", "likelihoods", "masked", "model", "networks", "perceptrons",
         "perceptrons", "priors", "trees",
     },
     "legacy": {"family", "networks", "priors"},
