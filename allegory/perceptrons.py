@@ -57,7 +57,7 @@ class Perceptrons:
 
     @property
     def levels(self) -> int:
-        """T."""
+        """T, how many there are."""
         return len(self.latent)
 
     def chain(

@@ -19,7 +19,7 @@ RUNTIME, CORE = {"runtime", "version"}, {
     "model", "objectives", "units", "networks", "priors", "activations", "likelihoods", "initialization",
     "convolutions", "architectures", "quantiles", "missingness", "legacy", "given", "draws", "held", "gaps",
     "intervals", "family", "columnar", "exposure", "marginal", "trees", "factors", "discrete",
-    "mixtures", "elements", "chain", "diffusion", "masked",
+    "mixtures", "elements", "chain", "diffusion", "masked", "perceptrons",
 }  # fmt: skip
 BELOW = {
     "version": set(),
@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "perceptrons": {"conditional", "family", "given", "ladder", "networks"},
     "architectures": {
         "activations", "columnar", "conditional", "convolutions", "diffusion", "discrete", "elements", "exposure",
-        "factors", "families", "given", "initialization", "ladder", "likelihoods", "masked", "model", "networks", "perceptrons",
+        "factors", "families", "given", "initialization", "ladder", "likelihoods", "masked", "model", "networks",
         "perceptrons", "priors", "trees",
     },
     "legacy": {"family", "networks", "priors"},
