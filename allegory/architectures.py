@@ -61,6 +61,7 @@ from allegory.networks import (
 )
 from allegory.perceptrons import Perceptrons
 from allegory.priors import Prior, make_prior
+from allegory.support import check_support
 from allegory.trees import TreeFamily
 
 __all__ = [
@@ -249,7 +250,7 @@ def _with_factors(
 
 def _with_diffusion(encoder: Any, decoder: list[nn.Module], latent: int, levels: int) -> VAE:
     """A VAE of one level whose prior is a diffusion: more levels of the chain."""
-    _check_widths(prior_levels=[levels])
+    _check_counts(prior_levels=levels)
     denoiser = Denoiser((latent,), max(64, 2 * latent), 2, 2 * latent, waves=0)
     schedule = NoiseSchedule(5.0, -5.0)
     denoising = Denoising(denoiser, Reals(latent), schedule, levels, predicts="v", spread=True)
@@ -342,7 +343,8 @@ def conv(
     if name != "GELU":  # omitted where it is the default: earlier runs do not record it, and have to resume
         config["activation"] = _to_config(name)
     act = make_activation(activation)
-    _check_widths(scales=scales, stem=[stem], channels=[channels], blocks=[blocks])
+    _check_widths(scales=scales)
+    _check_counts(stem=stem, channels=channels, blocks=blocks)
     check_scales(event_shape, latent, stem, scales, padded)
     height, width = event_shape[1:]
     ladder = ConvLadder(
@@ -432,6 +434,8 @@ def diffusion(
     )  # fmt: skip
     schedule = NoiseSchedule(float(log_snr[0]), float(log_snr[1]), learned, shaped=levels is not None)
     elements = _elements(event_shape, likelihood, categories, bins, lowest, data, row_names, offset)
+    if data is not None:
+        check_support(elements.law(torch.zeros(1, *elements.shape), torch.zeros(())), data, "data", row_names)
     of_law = predicts == "x" and elements.width > 0
     outputs = elements.shape[0] * (1 if of_law or not spread else 2)
     denoiser = _denoiser(net, elements.shape, outputs, width, blocks, dropout)
@@ -491,6 +495,9 @@ def masked_diffusion(
     k = 2 if likelihood == "bernoulli" or categories is None else categories
     values = Values(*event_shape, k=k, lowest=lowest, data=data)
     channels, *rest = event_shape
+    if data is not None:
+        family = make_family(likelihood, event_shape, categories, lowest)
+        check_support(family(torch.zeros(1, family.size * channels, *rest), len(event_shape)), data, "data")
     reads = ((k + 1) * channels, *rest)
     model = MaskedDiffusion(_denoiser(net, reads, k * channels, width, blocks, dropout, waves=0), values, levels)
     model.config = config
@@ -501,7 +508,7 @@ def _sizes(net: Any, width: int | None, blocks: int | None) -> tuple[int, int]:
     """Width and blocks of a denoiser, by default those of its kind."""
     width = (128 if net == "conv" else 512) if width is None else width
     blocks = (8 if net == "conv" else 3) if blocks is None else blocks
-    _check_widths(width=[width], blocks=[blocks])
+    _check_counts(width=width, blocks=blocks)
     return width, blocks
 
 
@@ -754,3 +761,10 @@ def _check_widths(**named: Any) -> None:
             name != "hidden" and not widths
         ):
             raise ValueError(f"{name}={list(widths)}: wanted positive whole numbers, at least one")
+
+
+def _check_counts(**named: Any) -> None:
+    """Checks numbers that are not sequences."""
+    for name, count in named.items():
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count < 2**31:
+            raise ValueError(f"{name}={count!r}: wanted a positive whole number")

@@ -318,7 +318,9 @@ class MaskedDiffusion(FixedChain):
         s = (spread_evenly(samples, len(x), x) * levels).floor() + 1
         chance = torch.rand(*batch, *x.shape[1:], dtype=x.dtype, device=x.device)
         if own.one:
-            masked = chance.flatten(2).argsort(-1).argsort(-1).view_as(chance) < s.view(*batch, *[1] * dims)
+            order = chance.flatten(2).argsort(-1)
+            hidden = torch.arange(order.shape[-1], device=x.device) < s[..., None]
+            masked = torch.zeros_like(hidden).scatter(-1, order, hidden).view_as(chance)
         else:
             masked = chance * levels < s.view(*batch, *[1] * dims)
         x_each = x.expand(*batch, *x.shape[1:])

@@ -293,7 +293,8 @@ class VAE(nn.Module):
             samples: S, draws per example.
             given: as in `forward`.
         """
-        return self._infer(x, samples, None, as_contexts(given, len(x)))[1]
+        draw = self._sampler(samples, scored=self.levels == 1)  # of a single level no law depends on a draw
+        return self._infer(x, samples, draw, as_contexts(given, len(x)))[1]
 
     def decode(
         self, z: Tensor | Sequence[Tensor], level: int = 1, temperature: float = 1.0, given: Given = None

@@ -629,6 +629,15 @@ MISTAKES = {
         diffusion((2,), "bernoulli"), torch.tensor([[0.0, 1.0], [0.5, 0.0], [0.0, 0.0]]), 2
     ),
     r"NaN": lambda: al.log_likelihood(diffusion((2,)), torch.tensor([[0.0, math.nan]]), 2),
+    r"data: 1 of 4 values are outside the support of .*0 or 1; the first is 0.5 in row 1": lambda: diffusion(
+        (2,), "bernoulli", data=torch.tensor([[0.0, 1.0], [0.5, 0.0]])
+    ),
+    r"data: 1 of 2 values are outside the support of .*0 to 255; the first is 256": lambda: diffusion(
+        (2,), "discretized", data=torch.tensor([[0.0, 256.0]])
+    ),
+    r"prior_levels=0: wanted a positive whole number": lambda: al.architectures.mlp(
+        (3,), "normal", [2], [4], prior="diffusion", prior_levels=0
+    ),
     r"data: some values are NaN or infinite": lambda: diffusion(
         (2,), "bernoulli", data=torch.tensor([[0.0, math.nan]])
     ),

@@ -226,6 +226,14 @@ def test_an_objective_takes_no_trace_of_another_gradient(objective):
             assert bool(objective(trace).isfinite().all())
 
 
+def test_a_single_level_is_encoded_with_gradients_and_two_are_not():
+    model, x = small(1)
+    assert model.encode(x)[0].base_dist.logits.requires_grad
+    model, x = small(2)
+    with pytest.raises(ValueError, match="has no reparameterised sample"):
+        model.encode(x)  # the law of level 2 is that of a draw of level 1
+
+
 def test_a_residual_posterior_is_drawn_as_q_says():
     torch.manual_seed(0)
 

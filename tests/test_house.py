@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "architectures": {
         "activations", "columnar", "conditional", "convolutions", "diffusion", "discrete", "elements", "exposure",
         "factors", "families", "given", "initialization", "ladder", "likelihoods", "masked", "model", "networks",
-        "perceptrons", "priors", "trees",
+        "perceptrons", "priors", "support", "trees",
     },
     "legacy": {"family", "networks", "priors"},
 }  # fmt: skip

@@ -2,8 +2,9 @@ r"""Recovery: a step never synchronises, so a loss that is not finite is found a
 
 If one was not finite, or a weight is not after a step, or if a gradient was above `skip` times the median for the
 fourth time in a row (the training has diverged, which is as bad as NaN), the epoch is run again step by step to find
-out where, the weights go back to the average as it was when the epoch began, and the learning rate is halved. An epoch
-that fails for the sixth time is an error; after five restarts in all, gradients that are merely large are followed.
+out where, the weights go back to the average as it was when the epoch began, the learning rate is halved, and the noise
+is drawn anew. An epoch that fails for the sixth time is an error; after five restarts in all, gradients that are merely
+large are followed.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class Recovery:
         with torch.no_grad():  # the average barely contains the last few steps, which may have caused this
             torch._foreach_copy_(state.parameters, state.averages)
         vars(now).update(changed)
+        torch.manual_seed(int(torch.randint(2**62, ())) + now.restarts)  # other noise than that which failed
         return f"{where}; going back to the start of the epoch, with the learning rate times {now.lr_scale:g}"
 
     def _find_failure(self, finite: bool, seconds: float) -> str:

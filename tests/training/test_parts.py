@@ -212,6 +212,7 @@ def test_an_epoch_that_is_lost_goes_back_to_its_beginning_at_half_the_rate(x):
     assert recovery.failed()
     assert "the failure did not occur again" in recovery.restart(0.0)
     assert (state.position.step, state.position.restarts, state.position.lr_scale) == (0, 1, 0.5)
+    assert not torch.equal(torch.get_rng_state(), recovery.snapshot[0]["random"])  # other noise than that which failed
     assert all(torch.equal(p, before) for p, before in zip(state.learned, start, strict=True))
     assert not recovery.failed()
     state.position.failures = MAX_RESTARTS
