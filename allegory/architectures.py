@@ -423,8 +423,7 @@ def diffusion(
     if not isinstance(log_snr, Sequence) or len(log_snr) != 2:
         raise ValueError(f"log_snr={log_snr}: wanted two numbers, of level 1 and of level T, such as (7, -7)")
     lowest = first_category(likelihood, lowest, data)
-    image = len(event_shape) == 3 and min(event_shape[1:]) > 1
-    net = ("conv" if image else "mlp") if net is None else net
+    net = _default_net(event_shape) if net is None else net
     width, blocks = _sizes(net, width, blocks)
     config = dict(
         architecture="diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
@@ -463,8 +462,9 @@ def masked_diffusion(
         event_shape: of x.
         likelihood: "bernoulli" or "categorical".
         levels: T, one or more; by default infinitely many, of which D matter, one for each element of x.
-        net: "mlp", `allegory.networks.Denoiser`, the default, or "conv", `ImageDenoiser`; or a module (codes, log_odds)
-            -> logits, see `MaskedDiffusion`; or a callable (shape of codes, channels of logits) -> such a module.
+        net: "mlp", `allegory.networks.Denoiser`, or "conv", `ImageDenoiser`, the default for images; or a module
+            (codes, log_odds) -> logits, see `MaskedDiffusion`; or a callable (shape of codes, channels of logits) ->
+            such a module.
         width, blocks, dropout: as in `diffusion`.
         categories: k of "categorical".
         lowest: the first of the categories, as in `mlp`.
@@ -483,7 +483,7 @@ def masked_diffusion(
     if likelihood == "categorical" and categories is None:
         raise ValueError("the categorical likelihood needs its number of categories")
     lowest = first_category(likelihood, lowest, data)
-    net = "mlp" if net is None else net
+    net = _default_net(event_shape) if net is None else net
     width, blocks = _sizes(net, width, blocks)
     config = dict(
         architecture="masked_diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
@@ -502,6 +502,10 @@ def masked_diffusion(
     model = MaskedDiffusion(_denoiser(net, reads, k * channels, width, blocks, dropout, waves=0), values, levels)
     model.config = config
     return model
+
+
+def _default_net(event_shape: Sequence[int]) -> str:
+    return "conv" if len(event_shape) == 3 and min(event_shape[1:]) > 1 else "mlp"
 
 
 def _sizes(net: Any, width: int | None, blocks: int | None) -> tuple[int, int]:

@@ -5,6 +5,7 @@ was reached, and how.
 import json
 import os
 import platform
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def reached(
     compile: bool | str = False,
     **about: Any,
 ) -> None:
-    """Prints L_K of `test` and what led to it.
+    """Prints L_K of `test` and what led to it; the minutes of the processor are those of the process until then.
 
     Args:
         model: trained.
@@ -59,6 +60,7 @@ def reached(
         compile: whether to compile what scores.
         about: what else the recipe says of itself, the seed above all.
     """
+    trained = time.process_time()
     precision, compile, _ = choose_speed(model, test, samples, precision, compile)
     torch.manual_seed(0)
     result = al.evaluate(model, test, samples=samples, precision=precision, compile=compile)
@@ -71,6 +73,7 @@ def reached(
                 "epochs": sum(record.epoch for record in records),
                 "steps": sum(record.step for record in records),
                 "minutes": round(sum(record.seconds for record in records) / 60, 1),
+                "cpu_minutes": round(trained / 60, 1),
                 "best_epoch": records[-1].best_epoch,
                 "validation_bound": records[-1].best_bound,
                 "scored_in": precision,

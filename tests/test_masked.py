@@ -170,6 +170,17 @@ def test_one_element_is_shown_where_random_numbers_are_equal(monkeypatch):
     torch.testing.assert_close(model(x, samples=20).log_weight, evidence.expand(20, -1), rtol=0, atol=1e-12)
 
 
+def test_a_step_masks_as_many_as_it_counts(monkeypatch):
+    model = masked_diffusion((1, 4, 4), width=8, blocks=1)
+    assert model.config["net"] == "conv"
+    x, uniform = (torch.rand(3, 1, 4, 4) < 0.5).double(), torch.rand
+    monkeypatch.setattr(torch, "rand", lambda *shape, **options: (uniform(*shape, **options) * 4).floor() / 4)
+    trace = model(x, samples=20)
+    count = (trace.latents[0] == 2).flatten(2).sum(-1).double()
+    torch.testing.assert_close(count, 1 / trace.p[1].share, rtol=0, atol=1e-9)
+    assert bool(((trace.latents[0] == x) | (trace.latents[0] == 2)).all())
+
+
 def test_it_trains_and_comes_back(tmp_path):
     x = (torch.rand(60, 6) < torch.tensor([0.1, 0.5, 0.9] * 2)).double()
     x[:, 3:] = x[:, :3]

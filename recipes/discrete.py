@@ -1,0 +1,28 @@
+"""`binarized-mnist` with two levels of 200 bits each, trained by VIMCO: L_1000 of all 10,000 test images.
+
+    python recipes/discrete.py SEED [MINUTES] > recipes/results/discrete_SEED.json
+
+Each link is a perceptron with one hidden layer of 300, as deep as the nonlinear networks of the literature. Draws of
+both levels are hard, so that the bound is that of a model with discrete latents, and the gradient is unbiased.
+"""
+
+import sys
+
+import torch
+from common import reached
+
+import allegory as al
+from allegory.data import load
+
+if __name__ == "__main__":
+    seed, minutes = int(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 20.0
+    data = load("binarized-mnist")
+    torch.manual_seed(seed)
+    model = al.architectures.mlp(
+        data.train.shape[1:], "bernoulli", latent=[200, 200], hidden=[300], latent_family="bernoulli", data=data.train
+    )
+    record = al.fit(
+        model, data.train, valid=data.valid[:2000], objective=al.vimco, samples=10, minutes=minutes, batch_size=100,
+        lr=1e-3, lr_warmup=300, ema=0.9995, precision="auto", compile="auto", seed=seed, progress=True,
+    )  # fmt: skip
+    reached(model, [record], data.test, recipe="discrete", seed=seed, precision="auto", compile="auto")
