@@ -16,6 +16,7 @@ keep_old_names(__name__)
 
 if TYPE_CHECKING:
     from allegory import architectures, families, networks
+    from allegory.compression import compress, decompress
     from allegory.conditional import Conditional, StandardNormal
     from allegory.evaluation import (
         Diagnosis,
@@ -53,6 +54,8 @@ __all__ = [
     "ais",
     "architectures",
     "bound_curve",
+    "compress",
+    "decompress",
     "diagnose",
     "dreg",
     "elbo",
@@ -83,6 +86,7 @@ __all__ = [
 
 # Where each name is. It is fetched when it is first asked for: `allegory --help` does not wait for torch.
 _MODULES = {
+    "compression": ["compress", "decompress"],
     "conditional": ["Conditional", "StandardNormal"],
     "evaluation": [
         "Diagnosis",

@@ -54,7 +54,7 @@ __all__ = ["VAE"]
 
 Latents = tuple[Tensor, ...]
 Distributions = tuple[Distribution, ...]
-Draw = Callable[[int, Distribution], Tensor]  # (t, q(z_t | ...)) -> z_t
+Draw = Callable[[int, Distribution, Distribution | None], Tensor]  # (t, q(z_t | ...), top-down p(z_t | s_t+1)) -> z_t
 Choose = Callable[[int, Distribution, Tensor | None], Tensor]
 
 
@@ -202,7 +202,7 @@ class VAE(nn.Module):
             raise ValueError(f"samples={samples!r}: wanted at least one particle, a whole number")
         first = self.levels if self._top_down else 1
 
-        def draw(t: int, q: Distribution) -> Tensor:
+        def draw(t: int, q: Distribution, p: Distribution | None = None) -> Tensor:
             eps = None if noise is None else noise[t - 1]
             if eps is not None:
                 return reparameterize(q, eps, samples, t)
@@ -228,7 +228,7 @@ class VAE(nn.Module):
         q: list[Distribution] = []
         for t, encoder in enumerate(self.encoders, start=1):
             q.append(law_of(encoder, latents[-1] if latents else x, *contexts))
-            latents.append(draw(t, q[-1]))
+            latents.append(draw(t, q[-1], None))
             contexts = expand_contexts(contexts, (len(latents[-1]), len(x))) if t == 1 else contexts
         return tuple(latents), tuple(q)
 
@@ -243,7 +243,7 @@ class VAE(nn.Module):
             c = contexts if state is None else beside_state
             q[t] = law_of(self.encoders.posterior, t, features[t - 1], state, p, c)
             self._check_shapes(t, q[t], p, (samples, len(x)))
-            return draw(t, q[t])
+            return draw(t, q[t], p)
 
         latents, p, seen = self._generate_down(choose, contexts, prior=prior)
         return latents, tuple(q[t] for t in sorted(q)), p, seen
@@ -502,7 +502,7 @@ class VAE(nn.Module):
 
 
 def _fixed_latents(latents: Latents) -> Draw:
-    return lambda t, q: latents[t - 1]
+    return lambda t, q, p: latents[t - 1]
 
 
 def check_is_vae(model: Any) -> None:

@@ -28,11 +28,12 @@ BELOW = {
     **dict.fromkeys(CORE, RUNTIME | CORE),
     "data": RUNTIME | {"tabular"},
     "tabular": RUNTIME | CORE,
+    "compression": RUNTIME | CORE | {"tabular"},
     "evaluation": RUNTIME | CORE,
     "training": RUNTIME | CORE | {"data", "evaluation"},
     "estimators": RUNTIME | CORE | {"tabular", "evaluation", "training"},
     "views": RUNTIME | CORE | {"data", "evaluation", "tabular", "training"},
-    "command": RUNTIME | CORE | {"data", "evaluation", "tabular", "training", "views"},
+    "command": RUNTIME | CORE | {"compression", "data", "evaluation", "tabular", "training", "views"},
     "__main__": {"command"},
 }
 # The order within the core.
