@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from allegory.data.cutting import chunks, value_range
@@ -27,11 +28,13 @@ from allegory.data.values import remarks
 from allegory.tabular import Schema
 from allegory.tabular.frames import open_frame
 from allegory.tabular.inference import names_rows
+from allegory.tabular.resolution import find_step
 
-__all__ = ["are_columns", "by_values", "choose_likelihood", "of_columns", "summarize"]
+__all__ = ["are_columns", "by_values", "choose_likelihood", "coarse_steps", "of_columns", "summarize"]
 
 MAX_COLUMNS = 256  # with laws of their own, each of which takes its time in every step
 LARGEST = 1e9  # rate of allegory.families.poisson and negative_binomial; float32 has no other numbers of that size
+COARSE = 0.01  # of the spread of a column: steps from which on rounding is seen
 
 COUNTS_SPREAD = 0.5  # variance of counts, in means, at least: of Poisson counts it is 1, a sample's half the time below
 
@@ -114,6 +117,22 @@ def are_columns(event_shape: Sequence[int], name: str) -> bool:
         name: what `by_values` found.
     """
     return len(event_shape) == 1 and event_shape[0] <= MAX_COLUMNS and name in ("normal", "negative_binomial")
+
+
+def coarse_steps(x: Tensor) -> dict[int, float]:
+    """The columns of x, (N, D), that were rounded, with gaps, and to what: where values come again, and all are
+    multiples of a step, of more than a hundredth of the spread.
+
+    >>> coarse_steps(torch.stack([torch.arange(60) % 7, torch.randn(60)], 1))
+    {0: 1.0}
+    """
+    found = {}
+    for d, column in enumerate(x.detach().double().cpu().numpy().T):
+        different, counts = np.unique(column[np.isfinite(column)], return_counts=True)
+        step = find_step(different) if len(different) > 1 and (counts > 1).any() else None
+        if step is not None and step.size > COARSE * np.nanstd(column):
+            found[d] = step.size
+    return found
 
 
 def summarize(schema: Schema) -> str:

@@ -29,6 +29,7 @@ from allegory.runtime.modes import frozen_parts, train_mode
 from allegory.runtime.precision import choose_precision
 from allegory.training.budget import Budget
 from allegory.training.directory import stored_settings
+from allegory.training.rounding import warn_of_rounding
 from allegory.training.scale import warn_of_scale
 from allegory.training.schedule import (
     WARMUP_SHARE,
@@ -208,6 +209,7 @@ def plan(
 
     if not before and processes.rank() == 0:
         warn_of_scale(model, seen, seen_given)
+        warn_of_rounding(model, seen)
 
     # All processes take part in the measurement, so one of them decides whether there is one.
     open_question = requested["compile"] == "auto" and not shard and processes.broadcast(lambda: has_compiler(device))
