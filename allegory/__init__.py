@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from allegory.model import VAE
     from allegory.objectives import dreg, elbo, free_bits, iwae, loo, renyi, stl, vimco
     from allegory.runtime.processes import together
+    from allegory.sharing import export
     from allegory.trace import Trace
     from allegory.training import Record, fit, load, save, trackers
     from allegory.views import Run, report
@@ -60,6 +61,7 @@ __all__ = [
     "dreg",
     "elbo",
     "evaluate",
+    "export",
     "families",
     "fill",
     "fit",
@@ -106,6 +108,7 @@ _MODULES = {
     "ladder": ["TopDown"],
     "model": ["VAE"],
     "runtime.processes": ["together"],
+    "sharing": ["export"],
     "objectives": ["dreg", "elbo", "free_bits", "iwae", "loo", "renyi", "stl", "vimco"],
     "trace": ["Trace"],
     "training": ["Record", "fit", "load", "save", "trackers"],

@@ -88,12 +88,12 @@ class OneHot(Distribution):
     @property
     def mean(self) -> Tensor:
         """(*batch, k * D, *rest) the probabilities."""
-        return self._flat(self.logits.exp())
+        return self.flat(self.logits.exp())
 
     @property
     def mode(self) -> Tensor:
         """(*batch, k * D, *rest) the unit vectors of the likeliest."""
-        return self._flat(self.categories.mode)
+        return self.flat(self.categories.mode)
 
     @property
     def variance(self) -> Tensor:
@@ -103,7 +103,7 @@ class OneHot(Distribution):
     def sample(self, sample_shape: Any = SINGLE) -> Tensor:
         """(*sample_shape, *batch, k * D, *rest)."""
         with torch.no_grad():
-            return self._flat(self.categories.sample(Size(sample_shape)))
+            return self.flat(self.categories.sample(Size(sample_shape)))
 
     def rsample(self, sample_shape: Any = SINGLE) -> Tensor:
         """Such draws, with the gradient of the probabilities."""
@@ -124,20 +124,20 @@ class OneHot(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> OneHot:
         """With another batch shape."""
         wide = self.logits.expand(*batch_shape, *self.logits.shape[-self.event_dim - 1 :])
-        return OneHot(self._flat(wide), self.k, self.event_dim, self.has_rsample, validate_args=False)
+        return OneHot(self.flat(wide), self.k, self.event_dim, self.has_rsample, validate_args=False)
 
     def shifted(self, p: OneHot) -> OneHot:
         """The law whose logits are these and those of p, as a residual posterior has them; it is drawn as this one."""
         self._check_like(p)
-        flat = self._flat(self.logits + p.logits)
+        flat = self.flat(self.logits + p.logits)
         return OneHot(flat, self.k, self.event_dim, self.has_rsample, validate_args=False)
 
     def _grouped(self, flat: Tensor) -> Tensor:
         """(*batch, D, *rest, k) of (*batch, k * D, *rest)."""
         return flat.unflatten(-self.event_dim, (self.k, -1)).movedim(-self.event_dim - 1, -1)
 
-    def _flat(self, grouped: Tensor) -> Tensor:
-        """(*batch, k * D, *rest) of (*batch, D, *rest, k)."""
+    def flat(self, grouped: Tensor) -> Tensor:
+        """(*batch, k * D, *rest) of what each category variable has, (*batch, D, *rest, k)."""
         channel = -self.event_dim
         return grouped.movedim(-1, channel - 1).flatten(channel - 1, channel)
 

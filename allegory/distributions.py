@@ -413,6 +413,9 @@ class DiscretizedLogistic(Distribution):
 
     @property
     def mean(self) -> Tensor:
+        if torch.compiler.is_compiling():  # in a graph a sum of one operation, in eager mode one of little memory
+            j = torch.arange(1, self.bins, dtype=self.loc.dtype, device=self.loc.device)
+            return torch.sigmoid((self.loc[..., None] - j + 0.5) / self.scale[..., None]).sum(-1)
         return sum((self._survival(j) for j in range(1, self.bins)), torch.zeros_like(self.loc))
 
     @property

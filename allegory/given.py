@@ -60,7 +60,7 @@ def as_contexts(given: Given, count: int | None = None, name: str = "given") -> 
     for c in contexts:
         if not isinstance(c, Tensor):
             raise ValueError(f"{name}: got {type(c).__name__}, wanted a tensor (N, *context), or several of them")
-        if count is not None and (not c.dim() or len(c) != count):
+        if count is not None and (not c.dim() or c.shape[0] != count):
             raise ValueError(
                 f"{name}: got shape {tuple(c.shape)} for {count} examples, wanted {count} rows, one for each example"
             )

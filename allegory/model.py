@@ -39,7 +39,7 @@ from allegory.checks import (
 )
 from allegory.conditional import StandardNormal
 from allegory.distributions import tempered
-from allegory.draws import draw_latent, draw_to, law_of, reparameterize
+from allegory.draws import draw_latent, draw_to, from_noise, law_of
 from allegory.given import Contexts, Given, as_contexts, check_contexts, expand_contexts, reads_given, take_rows
 from allegory.held import posterior_without_gradient
 from allegory.ladder import TopDown
@@ -132,14 +132,15 @@ class VAE(nn.Module):
                 the draws; `stl` and `dreg` need that. The trace's latents are then views of the draws, and all
                 densities are computed from these views. The encoders run twice, and have to be the same both times,
                 without dropout or noise in them: the first time that this is done in training, both are compared.
-            noise: standard normal noise for z_1, ..., z_T, (S, B, *event_t) each, where q is normal; None, for all
-                levels or for one, draws it from torch's generator.
+            noise: for z_1, ..., z_T: standard normal, (S, B, *event_t), where q is normal; uniform on [0, 1) where it
+                is discrete, one number for each category. None, for all levels or for one, draws it from torch's
+                generator.
             given: c of a conditional model, (B, *context), or several.
             scored: whether draws may be without a gradient, as those of discrete latents are: for `loo` and `vimco`,
                 whose gradient is that of log q. Any other objective of such a trace would have a wrong one, and raises
                 a ValueError where there are gradients.
         """
-        contexts, draw = as_contexts(given, len(x)), self._sampler(samples, noise, scored)
+        contexts, draw = as_contexts(given, x.shape[0]), self._sampler(samples, noise, scored)
         if not held:
             trace = self._trace(x, samples, draw, contexts)
         else:
@@ -166,7 +167,7 @@ class VAE(nn.Module):
             latents: z_1, ..., z_T, each (S, B, *event_t).
             given: as in `forward`.
         """
-        return self._trace(x, len(latents[0]), _fixed_latents(tuple(latents)), as_contexts(given, len(x)))
+        return self._trace(x, latents[0].shape[0], _fixed_latents(tuple(latents)), as_contexts(given, x.shape[0]))
 
     def _trace(
         self,
@@ -183,7 +184,7 @@ class VAE(nn.Module):
             latents, q = inferred or self._infer_bottom_up(x, draw, contexts)
 
             def take(t: int, p: Distribution, state: Tensor | None) -> Tensor:
-                self._check_shapes(t, q[t - 1], p, (samples, len(x)))
+                self._check_shapes(t, q[t - 1], p, (samples, x.shape[0]))
                 return latents[t - 1]
 
             _, p, seen = self._generate_down(take, contexts, prior=prior)
@@ -193,7 +194,7 @@ class VAE(nn.Module):
             raise ValueError(
                 f"x has examples of shape {tuple(x.shape[1:])}, but p(x | z_1) is over {tuple(law.event_shape)}"
             )
-        check_batch_shape("p(x | z_1)", law, (samples, len(x)))
+        check_batch_shape("p(x | z_1)", law, (samples, x.shape[0]))
         return Trace(x, latents, (law, *p), q, self._top_down)
 
     def _sampler(self, samples: int, noise: Sequence[Tensor | None] | None = None, scored: bool = False) -> Draw:
@@ -205,7 +206,7 @@ class VAE(nn.Module):
         def draw(t: int, q: Distribution, p: Distribution | None = None) -> Tensor:
             eps = None if noise is None else noise[t - 1]
             if eps is not None:
-                return reparameterize(q, eps, samples, t)
+                return from_noise(q, eps, samples, t, scored)
             with without_autocast():
                 return draw_latent(q, Size((samples,)) if t == first else Size(), t, scored)
 
@@ -229,20 +230,20 @@ class VAE(nn.Module):
         for t, encoder in enumerate(self.encoders, start=1):
             q.append(law_of(encoder, latents[-1] if latents else x, *contexts))
             latents.append(draw(t, q[-1], None))
-            contexts = expand_contexts(contexts, (len(latents[-1]), len(x))) if t == 1 else contexts
+            contexts = expand_contexts(contexts, (latents[-1].shape[0], x.shape[0])) if t == 1 else contexts
         return tuple(latents), tuple(q)
 
     def _infer_top_down(
         self, x: Tensor, samples: int, draw: Draw, contexts: Contexts = (), prior: Distribution | None = None
     ) -> tuple[Latents, Distributions, Distributions, tuple[Tensor, ...]]:
         features = self.encoders(x, *contexts)
-        beside_state = expand_contexts(contexts, (samples, len(x)))
+        beside_state = expand_contexts(contexts, (samples, x.shape[0]))
         q: dict[int, Distribution] = {}
 
         def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
             c = contexts if state is None else beside_state
             q[t] = law_of(self.encoders.posterior, t, features[t - 1], state, p, c)
-            self._check_shapes(t, q[t], p, (samples, len(x)))
+            self._check_shapes(t, q[t], p, (samples, x.shape[0]))
             return draw(t, q[t], p)
 
         latents, p, seen = self._generate_down(choose, contexts, prior=prior)
@@ -294,7 +295,7 @@ class VAE(nn.Module):
             given: as in `forward`.
         """
         draw = self._sampler(samples, scored=self.levels == 1)  # of a single level no law depends on a draw
-        return self._infer(x, samples, draw, as_contexts(given, len(x)))[1]
+        return self._infer(x, samples, draw, as_contexts(given, x.shape[0]))[1]
 
     def decode(
         self, z: Tensor | Sequence[Tensor], level: int = 1, temperature: float = 1.0, given: Given = None
@@ -352,7 +353,7 @@ class VAE(nn.Module):
             given: as in `forward`.
         """
         self._check_level(level)
-        latents, _ = self._infer(x, 1, None, as_contexts(given, len(x)))
+        latents, _ = self._infer(x, 1, None, as_contexts(given, x.shape[0]))
         return self.decode([z[0] for z in latents[level - 1 :]], level, temperature, given)
 
     @one_at_a_time()

@@ -31,8 +31,8 @@ INTERNAL = (
     "data.files", "data.leakage", "data.offsets", "data.parts", "data.pictures", "data.tables", "estimators.reading",
     "evaluation.passes",
     "tabular.building", "tabular.description", "tabular.filling", "tabular.frames", "tabular.inference",
-    "tabular.resolution", "training.scale", "views.cells", "views.grids", "views.layout", "views.measured",
-    "views.rows", "views.sections", "views.showing", "views.terminal",
+    "tabular.resolution", "sharing.arithmetic", "training.scale", "views.cells", "views.grids", "views.layout",
+    "views.measured", "views.rows", "views.sections", "views.showing", "views.terminal",
 )  # fmt: skip
 ROOMS = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
 MODULES = [room for room in ROOMS if not room.startswith(INTERNAL) and not room.endswith("__init__")]

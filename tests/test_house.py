@@ -30,10 +30,11 @@ BELOW = {
     "tabular": RUNTIME | CORE,
     "compression": RUNTIME | CORE | {"tabular"},
     "evaluation": RUNTIME | CORE,
+    "sharing": RUNTIME | CORE,
     "training": RUNTIME | CORE | {"data", "evaluation"},
     "estimators": RUNTIME | CORE | {"tabular", "evaluation", "training"},
-    "views": RUNTIME | CORE | {"data", "evaluation", "tabular", "training"},
-    "command": RUNTIME | CORE | {"compression", "data", "evaluation", "tabular", "training", "views"},
+    "views": RUNTIME | CORE | {"data", "evaluation", "sharing", "tabular", "training"},
+    "command": RUNTIME | CORE | {"compression", "data", "evaluation", "sharing", "tabular", "training", "views"},
     "__main__": {"command"},
 }
 # The order within the core.
@@ -61,7 +62,7 @@ MAY_IMPORT = {
     "mixtures": {"intervals", "quantiles"},
     "checks": {"conditional", "gaps", "support"},
     "given": {"networks", "units"},
-    "draws": {"checks", "conditional", "distributions"},
+    "draws": {"checks", "conditional", "discrete", "distributions"},
     "held": {"checks", "given"},
     "model": {
         "checks", "conditional", "distributions", "draws", "given", "held", "ladder", "notation", "trace",
@@ -168,7 +169,7 @@ def test_importing_has_no_effect_and_needs_no_optional_package():
         "assert (threads, dtype) == (torch.get_num_threads(), torch.get_default_dtype())\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "optional = {'sklearn', 'matplotlib', 'PIL', 'pooch', 'rich', 'scipy', 'zuko'}\n"
-        "optional |= {'tensorboard', 'wandb', 'IPython'}\n"
+        "optional |= {'tensorboard', 'wandb', 'IPython', 'onnx', 'onnxruntime'}\n"
         "print(sorted(new & optional))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

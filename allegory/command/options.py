@@ -23,6 +23,7 @@ __all__ = [
     "DIAGNOSE",
     "ENCODE",
     "EVALUATE",
+    "EXPORT",
     "FILE",
     "FOLDER",
     "IMPUTE",
@@ -67,6 +68,7 @@ OBJECTIVES = ("elbo", "iwae", "dreg", "stl", "renyi", "loo", "vimco")
 LATENT_FAMILIES = ("normal", "bernoulli", "one_hot")  # as allegory.architectures.LATENT_FAMILIES
 PRIORS = ("standard", "mixture", "vamp", "flow", "diffusion")
 SPLITS = ("train", "valid", "test")
+GRAPHS = ("encode", "decode", "generate", "score")  # as allegory.sharing.graph.WHAT
 KINDS = (  # of columns, as allegory.tabular.columns.KINDS
     "real", "positive", "count", "binary", "categorical", "ordinal", "datetime", "constant",
 )  # fmt: skip
@@ -449,6 +451,10 @@ ENCODE = (
     Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     SEED, DEVICE,
 )  # fmt: skip
+EXPORT = (
+    Option("out", FILE, None, "the graph to write, .onnx", "FILE", required=True),
+    Option("what", Choice(GRAPHS), "encode", f"what it computes: {', '.join(GRAPHS)}"),
+)
 RUNS = (JSON,)
 DEMO = (
     Option("out", FOLDER, None, "folder to write to", "DIR", shown="a new folder, allegory-demo"),

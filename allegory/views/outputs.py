@@ -46,13 +46,15 @@ def check_out(out: str | Path, *sources: str | Path | None) -> None:
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a file is a page, a picture or arrays that allegory wrote."""
+    """Whether a file is a page, a picture, a graph or arrays that allegory wrote."""
     with path.open("rb") as stream:
         head = stream.read(2000)
     if head.startswith(b"<!doctype html>"):
         return f'<meta name="generator" content="{GENERATOR}">'.encode() in head or b"a report by allegory" in head
     if head.startswith(b"\x89PNG"):
         return f"Software\0{GENERATOR}".encode() in head
+    if f"\x12\x08{GENERATOR}".encode() in head[:32]:  # who made an ONNX graph
+        return True
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.comment == GENERATOR.encode()

@@ -12,6 +12,7 @@ Shapes: N examples x, (N, *event); n draws; T levels; K particles of a reported 
 
 from __future__ import annotations
 
+import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -42,6 +43,7 @@ from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.model import VAE
 from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device
+from allegory.sharing import Exported, export
 from allegory.tabular import Schema
 from allegory.training.checkpoint import load
 from allegory.training.directory import LAST, read_config
@@ -538,6 +540,32 @@ class Run:
             raise ValueError(f"{self.path} was not trained on a table; wanted Run.sample")
         found, ess = rows.sample(self, n, given or {}, temperature, seed, samples)
         return (found, ess) if return_ess else found
+
+    def export(self, path: str | Path, what: str = "encode") -> Exported:
+        """Writes its model as an ONNX graph, with its configuration and how x is read; see `al.export`.
+
+        Args:
+            path: the file, .onnx.
+            what: "encode", "decode", "generate" or "score".
+
+        Raises:
+            ValueError: as `al.export`.
+        """
+        known: Any = self.config.get("data")
+        data = {key: value for key, value in known.items() if key != "source"} if isinstance(known, dict) else None
+        about = {"run": {"model": self.config["model"], "fit": self.config["fit"], "data": data}, "x": self.reading}
+        unknown = self._is_conditional and self.model.config is None
+        return export(self.model, path, what, given=self._given_for(4, None, 0) if unknown else None, about=about)
+
+    @property
+    def reading(self) -> str:
+        """How the model takes x, where that is not as the data have it, in words; else ""."""
+        about: Any = self.config.get("data")
+        if self.schema is not None:
+            return "x is a row as Schema.encode gives it, NaN where a value is missing: a category is its place"
+        if isinstance(about, dict) and about.get("two_values"):
+            return "x is 0 and 1, for {} and {} in the data".format(*(f"{value:g}" for value in about["two_values"]))
+        return "" if self.offset is None else f"x is the data less {reprlib.repr(self.offset.tolist())}"
 
     def report(self, out: str | Path | None = None, **settings: Any) -> Path:
         """Writes the run as one page, RUN/report.html by default, and returns its path.

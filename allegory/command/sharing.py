@@ -1,0 +1,45 @@
+"""allegory export: the model of a run, for where there is no Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from allegory.command import console
+from allegory.command.options import EXPORT, FOLDER, Command, with_argument, with_options
+
+__all__ = ["export"]
+
+
+@click.command(cls=Command)
+@with_argument("run", FOLDER, "RUN")
+@with_options(EXPORT)
+def export(run: str, out: str, what: str) -> None:
+    """Writes the model of a run as an ONNX graph, whose noise is an input.
+
+    encode: x, noise -> z, mean and spread of q. decode: z -> mean and parameters of p(x | z). generate: noise -> the
+    same. score: x, noise -> log_px, log_pz, log_qz, of which -L_K is made. Numbers of examples and of particles are
+    free. The metadata have the configuration, and a checksum of the weights.
+
+    \b
+    Examples:
+      allegory export runs/digits --out encoder.onnx
+      allegory export runs/digits --out score.onnx --what score
+    """  # noqa: D301
+    from allegory.views.outputs import check_out
+
+    opened = console.open_run(run, "cpu")
+    check_out(out, opened.source)
+    found = opened.export(out, what)
+    inputs, outputs = (
+        ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in ends.items())
+        for ends in (found.inputs, found.outputs)
+    )
+    print(f"{out}: {what}, {Path(out).stat().st_size / 1e6:.2f} MB; {inputs} -> {outputs}")
+    if opened.reading:
+        print(opened.reading)
+    if found.difference is None:
+        print("not checked: onnxruntime is not installed")
+    else:
+        print(f"onnxruntime gives the model's numbers, within {found.difference:.0e} of their size")
