@@ -43,7 +43,7 @@ def expm1(x: Tensor) -> Tensor:
     """Exp(x) - 1.
 
     >>> expm1(torch.tensor([1e-10, -200.0]))
-    tensor([1.0000e-10, -1.0000e+00])
+    tensor([ 1.0000e-10, -1.0000e+00])
     """
     u = torch.exp(x)
     d = u - 1
