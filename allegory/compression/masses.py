@@ -159,7 +159,7 @@ def _one_hot(law: OneHot, shape: Size) -> Spell:
 
     def spell(code: Code, z: Tensor | None) -> Tensor:
         which = code(None if z is None else _symbols(law._grouped(z).argmax(-1)), "categorical", masses)
-        return law._flat(F.one_hot(_tensor(which), law.k).view(grouped.shape)).double()
+        return law.flat(F.one_hot(_tensor(which), law.k).view(grouped.shape)).double()
 
     return spell
 
