@@ -28,7 +28,7 @@ class _Posterior(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, latents: tuple[Tensor, ...], contexts: Contexts) -> Inferred:
-        return self.model._infer(x, len(latents[0]), lambda t, q: latents[t - 1], contexts)
+        return self.model._infer(x, len(latents[0]), lambda t, q, p: latents[t - 1], contexts)
 
 
 @disable_compile  # functional_call does not compile
