@@ -209,6 +209,9 @@ def test_gaps_are_filled_better_than_by_means_and_draws_are_as_wide_as_the_truth
     assert 0.85 < residuals.std() / np.sqrt(25 - 4.5**2) < 1.15
     assert len({draw[gaps, 1].tobytes() for draw in draws}) == 20
     np.testing.assert_array_equal(imputer.draw(gappy, 1)[0], imputer.draw(gappy, 1)[0])
+    imputer.set_params(samples=1)  # twenty draws are of more particles than one
+    within = np.stack(imputer.draw(gappy, n_draws=20))[:, gaps, 1].var(0, ddof=1).mean()
+    assert 0.85 < within / (25 - 4.5**2) < 1.15
 
 
 def test_each_estimate_is_that_of_its_loss():

@@ -23,6 +23,7 @@ from allegory.tabular import Schema
 __all__ = ["VAEImputer"]
 
 OF_CODES = {"mean": {"categorical": "mode", "binary": "mode", "ordinal": "median"}, "median": {"categorical": "mode"}}
+PARTICLES_PER_DRAW = 10  # at least: of few particles the same ones are drawn again and again
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
@@ -125,11 +126,12 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
 
         Args:
             X: as in `fit`.
-            n_draws: how many.
+            n_draws: how many. They are chosen among `samples` particles, or ten times as many as draws if that is more.
             random_state: by default that of the estimator: the same draws each time.
         """
         check_is_fitted(self)
         X = reading.validated(self, X, reset=False)
         x = self._from_copies(self._encode(X))
         seed = self._seed if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
-        return [self._decode(drawn, X) for drawn in impute(self.model_, x, n_draws, self.samples, seed=seed)]
+        particles = max(self.samples, PARTICLES_PER_DRAW * n_draws)
+        return [self._decode(drawn, X) for drawn in impute(self.model_, x, n_draws, particles, seed=seed)]
