@@ -281,17 +281,19 @@ def conv(
     gaps: bool | None = None,
     given: Sequence[int] | None = None,
     given_data: Tensor | None = None,
+    posterior_blocks: int = 1,
 ) -> VAE:
-    """A ladder of T = len(latent) levels of convolutions, with a state through which p(z_t | z_{t+1}, ..., z_T)
-    sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very deep VAE. With
-    one level it is the plain convolutional VAE.
+    """A ladder of T levels of convolutions, as many as `latent` has numbers above 0, with a state through which p(z_t |
+    z_{t+1}, ..., z_T) sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very
+    deep VAE. With one level it is the plain convolutional VAE.
 
     Args:
         event_shape: of x, (C, H, W).
         likelihood: one of `LIKELIHOODS`, the family of p(x | s_1), or a custom family; as in `mlp`.
-        latent: channels of z_1, ..., z_T.
-        scales: the downsampling factor of each level's grid, level 1 first, each a multiple of the one below; by
-            default the levels are spread evenly over the powers of two that leave a grid of at least 4 x 4 and, at the
+        latent: channels of z_1, ..., z_T. Between them, or below, 0 is a grid with residual blocks and no latents, so
+            that (0, 0, 4, 0, 0, 32) has the blocks of six levels and the latents of two.
+        scales: the downsampling factor of each of these grids, level 1 first, each a multiple of the one below; by
+            default they are spread evenly over the powers of two that leave a grid of at least 4 x 4 and, at the
             top, a single cell: z_T is a vector where x is square. A side of one cell stays as it is.
         stem: the downsampling factor of the input and output grid; where it is finer than that of level 1 it has
             residual blocks, too. By default that of level 1, but at most 4.
@@ -312,6 +314,8 @@ def conv(
         lowest, row_names, offset, gaps: as in `mlp`.
         given, given_data: as in `mlp`. Each network reads c as a shift of its channels, by a linear map, before its
             residual blocks; p(z_t | ...) and p(x | s_1) have `blocks` more of them for it.
+        posterior_blocks: residual blocks in each posterior below the top, where the features of x and the state meet.
+            With 0 a level costs little beside its blocks up and down, which have said what there is to say.
 
     Raises:
         ValueError: as `mlp`; data that are not images; scales that do not divide their sides.
@@ -320,7 +324,10 @@ def conv(
     >>> [tuple(q.event_shape) for q in model.encode(torch.zeros(1, 1, 8, 8))]
     [(2, 4, 4), (2, 4, 4), (4, 2, 2)]
     """
-    _check_widths(event_shape=event_shape, latent=latent)
+    _check_widths(event_shape=event_shape)
+    _check_widths(0, latent=latent)
+    if not latent[-1]:
+        raise ValueError(f"latent={list(latent)}: the last is the top, z_T, which needs latents; wanted it positive")
     if data is not None:
         check_channels_first(event_shape)
     if scales is not None:
@@ -342,14 +349,18 @@ def conv(
     name = activations.canonical(activation)
     if name != "GELU":  # omitted where it is the default: earlier runs do not record it, and have to resume
         config["activation"] = _to_config(name)
+    if posterior_blocks != 1:
+        config["posterior_blocks"] = posterior_blocks
     act = make_activation(activation)
     _check_widths(scales=scales)
     _check_counts(stem=stem, channels=channels, blocks=blocks)
+    _check_counts(0, posterior_blocks=posterior_blocks)
     check_scales(event_shape, latent, stem, scales, padded)
     height, width = event_shape[1:]
     ladder = ConvLadder(
-        latent, scales, stem, (height, width), channels, blocks, act, dropout, markov, checkpointed, lines, reading
-    )
+        latent, scales, stem, (height, width), channels, blocks, act, dropout, markov, checkpointed, lines, reading,
+        posterior_blocks,
+    )  # fmt: skip
     if any(ladder.kernel(scale) in ((1, 3), (3, 1)) for scale in (stem, *scales)):
         config["lines"] = True
     family, input_layer = _likelihood_and_input(
@@ -749,8 +760,8 @@ def _likelihood_and_input(
     return family, input_layer
 
 
-def _check_widths(**named: Any) -> None:
-    """Checks shapes and widths: sequences of whole numbers, from 1 to what an int32 holds."""
+def _check_widths(least: int = 1, /, **named: Any) -> None:
+    """Checks shapes and widths: sequences of whole numbers, from `least` to what an int32 holds."""
     for name, widths in named.items():
         if isinstance(widths, Tensor):
             shape = tuple(widths.shape)
@@ -761,14 +772,16 @@ def _check_widths(**named: Any) -> None:
             raise ValueError(f"{name}={widths}: wanted a sequence, {of}, such as {name}=({widths},)")
         if not isinstance(widths, Sequence) or isinstance(widths, str):
             raise ValueError(f"{name}={widths!r}: wanted a sequence of positive whole numbers")
-        if any(not isinstance(width, int) or not 1 <= width < 2**31 for width in widths) or (
+        if any(not isinstance(width, int) or not least <= width < 2**31 for width in widths) or (
             name != "hidden" and not widths
         ):
-            raise ValueError(f"{name}={list(widths)}: wanted positive whole numbers, at least one")
+            positive = "positive whole numbers" if least else "whole numbers from 0 on"
+            raise ValueError(f"{name}={list(widths)}: wanted {positive}, at least one")
 
 
-def _check_counts(**named: Any) -> None:
+def _check_counts(least: int = 1, /, **named: Any) -> None:
     """Checks numbers that are not sequences."""
     for name, count in named.items():
-        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count < 2**31:
-            raise ValueError(f"{name}={count!r}: wanted a positive whole number")
+        if not isinstance(count, int) or isinstance(count, bool) or not least <= count < 2**31:
+            positive = "a positive whole number" if least else "a whole number from 0 on"
+            raise ValueError(f"{name}={count!r}: wanted {positive}")

@@ -4,6 +4,9 @@ r"""The convolutional ladder: its grids, its blocks, and the columns that are bu
     q       h_t, s_{t+1} -> q(z_t | z_{t+1}, x)
     down    s_T -> ... -> s_1 -> x       residual blocks, unsqueezed where the grid gets finer; heads: p(z_t | s_{t+1})
 
+A level has one or more grids of blocks, rungs of the ladder: z_t is on the last of them, the others have no latents of
+their own, and are passed on the way up to it and down from it.
+
 A scale is a downsampling factor: at scale r the grid of an image (C, H, W) has H / r x W / r cells; of a line
 (C, 1, L), 1 x L / r. Sides that the scales do not divide are padded with zeros for the networks, and their output is
 cropped.
@@ -16,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -48,12 +52,13 @@ class ConvLadder:
     """A ladder of convolutions, from which its two columns are made.
 
     Attributes:
-        latent: channels of z_1, ..., z_T.
-        scales: of each level's grid, level 1 first.
+        latent: channels of z on each rung, from the bottom up; 0 where it has none.
+        scales: of each rung's grid.
         stem: scale of the input and output grid.
         size: height and width of x.
         channels: of the features of x and of the state.
-        blocks: residual blocks on each grid.
+        blocks: residual blocks on each rung.
+        posterior_blocks: and where features and state meet, in each posterior below the top.
         activation: makes one.
         dropout: in every block of the columns.
         markov: whether p(z_{t-1} | z_t) sees only the level above.
@@ -74,11 +79,21 @@ class ConvLadder:
     checkpointed: bool = False
     lines: bool = True
     reading: Reading | None = None
+    posterior_blocks: int = 1
 
     @property
     def levels(self) -> int:
         """T, the number of levels of latents."""
-        return len(self.latent)
+        return len(self.rungs)
+
+    @cached_property
+    def rungs(self) -> list[int]:
+        """Which rung z_1, ..., z_T are on."""
+        return [i for i, channels in enumerate(self.latent) if channels]
+
+    def _of_level(self, t: int) -> range:
+        """The rungs of a level, t from 0, from the bottom up; its latents are on the last."""
+        return range(self.rungs[t - 1] + 1 if t else 0, self.rungs[t] + 1)
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -112,12 +127,12 @@ class ConvLadder:
             up.insert(1, nn.ZeroPad2d((0, wide - width, 0, high - height)))
         if self.scales[0] > self.stem:
             up += [self._body(self.stem), *self._squeeze(self.channels, self.scales[0] // self.stem)]
-        steps: list[nn.Module] = [nn.Sequential(*up, self._body(self.scales[0]))]
+        body = self._climb(self._of_level(0))
+        steps: list[nn.Module] = [nn.Sequential(*up, *body)]
         if self.reading is not None:
-            steps = [Shifted(self._body(self.scales[0]), self.reading, self.channels, nn.Sequential(*up))]
-        for below, scale in pairwise(self.scales):
-            coarser = self._squeeze(self.channels, scale // below) if scale > below else []
-            steps.append(nn.Sequential(*coarser, self._body(scale)))
+            shifted = body[0] if len(body) == 1 else nn.Sequential(*body)
+            steps = [Shifted(shifted, self.reading, self.channels, nn.Sequential(*up))]
+        steps += [nn.Sequential(*self._climb(self._of_level(t))) for t in range(1, self.levels)]
         top = nn.Sequential(self.activation(), nn.Conv2d(self.channels, 2 * self.latent[-1], 1))
         q_top = Conditional(self._shifted(top), families.normal, event_dim=3)
         return TopDown(Climb(steps), [*map(self._posterior, range(self.levels - 1)), q_top], residual=True)
@@ -134,16 +149,15 @@ class ConvLadder:
         to_x = [*self._unsqueeze(self.channels, finer), self._body(stem)] if finer > 1 else []
         crop = [Crop(*self.size)] if self.sides != self.size else []
         heads = [[*to_x, self.activation(), *self._unsqueeze(outputs, stem), *crop, offset]]
-        heads += [[self.activation(), zeroed(nn.Conv2d(self.channels, 2 * z, 1))] for z in self.latent[:-1]]
+        widths = [self.latent[rung] for rung in self.rungs]
+        heads += [[self.activation(), zeroed(nn.Conv2d(self.channels, 2 * z, 1))] for z in widths[:-1]]
         states: list[nn.Module] = []
         decoders: list[nn.Module] = []
-        for t, (z, scale, head) in enumerate(zip(self.latent, self.scales, heads, strict=True)):
-            below = self.scales[t - 1] if t else scale
-            up = self._unsqueeze(self.channels, scale // below) if scale > below else []
+        for t, (z, head) in enumerate(zip(widths, heads, strict=True)):
             enter = scaled(nn.Conv2d(z, self.channels, 1), self.levels)
-            down = [self._body(scale), *up]
+            down = self._descend(self._of_level(t))
             if self.reading is not None:
-                head = [self._body(below), *head]
+                head = [self._body(self.scales[self.rungs[t - 1] if t else 0]), *head]
             first = [enter, *down] if self.markov else []
             if not self.markov:
                 states.append(Carry(Images(enter), Images(*down)))
@@ -158,29 +172,49 @@ class ConvLadder:
 
     def _posterior(self, t: int) -> Conditional:
         """q(z_t | z_{t+1}, x), t from 0, of the features of x and the state, or z_{t+1} itself in a Markov chain."""
+        here = self.rungs[t]
         both: nn.Module = Concat(
             Images(
                 nn.Conv2d(2 * self.channels, self.channels, 1),
-                bottleneck(self.channels, self._inner, self.kernel(self.scales[t]), 1, self.activation),
+                *self._blocks(self.scales[here], self.posterior_blocks, self.posterior_blocks, 0.0),
                 self.activation(),
-                scaled(nn.Conv2d(self.channels, 2 * self.latent[t], 1), self.levels),
+                scaled(nn.Conv2d(self.channels, 2 * self.latent[here], 1), self.levels),
             ),
             event_dim=3,
         )
         if self.markov:
-            a, b = self._factors(self.scales[t + 1] // self.scales[t])
-            lift = nn.Conv2d(self.latent[t + 1], self.channels * a * b, 1)
+            above = self.rungs[t + 1]
+            a, b = self._factors(self.scales[above] // self.scales[here])
+            lift = nn.Conv2d(self.latent[above], self.channels * a * b, 1)
             both = Lift(Images(lift, _depth_to_space(a, b)), both)
         return Conditional(self._shifted(both), families.normal, event_dim=3)
 
+    def _climb(self, rungs: range) -> list[nn.Module]:
+        """Up over some rungs, to the last of them."""
+        layers: list[nn.Module] = []
+        for rung in rungs:
+            scale, below = self.scales[rung], self.scales[max(0, rung - 1)]
+            layers += [*(self._squeeze(self.channels, scale // below) if scale > below else []), self._body(scale)]
+        return layers
+
+    def _descend(self, rungs: range) -> list[nn.Module]:
+        """Down over some rungs, from the last of them, to the grid of the one below the first."""
+        layers: list[nn.Module] = []
+        for rung in reversed(rungs):
+            scale, below = self.scales[rung], self.scales[max(0, rung - 1)]
+            layers += [self._body(scale), *(self._unsqueeze(self.channels, scale // below) if scale > below else [])]
+        return layers
+
     def _body(self, scale: int) -> nn.Module:
         """The residual blocks on a grid."""
-        depth = self.blocks * (self.levels + (self.scales[0] > self.stem))
-        layers = [
-            bottleneck(self.channels, self._inner, self.kernel(scale), depth, self.activation, self.dropout)
-            for _ in range(self.blocks)
-        ]
+        depth = self.blocks * (len(self.latent) + (self.scales[0] > self.stem))
+        layers = self._blocks(scale, self.blocks, depth, self.dropout)
         return (Checkpointed if self.checkpointed else nn.Sequential)(*layers)
+
+    def _blocks(self, scale: int, count: int, depth: int, dropout: float) -> list[nn.Module]:
+        """Some of `depth` residual blocks."""
+        kernel = self.kernel(scale)
+        return [bottleneck(self.channels, self._inner, kernel, depth, self.activation, dropout) for _ in range(count)]
 
     @property
     def _inner(self) -> int:

@@ -49,6 +49,8 @@ MODELS = {
     "conv, Markov": lambda: conv(latent=[2, 3, 4], scales=[2, 8, 8], markov=True),
     "conv, a finer stem": lambda: conv(latent=[2, 3], scales=[4, 8], stem=2),
     "conv, four levels": lambda: conv(latent=[2, 2, 2, 3], scales=[2, 2, 4, 8]),
+    "conv, grids without latents": lambda: conv(latent=[0, 2, 0, 3], scales=[2, 2, 4, 8], posterior_blocks=0),
+    "conv, Markov, without latents": lambda: conv(latent=[2, 0, 4], scales=[2, 4, 8], markov=True),
     "conv, mixture": lambda: conv(prior="mixture", components=5),
     "conv, flow": lambda: conv(prior="flow"),
     "conv, vamp": lambda: conv(prior="vamp", components=5),
@@ -93,6 +95,19 @@ def test_weights_are_unbiased(name):
         means = [w.mean().log() + v.max() for w, v in zip(both, (log_w, log_p), strict=True)]
         errors = [w.std() / w.mean() / 200 for w in both]
     assert abs(means[0] - means[1]) < 5 * (errors[0] ** 2 + errors[1] ** 2).sqrt() + 1e-9
+
+
+def test_a_grid_without_latents_has_the_blocks_of_one_with():
+    scales, sparse = [2, 2, 4, 8], conv(latent=[0, 2, 0, 3], scales=[2, 2, 4, 8], posterior_blocks=0)
+    dense = conv(latent=[2, 2, 2, 3], scales=scales, posterior_blocks=0)
+    assert (sparse.levels, dense.levels) == (2, 4)
+    blocks = [sum(isinstance(part, networks.Residual) for part in model.modules()) for model in (sparse, dense)]
+    assert blocks == [8, 8]  # four up, four down
+    assert sum(isinstance(part, networks.Residual) for part in conv(latent=[2, 2, 2, 3], scales=scales).modules()) == 11
+    assert [tuple(z.shape[2:]) for z in sparse(BITS[:1]).latents] == [(2, 4, 4), (3, 1, 1)]
+    given = torch.randn(len(BITS), 2, dtype=torch.float64)
+    trace = conv(latent=[0, 2, 0, 3], scales=scales, given_data=given)(BITS[:5], given=given[:5])
+    assert trace.kl.shape == (2, 1, 5)
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
@@ -501,7 +516,8 @@ WRONG = {
     r"scales=\[2\]: wanted one for each of 2": lambda: conv(scales=[2]),
     r"scales=\[2, 3\]: 3 is not a multiple of 2": lambda: conv(scales=[2, 3]),
     r"scales=\[3, 3\]: 3 is not a multiple of 1 that divides 8 x 8": lambda: conv(scales=[3, 3]),
-    r"latent=\[\]: wanted positive whole numbers": lambda: architectures.conv((1, 8, 8), "bernoulli", latent=[]),
+    r"latent=\[\]: wanted whole numbers from 0 on": lambda: architectures.conv((1, 8, 8), "bernoulli", latent=[]),
+    r"latent=\[2, 0\]: the last is the top": lambda: conv(latent=[2, 0]),
     r"stem=3, scales=\[2, 8\]: 3 is not a multiple of 1": lambda: conv(stem=3),
     r"shape \(16, 12, 3\) look like images with the channels last; transpose them to \(3, 16, 12\)": lambda: (
         architectures.conv((16, 12, 3), "bernoulli", data=torch.rand(4, 16, 12, 3).round())

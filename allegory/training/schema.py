@@ -77,8 +77,8 @@ GIVEN = Kind(
 
 MODEL = {
     "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": _either(NAME, COLUMNS, TREE),
-    "latent": _list_of(COUNT), "hidden": _list_of(COUNT), "scales": _list_of(COUNT),
-    "stem": COUNT, "channels": COUNT, "blocks": COUNT,
+    "latent": _list_of(INDEX), "hidden": _list_of(COUNT), "scales": _list_of(COUNT),
+    "stem": COUNT, "channels": COUNT, "blocks": COUNT, "posterior_blocks": INDEX,
     "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,
     "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
     "lowest": WHOLE, "padded": SWITCH, "gaps": SWITCH, "set_features": COUNT, "exposure": INDEX,
