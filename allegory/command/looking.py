@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,11 @@ from allegory.command.options import (
     with_options,
 )
 
+if TYPE_CHECKING:
+    from allegory.views.runs import Summary
+
+MANY = 20  # levels, from which on their rates are told together
+
 __all__ = ["completion", "datasets", "demo", "report", "runs"]
 
 
@@ -29,7 +35,7 @@ __all__ = ["completion", "datasets", "demo", "report", "runs"]
 @with_argument("run", FOLDER, "RUN")
 @with_options(REPORT)
 def report(
-    run: str, out: str | None, split: str, examples: int, importance_samples: int, data: str | None, device: str
+    run: str, out: str | None, split: str, examples: int, importance_samples: int | None, data: str | None, device: str
 ) -> None:
     """Writes one self-contained page of a run: curves, likelihoods, samples, what each level does, the diagnosis."""
     import allegory.views.page  # noqa: F401  before the run is opened: from there on Ctrl-C is an exception
@@ -89,12 +95,12 @@ def runs(folder: str, json: bool) -> None:
     for column in ("epochs", "minutes", "bound", "baseline", "rates, level 1 first"):
         table.add_column(column, justify="right", no_wrap=column != "rates, level 1 first")
     for run in found:
-        model = " ".join(filter(None, [*run.model.split()[:1], ",".join(map(str, run.latent))]))
+        model = " ".join(filter(None, [*run.model.split()[:1], run.depth]))
         table.add_row(
             escape(os.path.relpath(run.path, folder)), escape(Path(run.data).name), escape(model),
             escape(run.objective), f"{run.epochs}" if run.stopped else f"{run.epochs}..", f"{run.minutes:.1f}",
             "" if run.bound is None else f"{run.bound:.2f}",
-            "" if run.baseline is None else f"{run.baseline:.2f}", " ".join(f"{rate:.1f}" for rate in run.kl_per_level),
+            "" if run.baseline is None else f"{run.baseline:.2f}", _rates(run),
         )  # fmt: skip
     show(table)
     if any(run.baseline is not None for run in found):
@@ -109,6 +115,16 @@ def runs(folder: str, json: bool) -> None:
         print(f"{os.path.relpath(run.path, folder)}: {of_what(run.gaps)}")
     if any(not run.stopped for run in found):
         print("..: not finished, continue with --resume; or still running")
+
+
+def _rates(run: Summary) -> str:
+    """The rates of its levels; of a chain with a fixed encoder those below the top together, and so of many levels."""
+    rates = run.kl_per_level
+    if run.fixed and rates:
+        return f"{sum(rates[:-1]):.1f} below the top, {rates[-1]:.1f}"
+    return (
+        f"{sum(rates):.1f} of {len(rates)} levels" if len(rates) > MANY else " ".join(f"{rate:.1f}" for rate in rates)
+    )
 
 
 @click.command(cls=Command)

@@ -406,7 +406,7 @@ REPORT = (
     Option("out", FILE, None, "the page to write", "FILE", shown="RUN/report.html"),
     SPLIT,
     Option("examples", SEVERAL, 500, "number of random examples", "N"),
-    Option("importance_samples", NATURAL, 200, "K of L_K", "K"),
+    Option("importance_samples", NATURAL, None, "K of L_K", "K", shown="200; of a diffusion of many levels fewer"),
     DATA, DEVICE,
 )  # fmt: skip
 SAMPLE = (

@@ -22,8 +22,8 @@ Verdicts, with these thresholds:
                     what the training ELBO gains over independent elements, a difference that has no unit
     untrusted       more than half of the examples with an effective sample size below 2: L_K says little
 
-Of a chain whose encoder is fixed, `allegory.chain`, levels are judged together: none can collapse, losses are not
-measured, and the time is proportional to T.
+Of a chain whose encoder is fixed, `allegory.chain`, levels are judged together: none can collapse, information and
+losses are not measured, and the time is proportional to T. Its many levels are told in groups of neighbours.
 
 Collapse has two usual causes. The KL is paid from the first step, while the decoder has not learned to use z: a warm-up
 of the KL or free bits help. Or the level's posterior sees x through the noise of all levels below: a top-down
@@ -48,20 +48,22 @@ from allegory.draws import draw_to
 from allegory.evaluation.bounds import MANY_LEVELS, MIN_EFFECTIVE_SAMPLES, Evaluation, Scores, score
 from allegory.evaluation.gains import column_gains, gain_lines, has_columns
 from allegory.evaluation.marginals import independent_elements, mean_log_prob
-from allegory.evaluation.passes import evaluating, pairs_per_pass
+from allegory.evaluation.passes import evaluating, few_particles, pairs_per_pass
 from allegory.given import Contexts, Given, as_contexts, expand_contexts, take_rows
 from allegory.ladder import TopDown
 from allegory.model import VAE
 from allegory.runtime.html import html_table
 from allegory.runtime.threads import one_at_a_time
 
-__all__ = ["COLUMNS", "Diagnosis", "Level", "diagnose", "diagnose_scored"]
+__all__ = ["COLUMNS", "SAMPLES", "Diagnosis", "Level", "diagnose", "diagnose_scored"]
 
+SAMPLES = 100
 COLLAPSED_NATS = 0.1
 WEAK_NATS = 1.0
 OVERFIT_NATS, OVERFIT_SHARE = 1.0, 0.02
 OVERFITS = "the model overfits"
 MAX_CONTEXTS = 64
+GROUPS = 10  # of the levels of a long chain
 COLUMNS = ("level", "rate", "active units", "information", "gain", "verdict")
 """Of `Diagnosis.rows`."""
 
@@ -72,15 +74,15 @@ class Level:
 
     Attributes:
         level: t.
-        rate, information, loss: nats per example; see the module. The loss is None where it is not measured, as where
-            the encoder is fixed.
+        rate, information, loss: nats per example; see the module. The last two are None where they are not measured,
+            as where the encoder is fixed.
         active_units, units: how many elements of z_t vary with x, of how many.
         verdict: "works", "weak", "idle" or "collapsed".
     """
 
     level: int
     rate: float
-    information: float
+    information: float | None
     loss: float | None
     active_units: int
     units: int
@@ -115,14 +117,32 @@ class Diagnosis:
         return asdict(self)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A row for each level, level 1 first; the columns are `COLUMNS`."""
+        """A row for each level, level 1 first, or for levels that lie together, where a fixed encoder has many; the
+        columns are `COLUMNS`.
+        """
+        if len(self.levels) > MANY_LEVELS and all(level.information is None for level in self.levels):
+            return self._grouped_rows()
         return [
             (
-                str(level.level), f"{level.rate:.2f}", f"{level.active_units} of {level.units}",
-                f"{level.information:.2f}", "" if level.loss is None else f"{level.loss:.2f}", level.verdict,
+                str(level.level), f"{level.rate:.2f}",
+                "" if level.information is None else f"{level.active_units} of {level.units}",
+                "" if level.information is None else f"{level.information:.2f}",
+                "" if level.loss is None else f"{level.loss:.2f}", level.verdict,
             )
             for level in self.levels
         ]  # fmt: skip
+
+    def _grouped_rows(self) -> list[tuple[str, ...]]:
+        """A row for each of ten groups of levels below the top, and for the top."""
+        *below, top = self.levels
+        size = math.ceil(len(below) / GROUPS)
+        rows: list[tuple[str, ...]] = []
+        for group in [*(below[start : start + size] for start in range(0, len(below), size)), [top]]:
+            first, last = group[0].level, group[-1].level
+            rate, verdicts = sum(level.rate for level in group), sorted({level.verdict for level in group})
+            name = str(first) if first == last else f"{first} to {last}"
+            rows.append((name, f"{rate:.2f}", "", "", "", ", ".join(verdicts)))
+        return rows
 
     def _repr_html_(self) -> str:
         title = f"{self.evaluation.examples:,} examples, nats per example"
@@ -145,7 +165,7 @@ def diagnose(
     model: VAE,
     x: Tensor,
     train: Tensor | None = None,
-    samples: int = 100,
+    samples: int | None = None,
     baseline_nll: float | None = None,
     given: Given = None,
     train_given: Given = None,
@@ -157,7 +177,8 @@ def diagnose(
         model: any VAE.
         x: (N, *event) held-out data; a few hundred examples are enough.
         train: (N', *event) training data, for the gap between the two, and for the baseline.
-        samples: K of the bound, and draws for the means.
+        samples: K of the bound, and draws for the means; by default 100, or of a diffusion of many levels fewer, see
+            `allegory.evaluation.passes.few_particles`.
         baseline_nll: of x, as in `Evaluation`, if it is already known.
         given, train_given: c of a conditional model, (N, *context) and (N', *context), or several.
         levels: of a diffusion, as in `evaluate`.
@@ -167,6 +188,7 @@ def diagnose(
     ([1, 2], 2)
     """
     model = at_levels(model, levels)
+    samples = few_particles(model, SAMPLES) if samples is None else samples
     scores = score(model, x, samples, given=given)
     on_train = None if train is None else score(model, train, samples, given=train_given)
     law = None if train is None else independent_elements(model, train, as_contexts(given, len(x)))
@@ -202,7 +224,9 @@ def diagnose_scored(
             None if fixed else result.elbo - _elbo_without(model, x, contexts, t, draws)
             for t in range(1, model.levels + 1)
         ]
-        information = _information(model, x[:512], take_rows(contexts, slice(512)))
+        information: list[float | None] = [None] * model.levels
+        if not fixed:
+            information = list(_information(model, x[:512], take_rows(contexts, slice(512))))
         units = [math.prod(q.event_shape) for q in model.encode(x[:1], given=take_rows(contexts, slice(1)))]
     rates = result.kl_per_level
     levels = [

@@ -7,6 +7,9 @@ position among the examples: a result does not depend on `pairs`. With `row_seed
 values of the example instead, and so does the result, whatever stands beside the example; what draws without the given
 noise, such as a q that is not normal, then takes one example at a time.
 
+Where all passes will take more than a minute, as the second of them shows, that is said, and how many particles would
+take one.
+
 Within `al.together()` each process takes its share of the examples, and all get the whole result.
 
 Shapes: S particles per pass, B examples per pass, N examples, K particles in all, T levels.
@@ -15,6 +18,7 @@ Shapes: S particles per pass, B examples per pass, N examples, K particles in al
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -35,6 +39,7 @@ from allegory.runtime import processes
 from allegory.runtime.memory import caching
 from allegory.runtime.modes import eval_mode, forked_rng, no_validation
 from allegory.runtime.precision import autocast
+from allegory.runtime.progress import duration, tell
 from allegory.runtime.threads import one_at_a_time
 
 __all__ = [
@@ -43,11 +48,13 @@ __all__ = [
     "RowNoise",
     "check_scored",
     "evaluating",
+    "few_particles",
     "pairs_per_pass",
     "row_seeds",
     "run_passes",
 ]
 
+LONG_SECONDS = 60.0
 EDGE = 1e-12  # from 0 and 1, where a normal quantile is still finite
 Noise = tuple[int, Sequence[Tensor | None]]  # S, and the noise of S particles for `VAE.forward`
 
@@ -86,6 +93,21 @@ def pairs_per_pass(model: VAE, x: Tensor, whole: bool = True) -> int:
     if whole and isinstance(model, FixedChain) and model.levels is not None:
         return max(1, min(2**14, 2**23 // (width * max(8, model.levels))))
     return max(100, min(2**14, 2**20 // width))
+
+
+def few_particles(model: VAE, usual: int) -> int:
+    """K where none is asked for: as usual, and for a chain of the kind of `allegory.chain` with more than ten levels,
+    whose passes take time in proportion to them, so many fewer.
+
+    Args:
+        model: any VAE.
+        usual: K of others.
+
+    >>> few_particles(al.architectures.diffusion((3,), levels=100, width=8), 200)
+    20
+    """
+    levels = model.levels if isinstance(model, FixedChain) else None
+    return usual if levels is None or levels <= 10 else max(2, 10 * usual // levels)
 
 
 def row_seeds(x: Any, seed: int, apart: bool = False) -> np.ndarray:
@@ -192,6 +214,8 @@ class Particles:
         self.rows = max(1, pairs // (self.size * self.block)) * self.block
         self.chunk = max(1, pairs // self.rows)  # particles at a time, for the rows of a pass
         self.device, self.seeds, self.seed, self.contexts = x.device, seeds, 0, contexts
+        self.samples, self.examples, self.passed = samples, len(x), 0
+        self.levels = model.levels if isinstance(model, FixedChain) else None
         if seeds is None:
             seed = int(torch.randint(2**62, ()))
             self.seed = processes.broadcast(lambda: seed)
@@ -232,6 +256,36 @@ class Particles:
                 noises = [None if noise is None else noise[part : part + self.chunk] for noise in drawn]
                 yield min(self.chunk, particles - part), noises
 
+    def foretelling(self, noises: Iterator[Noise], rows: int) -> Iterator[Noise]:
+        """The same noise; after the second pass it is said what all take, if that is long: the first may compile.
+
+        Args:
+            noises: of some examples.
+            rows: how many they are.
+        """
+        for count, noise in noises:
+            began = time.monotonic()
+            yield count, noise
+            self.passed += 1
+            if self.passed == 2:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                pairs = self.examples * self.samples / processes.world_size()
+                seconds = (time.monotonic() - began) / (count * rows) * pairs
+                if seconds > LONG_SECONDS:
+                    tell(self._foretold(seconds))
+
+    def _foretold(self, seconds: float) -> str:
+        """In words, with what takes a minute."""
+        levels = f", through {self.levels:,} levels each," if self.levels else ""
+        pairs = LONG_SECONDS / seconds * self.samples * self.examples
+        fewer = max(1, int(pairs / self.examples))
+        some = "" if pairs >= self.examples else f" for {max(1, int(pairs)):,} of them"
+        return (
+            f"{self.examples:,} examples with K = {self.samples:,} particles{levels} will take about "
+            f"{duration(seconds)} here; K = {fewer:,}{some} would take a minute"
+        )
+
     def _even(self, points: Tensor, shift: Tensor) -> list[Tensor | None]:
         """The noise of each level, from points (S, 1, width) in (0, 1) and a shift, (1, B, width)."""
         normal = [shape for shape in self.shapes if shape is not None]
@@ -270,7 +324,7 @@ def run_passes(
         rows, contexts = x[part_of], take_rows(particles.contexts, part_of)
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
             torch.manual_seed(particles.seed_of(start))
-            parts = score(rows, particles.noise(start, len(rows)), *contexts)
+            parts = score(rows, particles.foretelling(particles.noise(start, len(rows)), len(rows)), *contexts)
         each = len(parts) - summed
         if not whole:
             whole = [part.new_zeros(len(x), *part.shape[1:]) for part in parts[:each]]

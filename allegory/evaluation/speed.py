@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from allegory.chain import FixedChain
 from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.family import BernoulliFamily, CategoricalFamily
 from allegory.given import Given, as_contexts, take_rows
@@ -38,7 +39,8 @@ def choose_speed(
         x: (N, *event) data.
         samples: K.
         precision: "float32", "bfloat16" or "auto": bfloat16 where it pays, and x is Bernoulli or categorical.
-        compile: True, False or "auto": where the evaluation would take more than a minute.
+        compile: True, False or "auto": where the evaluation would take more than a minute; never a chain with a fixed
+            encoder, whose pass is T times its network, which a compiler would write out.
         given: as in `evaluate`.
 
     >>> choose_speed(model, x, samples=10)[1]
@@ -49,6 +51,7 @@ def choose_speed(
             f"precision={precision!r}, compile={compile!r}: wanted 'float32', 'bfloat16' or 'auto', and True, False or "
             "'auto'"
         )
+    compile = False if compile == "auto" and isinstance(model, FixedChain) else compile
     precision, first = processes.broadcast(lambda: choose_precision(precision, x.device, tolerates_bfloat16(model)))
 
     rows, particles = max(1, pairs_per_pass(model, x) // samples), min(samples, pairs_per_pass(model, x))

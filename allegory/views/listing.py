@@ -32,6 +32,9 @@ class Summary:
         checksum: of the data and their splits; empty where the run does not record it.
         model: architecture and likelihood; for a model built by hand the name of its class, if that is recorded.
         latent: widths of the levels, level 1 first.
+        levels: T of a chain with a fixed encoder; None where it has infinitely many, and of all others, whose T is the
+            number of their widths.
+        fixed: whether it is such a chain. The rates are then two, of all levels below the top, and of the top.
         objective, seed: of the training.
         epochs, steps, minutes: done so far; an epoch that the clock has cut off is not counted.
         stopped: "epochs", "minutes" or "patience"; "saved" where `save` wrote it; empty where it was interrupted, or
@@ -60,6 +63,13 @@ class Summary:
     elbo: float | None
     kl_per_level: list[float]
     gaps: list[str] = field(default_factory=list)
+    levels: int | None = None
+    fixed: bool = False
+
+    @property
+    def depth(self) -> str:
+        """The widths of the levels, or how many a chain with a fixed encoder has, in a word."""
+        return f"T={self.levels or 'inf'}" if self.fixed else ",".join(map(str, self.latent))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and texts, for JSON."""
@@ -99,7 +109,7 @@ def summary(run: str | Path) -> Summary:
         checksum=str(data.get("checksum", "")) if isinstance(data, dict) else "",
         model=" ".join(_short_name(model[key]) for key in ("architecture", "likelihood") if key in model)
         or _short_name({"own": config.get("class", "")}),
-        latent=list(model.get("latent", [])),
+        latent=[width for width in model.get("latent", []) if width],
         objective=str(fit.get("objective", "")),
         seed=int(fit.get("seed", 0)),
         epochs=position.get("epoch", 0),
@@ -112,6 +122,8 @@ def summary(run: str | Path) -> Summary:
         elbo=scored.get("elbo"),
         kl_per_level=list(scored.get("kl_per_level", [])),
         gaps=_gaps(model.get("likelihood")),
+        levels=model.get("levels"),
+        fixed="levels" in model,
     )
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from allegory.chain import FixedChain
 from allegory.evaluation.bounds import Evaluation, Scores, curve_counts, score, standard_error
 from allegory.evaluation.diagnosis import Diagnosis, diagnose_scored
 from allegory.evaluation.marginals import independent_elements, log_probs
@@ -69,7 +70,8 @@ class Measured:
         train_bounds: (N',) L_K of the training examples, on the CPU; None without them.
         gain: (N,) L_K(x) - log p_0(x); None without a baseline.
         curve: (K, L_K, its standard error), K = 1, 2, 5, ...
-        unit_rates: of each level, level 1 first, nats, (*event_t); None where q or p does not factorise over units.
+        unit_rates: of each level, level 1 first, nats, (*event_t); None where q or p does not factorise over units. Of
+            a chain whose encoder is fixed there are none: its units are elements of noise.
     """
 
     examples: Examples
@@ -145,7 +147,7 @@ def measure(model: VAE, found: Examples, samples: int) -> Measured:
         None if on_train is None else on_train.bounds[:, -1].cpu(),
         None if independent is None else bounds - independent,
         scores.curve,
-        _unit_rates(model, x, given),
+        [] if isinstance(model, FixedChain) else _unit_rates(model, x, given),
     )
 
 

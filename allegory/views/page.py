@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from allegory.chain import FixedChain
 from allegory.evaluation.gains import has_columns
-from allegory.evaluation.passes import evaluating
+from allegory.evaluation.passes import evaluating, few_particles
 from allegory.given import Given, as_contexts
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
@@ -41,6 +42,8 @@ from allegory.views.showing import Show
 
 __all__ = ["report"]
 
+SAMPLES = 200
+
 
 def report(
     run: str | Path | Run,
@@ -49,7 +52,7 @@ def report(
     out: str | Path | None = None,
     train: Tensor | None = None,
     model: VAE | Callable[..., VAE] | None = None,
-    samples: int = 200,
+    samples: int | None = None,
     split: str | None = None,
     examples: int = 500,
     command: str = "",
@@ -69,7 +72,7 @@ def report(
             drawn from the run's data along with x.
         model: needed only where the run's model was not made by `allegory.architectures`: the model, which gets the
             run's weights, or the class or function that makes it, as in `load`.
-        samples: K of L_K.
+        samples: K of L_K; by default 200, or of a diffusion of many levels fewer.
         split: the split to draw examples from, "test" by default; for a given x, its name.
         examples: how many to draw from the run's data, and from the training data, at random.
         command: the command that reproduces the run, to be quoted.
@@ -96,6 +99,7 @@ def report(
         sections = [verdict_from_training(run.summary, why), origin(run.summary, run.config, None)]
         sections += [training(run.summary, run.settings, run.history), how_to_reproduce(run, command, None)]
         return _write(run, path, sections)
+    samples = few_particles(run.model, SAMPLES) if samples is None else samples
     found, why = None, without_folders(missing, run.source, run.path)
     if x is not None:
         found = _given(run, x, train, split or "", given, train_given)
@@ -127,7 +131,7 @@ def _with_data(run: Run, found: Examples, samples: int, command: str) -> list[Se
         *drawn,
         reconstructions(model, x, show),
         levels(model, x, measured, show),
-        latents(model, x, measured, show),
+        *([] if isinstance(model, FixedChain) else [latents(model, x, measured, show)]),
         surprising(run, model, measured) if table else extremes(x, measured, show),
         how_to_reproduce(run, command, samples),
     ]

@@ -23,8 +23,8 @@ from allegory.training.curves import draw_history
 
 __all__ = [
     "WIDTH", "aggregate", "as_svg", "bounds", "correlations", "curve", "gradients", "leave_room_above", "legend_above",
-    "level_rates", "likelihoods", "marginal", "parts", "path", "plain_ticks", "profile", "projection", "schedule",
-    "stack_limits", "unit_rates",
+    "level_rates", "likelihoods", "marginal", "parts", "path", "plain_ticks", "profile", "projection", "rate_curve",
+    "schedule", "stack_limits", "unit_rates",
 ]  # fmt: skip
 
 WIDTH = 328
@@ -148,7 +148,11 @@ def bounds(
 
 @as_svg
 def parts(
-    axis: Any, history: Sequence[dict[str, Any]], best: float | None = None, baseline: float | None = None
+    axis: Any,
+    history: Sequence[dict[str, Any]],
+    best: float | None = None,
+    baseline: float | None = None,
+    names: Sequence[str | None] = (),
 ) -> None:
     """-ELBO in validation, in its parts, against epochs: -reconstruction, and on it the rate of each level, level 1
     first.
@@ -157,6 +161,7 @@ def parts(
         history: a line per epoch, with `reconstruction` and `kl_per_level`.
         best: the epoch whose weights are kept.
         baseline: what independent elements reach in validation, nats per example.
+        names: of the rates; by default their levels.
     """
     history = [line for line in history if "kl_per_level" in line]
     epoch = _epochs(axis, history, best)
@@ -167,7 +172,8 @@ def parts(
         axis.fill_between(epoch, low, edges[0], color="0.5", alpha=0.35, linewidth=0, label="-reconstruction")
     else:  # of densities it may be negative, and an area would mean nothing
         axis.plot(epoch, edges[0], color="0.5", label="-reconstruction")
-    for t, (colour, name) in enumerate(zip(_level_colours(levels), _level_names(levels, "rate"), strict=True)):
+    names = names or _level_names(levels, "rate")
+    for t, (colour, name) in enumerate(zip(_level_colours(levels), names, strict=True)):
         axis.fill_between(epoch, edges[t], edges[t + 1], color=colour, alpha=0.75, linewidth=0, label=name)
     axis.plot(epoch, edges[-1], color=INK, label="-ELBO")
     if baseline is not None:
@@ -275,20 +281,45 @@ def likelihoods(axis: Any, edges: Sequence[float], shares: dict[str, Sequence[fl
 
 
 @as_svg
-def level_rates(axis: Any, rates: Sequence[float], active: Sequence[int], units: Sequence[int]) -> None:
-    """The rate of each level, with how many of its units are active.
+def level_rates(axis: Any, rates: Sequence[float], words: Sequence[str] = ()) -> None:
+    """The rate of each level.
 
     Args:
-        rates, active, units: of each level, level 1 first.
+        rates: of each level, level 1 first.
+        words: that stand beside them, such as how many units are active.
     """
     level = np.arange(1, len(rates) + 1)
     bars = axis.barh(level, rates, height=0.7, color=_level_colours(len(rates)))
-    axis.bar_label(bars, [f"{a} of {n} active" for a, n in zip(active, units, strict=True)], padding=5, fontsize=SMALL)
+    if words:
+        axis.bar_label(bars, list(words), padding=5, fontsize=SMALL)
     finite = [rate for rate in rates if math.isfinite(rate)]
     low, high = min([0.0, *finite]), max([1e-3, *finite])
-    axis.set(xlabel="rate, nats per example", ylabel="level", xlim=(1.1 * low, high + 0.75 * (high - low)))
+    axis.set(
+        xlabel="rate, nats per example",
+        ylabel="level",
+        xlim=(1.1 * low, high + (0.75 if words else 0.1) * (high - low)),
+    )
     axis.set_yticks(level if len(level) <= 10 else level[:: len(level) // 5])
     axis.margins(y=0.02)
+
+
+@as_svg
+def rate_curve(axis: Any, at: Sequence[float], rates: Sequence[float], name: str, per: str = "") -> None:
+    """The rate of many levels as a curve.
+
+    Args:
+        at: where each level lies.
+        rates: of the levels, nats per example, or per unit of `at`.
+        name: of what `at` is.
+        per: the unit of `at`, if the rates are per one.
+    """
+    axis.fill_between(at, rates, alpha=0.25, linewidth=0)
+    axis.plot(at, rates)
+    axis.set(xlabel=name, ylabel=f"rate, nats{f' per {per}' if per else ''}")
+    axis.set_ylim(min(0.0, *rates))
+    axis.margins(x=0)
+    if at[0] > at[-1]:  # from the data on the left to noise, as over the levels
+        axis.invert_xaxis()
 
 
 @as_svg

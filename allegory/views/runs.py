@@ -32,11 +32,11 @@ from allegory.data.splits import Data, load_together, read, read_given, reload
 from allegory.data.stored import Stored
 from allegory.evaluation.annealing import compare_with_ais
 from allegory.evaluation.bounds import Evaluation, bound_curve, evaluate, score
-from allegory.evaluation.diagnosis import Diagnosis, diagnose_scored
+from allegory.evaluation.diagnosis import SAMPLES, Diagnosis, diagnose_scored
 from allegory.evaluation.gains import ColumnGain, column_gains, has_columns
 from allegory.evaluation.marginals import independent_elements, mean_log_prob
 from allegory.evaluation.moments import posterior_moments
-from allegory.evaluation.passes import pairs_per_pass
+from allegory.evaluation.passes import few_particles, pairs_per_pass
 from allegory.evaluation.speed import choose_speed
 from allegory.family import BernoulliFamily
 from allegory.given import Contexts, Given, as_contexts, take_rows
@@ -119,7 +119,7 @@ class Run:
 
     def __repr__(self) -> str:
         line = self.summary
-        what = " ".join(filter(None, [line.model, ",".join(map(str, line.latent)), line.data and f"on {line.data}"]))
+        what = " ".join(filter(None, [line.model, line.depth, line.data and f"on {line.data}"]))
         parts = [what or "a custom model", "saved" if line.stopped == "saved" else f"{line.epochs} epochs"]
         parts += [] if line.bound is None else [f"bound {line.bound:.2f}"]
         return f"Run({str(self.path)!r}, {', '.join(parts)})"
@@ -273,7 +273,8 @@ class Run:
             x, train = (part.to(self.device) for _, _, part in drawn)
             given, train_given = (self._given_with(part, rows) for part, rows, _ in drawn)
             known = self.baseline_nll(x)
-            scores = [score(self.model, part, 100, given=c) for part, c in ((x, given), (train, train_given))]
+            k = few_particles(self.model, SAMPLES)
+            scores = [score(self.model, part, k, given=c) for part, c in ((x, given), (train, train_given))]
             law = self.independent_elements
             return diagnose_scored(self.model, x, scores[0], train, scores[1], known, law, given)
 

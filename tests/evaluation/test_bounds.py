@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import allegory as al
+from allegory.evaluation import passes
 from allegory.evaluation.passes import pairs_per_pass
 
 
@@ -148,3 +149,15 @@ def test_with_a_seed_a_row_has_its_score_whatever_stands_beside_it(levels):
     assert bool((other != al.log_likelihood(normal, x, samples=20, seed=1)).all())
     with pytest.raises(ValueError, match=r"seed=1.5: wanted a whole number"):
         al.log_likelihood(normal, x, samples=20, seed=1.5)
+
+
+def test_what_takes_long_is_said_beforehand_with_what_takes_a_minute(capsys, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(passes.time, "monotonic", lambda: 3.0 * next(clock))  # three seconds a pass
+    model, x = al.architectures.diffusion((3,), levels=100, width=4, blocks=1), torch.randn(50, 3)
+    al.log_likelihood(model, x, 40, pairs=20)  # 2,000 pairs, 20 at a time
+    told = "50 examples with K = 40 particles, through 100 levels each, will take about 5:00 here; K = 8 would take"
+    assert capsys.readouterr().err == f"{told} a minute\n"
+    monkeypatch.setattr(passes.time, "monotonic", lambda: 0.1 * next(clock))
+    al.log_likelihood(model, x, 40, pairs=20)
+    assert capsys.readouterr().err == ""

@@ -37,7 +37,9 @@ def every_plot():
         "likelihoods",
         plots.likelihoods([0, 1, 2], {"test": [0.5, 0.5], "train": [0, 1]}, {"test": 1, "train": 1.5}, "L_9"),
     )
-    yield "level_rates", plots.level_rates([1.0, 12.5, 0.0], [1, 12, 0], [16, 128, 4])
+    yield "level_rates", plots.level_rates([1.0, 12.5, 0.0], ["1 of 16 active", "12 of 128 active", "0 of 4 active"])
+    yield "level_rates alone", plots.level_rates([1.0, 12.5, 0.0])
+    yield "rate_curve", plots.rate_curve([3.0, 1.0, -2.0], [0.1, 12.5, 0.4], "log SNR", "unit of log SNR")
     yield "unit_rates", plots.unit_rates([torch.rand(50) * 9, None, torch.rand(3)])
     yield "aggregate", plots.aggregate(cloud[:, :2], cloud[:, 2:], ["z_1[0]", "z_1[3]"])
     yield "marginal", plots.marginal(cloud[:, 0], cloud[:, 1], "column 0")
@@ -80,7 +82,7 @@ def test_epochs_are_whole(plot, epochs):
 
 def test_levels_units_columns_and_categories_are_whole():
     for levels in (1, 2, 3, 11, 50):
-        axis = drawn(plots.level_rates, [1.0] * levels, [1] * levels, [2] * levels).yaxis
+        axis = drawn(plots.level_rates, [1.0] * levels, ["1 of 2 active"] * levels).yaxis
         assert set(ticks(axis)) <= {str(t) for t in range(1, levels + 1)}
     few = torch.tensor([0.0, 1.0, 1.0, 2.0])
     for axis in (
@@ -153,7 +155,7 @@ def test_what_is_no_number_does_not_stop_a_plot():
     lines = [{**line, "reconstruction": math.nan, "kl_per_level": [math.nan]} for line in history(3)]
     assert plots.parts(lines).startswith("<svg")
     assert plots.bounds([{**line, "bound": math.nan, "elbo": math.nan} for line in lines]).startswith("<svg")
-    assert plots.level_rates([math.nan, 1.0], [0, 1], [2, 2]).startswith("<svg")
+    assert plots.level_rates([math.nan, 1.0]).startswith("<svg")
     assert plots.unit_rates([nothing]).startswith("<svg")
     nowhere = {"test": np.zeros(2)}
     assert plots.likelihoods([0, 1, 2], nowhere, {"test": math.nan}, "L_9").startswith("<svg")

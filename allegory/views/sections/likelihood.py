@@ -7,6 +7,7 @@ import math
 import numpy as np
 from torch import Tensor
 
+from allegory.evaluation.bounds import MANY_LEVELS
 from allegory.missingness import of_what
 from allegory.views import plots
 from allegory.views.layout import Figure, Section, Table
@@ -21,14 +22,29 @@ BINS = 8, 30
 def likelihood(found: Measured) -> Section:
     """The bound, its parts, and its distribution over the examples."""
     result, k = found.evaluation, found.samples
-    rates = " + ".join(f"{rate:.2f}" for rate in result.kl_per_level)
+    *below, top = result.kl_per_level
+    many = len(below) >= MANY_LEVELS
+    rates = f"{sum(below):.2f} + {top:.2f}" if many else " + ".join(f"{rate:.2f}" for rate in result.kl_per_level)
+    told = f"; {sum(below):.2f} is of the {len(below)} levels below the top" if many else ""
     of = f" of {found.examples.split}" if found.examples.split else ""
     words = [
         f"On {result.examples:,} examples{of}, in nats per example, K = {k}.",
         f"-L_{k} is {result.nll:.2f} ± {result.nll_stderr:.2f} {UNIT}. -ELBO is -reconstruction and the rates of the "
-        f"levels: {-result.elbo:.2f} = {-result.reconstruction:.2f} + {rates}.",
+        f"levels: {-result.elbo:.2f} = {-result.reconstruction:.2f} + {rates}{told}.",
     ]
-    levels = list(enumerate(zip(result.kl_per_level, result.active_units, found.diagnosis.levels, strict=True), 1))
+    what_rate, what_units = "KL of posterior and prior: what the level costs", "whose posterior mean varies with x"
+    levels = found.diagnosis.levels
+    of_levels = [(f"rate of level {v.level}", f"{v.rate:.2f}", "", UNIT, what_rate) for v in levels]
+    of_levels += [
+        (f"active units of level {v.level}", str(v.active_units), "", f"units, of {v.units}", what_units)
+        for v in levels
+    ]
+    if many:
+        what_rate = what_rate.replace("the level costs", "they cost")
+        of_levels = [
+            (f"rate of {len(below)} levels", f"{sum(below):.2f}", "", UNIT, what_rate),
+            ("rate of the top", f"{top:.2f}", "", UNIT, "the same of the last level"),
+        ]
     if result.gaps:
         words.append(f"All {of_what(result.gaps)}: they do not compare with those of a model that leaves gaps out.")
     of_x = "p(x_o, s)" if result.gaps else "p(x)"
@@ -37,10 +53,7 @@ def likelihood(found: Measured) -> Section:
         (f"-L_{k}", f"{result.nll:.2f}", f"{result.nll_stderr:.2f}", UNIT, what),
         ("-ELBO", f"{-result.elbo:.2f}", f"{result.elbo_stderr:.2f}", UNIT, "the same with K = 1: the sum of the next"),
         ("-reconstruction", f"{-result.reconstruction:.2f}", "", UNIT, "-log p(x | z_1), z_1 drawn from the posterior"),
-        *((f"rate of level {t}", f"{rate:.2f}", "", UNIT, "KL of posterior and prior: what the level costs")
-          for t, (rate, _, _) in levels),
-        *((f"active units of level {t}", str(active), "", f"units, of {level.units}", "whose posterior mean varies "
-           "with x") for t, (_, active, level) in levels),
+        *of_levels,
         ("bits per dimension", f"{result.bits_per_dim:.4f}", "", "bits per element of x", f"-L_{k}, divided by the "
          "elements of x and log 2; of a density it depends on the unit of x"),
         ("effective sample size", f"{result.effective_sample_size:.1f}", "", f"particles, of {k}", "how many of the K "

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from allegory.model import VAE
@@ -34,7 +35,7 @@ def origin(summary: Summary, config: dict[str, Any], model: VAE | None) -> Secti
     shapes = (model._event_shapes() if model else None) or []
     rows += [
         ("model", f"{summary.model} {model.extra_repr() if model else ''}".strip()),
-        ("latents", ", ".join(f"z_{t} of {' x '.join(map(str, shape))}" for t, shape in enumerate(shapes) if t)),
+        ("latents", _latents([" x ".join(map(str, shape)) for shape in shapes[1:]])),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}" if model else ""),
         ("objective", summary.objective),
     ]
@@ -45,6 +46,19 @@ def origin(summary: Summary, config: dict[str, Any], model: VAE | None) -> Secti
             ("ended by", summary.stopped or "not finished"),
         ]
     return Section("Data and model", tables=[Table(COLUMNS, [row for row in rows if row[1]])])
+
+
+def _latents(shapes: list[str]) -> str:
+    """The shapes of z_1, ..., z_T, neighbours of the same shape together.
+
+    >>> _latents(["4 x 7 x 7", "4 x 7 x 7", "32"])
+    'z_1, z_2 of 4 x 7 x 7, z_3 of 32'
+    """
+    parts = []
+    for shape, group in groupby(enumerate(shapes, start=1), lambda pair: pair[1]):
+        names = [f"z_{t}" for t, _ in group]
+        parts.append(f"{', '.join(names) if len(names) < 3 else f'{names[0]} to {names[-1]}'} of {shape}")
+    return ", ".join(parts)
 
 
 def how_to_reproduce(run: Run, command: str, samples: int | None) -> Section:

@@ -42,9 +42,12 @@ def training(summary: Summary, settings: dict[str, Any], history: list[dict[str,
     section.figures = [Figure([curves], f"The bound over training; higher is better.{beside}{rises}")]
     if "kl_per_level" in history[0]:
         caption = "-ELBO on the validation data, lower is better: -reconstruction, and on it the rates of the levels."
+        names = ("rates below the top", "rate of the top") if summary.fixed else ()
         low, _ = plots.stack_limits(history)
         caption += " The axis does not begin at zero: the grey area is cut off." if low > 0 else ""
-        section.figures.append(Figure([plots.parts(history, best, baseline, height=HEIGHT)], f"{caption}{beside}"))
+        section.figures.append(
+            Figure([plots.parts(history, best, baseline, names, height=HEIGHT)], f"{caption}{beside}")
+        )
     parts = beta if isinstance(beta, list) else [beta]
     whole = ", ".join(part if isinstance(part, str) else f"{part:g}" for part in parts)
     caption = "The learning rate and the weight of the KL, each as a fraction of its maximum."

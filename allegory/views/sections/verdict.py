@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 from allegory.evaluation.bounds import MIN_EFFECTIVE_SAMPLES
 from allegory.evaluation.diagnosis import Diagnosis
@@ -153,13 +154,24 @@ def _faults(diagnosis: Diagnosis, summary: Summary) -> list[str]:
 def _findings(diagnosis: Diagnosis) -> list[str]:
     """The lines of the diagnosis; of many levels those that work are in one line."""
     levels, lines = diagnosis.levels, diagnosis.verdict
-    if len(levels) <= SHOWN:
+    if len(levels) <= SHOWN or all(level.information is None for level in levels):
         return lines
     working = [level.level for level in levels if level.verdict == "works"]
     listed = tuple(f"level {t} works" for t in working)
     first = [line for line in lines[:1] if diagnosis.evaluation.worse_than_baseline]
-    first += [f"{len(working)} of {len(levels)} levels work: {', '.join(map(str, working)) or 'none'}"]
+    first += [f"{len(working)} of {len(levels)} levels work: {_ranges(working)}"]
     return first + [line for line in lines if line not in first and not line.startswith(listed)]
+
+
+def _ranges(levels: Sequence[int]) -> str:
+    """Rising numbers in words, neighbours together.
+
+    >>> _ranges([1, 2, 3, 5, 7, 8]), _ranges([])
+    ('1 to 3, 5, 7, 8', 'none')
+    """
+    groups = [[t for _, t in group] for _, group in groupby(enumerate(levels), lambda pair: pair[1] - pair[0])]
+    parts = [f"{g[0]} to {g[-1]}" if len(g) > 2 else ", ".join(map(str, g)) for g in groups]
+    return ", ".join(parts) or "none"
 
 
 def _no_baseline(found: Measured) -> str:
