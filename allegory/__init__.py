@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from allegory.sharing import export
     from allegory.trace import Trace
     from allegory.training import Record, fit, load, save, trackers
-    from allegory.views import Run, report
+    from allegory.views import Run, push, report
 
 __all__ = [
     "VAE",
@@ -75,6 +75,7 @@ __all__ = [
     "log_likelihood",
     "loo",
     "networks",
+    "push",
     "renyi",
     "report",
     "rubin",
@@ -112,7 +113,7 @@ _MODULES = {
     "objectives": ["dreg", "elbo", "free_bits", "iwae", "loo", "renyi", "stl", "vimco"],
     "trace": ["Trace"],
     "training": ["Record", "fit", "load", "save", "trackers"],
-    "views": ["Run", "report"],
+    "views": ["Run", "push", "report"],
 }
 
 

@@ -31,7 +31,7 @@ BELOW = {
     "compression": RUNTIME | CORE | {"tabular"},
     "evaluation": RUNTIME | CORE,
     "sharing": RUNTIME | CORE,
-    "training": RUNTIME | CORE | {"data", "evaluation"},
+    "training": RUNTIME | CORE | {"data", "evaluation", "sharing"},
     "estimators": RUNTIME | CORE | {"tabular", "evaluation", "training"},
     "views": RUNTIME | CORE | {"data", "evaluation", "sharing", "tabular", "training"},
     "command": RUNTIME | CORE | {"compression", "data", "evaluation", "sharing", "tabular", "training", "views"},
@@ -169,7 +169,7 @@ def test_importing_has_no_effect_and_needs_no_optional_package():
         "assert (threads, dtype) == (torch.get_num_threads(), torch.get_default_dtype())\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "optional = {'sklearn', 'matplotlib', 'PIL', 'pooch', 'rich', 'scipy', 'zuko'}\n"
-        "optional |= {'tensorboard', 'wandb', 'IPython', 'onnx', 'onnxruntime'}\n"
+        "optional |= {'tensorboard', 'wandb', 'IPython', 'onnx', 'onnxruntime', 'huggingface_hub'}\n"
         "print(sorted(new & optional))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -27,6 +27,7 @@ __all__ = [
     "FILE",
     "FOLDER",
     "IMPUTE",
+    "PUSH",
     "RECONSTRUCT",
     "REPORT",
     "RUNS",
@@ -455,6 +456,12 @@ EXPORT = (
     Option("out", FILE, None, "the graph to write, .onnx", "FILE", required=True),
     Option("what", Choice(GRAPHS), "encode", f"what it computes: {', '.join(GRAPHS)}"),
 )
+PUSH = (
+    SPLIT,
+    Option("importance_samples", NATURAL, 1000, "K of L_K", "K"),
+    Option("private", None, False, "where the repository is new: for you alone"),
+    DATA, DEVICE,
+)  # fmt: skip
 RUNS = (JSON,)
 DEMO = (
     Option("out", FOLDER, None, "folder to write to", "DIR", shown="a new folder, allegory-demo"),

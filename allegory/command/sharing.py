@@ -1,4 +1,4 @@
-"""allegory export: the model of a run, for where there is no Python."""
+"""allegory export, push: the model of a run, for where there is no Python, and for others."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from allegory.command import console
-from allegory.command.options import EXPORT, FOLDER, Command, with_argument, with_options
+from allegory.command.options import EXPORT, FOLDER, PUSH, Command, PathOrName, with_argument, with_options
 
-__all__ = ["export"]
+__all__ = ["export", "push"]
 
 
 @click.command(cls=Command)
@@ -43,3 +43,28 @@ def export(run: str, out: str, what: str) -> None:
         print("not checked: onnxruntime is not installed")
     else:
         print(f"onnxruntime gives the model's numbers, within {found.difference:.0e} of their size")
+
+
+@click.command(cls=Command)
+@with_argument("run", FOLDER, "RUN")
+@with_argument("name", PathOrName("name"), "USER/NAME")
+@with_options(PUSH)
+def push(
+    run: str, name: str, split: str, importance_samples: int, private: bool, data: str | None, device: str
+) -> None:
+    """Evaluates a run, and writes it to the Hugging Face Hub, with a model card that has the numbers.
+
+    Log in before, with hf auth login, or set HF_TOKEN. Afterwards hf://USER/NAME stands for the run wherever RUN does.
+    Of a table the categories of its columns are in config.json, and so are public.
+
+    \b
+    Examples:
+      allegory push runs/digits me/digits
+      allegory sample hf://me/digits --out samples.png
+    """  # noqa: D301
+    from allegory import views
+    from allegory.sharing.hub import check_name
+
+    check_name(name)
+    opened = console.open_run(run, device, data)
+    print(views.push(opened, name, split, importance_samples, private))

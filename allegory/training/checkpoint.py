@@ -23,6 +23,7 @@ from allegory.architectures import build
 from allegory.legacy import convert_legacy, parameter_units
 from allegory.model import VAE, check_is_vae
 from allegory.runtime.storage import temporary_path, write_atomically
+from allegory.sharing.hub import fetch
 from allegory.training.directory import (
     CONFIG,
     FORMAT,
@@ -100,7 +101,7 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     """The model of a run, with its best weights, in eval mode, on the CPU.
 
     Args:
-        run: a run directory, as `fit` and `save` write it.
+        run: a run directory, as `fit` and `save` write it; or "hf://user/name", which `push` has written.
         model: needed only where the run's model was not made by `allegory.architectures`: the same model, built by you;
             or the class or function that makes it, which is called with the arguments given to `save` (for a run of
             `fit`, about={"arguments": {...}}).
@@ -119,6 +120,7 @@ def load(run: str | Path, model: VAE | Callable[..., VAE] | None = None, **own: 
     >>> al.load("small", Small)
     VAE: p(z_1: 2) p(x: 3 | z_1); q(z_1 | x); 25 parameters
     """
+    run = fetch(run)
     config = read_config(run)
     weights, state = read_tensors(Path(run) / WEIGHTS)
     check_not_older(Path(run), state)

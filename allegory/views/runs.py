@@ -44,6 +44,7 @@ from allegory.model import VAE
 from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device
 from allegory.sharing import Exported, export
+from allegory.sharing.hub import fetch
 from allegory.tabular import Schema
 from allegory.training.checkpoint import load
 from allegory.training.directory import LAST, read_config
@@ -84,7 +85,7 @@ class Run:
     Every method draws its noise from its own `seed`, and leaves torch's global generator alone.
 
     Args:
-        path: the directory.
+        path: the directory; or "hf://user/name", which `push` has written.
         model: needed only where the run's model was not made by `allegory.architectures`, as in `load`: the model, or
             the class or function that makes it.
         data: needed only where the run does not record its data, or they have moved: a built-in name, a path, or
@@ -112,8 +113,8 @@ class Run:
         device: str | torch.device = "cpu",
         **own: Any,
     ) -> None:
-        self.path = Path(path)
-        self.config = read_config(path)
+        self.path = fetch(path)
+        self.config = read_config(self.path)
         self.device = choose_device(device)
         self._model, self._data, self._own = model, data, own
 
