@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allegory.estimators import VAEImputer
-from allegory.estimators.copies import Copies, _donors, find_copies
+from allegory.tabular.copies import Copies, _donors, find_copies
 
 
 def table(rows=400, columns=6, repeated=150, seed=0, gaps=0.3):

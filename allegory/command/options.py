@@ -439,6 +439,7 @@ IMPUTE = (
     Option("method", Choice(("sir", "gibbs")), "sir", "of draws: importance resampling, or Metropolis within Gibbs"),
     Option("given", Names(), None, "what is known of gaps: NAME>=VALUE, NAME<VALUE or NAME=VALUE; NAME=? leaves them",
            "NAME>=VALUE,.."),
+    Option("copies", None, False, "rows of DATA that are seen to come again fill each other's gaps first"),
     STRICT, SEED, DEVICE,
 )  # fmt: skip
 SCORE = (

@@ -22,7 +22,7 @@ __all__ = ["check_table", "impute", "names_of_rows", "open_table", "read_conditi
 @with_options(IMPUTE)
 def impute(
     run: str, data: str, out: str, draws: int | None, point: str | None, importance_samples: int, method: str,
-    given: str | None, strict: bool, seed: int, device: str,
+    given: str | None, copies: bool, strict: bool, seed: int, device: str,
 ) -> None:  # fmt: skip
     """Fills the gaps of a table, and leaves everything else as it is.
 
@@ -52,7 +52,8 @@ def impute(
     said = read_conditions(opened, given)
     with console.naming_flags():
         many = opened.impute(
-            frame, draws, point, samples=importance_samples, method=method, seed=seed, strict=strict, given=said
+            frame, draws, point, samples=importance_samples, method=method, seed=seed, strict=strict, given=said,
+            copies=copies,
         )  # fmt: skip
     if draws is None:
         write_table(opened, many, out, frame)

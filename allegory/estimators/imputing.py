@@ -1,5 +1,5 @@
 r"""Imputing: what is missing in a table, by the model, given what is there; see `allegory.evaluation.imputation`. Rows
-that come again are filled from each other first, see `allegory.estimators.copies`.
+that come again are filled from each other first, see `allegory.tabular.copies`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from allegory.estimators import reading
-from allegory.estimators.copies import find_copies
 from allegory.estimators.estimator import VAEEstimator
 from allegory.evaluation import fill, impute
 from allegory.tabular import Schema
+from allegory.tabular.copies import find_copies
 
 __all__ = ["VAEImputer"]
 
@@ -34,7 +34,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
             "mode" for the number of wrong values. A category has its likeliest value, an ordered one its median.
         samples: K, particles of what is missing, spread evenly over their law.
         copies: whether rows that are seen to come again fill each other's gaps, before the model fills the rest; see
-            `allegory.estimators.copies`. A fitted imputer then keeps rows of the table, up to 10,000.
+            `allegory.tabular.copies`. A fitted imputer then keeps rows of the table, up to 10,000.
 
     Attributes:
         copies_: the `Copies`, None where there are none.

@@ -35,6 +35,7 @@ from allegory.evaluation.conditions import sample_given
 from allegory.evaluation.imputation import fill, impute
 from allegory.tabular.columns import CODED
 from allegory.tabular.conditions import in_x
+from allegory.tabular.copies import find_copies
 from allegory.tabular.filling import fill as fill_frame
 
 if TYPE_CHECKING:
@@ -99,9 +100,11 @@ def filled(
     seed: int,
     strict: bool,
     known: Mapping[Any, Any] | None = None,
+    copies: bool = False,
 ) -> Any:
     """The frame with its gaps filled: m of them for `draws`, else one. What is `known` of the gaps of some columns is
-    a value, a range, or None for gaps that stay.
+    a value, a range, or None for gaps that stay; of the others, where `copies` are asked for, what rows that come again
+    have is taken first.
     """
     x, schema, given = read_rows(run, frame, strict), _schema(run), given_rows(run, frame)
     if draws is not None and point is not None:
@@ -110,7 +113,7 @@ def filled(
         raise ValueError(f"method={method!r} is of draws, which are not asked for; wanted draws=m, too")
     conditions = in_numbers(run, known or {})
     gaps = x.isnan()
-    x, between, kept = _known(x, conditions)
+    x, between, kept = _known(_from_copies(schema, x, conditions, seed) if copies else x, conditions)
     left = torch.zeros_like(gaps)
     left[:, kept] = gaps[:, kept]
     if draws is not None:
@@ -125,6 +128,16 @@ def filled(
     each = ["mode" if column.kind in CODED else numbers for column in schema.modelled]
     best = fill(run.model, x, each, samples, seed, given=given, between=between)
     return fill_frame(schema, frame, _as_found(best, gaps, left, conditions))
+
+
+def _from_copies(schema: Schema, x: Tensor, conditions: Mapping[int, Any], seed: int) -> Tensor:
+    """(N, D) the rows with what their copies among them have, but in columns whose gaps say something, or of which
+    something is known.
+    """
+    gives = [not column.missing and d not in conditions for d, column in enumerate(schema.modelled)]
+    numbers = x.cpu().numpy()
+    found = find_copies(numbers, np.array(gives), seed)
+    return x if found is None else torch.from_numpy(found.fill(numbers)).to(x)
 
 
 def _known(x: Tensor, conditions: Mapping[int, Any]) -> tuple[Tensor, tuple[Tensor, Tensor] | None, list[int]]:

@@ -472,6 +472,7 @@ class Run:
         seed: int = 0,
         strict: bool = False,
         given: Mapping[Any, Any] | None = None,
+        copies: bool = False,
     ) -> Any:
         """A table with its gaps filled, everything else as it was; see `al.impute` and `al.fill`.
 
@@ -486,11 +487,14 @@ class Run:
             strict: whether values that were never seen are an error.
             given: what is known of the gaps of some columns: a value, a range (low, high), or None for gaps that stay
                 as they are. What is observed stays, whatever is said.
+            copies: whether rows of the frame that are seen to come again fill each other's gaps first, see
+                `allegory.tabular.copies`; then how a row is filled depends on the others.
 
         Raises:
             ValueError: no run of a table; other columns; m < 1; gaps that have no value under what is known.
         """
-        return rows.filled(self, rows.open_rows(self, frame), draws, point, samples, method, seed, strict, given)
+        frame = rows.open_rows(self, frame)
+        return rows.filled(self, frame, draws, point, samples, method, seed, strict, given, copies)
 
     def score(
         self, frame: Any, cells: bool = False, *, samples: int = 1000, seed: int = 0, strict: bool = False

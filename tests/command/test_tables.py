@@ -119,6 +119,27 @@ def test_impute_fills_the_gaps_and_leaves_the_rest_as_it_was(capsys):
 
 
 @pytest.mark.usefixtures("folder")
+def test_rows_that_come_again_fill_each_other_first():
+    """Every row is there twice, with gaps of its own, and is told by its income."""
+    header, *rows = cells(people("whole.csv"))
+    rows = 2 * [row for row in rows if "" not in row]
+    gaps = np.random.default_rng(0).random((len(rows), 5)) < [0, *[0.15] * 4]
+    with open("twice.csv", "w", newline="") as file:
+        csv.writer(file, delimiter=";").writerows([header, *np.where(gaps, "", rows)])
+    whole, twin = np.array([float(row[1]) for row in rows]), np.roll(gaps, len(rows) // 2, 0)
+    foretold = gaps[:, 1] & ~twin[:, 1] & ~gaps[:, 2] & ~twin[:, 2]
+
+    def right(out, *words):
+        assert main(["impute", "run", "twice.csv", "--out", out, *words, *FEW]) == 0
+        age = np.array(read_frame(out)["age"], float)
+        return np.where(np.isnan(age), np.nan, age == whole)[foretold]
+
+    assert right("a.csv").mean() < 0.5
+    assert right("b.csv", "--copies").mean() > 0.9
+    assert np.isnan(right("c.csv", "--copies", "--given", "age=?")).all()
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_frame_of_any_library_is_filled_in_it():
     pandas, polars, run = pytest.importorskip("pandas"), pytest.importorskip("polars"), al.Run("run")
     frame = pandas.DataFrame(
