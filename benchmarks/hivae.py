@@ -48,14 +48,13 @@ SETS = ("adult", "wine", "breast")
 KINDS = {"real": "real", "pos": "positive", "count": "count", "cat": "categorical", "ordinal": "ordinal"}
 ROUNDS, MOST, PARTICLES = 4, 5000, 500
 FOREST = {"n_estimators": 50, "min_samples_leaf": 5}
-OURS = {"latent": 8, "hidden": (128, 128), "dropout": 0.1}
+OURS = {"latent": 16, "hidden": (128, 128)}
 CANDIDATES = {
     "forest": [{**FOREST, "min_samples_leaf": leaf} for leaf in (1, 5)],
     "allegory": [
-        {"latent": 8, "hidden": (64, 64)},
+        {"latent": 8, "hidden": (128, 128), "dropout": 0.1},
+        {"latent": 16, "hidden": (64, 64)},
         OURS,
-        {"latent": 16, "hidden": (128, 128), "dropout": 0.1},
-        {"latent": 16, "hidden": (128, 128), "dropout": 0.2},
     ],
 }
 
