@@ -684,7 +684,13 @@ class Run:
             ValueError: as `data`.
         """
         given = self._given_with("train")
-        return self._with_seed(0, lambda: independent_elements(*self._split_to_score("train"), given))
+
+        def found() -> Distribution | None:
+            model, x = self._split_to_score("train")
+            model.check(x, "train", given=given)
+            return independent_elements(model, x, given)
+
+        return self._with_seed(0, found)
 
     def baseline_nll(self, x: Tensor) -> float | None:
         """What independent elements reach on x, (N, *event), nats per example, fitted to all of the training data; None

@@ -337,3 +337,28 @@ def test_a_categorical_run_keeps_the_codes_of_its_data():
     assert main(["sample", "run", "--count", "9", "--out", "s.npz"]) == 0
     assert main(["encode", "run", "s.npz", "--array", "samples", "--out", "z.npz"]) == 0
     assert run.evaluate(samples=3).baseline_nll == pytest.approx(4 * np.log(5), rel=0.1)
+
+
+def test_data_that_a_model_cannot_score_are_refused_before_the_baseline_is_fitted_to_them():
+    al.save(al.architectures.mlp((1, 8, 8), "bernoulli", [2], [4]), "run")
+    for found in ("diagnose", "evaluate"):
+        with pytest.raises(ValueError, match="outside the support of Bernoulli"):
+            getattr(al.Run("run", data="digits"), found)()
+
+
+def test_a_chain_with_a_fixed_encoder_is_listed_with_its_levels_and_two_rates(capsys):
+    x = (torch.rand(20, 4) < 0.5).float()
+    for levels in (30, None):
+        model = al.architectures.masked_diffusion((4,), "bernoulli", levels=levels, width=8, blocks=1)
+        al.fit(model, x, valid=x, epochs=1, out=f"runs/{levels}")
+    al.fit(al.architectures.mlp((4,), "bernoulli", [1] * 30, [2]), x, valid=x, epochs=1, out="runs/deep")
+    main(["runs"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "masked_diffusion T=30" in shown
+    assert "masked_diffusion T=inf" in shown
+    assert shown.count("below the top, 0.0") == 2
+    assert "of 30 levels" in shown
+    assert len(runs.summary("runs/deep").as_dict()["kl_per_level"]) == 30  # JSON stays complete
+    assert repr(al.Run("runs/30")) == "Run('runs/30', masked_diffusion bernoulli T=30, 1 epochs, bound " + (
+        f"{runs.summary('runs/30').bound:.2f})"
+    )
