@@ -724,26 +724,27 @@ def gap_odds(law: Any) -> Tensor | None:
 
 
 @torch.no_grad()
-def warn_of_far(family: Any, filled: Tensor, gaps: Tensor, estimate: str) -> None:
+def warn_of_far(family: Any, filled: Tensor, gaps: Tensor, estimate: str, share: float = 0.0) -> None:
     """Warns, in one line, of values that were filled in far beyond all that was seen.
 
     Args:
         family: of a table.
-        filled: (N, D).
+        filled: (*, N, D).
         gaps: (N, D) which are filled in.
         estimate: what the values are, in words.
+        share: of the values of a column that may be so.
     """
     told = []
     names = getattr(family, "names", None)
     for block, index in zip(getattr(family, "blocks", ()), getattr(family, "columns", ()), strict=True):
         if not isinstance(block, BeyondFamily):
             continue
-        spreads = block.spreads_beyond(filled[:, index]).masked_fill(~gaps[:, index], 0.0)
+        spreads = block.spreads_beyond(filled[..., index]).masked_fill(~gaps[:, index], 0.0)
         for j, column in enumerate(index.tolist()):
-            far = int((spreads[:, j] > FAR).sum())
-            if far:
+            far, all_ = int((spreads[..., j] > FAR).sum()), int(gaps[:, column].expand(filled.shape[:-1]).sum())
+            if far > share * all_:
                 name = names[column] if names else f"column {column}"
-                most, all_ = spreads[:, j].max().item(), int(gaps[:, column].sum())
+                most = spreads[..., j].max().item()
                 told.append(f"{far:,} of {all_:,} values of {name}, the farthest {most:,.3g} spreads beyond")
     if told:
         listed = "; ".join(told[:8]) + ("; ..." if len(told) > 8 else "")

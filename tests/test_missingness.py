@@ -195,12 +195,16 @@ def test_values_filled_in_far_beyond_all_that_is_seen_are_warned_of():
         model = al.architectures.mlp((2,), law, latent=[1], hidden=[16], data=x)
         if reach:
             filled = al.fill(model, x, samples=50)[ash[:, 0].isnan(), 0]
+            al.impute(model, x, draws=3, samples=50)  # and of draws of a bounded law nothing is said
             assert filled.min() > 5
             assert filled.max() < 5 + 1.3 * 2 * 6.3  # of a normal law with a half above 5 and the rest at 0
         else:
             told = r"50 of 50 values of ash, the farthest .* spreads beyond; do not believe the mean there"
             with pytest.warns(UserWarning, match=told):
                 al.fill(model, x, samples=50)
+            told = r"1[45]\d of 150 values of ash, the farthest .* spreads beyond; do not believe the draws there"
+            with pytest.warns(UserWarning, match=told):
+                al.impute(model, x, draws=3, samples=50)
 
 
 def test_runs_from_before_the_bound_keep_their_law():

@@ -44,6 +44,7 @@ from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["check_counts", "fill", "impute"]
 
+TAIL = 0.05  # of the draws of a column that may lie far beyond its limit without a warning
 CANDIDATES = 32  # for a mode, judged by twice as many posterior draws
 OTHER_OFFSET, OTHER_STEP = 7919, math.sqrt(2) - 1  # of a limit that is drawn, beside the value beyond it
 ESTIMATES = ("mean", "median", "mode")
@@ -112,6 +113,7 @@ def impute(
     if method == "sir":
         warn_of_few(ess, samples, "use more samples, or method='gibbs'")
     filled = filled.movedim(1, 0)
+    warn_of_far(getattr(model.decoders[0], "family", None), filled, x.isnan(), "the draws", TAIL)
     return (filled, ess) if return_ess else filled
 
 
