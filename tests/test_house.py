@@ -33,7 +33,7 @@ BELOW = {
     "sharing": RUNTIME | CORE,
     "training": RUNTIME | CORE | {"data", "evaluation", "sharing"},
     "estimators": RUNTIME | CORE | {"tabular", "evaluation", "training"},
-    "views": RUNTIME | CORE | {"data", "evaluation", "sharing", "tabular", "training"},
+    "views": RUNTIME | CORE | {"compression", "data", "evaluation", "sharing", "tabular", "training"},
     "command": RUNTIME | CORE | {"compression", "data", "evaluation", "sharing", "tabular", "training", "views"},
     "__main__": {"command"},
 }

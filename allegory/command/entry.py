@@ -1,5 +1,5 @@
-r"""The command `allegory`: train, evaluate, diagnose, report, sample, reconstruct, encode, impute, score, export,
-push, runs, datasets, completion, demo.
+r"""The command `allegory`: train, evaluate, diagnose, report, sample, reconstruct, encode, impute, score, compress,
+decompress, export, push, runs, datasets, completion, demo.
 
 Results go to standard output, progress and remarks to standard error. Exit 0; 2 with one line that says what came,
 what was wanted and what to do; 130 after Ctrl-C.
@@ -25,6 +25,7 @@ from allegory.command.console import as_flags, print_json, say
 from allegory.command.drawing import encode, reconstruct, sample
 from allegory.command.looking import completion, datasets, demo, report, runs
 from allegory.command.options import nearest
+from allegory.command.packing import compress, decompress
 from allegory.command.scoring import diagnose, evaluate
 from allegory.command.sharing import export, push
 from allegory.command.tables import impute, score
@@ -34,8 +35,8 @@ from allegory.version import __version__
 __all__ = ["main", "root"]
 
 COMMANDS = (
-    train, evaluate, diagnose, report, sample, reconstruct, encode, impute, score, export, push, runs, datasets,
-    completion, demo,
+    train, evaluate, diagnose, report, sample, reconstruct, encode, impute, score, compress, decompress, export, push,
+    runs, datasets, completion, demo,
 )  # fmt: skip
 PARALLEL_COMMANDS = ("train", "evaluate")  # what several processes do together
 

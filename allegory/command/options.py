@@ -18,6 +18,8 @@ import click
 from click.shell_completion import CompletionItem
 
 __all__ = [
+    "COMPRESS",
+    "DECOMPRESS",
     "DEFAULTS",
     "DEMO",
     "DIAGNOSE",
@@ -452,6 +454,20 @@ ENCODE = (
            ".csv or .parquet", "FILE", required=True),
     Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
     SEED, DEVICE,
+)  # fmt: skip
+COMPRESS = (
+    Option("out", FILE, None, "the file to write", "FILE", required=True),
+    Option("array", PathOrName("name"), None, "the array of a .npz file to use", "NAME"),
+    Option("resolution", ABOVE_ZERO, None, "of numbers that have a density: the step between them", "R",
+           shown="the data's own smallest step"),
+    Option("jobs", NATURAL, 1, "processes", "N"),
+    Option("verify", None, True, "decode all of it before it counts", off="--no-verify", shown="--verify"),
+    JSON,
+)  # fmt: skip
+DECOMPRESS = (
+    Option("out", FILE, None, "the data to write: a table .csv, .csv.gz or .parquet; else .npy or .npz", "DATA",
+           required=True),
+    Option("jobs", NATURAL, 1, "processes", "N"),
 )  # fmt: skip
 EXPORT = (
     Option("out", FILE, None, "the graph to write, .onnx", "FILE", required=True),

@@ -43,11 +43,11 @@ from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.masked import Unmasking
 from allegory.model import VAE, check_is_vae
 from allegory.runtime.modes import forked_rng, no_validation
-from allegory.runtime.storage import atomic_path
+from allegory.runtime.storage import atomic_path, check_regular
 from allegory.runtime.threads import one_at_a_time
 from allegory.version import __version__
 
-__all__ = ["Report", "compress", "decompress", "read_file", "write_file"]
+__all__ = ["Report", "compress", "decompress", "read_about", "read_file", "write_file"]
 
 BATCH, NUMBERS = 256, 2**16  # examples of a batch, at most, and numbers, which then fit into a cache
 FILLED = 0.7  # of what is on the stack, that the next batch may take
@@ -272,6 +272,7 @@ def write_file(
     chunk: int = 10_000,
     jobs: int = 1,
     verify: bool = True,
+    about: dict[str, Any] | None = None,
 ) -> Report:
     """As `compress`, to a file, which is in its place when it is complete. Memory does not grow with N.
 
@@ -279,19 +280,39 @@ def write_file(
         path: of the file.
         model, given, resolution, chunk, jobs, verify: as of `compress`.
         x: (N, *event), a tensor or examples that stay on disk.
+        about: JSON to keep with it, see `read_about`.
 
     >>> write_file("x.alg", model, x).examples
     7
     """
     with atomic_path(Path(path)) as part:
         with part.open("wb") as stream:
-            report = _write(stream, model, x, given, resolution, chunk, jobs, verify)
+            report = _write(stream, model, x, given, resolution, chunk, jobs, verify, about)
         if verify:
             with part.open("rb") as stream:
                 written = Reader(stream)
                 for index in range(len(written.rows)):
                     written.chunk(index)
     return report
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What was kept with a file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: no such file, or a damaged one.
+
+    >>> write_file("x.alg", model, x, about={"title": "seven"}).examples
+    7
+    >>> read_about("x.alg")
+    {'title': 'seven'}
+    """
+    check_regular(Path(path))
+    with Path(path).open("rb") as stream:
+        return Reader(stream).header.get("about") or {}
 
 
 def read_file(
@@ -321,13 +342,15 @@ def _write(
     chunk: int,
     jobs: int,
     verify: bool,
+    about: dict[str, Any] | None = None,
 ) -> Report:
     need_constriction()
     check_is_vae(model)
     _check_count(chunk=chunk, jobs=jobs)
     own = _in_float64(model)
     contexts = _checked(model, x, given)
-    codec = _Codec(own, _header(own, x, contexts, resolution), contexts)
+    header = _header(own, x, contexts, resolution) | ({} if about is None else {"about": about})
+    codec = _Codec(own, header, contexts)
     writer, initial, nats, words, numbers = Writer(stream, codec.header), 0, torch.zeros(3), 0, math.prod(x.shape[1:])
 
     def parts() -> Iterator[tuple[Any, ...]]:

@@ -53,6 +53,8 @@ def _is_result(path: Path) -> bool:
         return f'<meta name="generator" content="{GENERATOR}">'.encode() in head or b"a report by allegory" in head
     if head.startswith(b"\x89PNG"):
         return f"Software\0{GENERATOR}".encode() in head
+    if head.startswith(b"ALLEGORY"):  # a compressed file
+        return True
     if f"\x12\x08{GENERATOR}".encode() in head[:32]:  # who made an ONNX graph
         return True
     try:

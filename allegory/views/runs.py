@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +51,9 @@ from allegory.training.directory import LAST, read_config
 from allegory.views import rows
 from allegory.views.figures import expected, save_pictures
 from allegory.views.listing import Summary, find, read_history, read_position, summary
+
+if TYPE_CHECKING:
+    from allegory.views.packing import Packed
 
 __all__ = ["Draws", "Reconstructions", "Run", "Summary", "find", "summary"]
 
@@ -546,6 +549,49 @@ class Run:
             raise ValueError(f"{self.path} was not trained on a table; wanted Run.sample")
         found, ess = rows.sample(self, n, given or {}, temperature, seed, samples)
         return (found, ess) if return_ess else found
+
+    def compress(
+        self,
+        source: str | Path,
+        path: str | Path,
+        *,
+        array: str | None = None,
+        resolution: float | None = None,
+        jobs: int = 1,
+        verify: bool = True,
+    ) -> Packed:
+        """Writes data as a file that is as long as the likelihood says, from which `decompress` makes them again, to
+        the byte or to the value; see `allegory.views.packing`.
+
+        Args:
+            source: a path, or a built-in name, of which it is the test split.
+            path: of the file.
+            array: the name of the one array of a .npz file that is taken.
+            resolution: of x where the likelihood is a density, as of `al.compress`.
+            jobs: processes.
+            verify: whether each chunk is decoded before it counts.
+
+        Raises:
+            ValueError: values that the model gives no probability, or that would not come back; as `al.compress`.
+        """
+        from allegory.views.packing import pack
+
+        return pack(self, source, path, array=array, resolution=resolution, jobs=jobs, verify=verify)
+
+    def decompress(self, path: str | Path, out: str | Path, jobs: int = 1) -> int:
+        """Writes the data that `compress` was given; returns how many examples there are.
+
+        Args:
+            path: of the compressed file.
+            out: .csv, .csv.gz or .parquet for a table, else .npy or .npz.
+            jobs: processes.
+
+        Raises:
+            ValueError: a file of another model, a damaged one, another name of out.
+        """
+        from allegory.views.packing import unpack
+
+        return unpack(self, path, out, jobs)
 
     def export(self, path: str | Path, what: str = "encode") -> Exported:
         """Writes its model as an ONNX graph, with its configuration and how x is read; see `al.export`.
