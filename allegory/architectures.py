@@ -409,7 +409,7 @@ def diffusion(
             of the output) -> such a module.
         predicts: what it puts out, from which follows the guess of what has no noise: "v" = alpha eps - sigma y, "eps"
             the noise, "x" that guess itself, or where x is "bernoulli" or "categorical" the logits that are added to
-            those that an element's own noise leaves it, which is best there.
+            those that an element's own noise leaves it, which is best there; the net reads the mean by these, not z.
         log_snr: log signal-to-noise ratios of level 1 and of level T.
         learned: whether they, and the ratios between them, are learned.
         spread: whether p(z_t | z_{t+1}) has the variance of the guess, not that of q alone: a better bound where

@@ -21,7 +21,9 @@ level is a weighted squared error,
 
 With v^ the variance of y given z_s, element by element, p has the variance of the true reverse (`spread`), which costs
 less where T is small, and nothing where it is large. The network's output is y^, eps^, or v^ = alpha eps^ - sigma y^;
-"x" of two values or of categories is the law of each element, whose mean is the guess.
+"x" of two values or of categories is the law of each element, whose mean is the guess. What it reads is z; there it is
+the mean of y given each element of z alone, by Bayes' rule and its marginal law (as in Graves et al. 2023): it holds as
+much, within the range of y at any SNR, and is the same at all of them for an element that is nearly known.
 
 As a prior of another model's z_1, whose q(z_1 | x) = N(m, V_1) is learned, the same levels stand above z_1, in the
 place of y. Given x all of them are normal, z_t = alpha_t z_1 + sigma_t eps, so that q(z_t | x) = N(alpha_t m, V_t) with
@@ -125,7 +127,7 @@ class Denoising(Steps):
     """p(x | z_1), p(z_1 | z_2), ..., p(z_{T-1} | z_T), a sequence, of one network.
 
     Args:
-        net: (z, log SNR) -> its output of the shape of z; see `Diffusion`.
+        net: (z, log SNR) -> its output of the shape of z; see `Diffusion` and, for what it reads of z, the module.
         elements: what x consists of.
         schedule: of the noise.
         levels: T.
@@ -154,7 +156,7 @@ class Denoising(Steps):
             log_snr: of z, a scalar, or (S, B).
         """
         batch = z.shape[: z.dim() - len(self.elements.shape)]
-        phi = to_float32(self.net(z, log_snr.expand(batch)))
+        phi = to_float32(self.net(self._readable(z, log_snr), log_snr.expand(batch)))
         if phi.shape != (*batch, *self.outputs):
             raise ValueError(
                 f"the denoiser was given z of shape {tuple(z.shape)} and gave {tuple(phi.shape)}, wanted "
@@ -172,6 +174,13 @@ class Denoising(Steps):
                 mean = (z - sigma * out) / alpha if self.predicts == "eps" else alpha * z - sigma * out
             variance = sigma.square() * positive(s[0]) if s else torch.zeros_like(out)
             return mean, variance
+
+    def _readable(self, z: Tensor, log_snr: Tensor) -> Tensor:
+        """What the network reads of z, in the same shape."""
+        if not self._gives_law:
+            return z
+        with without_autocast():
+            return self.elements.guess(torch.zeros_like(z), z, log_snr)[0]
 
     @property
     def outputs(self) -> tuple[int, ...]:

@@ -355,6 +355,32 @@ def test_the_weights_of_all_x_add_up_to_one(likelihood, options, values, predict
     assert abs(total.mean() - 1) < 4 * total.std() / math.sqrt(4000) < 0.2
 
 
+@pytest.mark.parametrize(("likelihood", "options", "k"), [("bernoulli", {}, 2), ("categorical", {"categories": 3}, 3)])
+def test_a_network_that_gives_the_law_of_x_reads_what_each_element_says_alone(likelihood, options, k):
+    """As a sum over the values of one element, by Bayes' rule."""
+    read = []
+
+    def net(shape, outputs):
+        class Zero(nn.Module):
+            def forward(self, z, log_snr):
+                read.append(z)
+                return torch.zeros_like(z)
+
+        return Zero()
+
+    model = diffusion((1,), likelihood, 2, net=net, predicts="x", **options)
+    own, z, log_snr = model.decoders, torch.randn(5, 4, model.decoders.elements.shape[0]), torch.tensor(-0.3)
+    pi = torch.rand(k).softmax(0)
+    with torch.no_grad():
+        parameter = own.elements.log_odds if k == 2 else own.elements.logits
+        parameter.copy_((pi[1] / pi[0]).log().view(1) if k == 2 else pi.log()[:, None])
+        own.guess(z, log_snr)
+        y = own.elements.read(torch.arange(float(k))[:, None])  # (k, width)
+        alpha, sigma = alpha_sigma(log_snr)
+        chance = (pi.log() + Normal(alpha * y, sigma).log_prob(z[..., None, :]).sum(-1)).softmax(-1)
+    torch.testing.assert_close(read[-1], chance @ y, rtol=0, atol=1e-12)
+
+
 def test_predictions_are_three_forms_of_one_guess():
     x, traces = torch.randn(3, 1), []
     noise = [torch.randn(2, 3, 1) for _ in range(5)]
