@@ -274,8 +274,8 @@ class FixedChain(VAE):
 
 INFINITE = (
     "this chain has infinitely many levels, levels=None, of which there is no whole trace, no log w and no draw: "
-    "wanted a number of them, al.evaluate(model, x, levels=1000), model.sample(n, levels=100), or "
-    "model.with_levels(1000)"
+    "wanted a number of them, al.evaluate(model, x, levels=1000), model.sample(n, levels=100), "
+    "model.with_levels(1000), or of a run al.Run(path, levels=1000)"
 )
 
 

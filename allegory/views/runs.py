@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from allegory.chain import at_levels
 from allegory.data.conditions import Condition, choose_given, recorded_conditions
 from allegory.data.description import is_described, recorded_offset
 from allegory.data.ranges import as_range
@@ -94,6 +95,7 @@ class Run:
         data: needed only where the run does not record its data, or they have moved: a built-in name, a path, or
             `Data`. A run that records its data accepts no others.
         device: where to compute: "auto", "cpu", "cuda", ...
+        levels: of a diffusion, how many it is to have, as in `evaluate`; one of infinitely many needs a number.
         own: custom parts of a model of `allegory.architectures`, as in `load`.
 
     Raises:
@@ -114,12 +116,13 @@ class Run:
         *,
         data: str | Path | Data | None = None,
         device: str | torch.device = "cpu",
+        levels: int | None = None,
         **own: Any,
     ) -> None:
         self.path = fetch(path)
         self.config = read_config(self.path)
         self.device = choose_device(device)
-        self._model, self._data, self._own = model, data, own
+        self._model, self._data, self._levels, self._own = model, data, levels, own
 
     def __repr__(self) -> str:
         line = self.summary
@@ -155,7 +158,8 @@ class Run:
             ValueError: as `load`.
         """
         with torch.random.fork_rng():
-            return load(self.path, self._model, **self._own).to(self.device)
+            model = load(self.path, self._model, **self._own).to(self.device)
+            return model if self._levels is None else at_levels(model, self._levels)
 
     @cached_property
     def data(self) -> Data:

@@ -359,6 +359,11 @@ def test_a_chain_with_a_fixed_encoder_is_listed_with_its_levels_and_two_rates(ca
     assert shown.count("below the top, 0.0") == 2
     assert "of 30 levels" in shown
     assert len(runs.summary("runs/deep").as_dict()["kl_per_level"]) == 30  # JSON stays complete
+    model = al.architectures.diffusion((4,), "bernoulli", levels=None, width=8, blocks=1)
+    al.fit(model, x, valid=x, epochs=1, out="runs/endless")
+    with pytest.raises(ValueError, match=r"of a run al.Run\(path, levels=1000\)"):
+        al.report("runs/endless", x, train=x)
+    assert al.report(al.Run("runs/endless", levels=25), x, train=x, samples=2).exists()
     assert repr(al.Run("runs/30")) == "Run('runs/30', masked_diffusion bernoulli T=30, 1 epochs, bound " + (
         f"{runs.summary('runs/30').bound:.2f})"
     )
