@@ -39,7 +39,7 @@ from allegory.runtime import processes
 from allegory.runtime.memory import caching
 from allegory.runtime.modes import eval_mode, forked_rng, no_validation
 from allegory.runtime.precision import autocast
-from allegory.runtime.progress import duration, tell
+from allegory.runtime.progress import about, tell
 from allegory.runtime.threads import one_at_a_time
 
 __all__ = [
@@ -283,7 +283,7 @@ class Particles:
         some = "" if pairs >= self.examples else f" for {max(1, int(pairs)):,} of them"
         return (
             f"{self.examples:,} examples with K = {self.samples:,} particles{levels} will take about "
-            f"{duration(seconds)} here; K = {fewer:,}{some} would take a minute"
+            f"{about(seconds)} here; K = {fewer:,}{some} would take a minute"
         )
 
     def _even(self, points: Tensor, shift: Tensor) -> list[Tensor | None]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from allegory.runtime import processes
 
-__all__ = ["Progress", "duration", "tell"]
+__all__ = ["Progress", "about", "tell"]
 
 
 class Progress:
@@ -48,7 +48,7 @@ class Progress:
     ) -> None:
         if self.view is not None:
             now = self.position
-            parts = [f"{now.epoch} epochs", f"{now.step:,} steps", duration(self.seconds)] if now is not None else []
+            parts = [f"{now.epoch} epochs", f"{now.step:,} steps", _duration(self.seconds)] if now is not None else []
             with suppress(OSError):
                 self.view.close(None if kind else 1.0, parts + self.bound)
 
@@ -75,7 +75,7 @@ class Progress:
         rate = (position.step - self.began_at) / max(1e-9, now - self.began)
         epochs = f"/{self.epochs}" if self.epochs is not None else ""
         bound = self.bound or [f"training bound {value:.2f}" for value in [running()] if value is not None]
-        parts = [f"epoch {position.epoch + 1}{epochs}", f"{duration(left)} left", *bound, f"{rate:.0f} steps/s"]
+        parts = [f"epoch {position.epoch + 1}{epochs}", f"{_duration(left)} left", *bound, f"{rate:.0f} steps/s"]
         with suppress(OSError):
             self.view.show(done, parts)
 
@@ -209,12 +209,22 @@ def tell(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
+def about(seconds: float) -> str:
+    """A time in words, in the unit that suits it.
 
-    >>> duration(75), duration(3675)
-    ('1:15', '1:01:15')
+    >>> about(75), about(1020), about(9000), about(4e5)
+    ('75 seconds', '17 minutes', '2.5 hours', '4.6 days')
     """
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    if seconds < 6_000:
+        return f"{seconds / 60:.0f} minutes"
+    if seconds < 180_000:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -156,7 +156,9 @@ def test_what_takes_long_is_said_beforehand_with_what_takes_a_minute(capsys, mon
     monkeypatch.setattr(passes.time, "monotonic", lambda: 3.0 * next(clock))  # three seconds a pass
     model, x = al.architectures.diffusion((3,), levels=100, width=4, blocks=1), torch.randn(50, 3)
     al.log_likelihood(model, x, 40, pairs=20)  # 2,000 pairs, 20 at a time
-    told = "50 examples with K = 40 particles, through 100 levels each, will take about 5:00 here; K = 8 would take"
+    told = (
+        "50 examples with K = 40 particles, through 100 levels each, will take about 5 minutes here; K = 8 would take"
+    )
     assert capsys.readouterr().err == f"{told} a minute\n"
     monkeypatch.setattr(passes.time, "monotonic", lambda: 0.1 * next(clock))
     al.log_likelihood(model, x, 40, pairs=20)
