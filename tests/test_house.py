@@ -231,6 +231,13 @@ def test_the_command_knows_every_kind_of_column_and_every_table():
     assert (KINDS, TABLES) == (KNOWN, SUFFIXES)
 
 
+def test_the_command_knows_every_graph():
+    from allegory.command.options import GRAPHS
+    from allegory.sharing.graph import WHAT
+
+    assert GRAPHS == WHAT
+
+
 def public():
     for path in MODULES:
         if path.stem not in ("__main__", "__init__", "version"):

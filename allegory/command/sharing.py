@@ -31,6 +31,7 @@ def export(run: str, out: str, what: str) -> None:
 
     opened = console.open_run(run, "cpu")
     check_out(out, opened.source)
+    console.say(f"{what}: the graph is made, which takes seconds, or of a table of many kinds of columns a minute")
     found = opened.export(out, what)
     inputs, outputs = (
         ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in ends.items())

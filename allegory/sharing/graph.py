@@ -53,6 +53,8 @@ from allegory.version import __version__
 __all__ = ["WHAT", "Exported", "export", "weights_digest"]
 
 WHAT = ("encode", "decode", "generate", "score")
+"""What a graph can do; see the module."""
+
 MAX_LEVELS = 10  # of a diffusion: a graph has its network so often
 MAX_BYTES = 2**31 - 2**20  # of weights: a file of this format holds no more
 FAR = 6.0  # standard deviations, of noise and latents in a second comparison

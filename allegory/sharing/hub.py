@@ -24,6 +24,8 @@ from allegory.runtime.messages import first_line
 __all__ = ["SCHEME", "check_name", "fetch", "upload"]
 
 SCHEME = "hf://"
+"""What the name of a run on the hub begins with."""
+
 FILES = ("config.json", "weights.safetensors")  # of a run, all that a model needs
 SUMS, CARD = "SHA256SUMS", "README.md"
 

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Packed", "pack", "unpack"]
 
+TEXTS = (".csv", ".tsv")
+LINES = ("\n|\n", "\r\n|\r\n", "\n|", "\r\n|")  # the end of a line, and of the last
 COMPARED_BYTES = 2**28  # of data, at most, for general compressors: xz takes a minute for 60 MB
 
 
@@ -170,9 +172,9 @@ def _pack_table(
     _check_same(rebuilt, frame, str(source))
     text = _as_text(rebuilt, dialect)
     raw = _content(source)
-    same = "bytes" if text == raw else "values"
-    report = write_file(path, run.model, x, given, about={**about, "same": same}, **settings)
-    kept = len(about.get("beside", "")) * 3 // 4
+    about["lines"] = next((lines for lines in LINES if _with_lines(text, lines) == raw), None)
+    report = write_file(path, run.model, x, given, about=about, **settings)
+    kept, same = len(about.get("beside", "")) * 3 // 4, "values" if about["lines"] is None else "bytes"
     return Packed(report, same, [str(name) for name in beside], kept, _others(raw or text), weights)
 
 
@@ -199,7 +201,11 @@ def unpack(run: Run, path: str | Path, out: str | Path, jobs: int = 1) -> int:
         given = None if run.given_about is None else run.read_given({name: beside[name] for name in beside})
         x = torch.cat(list(read_file(path, run.model, given, jobs=jobs)))
         dialect = about["dialect"] and Dialect(**about["dialect"])
-        write_frame(_rebuilt(run, x, about), out, dialect)
+        table = _rebuilt(run, x, about)
+        if about["lines"] is None or out.suffix.lower() not in TEXTS:
+            write_frame(table, out, dialect)
+        else:
+            write_atomically(out, _with_lines(_as_text(table, dialect), about["lines"]))
         return len(x)
     stored = about.get("given")
     c = None
@@ -265,9 +271,16 @@ def _as_text(frame: Any, dialect: Dialect | None = None) -> bytes:
         return path.read_bytes()
 
 
+def _with_lines(text: bytes, lines: str) -> bytes:
+    """The text of a file with another end of its lines, and of the last one."""
+    end, last = lines.split("|")
+    text = text.replace(b"\n", end.encode())
+    return text if last else text.removesuffix(end.encode())
+
+
 def _content(source: Any) -> bytes:
     """The bytes of a CSV file that is not compressed; of anything else none."""
-    if not isinstance(source, str | Path) or Path(source).suffix.lower() not in (".csv", ".tsv"):
+    if not isinstance(source, str | Path) or Path(source).suffix.lower() not in TEXTS:
         return b""
     check_regular(Path(source))
     return Path(source).read_bytes()

@@ -58,6 +58,17 @@ def test_a_table_comes_back_byte_for_byte(table_run, tmp_path, capsys):
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()
 
 
+@pytest.mark.parametrize("form", ["windows", "no last end", "both"])
+def test_the_ends_of_lines_come_back(form, table_run, tmp_path, capsys):
+    text = rows() if form == "windows" else rows().removesuffix("\n")
+    text = text if form == "no last end" else text.replace("\n", "\r\n")
+    (tmp_path / "rows.csv").write_bytes(text.encode())
+    assert main(["compress", str(table_run), "rows.csv", "--out", "rows.alg"]) == 0
+    assert "the same file comes back, byte for byte" in capsys.readouterr().out
+    assert main(["decompress", str(table_run), "rows.alg", "--out", "again.csv"]) == 0
+    assert (tmp_path / "again.csv").read_bytes() == text.encode()
+
+
 def test_what_is_written_another_way_comes_back_value_for_value(table_run, tmp_path, capsys):
     other = rows().replace("\n", "\r\n").replace(",mm,", ', "mm",').replace(",Ulm,", ', "Ulm",')
     (tmp_path / "rows.csv").write_bytes(other.encode())
