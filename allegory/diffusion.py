@@ -220,6 +220,24 @@ class Denoising(Steps):
         below = self.log_snr(index + 1)
         return self.noisy(y, below) if z is None else self.step(z, y, below, self.log_snr(index + 2))
 
+    def rise(self, index: int, below: Tensor) -> Distribution:
+        """q(z_t | z_{t-1}) = N(a z_{t-1}, sigma_t^2 - a^2 sigma_{t-1}^2), a = alpha_t / alpha_{t-1}, t = index + 1;
+        for index 0 q(z_1 | x), of y.
+        """
+        above = self.log_snr(index + 1)
+        return self.noisy(below, above) if index == 0 else self.add_noise(below, above, self.log_snr(index))
+
+    def add_noise(self, z: Tensor, above: Tensor, below: Tensor) -> Distribution:
+        """The law of the level above, from z of the level below.
+
+        Args:
+            z: (S, B, *shape).
+            above, below: log SNR of both, scalars.
+        """
+        (alpha, _), (alpha_s, sigma_s) = alpha_sigma(below), alpha_sigma(above)
+        scale = sigma_s * log_one_minus_exp(below - above).exp().sqrt()
+        return Independent(Normal(alpha_s / alpha * z, scale.expand_as(z)), len(self.elements.shape))
+
     def _law(self, index: int, z: Tensor) -> Distribution:
         """p(x | z_1) for index 0, and p(z_t | z_{t+1}), t = index."""
         if index == 0:
@@ -283,7 +301,7 @@ class Diffusion(FixedChain):
                 "spread=True: infinitely many levels are all as narrow as q; wanted it with a number of levels"
             )
         decoders = Denoising(net, elements, schedule, levels or 2, predicts, spread)
-        encoder = FixedEncoder(elements.read, decoders.posterior, levels or 2)
+        encoder = FixedEncoder(elements.read, decoders.posterior, levels or 2, decoders.rise)
         super().__init__(prior or StandardNormal(*elements.shape), encoder, decoders, infinite=levels is None)
 
     def with_levels(self, levels: int) -> Diffusion:
@@ -376,6 +394,8 @@ class NoisedEncoder(TopDown):
         network: the encoder.
     """
 
+    climbs = True
+
     def __init__(self, encoder: nn.Module, denoising: Denoising) -> None:
         super().__init__(encoder, ())
         self._denoising = (denoising,)  # in a tuple, so that it is not registered twice
@@ -387,6 +407,14 @@ class NoisedEncoder(TopDown):
         law: Any = self.network(x, *given)
         with without_autocast():
             return (torch.cat([law.mean, law.variance], 1),) * len(self.posteriors)
+
+    def climb(self, level: int, below: Tensor) -> Distribution:
+        """q(z_1 | x), and above it z_{t-1} with noise."""
+        own = self._denoising[0]
+        if level == 1:
+            return self.network(below)
+        above = own.log_snr(level - 1)
+        return own.noisy(below, above) if level == 2 else own.add_noise(below, above, own.log_snr(level - 2))
 
     def _law(self, index: int, moments: Tensor, z: Tensor | None = None) -> Distribution:
         """q(z_t | z_{t+1}, x), t = index + 1, or at the top q(z_T | x)."""

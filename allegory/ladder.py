@@ -56,6 +56,8 @@ class TopDown(nn.Module):
     torch.Size([2, 4, 7])
     """
 
+    climbs = False  # whether q(z_t | z_{t-1}) is known, too: of the same joint law
+
     def __init__(self, network: nn.Module, posteriors: Sequence[nn.Module], residual: bool = False) -> None:
         super().__init__()
         self.network = network
@@ -94,6 +96,15 @@ class TopDown(nn.Module):
             return module(feature, *given)
         q = module(feature, state, *given)
         return _relative_to_prior(prior, q, level) if self.residual else q
+
+    def climb(self, level: int, below: Tensor) -> Distribution:
+        """q(z_t | z_{t-1}), or q(z_1 | x), where it `climbs`.
+
+        Args:
+            level: t.
+            below: z_{t-1}, or x.
+        """
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         return "residual" if self.residual else ""

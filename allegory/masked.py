@@ -51,7 +51,7 @@ from allegory.family import CategoricalFamily
 from allegory.networks import OneHot
 from allegory.runtime.precision import to_float32, without_autocast
 
-__all__ = ["AllMasked", "MaskedDiffusion", "Unmasking", "Values"]
+__all__ = ["AllMasked", "Certain", "MaskedDiffusion", "Unmasking", "Values"]
 
 SINGLE = Size()
 
@@ -157,19 +157,28 @@ def _kl(q: Unmasking, p: Unmasking) -> Tensor:
     return q.share * rates.flatten(-len(q.event_shape)).sum(-1)
 
 
-class _AllMasked(Distribution):
-    """All masked, for certain."""
+class Certain(Distribution):
+    """One value, for certain.
+
+    Args:
+        z: (*batch, *event) it.
+        event_dim: how many dimensions an event has.
+
+    >>> Certain(torch.tensor([2.0, 2.0]), 1).log_prob(torch.tensor([[2.0, 2.0], [2.0, 0.0]]))
+    tensor([0., -inf])
+    """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.dependent(is_discrete=True, event_dim=0)
 
     def __init__(self, z: Tensor, event_dim: int) -> None:
         self.z = z
         split = z.dim() - event_dim
         super().__init__(z.shape[:split], z.shape[split:], validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> _AllMasked:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Certain:
         """With another batch shape."""
-        return _AllMasked(self.z.expand(*batch_shape, *self.event_shape), len(self.event_shape))
+        return Certain(self.z.expand(*batch_shape, *self.event_shape), len(self.event_shape))
 
     def sample(self, sample_shape: Any = SINGLE) -> Tensor:
         """All masked."""
@@ -181,8 +190,8 @@ class _AllMasked(Distribution):
         return torch.zeros(same.shape, dtype=self.z.dtype, device=self.z.device).masked_fill(~same, -math.inf)
 
 
-@register_kl(_AllMasked, _AllMasked)
-def _kl_of_certain(q: _AllMasked, p: _AllMasked) -> Tensor:
+@register_kl(Certain, Certain)
+def _kl_of_certain(q: Certain, p: Certain) -> Tensor:
     return torch.zeros(q.batch_shape, dtype=q.z.dtype, device=q.z.device)
 
 
@@ -240,7 +249,7 @@ class AllMasked(nn.Module):
 
     def forward(self) -> Distribution:
         """The distribution, with batch shape ()."""
-        return _AllMasked(self.codes, self.codes.dim())
+        return Certain(self.codes, self.codes.dim())
 
 
 class _Unmasking(Steps):
@@ -276,7 +285,7 @@ class _Unmasking(Steps):
     def posterior(self, index: int, x: Tensor, z: Tensor | None = None) -> Distribution:
         """q(z_t | z_{t+1}, x), t = index + 1, or at the top q(z_T | x)."""
         if z is None:
-            return _AllMasked(torch.full_like(x, self.values.mask), len(self.values.event_shape))
+            return Certain(torch.full_like(x, self.values.mask), len(self.values.event_shape))
         return Unmasking(z, self.values, z.new_tensor(1 / (index + 2)), x=x.expand_as(z), one=self.one)
 
 

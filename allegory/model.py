@@ -227,11 +227,17 @@ class VAE(nn.Module):
     def _infer_bottom_up(self, x: Tensor, draw: Draw, contexts: Contexts = ()) -> tuple[Latents, Distributions]:
         latents: list[Tensor] = []
         q: list[Distribution] = []
-        for t, encoder in enumerate(self.encoders, start=1):
-            q.append(law_of(encoder, latents[-1] if latents else x, *contexts))
+        for t in range(1, self.levels + 1):
+            q.append(self._climb(t, latents[-1] if latents else x, contexts))
             latents.append(draw(t, q[-1], None))
             contexts = expand_contexts(contexts, (latents[-1].shape[0], x.shape[0])) if t == 1 else contexts
         return tuple(latents), tuple(q)
+
+    def _climb(self, level: int, below: Tensor, contexts: Contexts = ()) -> Distribution:
+        """q(z_t | z_{t-1}), or of x at level 1; top-down where it is known, see `TopDown.climbs`."""
+        if self._top_down:
+            return self.encoders.climb(level, below)
+        return law_of(self.encoders[level - 1], below, *contexts)
 
     def _infer_top_down(
         self, x: Tensor, samples: int, draw: Draw, contexts: Contexts = (), prior: Distribution | None = None

@@ -214,7 +214,7 @@ MISTAKES = {
         masked_diffusion((2,)), torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]), 2
     ),
     "log_weight: this trace is of one random level": lambda: masked_diffusion((2,))(torch.zeros(3, 2)).log_weight,
-    "wanted 1, since _AllMasked is not normal": lambda: masked_diffusion((2,)).sample(2, temperature=0.5),
+    "wanted 1, since Certain is not normal": lambda: masked_diffusion((2,)).sample(2, temperature=0.5),
     "data: 1 of 4 values are outside the support of .*0 or 1; the first is 0.5 in row 1": lambda: masked_diffusion(
         (2,), data=torch.tensor([[0.0, 1.0], [0.5, 0.0]])
     ),

@@ -13,6 +13,7 @@ import pytest
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 EXACT, OBJECTIVES, FAMILIES = "test_exact.py", "test_objectives.py", "test_families.py"
+LENGTHS, FAULTS = "compression/test_lengths.py", "compression/test_faults.py"
 DIFFUSION, MASKED = "test_diffusion.py", "test_masked.py"
 ARCHITECTURES, BOUNDS, ANNEALING = "test_architectures.py", "evaluation/test_bounds.py", "evaluation/test_annealing.py"
 MISTAKES = {  # what: (module, what stands there, what is put there, the law that notices)
@@ -346,6 +347,36 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "torch.logaddexp(log_point, log_rest) if masses else log_point",
         "log_point",
         "test_columns.py::test_points_beside_masses_sum_to_one_and_add_up",
+    ),
+    "the edge of a bin in the place of its middle": (
+        "compression/lattice",
+        "            return self.origin + k * self.step",
+        "            return self.origin + (k + 0.5) * self.step",
+        LENGTHS + "::test_of_real_numbers_it_is_the_mass_of_their_resolution[bottom-up-3]",
+    ),
+    "what was drawn is given back in the wrong order": (
+        "compression/walk",
+        "range(self.levels, 0, -1) if self.climbs else range(1, self.levels + 1)",
+        "range(1, self.levels + 1) if self.climbs else range(self.levels, 0, -1)",
+        LENGTHS + "::test_with_the_exact_posterior_it_is_the_information_of_the_data[3-HiLLoC]",
+    ),
+    "a q that is drawn from everywhere": (
+        "compression/masses",
+        "if window and len(at):",
+        "if False:",
+        LENGTHS + "::test_what_is_drawn_follows_q",
+    ),
+    "probabilities with all their digits": (
+        "compression/masses",
+        "return (x * 2**DIGITS).round() / 2**DIGITS",
+        "return x",
+        FAULTS + "::test_a_difference_in_a_last_digit_is_none",
+    ),
+    "a damaged chunk that is read": (
+        "compression/container",
+        "len(body) != length + 4 * words or crc32(body) != check",
+        "len(body) != length + 4 * words",
+        FAULTS + "::test_a_damaged_chunk_is_named_and_costs_itself_alone",
     ),
     "interleaved parameters": (
         "family",

@@ -52,6 +52,7 @@ __all__ = ["Report", "compress", "decompress", "read_about", "read_file", "write
 BATCH, NUMBERS = 256, 2**16  # examples of a batch, at most, and numbers, which then fit into a cache
 FILLED = 0.7  # of what is on the stack, that the next batch may take
 FIRST_WORDS = (2**14, 2**18, 2**22, 2**26)  # that may be drawn from, until they are enough
+MISFIT = 0.25  # nats of a latent, by which its log q is below that of a draw from q where that is no draw
 SURVEYED = 256  # examples, from which the grids are found
 
 
@@ -65,9 +66,9 @@ class Report:
         total: bytes of the file.
         header: bytes of what is not the stacks of the chunks.
         initial_bits: what drawing the first latents took, of all chunks.
-        negative_elbo: nats per example, estimated from the latents that were drawn; where x has a density, of the mass
-            of an interval as wide as the resolution.
-        drawn: nats per example, -log p(x, z) + log q(z | x) of those very latents: what their coding should take.
+        negative_elbo: nats per example, -log p(x, z) + log q(z | x) of the very latents that were drawn; where x has a
+            density, of an interval as wide as the resolution. NaN where a posterior is too narrow for any lattice, so
+            that what was drawn does not follow it.
         gaps: nats per example, of which values are missing, where the model does not say so.
     """
 
@@ -77,7 +78,6 @@ class Report:
     header: int
     initial_bits: int
     negative_elbo: float
-    drawn: float
     gaps: float
 
     @property
@@ -97,8 +97,8 @@ class Report:
 
     @property
     def overhead(self) -> float:
-        """By which part the net bits are more than those of the latents drawn and of gaps."""
-        return self.net_bits * math.log(2) / (self.drawn + self.gaps) - 1
+        """By which part the net bits are more than -ELBO and gaps."""
+        return self.net_bits * math.log(2) / (self.negative_elbo + self.gaps) - 1
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Coded:
 
     chunk: Chunk
     initial_bits: int
-    nats: Tensor  # (3,) of all its examples: drawn, -ELBO, gaps
+    nats: Tensor  # (3,) sums over its examples: -ELBO, log q(z) + H(q) per latent, gaps
 
 
 class _Codec:
@@ -361,8 +361,9 @@ def _write(
     for coded in _in_processes(codec.encode, parts(), jobs):
         writer.add(coded.chunk)
         initial, nats, words = initial + coded.initial_bits, nats + coded.nats, words + len(coded.chunk.words)
-    total, (drawn, negative_elbo, gaps) = writer.close(), (nats / len(x)).tolist()
-    return Report(len(x), numbers, total, total - 4 * words, initial, negative_elbo, drawn, gaps)
+    total, (negative_elbo, misfit, gaps) = writer.close(), (nats / len(x)).tolist()
+    negative_elbo = negative_elbo if misfit > -MISFIT else math.nan
+    return Report(len(x), numbers, total, total - 4 * words, initial, negative_elbo, gaps)
 
 
 def _read(stream: BinaryIO, model: VAE, given: Given, rows: slice | None, jobs: int) -> Iterator[Tensor]:

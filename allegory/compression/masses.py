@@ -22,6 +22,7 @@ elements, those that a symbol is spelled for.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from allegory.compression.stack import Array, Code, Spell, Stack
 from allegory.discrete import OneHot
 from allegory.distributions import NormalMixture
 from allegory.gaps import takes_gaps
+from allegory.masked import Certain, Unmasking
 from allegory.quantiles import cdf
 from allegory.trees import TreeBernoulli, layers_of
 
@@ -129,6 +131,10 @@ def _spelling(law: Any, coding: Any, shape: Size) -> Spell:
         return _one_hot(law, shape)
     if isinstance(law, TreeBernoulli):
         return _tree(law, shape)
+    if isinstance(law, Unmasking):
+        return _unmasking(law, shape)
+    if isinstance(law, Certain):
+        return lambda code, z: law.z.expand(shape)
     if isinstance(law, Independent) and not law.base_dist.event_shape:
         return _elements(law.base_dist, coding, shape, takes_gaps(law))
     if not law.event_shape:
@@ -176,6 +182,34 @@ def _tree(law: TreeBernoulli, shape: Size) -> Spell:
             given = None if x is None else _symbols(x[..., layer])
             read = code(given, "categorical", _masses(torch.stack([1 - p, p])))
             found[..., layer] = _tensor(read).view(above.shape).double()
+        return found
+
+    return spell
+
+
+def _unmasking(law: Unmasking, shape: Size) -> Spell:
+    """The elements that are shown. Which these are has the same law for q and p, so that it is no news to either: it
+    follows from a number that both know.
+    """
+    left, dims = law.masked.expand(shape), len(law.event_shape)
+    share = law.share.expand(shape[:-dims])
+    seed = f"masked {1 / float(share.flatten()[0]):.0f}".encode()
+    chance = np.frombuffer(hashlib.shake_256(seed).digest(4 * shape.numel()), dtype="<u4").astype(np.float64)
+    places = torch.from_numpy(chance / 2**32).view(shape).masked_fill(~left, 2.0)
+    if law.one:
+        first = places.flatten(-dims).argmin(-1, keepdim=True)
+        shown = left & torch.zeros(shape, dtype=torch.bool).flatten(-dims).scatter(-1, first, True).view(shape)
+    else:
+        shown = left & (places < share.reshape(*share.shape, *[1] * dims))
+
+    def spell(code: Code, z: Tensor | None) -> Tensor:
+        found = law.z.expand(shape).clone()
+        if law.x is not None:
+            return torch.where(shown, law.x.expand(shape), found)
+        assert law.log_p is not None
+        p = law.log_p.exp().movedim(-dims - 1, 0).expand(-1, *shape)[:, shown]
+        known = None if z is None else _symbols(z.expand(shape)[shown] - law.coding.lowest)
+        found[shown] = (_tensor(code(known, "categorical", _masses(p))) + law.coding.lowest).double()
         return found
 
     return spell

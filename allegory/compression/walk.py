@@ -58,12 +58,12 @@ class Walk:
     def __init__(self, model: VAE, grids: Sequence[Grid], events: Sequence[Size], coding: Any) -> None:
         self.model, self.grids, self.events, self.coding = model, grids, events, coding
         self.levels: int = model.levels
-        self.climbs = not model._top_down
+        self.climbs = not model._top_down or model.encoders.climbs
         self.interleaved = self.climbs and model.states is None
 
     def send(self, stack: Stack, x: Tensor, contexts: Contexts = ()) -> Tensor:
-        """Puts B examples on the stack. Returns (2, B) nats of the z drawn: log p(x, z) - log q(z | x); and with the
-        entropy of q in the place of -log q, where it is in closed form, right on average wherever z is drawn.
+        """Puts B examples on the stack. Returns (2, B) nats: of the z drawn log p(x, z) - log q(z | x); and log q(z) +
+        H(q), on average over the latents, which is about 0 where what is drawn follows q.
         """
         model, beside, log_w = self.model, expand_contexts(contexts, (1, len(x))), torch.zeros(2, 1, len(x)).double()
         value = x[None]  # z_0, and in the climb z_{t-1}
@@ -71,23 +71,24 @@ class Walk:
         def draw(t: int, q: Distribution, p: Distribution | None = None) -> Tensor:
             nonlocal value, log_w
             z = self._draw(stack, t, q, p, len(x))
-            log_w = log_w - _log_q(q, z)
+            log_w[0] -= q.log_prob(z)
+            log_w[1] += self._misfit(q, z)
             if self.interleaved:
-                log_w = log_w + self._push(stack, t - 1, law_of(model.decoders[t - 1], z, *beside), value)
+                log_w[0] += self._push(stack, t - 1, law_of(model.decoders[t - 1], z, *beside), value)
                 value = z
             return z
 
         if self.interleaved:
             latents, _ = model._infer_bottom_up(x, draw, contexts)
-            prior = model._prior_law(contexts)
-            return (log_w + self._push(stack, self.levels, prior, latents[-1]))[:, 0]
+            log_w[0] += self._push(stack, self.levels, model._prior_law(contexts), latents[-1])
+            return log_w[:, 0]
         if self.climbs:
             latents, _ = model._infer_bottom_up(x, draw, contexts)
             _, p, seen = model._generate_down(lambda t, p, state: latents[t - 1], contexts)
         else:
             latents, _, p, seen = model._infer_top_down(x, 1, draw, contexts)
         for t, (law, z) in enumerate(zip((law_of(model.decoders[0], *seen), *p), (value, *latents), strict=True)):
-            log_w = log_w + self._push(stack, t, law, z)
+            log_w[0] += self._push(stack, t, law, z)
         return log_w[:, 0]
 
     def receive(self, stack: Stack, count: int, event: Size, contexts: Contexts = ()) -> Tensor:
@@ -98,7 +99,7 @@ class Walk:
             nonlocal above
             z = pop(stack, p, self._coding(t, p), Size((1, count, *p.event_shape)))
             if above is not None:
-                self._give_back(stack, t + 1, law_of(model.encoders[t], z, *beside), None, above)
+                self._give_back(stack, t + 1, model._climb(t + 1, z, beside), None, above)
             above = z if self.interleaved else None
             return z
 
@@ -106,7 +107,7 @@ class Walk:
         latents, p, seen = model._generate_down(choose, contexts)
         x = pop(stack, law_of(model.decoders[0], *seen), self.coding, Size((1, count, *event)))[0]
         if self.interleaved:
-            self._give_back(stack, 1, law_of(model.encoders[0], x, *contexts), None, latents[0])
+            self._give_back(stack, 1, model._climb(1, x, contexts), None, latents[0])
             return x
         q = model._infer(x, 1, lambda t, q, p: latents[t - 1], contexts)[1]
         order = range(self.levels, 0, -1) if self.climbs else range(1, self.levels + 1)
@@ -121,6 +122,13 @@ class Walk:
     def _give_back(self, stack: Stack, t: int, q: Any, p: Any, z: Tensor) -> None:
         """The opposite."""
         push(stack, q, self._coding(t, p, drawn=True), z)
+
+    def _misfit(self, q: Any, z: Tensor) -> Tensor:
+        """(1, B) (log q(z) + H(q)) / (all latents that are real numbers)."""
+        if not isinstance(q, Independent) or q.base_dist.support.is_discrete:
+            return torch.zeros(1, 1)
+        real = sum(event.numel() for event, grid in zip(self.events, self.grids, strict=True) if grid is not None)
+        return (q.log_prob(z) + q.entropy()) / real
 
     def _push(self, stack: Stack, t: int, p: Any, value: Tensor) -> Tensor:
         """z_t, or x = z_0, by p. Returns (1, B) nats of its density."""
@@ -141,15 +149,6 @@ class Walk:
         return Coding(endless(step, origin).within(-end, end), drawn)
 
 
-def _log_q(q: Distribution, z: Tensor) -> Tensor:
-    """(2, 1, B) log q(z), and its mean."""
-    log_q = q.log_prob(z)
-    try:
-        return torch.stack([log_q, -q.entropy().expand(log_q.shape)])
-    except NotImplementedError:
-        return torch.stack([log_q, log_q])
-
-
 class _Survey(Walk):
     """A walk without a stack, that draws at random, and keeps the laws it meets."""
 
@@ -157,6 +156,9 @@ class _Survey(Walk):
         super().__init__(model, [], [], None)
         self.q: dict[int, Any] = {}
         self.p: dict[int, Any] = {}
+
+    def _misfit(self, q: Any, z: Tensor) -> Tensor:
+        return torch.zeros(1, 1)
 
     def _draw(self, stack: Any, t: int, q: Any, p: Any, count: int) -> Tensor:
         self.q[t] = q

@@ -165,3 +165,44 @@ def test_the_words_that_a_stack_began_with_are_left():
     assert not stack.is_first()
     stack.push(lambda code, s: code(s, "categorical", masses), symbols)
     assert stack.is_first()
+
+
+DIFFUSED = {
+    "bernoulli": lambda n: (torch.rand(n, 4) < 0.3).double(),
+    "categorical": lambda n: torch.randint(0, 4, (n, 4)).double(),
+    "discretized": lambda n: torch.randint(0, 256, (n, 4)).double(),
+    "normal": lambda n: torch.randn(n, 4).round(decimals=2),
+}
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+@pytest.mark.parametrize("likelihood", DIFFUSED)
+def test_diffusions(likelihood, levels):
+    x = DIFFUSED[likelihood](20)
+    more = dict(categories=4) if likelihood == "categorical" else {}
+    model = al.architectures.diffusion((4,), likelihood, levels=levels, width=8, blocks=1, data=x, **more)
+    assert same(al.decompress(model, al.compress(model, x)), x)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+def test_masked_diffusions_draw_nothing(levels, tmp_path):
+    x = torch.randint(0, 3, (30, 4)).double()
+    model = al.architectures.masked_diffusion((4,), "categorical", levels=levels, width=8, blocks=1, categories=3)
+    report = write_file(tmp_path / "x.alg", model, x)
+    assert same(torch.cat(list(read_file(tmp_path / "x.alg", model))), x)
+    assert report.net_bits * 30 == pytest.approx(report.negative_elbo * 30 / np.log(2), abs=64)
+
+
+def test_a_chain_with_a_fixed_encoder_begins_with_one_level(tmp_path):
+    x = (torch.rand(2, 30) < 0.5).double()
+    bits = []
+    for levels in (2, 12):
+        model = al.architectures.diffusion((30,), "bernoulli", levels=levels, width=8, blocks=1, data=x)
+        bits.append(write_file(tmp_path / "x.alg", model, x).initial_bits)
+    assert bits[1] < 2 * bits[0]
+
+
+def test_levels_that_are_infinitely_many():
+    model = al.architectures.diffusion((4,), "bernoulli", levels=None, width=8, blocks=1)
+    with pytest.raises(ValueError, match="infinitely many levels"):
+        al.compress(model, torch.zeros(3, 4))
