@@ -23,6 +23,7 @@ from allegory.columnar import Columns
 from allegory.compression.lattice import Lattice, lattice_of
 from allegory.compression.masses import Coding
 from allegory.gaps import takes_gaps
+from allegory.runtime.messages import describe_index
 from allegory.tabular.resolution import Step, find_step
 
 __all__ = ["Examples", "Resolution", "digits_beside", "find_resolution", "with_digits"]
@@ -92,23 +93,29 @@ class Examples:
             own = part.of(found)
             k = part.lattice.index(own)
             value = part.lattice.value(k)
-            digits = 8 * torch.finfo(x.dtype).eps * own.abs()
-            wrong = (own - value).abs() > 1e-3 * part.lattice.step + digits
-            wrong |= ((k < part.lattice.first) | (k > part.lattice.last)) & ~own.isnan()
-            if bool(wrong.any()):
-                row, *rest = wrong.nonzero()[0].tolist()
-                column = rest if part.columns is None else [int(part.columns[rest[0]])]
-                raise ValueError(
-                    f"x: {own[(row, *rest)].item():.10g} in row {first + row}, index {', '.join(map(str, column))} is "
-                    f"no multiple of the resolution {part.lattice.step.expand(own.shape)[(row, *rest)].item():g}, "
-                    f"and {int(wrong.sum())} more are none: wanted a smaller resolution="
-                )
-            value = value.masked_fill(own.isnan(), torch.nan)
+            outside = (k < part.lattice.first) | (k > part.lattice.last)
+            if bool(outside.any()) or not torch.equal(own, value):  # seldom; it takes time
+                digits = 8 * torch.finfo(x.dtype).eps * own.abs()
+                wrong = (own - value).abs() > 1e-3 * part.lattice.step + digits
+                self._check_whole(wrong | outside & ~own.isnan(), own, part, first)
+                value = value.masked_fill(own.isnan(), torch.nan)
             if part.columns is None:
                 found = value
             else:
                 found[..., part.columns] = value
         return found
+
+    def _check_whole(self, wrong: Tensor, own: Tensor, part: _Part, first: int) -> None:
+        if not bool(wrong.any()):
+            return
+        row, *rest = at = tuple(wrong.nonzero()[0].tolist())
+        place = rest if part.columns is None else [int(part.columns[rest[0]])]
+        assert part.lattice is not None
+        raise ValueError(
+            f"x: {own[at].item():.10g} in {describe_index([first + row, *place])} is no multiple of the resolution "
+            f"{part.lattice.step.expand(own.shape)[at].item():g}, and {int(wrong.sum()) - 1} more are none: wanted a "
+            "smaller resolution="
+        )
 
     def log_steps(self, x: Tensor) -> float:
         """The sum over x: (N, *event) of the logarithms of the steps of densities, by which they become masses."""

@@ -17,6 +17,8 @@ from allegory.compression.masses import Coding, pop
 from allegory.compression.stack import Stack
 from allegory.compression.walk import Walk
 
+SLOW = pytest.mark.slow
+
 
 class Given(nn.Module):
     """p(y | c) of a table of probabilities, one row for each c; numbers are (*batch, 1)."""
@@ -75,7 +77,7 @@ class _Everywhere(nn.Module):
 
 
 @pytest.mark.parametrize("top_down", [False, True], ids=["Bit-Swap", "HiLLoC"])
-@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("levels", [pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW), 3])
 def test_with_the_exact_posterior_it_is_the_information_of_the_data(levels, top_down, tmp_path):
     model, p = categories(levels, top_down)
     x = torch.multinomial(p, 1500, replacement=True).to(torch.get_default_dtype())[:, None]
@@ -94,7 +96,7 @@ def exact_chain(kind, levels):
     return model, evidence
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("levels", [pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW), 3])
 @pytest.mark.parametrize("kind", ["bottom-up", "top-down", "top-down, not Markov"])
 def test_of_real_numbers_it_is_the_mass_of_their_resolution(kind, levels, tmp_path):
     model, evidence = exact_chain(kind, levels)

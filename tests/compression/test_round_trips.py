@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import allegory as al
 from allegory.compression import coding, read_file, write_file
 from allegory.compression.stack import Stack
+from allegory.data.stored import Mapped, Stored
 
 F = al.families
 COUNTS = lambda n: torch.poisson(20 * torch.rand(n, 5))  # noqa: E731
@@ -35,14 +36,14 @@ FAMILIES = {
     "points": (F.with_points(F.interval(1, low=0), [0, 99]), lambda n: torch.randint(0, 100, (n, 5)).double()),
     "points beside a density": (F.with_points(F.normal, [0.0]), lambda n: torch.randn(n, 5).relu().round(decimals=2)),
 }
-WITHOUT_DATA = dict(latent=[3], hidden=[6])
+SLOW = pytest.mark.slow
 
 
 def same(x, y):
     return x.dtype == y.dtype and x.shape == y.shape and x.numpy().tobytes() == y.numpy().tobytes()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=SLOW)], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family(name, dtype):
     family, draw = FAMILIES[name]
@@ -51,8 +52,7 @@ def test_every_family(name, dtype):
     assert same(al.decompress(model, al.compress(model, x, resolution=0.01 if name == "beta" else None)), x)
 
 
-@settings(max_examples=12, deadline=None)
-@given(
+ANY = dict(
     family=st.sampled_from(["bernoulli", "8 bits", "categorical", "interval", "normal"]),
     latent=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     latents=st.sampled_from(["normal", "bernoulli", "one_hot"]),
@@ -63,7 +63,22 @@ def test_every_family(name, dtype):
     spread=st.floats(0.1, 4),
     seed=st.integers(0, 2**20),
 )
-def test_any_model(family, latent, latents, top_down, markov, rows, chunk, spread, seed):
+
+
+@settings(max_examples=6, deadline=None)
+@given(**ANY)
+def test_any_model(**drawn):
+    check_any_model(**drawn)
+
+
+@SLOW
+@settings(max_examples=120, deadline=None)
+@given(**ANY)
+def test_many_models(**drawn):
+    check_any_model(**drawn)
+
+
+def check_any_model(family, latent, latents, top_down, markov, rows, chunk, spread, seed):
     torch.manual_seed(seed)
     likelihood, draw = FAMILIES[family]
     x = draw(rows)
@@ -115,7 +130,7 @@ def test_gaps_are_data(said):
 
 
 def test_other_threads_strides_and_batches(monkeypatch):
-    x = (torch.rand(60, 40) < 0.5).double()
+    x = (torch.rand(40, 40) < 0.5).double()
     model = al.architectures.mlp((40,), "bernoulli", latent=[6, 4], hidden=[32])
     code = al.compress(model, x)
     assert code == al.compress(model, x.T.contiguous().T)
@@ -175,7 +190,7 @@ DIFFUSED = {
 }
 
 
-@pytest.mark.parametrize("levels", [1, 4])
+@pytest.mark.parametrize("levels", [pytest.param(1, marks=SLOW), 4])
 @pytest.mark.parametrize("likelihood", DIFFUSED)
 def test_diffusions(likelihood, levels):
     x = DIFFUSED[likelihood](20)
@@ -206,3 +221,20 @@ def test_levels_that_are_infinitely_many():
     model = al.architectures.diffusion((4,), "bernoulli", levels=None, width=8, blocks=1)
     with pytest.raises(ValueError, match="infinitely many levels"):
         al.compress(model, torch.zeros(3, 4))
+
+
+@SLOW
+def test_processes(tmp_path):
+    x = (torch.rand(70, 5) < 0.5).double()
+    model = al.architectures.mlp((5,), "bernoulli", latent=[3], hidden=[6])
+    code = al.compress(model, x, chunk=20, jobs=2)
+    assert code == al.compress(model, x, chunk=20)
+    assert same(al.decompress(model, code, jobs=2), x)
+
+
+def test_examples_that_stay_on_disk(tmp_path):
+    np.save(tmp_path / "x.npy", (torch.rand(50, 5) < 0.5).byte().numpy())
+    x = Stored(Mapped(np.load(tmp_path / "x.npy", mmap_mode="r")))
+    model = al.architectures.mlp((5,), "bernoulli", latent=[3], hidden=[6]).float()
+    write_file(tmp_path / "x.alg", model, x, chunk=20)
+    assert same(torch.cat(list(read_file(tmp_path / "x.alg", model))), x[:])
