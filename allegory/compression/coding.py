@@ -130,13 +130,19 @@ class _Codec:
         self.examples = Examples(x, header["resolution"])
         self.latents = [law.event_shape for law in p]
 
+    @property
+    def _batch(self) -> int:
+        """How many examples a batch has, at most."""
+        return max(1, min(BATCH, NUMBERS // self.event.numel()))
+
     def _walk(self, numbers: Iterator[int], rows: int) -> Walk:
         return Walk(self.model, self.header["grids"], self.latents, self.examples.coding(numbers, rows))
 
     def encode(self, x: Tensor, given: Contexts, first: int, verify: bool) -> _Coded:
         """A chunk of x: (N, *event), of which the first has a number for messages."""
         with _coding():
-            exact = self.examples.exact(x, first)
+            part = self._batch
+            exact = torch.cat([self.examples.exact(x[i : i + part], first + i) for i in range(0, len(x), part)])
             measured = self.examples.measure(exact)
             for words in FIRST_WORDS:
                 stack, sizes, nats = self._fill(Stack(words), exact, given, measured)
@@ -155,10 +161,9 @@ class _Codec:
     ) -> tuple[Stack, list[int], Tensor]:
         """Sends a chunk from its end. Returns the stack, how many examples each batch had, and (2,) nats."""
         walk, sizes, nats, end, each = self._walk(iter(measured), len(x)), [], torch.zeros(2), len(x), 0.0
-        most = max(1, min(BATCH, NUMBERS // self.event.numel()))
         while end:
             spare = FILLED * (len(stack) - stack.lowest) / each if each else 0
-            sizes.append(min(most, end, max(1, int(spare))))
+            sizes.append(min(self._batch, end, max(1, int(spare))))
             rows, before, lowest = slice(end - sizes[-1], end), len(stack), stack.lowest
             stack.lowest = before
             nats = nats + walk.send(stack, x[rows], take_rows(given, rows)).sum(1)
