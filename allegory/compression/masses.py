@@ -51,7 +51,7 @@ FEW = 32  # values, up to which a law is asked for each of them
 BITS = 20  # of a mass
 TINY = 2.0**-30  # the least mass of a part
 SIGMAS = 8  # half a window
-WIDEST = 2**16  # bins of a normal that is not searched
+WIDEST = 2**16  # bins of a normal that is not searched, where all of them are open
 DIGITS = 12  # bits that a parameter keeps
 FRACTION = 256  # of a scale, or of a bin, that a location is a multiple of
 
@@ -239,7 +239,7 @@ def _numbers(law: Any, lattice: Lattice, window: bool, shape: Size, there: Any, 
     """(1, B, *event) k, of the elements that are there."""
     recorded = hasattr(law, "log_missing")
     values = law.law if recorded and not law.beyond else law
-    if isinstance(values, Normal) and lattice.count <= WIDEST:
+    if isinstance(values, Normal) and (window or lattice.count <= WIDEST):
         return _normal(values, lattice, window, shape, there, code, k)
     if isinstance(values, Categorical) or (lattice.count <= FEW and not lattice.between):
         first, last = int(lattice.low.min()), int(lattice.high.max())

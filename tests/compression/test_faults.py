@@ -53,7 +53,7 @@ def test_every_byte_matters(model, x, code):
 def test_a_damaged_chunk_is_named_and_costs_itself_alone(model, x, code):
     reader = container.Reader(io.BytesIO(code))
     damaged = bytearray(code)
-    damaged[reader.places[1] + 40] ^= 16
+    damaged[reader.places[2] - 8] ^= 16
     refused(model, bytes(damaged), "chunk 1 of 3 is damaged, 30 examples from 30 on")
     for rows in (slice(0, 30), slice(60, 90)):
         assert torch.equal(al.decompress(model, bytes(damaged), rows=rows), x[rows])
@@ -131,6 +131,19 @@ def test_laws_that_cannot_be_coded(x):
     pytest.importorskip("zuko")
     model = al.architectures.mlp((12,), "bernoulli", latent=[3], hidden=[8], prior="flow")
     with pytest.raises(ValueError, match="NormalizingFlow: compression needs elements that are independent"):
+        al.compress(model, x)
+
+
+class Noisy(nn.Module):
+    def forward(self, phi):
+        return phi + torch.rand_like(phi)
+
+
+def test_a_network_that_draws_at_random(x):
+    decoder = al.Conditional(nn.Sequential(nn.Linear(3, 12), Noisy()), al.families.bernoulli)
+    encoder = al.Conditional(nn.Linear(12, 6), al.families.normal)
+    model = al.VAE(al.StandardNormal(3), encoder, decoder)
+    with pytest.raises(ValueError, match="90 examples from 0 on were coded and not decoded to the same"):
         al.compress(model, x)
 
 
