@@ -2,11 +2,13 @@
 
     python recipes/diffusion.py SEED [MINUTES] > recipes/results/diffusion_SEED.json
 
-The denoiser is a perceptron that puts out, for each pixel, log-odds that are added to those its own noise leaves it;
-each step down has the variance of that guess. What is reported is the ELBO, by whole traces of all 100 levels (L_1).
+The denoiser, convolutions on cells of 4 x 4 pixels, reads the mean that each pixel's own noise leaves it, and puts out
+log-odds that are added to those; each step down has the variance of that guess. What is reported is the ELBO, by whole
+traces of all 100 levels (L_1).
 
-Not run for its hour yet. After 30 minutes on a fifth of a thread, two x86-64 cores with much other work beside, seed 1,
-7,307 steps or 19 epochs, the validation estimate was -99.1, with a schedule that bfloat16 rounded, since mended.
+Not run for its hour yet. After 45 seconds of one thread (AVX-512, bfloat16), 4 blocks of 96, by 8 levels each of 2,000
+validation images: 100.3 nats, and 102.1 where the denoiser reads z itself, as others do; of these 1.3 are there because
+levels are 100 and not 1,000. A perceptron that reads z had 99.1 after 7.5 minutes of the processor.
 """
 
 import sys
@@ -22,12 +24,12 @@ if __name__ == "__main__":
     data = load("binarized-mnist")
     torch.manual_seed(seed)
     model = al.architectures.diffusion(
-        data.train.shape[1:], "bernoulli", levels=100, net="mlp", predicts="x", spread=True, width=512, blocks=3,
-        data=data.train,
+        data.train.shape[1:], "bernoulli", levels=100, net="conv", predicts="x", spread=True, log_snr=(4.0, -7.0),
+        width=128, blocks=4, data=data.train,
     )  # fmt: skip
     record = al.fit(
-        model, data.train, valid=data.valid, minutes=minutes, batch_size=128, lr=1e-3, lr_warmup=300, ema=0.999,
-        precision="auto", seed=seed, progress=True,
+        model, data.train, valid=data.valid[:2000], minutes=minutes, batch_size=64, lr=3e-3, lr_warmup=300, ema=0.9995,
+        precision="auto", compile="auto", seed=seed, progress=True,
     )  # fmt: skip
     print(record, model, file=sys.stderr)
     reached(model, [record], data.test, recipe="diffusion", seed=seed, levels=100, precision="auto", samples=1)
