@@ -18,9 +18,9 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,12 +58,19 @@ class Dialect:
         encoding: of the text.
         decimal: "." or ",".
         header: whether the first line has the names.
+        newline: what ends a line.
+        places: of columns all of whose numbers have as many decimal places, by the text of their name, how many: 2 of
+            1.50 and 3.00.
+        gaps: of columns all of whose gaps are the same word, which, such as "NA"; otherwise they are empty.
     """
 
     delimiter: str = ","
     encoding: str = "utf-8"
     decimal: str = "."
     header: bool = True
+    newline: str = "\n"
+    places: Mapping[str, int] = field(default_factory=dict)
+    gaps: Mapping[str, str] = field(default_factory=dict)
 
 
 class Table(dict[Name, Array]):
@@ -120,8 +127,9 @@ def read_frame(
         if not lines:
             raise ValueError(f"{path}: it is empty; wanted a line of names and lines of values")
         delimiter = delimiter or _find_delimiter(lines)
-        first = [field.strip() for field in next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))]
-        dialect = Dialect(delimiter, encoding, decimal or ".", _has_header(path, first, header))
+        first = [name.strip() for name in next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))]
+        newline = "\r\n" if lines[0].endswith("\r\n") else "\n"
+        dialect = Dialect(delimiter, encoding, decimal or ".", _has_header(path, first, header), newline)
         names: list[Name] = [*first] if dialect.header else [*range(len(first))]
         _check_names(path, names)
         codes = frozenset({"", *gaps})
@@ -240,7 +248,10 @@ def _read_columns(path: Path, names: list[Name], dialect: Dialect, gaps: frozens
     table = Table(
         (name, column.finish(f"{path}: column {name!r}")) for name, column in zip(names, columns, strict=True)
     )
-    table.dialect = dialect
+    by_name = [(str(name), column) for name, column in zip(names, columns, strict=True)]
+    places = {name: max(column.places) for name, column in by_name if len(column.places) == 1 and any(column.places)}
+    blanks = {name: max(column.blanks) for name, column in by_name if len(column.blanks) == 1 and any(column.blanks)}
+    table.dialect = replace(dialect, places=places, gaps=blanks)
     return table
 
 
@@ -283,6 +294,8 @@ class _Column:
         self.blocks: list[Array] = []
         self.missing: list[Array] = []
         self.words: dict[str, int] = {}
+        self.places: set[int] = set()  # how many decimal places there are
+        self.blanks: set[str] = set()  # what stands for a gap
 
     def take(self, fields: tuple[str, ...]) -> None:
         """One block more."""
@@ -292,6 +305,7 @@ class _Column:
         if self.is_text:
             words, gaps = self.words, self.gaps
             stripped = [field.strip() for field in fields]
+            self.blanks |= gaps.intersection(stripped)
             codes = [-1 if word in gaps else words.setdefault(word, len(words)) for word in stripped]
             self.blocks.append(np.array(codes, np.int32))
             return
@@ -299,7 +313,7 @@ class _Column:
         if numbers is None:
             self.is_text = True
             self.again = self.rows > len(fields)
-            self.blocks, self.missing = [], []
+            self.blocks, self.missing, self.places = [], [], set()
             if not self.again:
                 self.rows = 0
                 self.take(fields)
@@ -307,6 +321,7 @@ class _Column:
     def _numbers(self, fields: tuple[str, ...]) -> bool | None:
         """Takes the fields as numbers; None where they are not."""
         at = np.fromiter((field.strip() in self.gaps for field in fields), bool, len(fields))
+        self.blanks |= {field.strip() for field, gap in zip(fields, at, strict=True) if gap} if at.any() else set()
         known = [field for field, gap in zip(fields, at, strict=True) if not gap] if at.any() else list(fields)
         joined = "\n".join(known)
         if self.decimal == ",":
@@ -322,6 +337,7 @@ class _Column:
             else:
                 self.whole = False
                 numbers = np.array([float(field) for field in known], np.float64)
+            self.places |= {_places(field) for field in known} if "." in joined or not known else {0}
         except (ValueError, OverflowError):
             return None
         block = np.zeros(len(fields), numbers.dtype)
@@ -378,6 +394,12 @@ class _Column:
                 f"gaps={few} reads them as gaps",
                 stacklevel=6,
             )
+
+
+def _places(number: str) -> int:
+    """How many decimal places a number is written with."""
+    decimals = number.strip().partition(".")[2]
+    return len(decimals) if not decimals or decimals.isdecimal() else 0
 
 
 def _read_parquet(path: Path) -> Any:

@@ -33,7 +33,7 @@ BLOCK_ROWS = 20_000
 
 def write_frame(frame: Any, path: str | Path, dialect: Dialect | None = None) -> None:
     r"""Writes a table, whole or not at all: Parquet if the path ends in .parquet or .pq, otherwise CSV, compressed if
-    it ends in .gz. A gap is an empty field.
+    it ends in .gz. A gap is an empty field, or what was one in all rows of the file that the frame was read from.
 
     Args:
         frame: of pandas, polars or pyarrow, an array, or a dictionary of columns.
@@ -62,9 +62,9 @@ def write_frame(frame: Any, path: str | Path, dialect: Dialect | None = None) ->
 
 
 def _write_csv(opened: Frame, path: Path, dialect: Dialect, packed: bool) -> None:
-    columns = [_Texts(opened.read(name), dialect.decimal) for name in opened.names]
+    columns = [_Texts(opened.read(name), str(name), dialect) for name in opened.names]
     with _created(path, dialect.encoding, packed) as file:
-        writer = csv.writer(file, delimiter=dialect.delimiter, lineterminator="\n")
+        writer = csv.writer(file, delimiter=dialect.delimiter, lineterminator=dialect.newline)
         if dialect.header:
             writer.writerow(opened.names)
         for start in range(0, opened.rows, BLOCK_ROWS):
@@ -83,9 +83,14 @@ def _created(path: Path, encoding: str, packed: bool) -> Iterator[IO[str]]:
 class _Texts:
     """A column as the fields of a file."""
 
-    def __init__(self, values: Values, decimal: str) -> None:
-        self.values, self.decimal = values, decimal
+    def __init__(self, values: Values, name: str, dialect: Dialect) -> None:
+        self.values, self.decimal, self.blank = values, dialect.decimal, dialect.gaps.get(name, "")
+        self.places, places = None, dialect.places.get(name)
         data = values.data
+        if places is not None and values.sort == "number":
+            there = data[~values.missing]
+            exact = np.abs(there).max(initial=0) < 2**53 / 10**places
+            self.places = places if exact and (np.round(there, places) == there).all() else None
         self.whole = values.sort == "number" and (
             data.dtype.kind == "i"
             or (
@@ -96,13 +101,15 @@ class _Texts:
 
     def block(self, rows: slice) -> list[str]:
         data, missing = self.values.data[rows], self.values.missing[rows]
-        return ["" if gap else text for text, gap in zip(self._texts(data, missing), missing, strict=True)]
+        return [self.blank if gap else text for text, gap in zip(self._texts(data, missing), missing, strict=True)]
 
     def _texts(self, data: Array, missing: Array) -> list[str]:
         sort = self.values.sort
         if sort == "label":
             levels = [str(level) for level in self.values.levels]
             return [levels[code] if not gap else "" for code, gap in zip(data.tolist(), missing.tolist(), strict=True)]
+        if sort == "number" and self.places is not None:
+            return [f"{value:.{self.places}f}".replace(".", self.decimal) for value in data.tolist()]
         if sort == "number" and self.whole:
             return [str(value) for value in np.where(missing, 0, data).astype(np.int64).tolist()]
         if sort == "number":

@@ -3,6 +3,8 @@
 import gzip
 import importlib
 import importlib.util
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,28 @@ def test_a_table_of_a_file_goes_through_a_schema_and_back(path):
     write_frame(decoded, path.with_name("again.csv"), table.dialect)
     write_frame(table, path.with_name("first.csv"))
     assert path.with_name("again.csv").read_bytes() == path.with_name("first.csv").read_bytes()
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_file_is_written_as_it_was_its_cents_and_its_ends_of_lines(path, newline):
+    lines = ["price;weight;n;town", "1,50;0,125;3;Rom", "-2,00;10,0;4;NA", "n/a;1e-3;;NA", ";2,5;5;Ulm"]
+    path.write_bytes((newline.join(lines) + newline).encode())
+    table = read_frame(path)
+    assert (table.dialect.places, table.dialect.gaps) == ({"price": 2}, {"town": "NA"})
+    write_frame(table, path.with_name("again.csv"))
+    again = path.with_name("again.csv").read_bytes()
+    assert again == path.read_bytes().replace(b"1e-3", b"0,001").replace(b"n/a", b"")
+    finer = table["price"] + 0.001  # which are written in full
+    write_frame({"price": finer, "n": table["n"]}, path, table.dialect)
+    np.testing.assert_array_equal(read_frame(path, decimal=",")["price"], finer)
+
+
+def test_a_file_without_names_keeps_its_cents(path):
+    path.write_text("1.50,a\n2.00,b\n")
+    table = read_frame(path, header=False)
+    dialect = Dialect(**json.loads(json.dumps(asdict(table.dialect))))  # as a run records it
+    write_frame(table, path.with_name("again.csv"), dialect)
+    assert path.with_name("again.csv").read_text() == path.read_text()
 
 
 @pytest.mark.skipif(not ADULT.exists(), reason="the raw Adult set is not here")
