@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["Packed", "pack", "unpack"]
 
 TEXTS = (".csv", ".tsv")
-LINES = ("\n|\n", "\r\n|\r\n", "\n|", "\r\n|")  # the end of a line, and of the last
 COMPARED_BYTES = 2**28  # of data, at most, for general compressors: xz takes a minute for 60 MB
 
 
@@ -172,9 +171,9 @@ def _pack_table(
     _check_same(rebuilt, frame, str(source))
     text = _as_text(rebuilt, dialect)
     raw = _content(source)
-    about["lines"] = next((lines for lines in LINES if _with_lines(text, lines) == raw), None)
+    about["ended"] = next((ended for ended in (True, False) if _with_end(text, dialect, ended) == raw), None)
     report = write_file(path, run.model, x, given, about=about, **settings)
-    kept, same = len(about.get("beside", "")) * 3 // 4, "values" if about["lines"] is None else "bytes"
+    kept, same = len(about.get("beside", "")) * 3 // 4, "values" if about["ended"] is None else "bytes"
     return Packed(report, same, [str(name) for name in beside], kept, _others(raw or text), weights)
 
 
@@ -202,10 +201,10 @@ def unpack(run: Run, path: str | Path, out: str | Path, jobs: int = 1) -> int:
         x = torch.cat(list(read_file(path, run.model, given, jobs=jobs)))
         dialect = about["dialect"] and Dialect(**about["dialect"])
         table = _rebuilt(run, x, about)
-        if about["lines"] is None or out.suffix.lower() not in TEXTS:
+        if about["ended"] is None or out.suffix.lower() not in TEXTS:
             write_frame(table, out, dialect)
         else:
-            write_atomically(out, _with_lines(_as_text(table, dialect), about["lines"]))
+            write_atomically(out, _with_end(_as_text(table, dialect), dialect, about["ended"]))
         return len(x)
     stored = about.get("given")
     c = None
@@ -271,11 +270,9 @@ def _as_text(frame: Any, dialect: Dialect | None = None) -> bytes:
         return path.read_bytes()
 
 
-def _with_lines(text: bytes, lines: str) -> bytes:
-    """The text of a file with another end of its lines, and of the last one."""
-    end, last = lines.split("|")
-    text = text.replace(b"\n", end.encode())
-    return text if last else text.removesuffix(end.encode())
+def _with_end(text: bytes, dialect: Dialect | None, ended: bool) -> bytes:
+    """The text of a file, with or without an end of its last line."""
+    return text if ended else text.removesuffix((dialect or Dialect()).newline.encode())
 
 
 def _content(source: Any) -> bytes:
