@@ -14,6 +14,7 @@ another training beside; trained and scored in bfloat16).
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -45,9 +46,10 @@ def train(levels: int) -> None:
     )
 
 
-def draw(path: str) -> None:
+def draw(path: str, recipe: str, depths: Iterable[int], title: str) -> None:
     """A figure of all depths: the bound, and where the rate goes."""
-    runs = {levels: json.loads((RESULTS / f"depth_{levels}.json").read_text()) for levels in BLOCKS}
+    found = {levels: RESULTS / f"{recipe}_{levels}.json" for levels in depths}
+    runs = {levels: json.loads(path.read_text()) for levels, path in found.items() if path.exists()}
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = [str(levels) for levels in runs]
@@ -58,7 +60,7 @@ def draw(path: str) -> None:
         marker="o",
         capsize=3,
     )
-    left.set(xlabel="levels T", ylabel="$-L_{100}$, test (nats)", title=f"{MINUTES} minutes of one core each")
+    left.set(xlabel="levels T", ylabel="$-L_{100}$, test (nats)", title=title)
     for name, run in zip(names, runs.values(), strict=True):
         base = 0.0
         for t, rate in enumerate(run["test"]["kl_per_level"], start=1):
@@ -75,4 +77,4 @@ if __name__ == "__main__":
     if sys.argv[1].isdigit():
         train(int(sys.argv[1]))
     else:
-        draw(sys.argv[1])
+        draw(sys.argv[1], "depth", BLOCKS, f"{MINUTES} minutes of one core each")

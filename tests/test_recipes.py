@@ -18,7 +18,7 @@ def recipes(monkeypatch):
     torch.set_default_dtype(torch.float32)
     yield
     torch.set_default_dtype(before)
-    for name in ("common", "deep", "planar"):
+    for name in ("common", "deep", "depth", "fair_depth", "planar"):
         sys.modules.pop(name, None)
 
 
@@ -73,3 +73,17 @@ def test_the_deep_ladder_learns_in_small(capsys):
     assert said["steps"] == sum(record.step for record in records)
     assert said["test"]["examples"] == 16
     assert said["test"]["importance_samples"] == 2
+
+
+def test_the_fair_question_of_depth_has_the_same_blocks_at_every_depth():
+    from fair_depth import LEVELS, ladder
+
+    from allegory.networks import Residual
+
+    x, blocks = strokes(20), set()
+    for levels in LEVELS:
+        model = ladder(levels, 8, x)
+        assert model.levels == levels
+        assert model(x[:2]).kl.shape == (levels, 1, 2)
+        blocks.add(sum(isinstance(part, Residual) for part in model.modules()))
+    assert blocks == {24}
