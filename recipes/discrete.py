@@ -11,7 +11,10 @@ After 40 seconds of one thread (AVX-512, bfloat16), L_100 of 2,000 validation im
     lr 3e-3     118.9; with a posterior that goes down, top_down=True, batches of 50, 130.1
     lr 8e-3     118.6
 
-Not run for its 20 minutes yet.
+Reached with lr 4e-3, seed 1, in 7.5 minutes on a third of a thread of a machine of two x86-64 cores with much other
+work beside, 2.3 minutes of the processor, 3,452 steps or 6.9 epochs: L_1000 of the test images -102.78 +- 0.27, the
+ELBO -119.6. Level 2 is not used (0.003 nats), so this is a model of one level of 200 bits so far, and of 28 % of the
+images the weights say that 1,000 particles are too few. Not run for its 20 minutes yet.
 """
 
 import sys
