@@ -221,6 +221,7 @@ POSITIVE = Number(float, lambda v: 0 <= v < math.inf, "a number, 0 or more")
 FINITE = Number(float, math.isfinite, "a number")
 FRACTION = Number(float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
 WIDTHS = Number(int, NATURAL.holds, NATURAL.wanted, several=True)
+CHANNELS = Number(int, WHOLE.holds, WHOLE.wanted, several=True)
 WEIGHTS = Number(float, POSITIVE.holds, POSITIVE.wanted, several=True)
 FILE, FOLDER = PathOrName("file"), PathOrName("dir")
 DEPENDS = object()  # stands for a default that depends on other options
@@ -288,7 +289,7 @@ MLP, CONV = ("architecture", ("mlp",)), ("architecture", ("conv",))
 
 TRAINING = (
     Option("levels", DEPTH, DEPENDS, "levels of latents", "T", shown="as many as --latent has, or 1; conv: 2"),
-    Option("latent", WIDTHS, DEPENDS, "width of z_1,..,z_T; conv: channels", "D1,D2,..",
+    Option("latent", CHANNELS, DEPENDS, "width of z_1,..,z_T; conv: channels, 0 of a block without", "D1,D2,..",
            shown="40, halved at each level; conv: 4 per level, 32 at the top"),
     Option("architecture", Choice(ARCHITECTURES), "mlp", "perceptrons, or a ladder of convolutions"),
     Option("hidden", WIDTHS, (300, 300), "widths of the hidden layers of each network", "H1,H2,..", MLP,
@@ -305,6 +306,7 @@ TRAINING = (
     Option("scales", WIDTHS, None, "downsampling factor of each level", "F1,F2,..", CONV, shown="powers of two"),
     Option("stem", NATURAL, None, "downsampling factor of the finest blocks", "F", CONV, shown="4 at most"),
     Option("blocks", DEPTH, 2, "residual blocks per level", "N", CONV),
+    Option("posterior_blocks", WHOLE, 1, "residual blocks of each posterior; 0 makes deep ladders cheaper", "N", CONV),
     Option("checkpointed", None, False, "activation checkpointing: less memory, a third more time", of=CONV),
     Option("prior", Choice(PRIORS), "standard", "p(z_T)"),
     Option("components", NATURAL, 500, "components of a mixture or a VampPrior", "K", ("prior", ("mixture", "vamp"))),
@@ -363,8 +365,8 @@ GROUPS = {
     "The run": ("out", "resume", "seed", "device", "shard", "tensorboard", "wandb", "checkpoint_seconds"),
     "The model": (
         "levels", "latent", "latent_family", "latent_categories", "architecture", "hidden", "block", "top_down",
-        "set_features", "factors", "markov", "channels", "scales", "stem", "blocks", "checkpointed", "prior",
-        "components", "prior_levels", "dropout", "activation",
+        "set_features", "factors", "markov", "channels", "scales", "stem", "blocks", "posterior_blocks",
+        "checkpointed", "prior", "components", "prior_levels", "dropout", "activation",
     ),
     "The data and the objective": (
         "split", "split_seed", "array", "given", "exposure", "size", "dynamic", "likelihood", "objective", "beta",
