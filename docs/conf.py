@@ -26,12 +26,11 @@ DOCS = Path(__file__).parent
 PACKAGE = Path(allegory.__file__).parent
 INTERNAL = (
     "__init__", "__main__", "version", "legacy", "activations", "checks", "convolutions", "draws", "held",
-    "initialization", "family", "marginal",
-    "likelihoods", "moved", "notation", "positivity", "runtime.", "command.", "data.caveats", "data.cutting",
-    "data.files", "data.leakage", "data.offsets", "data.parts", "data.pictures", "data.tables", "estimators.reading",
-    "evaluation.passes",
+    "initialization", "family", "marginal", "perceptrons", "likelihoods", "moved", "notation", "positivity",
+    "runtime.", "command.", "data.caveats", "data.cutting", "data.files", "data.leakage", "data.offsets", "data.parts",
+    "data.pictures", "data.tables", "estimators.reading", "evaluation.passes", "sharing.arithmetic",
     "tabular.building", "tabular.description", "tabular.filling", "tabular.frames", "tabular.inference",
-    "tabular.resolution", "sharing.arithmetic", "training.scale", "views.cells", "views.grids", "views.layout",
+    "tabular.resolution", "training.rounding", "training.scale", "views.cells", "views.grids", "views.layout",
     "views.measured", "views.rows", "views.sections", "views.showing", "views.terminal",
 )  # fmt: skip
 ROOMS = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))

@@ -58,6 +58,7 @@ from allegory.runtime.threads import one_at_a_time
 __all__ = ["COLUMNS", "SAMPLES", "Diagnosis", "Level", "diagnose", "diagnose_scored"]
 
 SAMPLES = 100
+"""Particles of an example, by default; fewer of a long chain."""
 COLLAPSED_NATS = 0.1
 WEAK_NATS = 1.0
 OVERFIT_NATS, OVERFIT_SHARE = 1.0, 0.02

@@ -39,7 +39,8 @@ KINDS = ("real", "positive", "count", "binary", "categorical", "ordinal", "datet
 CODED = ("binary", "categorical", "ordinal", "constant")  # whose x is the place of a value
 BEYOND = ("above", "below")
 MISSING = ("", *BEYOND, "indicated")
-EXACT = 2**53  # float64 has all whole numbers up to this
+EXACT = 2**53
+"""Float64 has all whole numbers up to this."""
 UNITS = {"D": 86_400 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}  # in nanoseconds
 GRID_ROOM = 1e-3  # of a step, by which a value may be off its multiples
 
