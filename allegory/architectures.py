@@ -383,7 +383,7 @@ def diffusion(
     likelihood: str = "normal",
     levels: int | None = 100,
     net: Net | None = None,
-    predicts: str = "v",
+    predicts: str | None = None,
     log_snr: Sequence[float] = (7.0, -7.0),
     learned: bool = True,
     spread: bool = False,
@@ -409,7 +409,8 @@ def diffusion(
             of the output) -> such a module.
         predicts: what it puts out, from which follows the guess of what has no noise: "v" = alpha eps - sigma y, "eps"
             the noise, "x" that guess itself, or where x is "bernoulli" or "categorical" the logits that are added to
-            those that an element's own noise leaves it, which is best there; the net reads the mean by these, not z.
+            those that an element's own noise leaves it: the net reads the mean by these, not z, and the model begins as
+            independent elements. By default "x" of these two, "v" of the others.
         log_snr: log signal-to-noise ratios of level 1 and of level T.
         learned: whether they, and the ratios between them, are learned.
         spread: whether p(z_t | z_{t+1}) has the variance of the guess, not that of q alone: a better bound where
@@ -434,6 +435,7 @@ def diffusion(
     if not isinstance(log_snr, Sequence) or len(log_snr) != 2:
         raise ValueError(f"log_snr={log_snr}: wanted two numbers, of level 1 and of level T, such as (7, -7)")
     lowest = first_category(likelihood, lowest, data)
+    predicts = ("x" if likelihood in ("bernoulli", "categorical") else "v") if predicts is None else predicts
     net = _default_net(event_shape) if net is None else net
     width, blocks = _sizes(net, width, blocks)
     config = dict(

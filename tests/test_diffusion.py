@@ -675,3 +675,15 @@ def test_mistakes_are_told_in_one_line(message):
     with pytest.raises(ValueError, match=message) as error:
         MISTAKES[message]()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("likelihood", "options"), [("bernoulli", {}), ("categorical", {"categories": 3})])
+def test_values_and_categories_begin_as_independent_elements(likelihood, options):
+    torch.manual_seed(0)
+    share = torch.tensor([0.1, 0.3, 0.6]) if options else torch.tensor([0.2, 0.8])
+    x = torch.multinomial(share, 4 * 2000, replacement=True).view(2000, 4).float()
+    model = diffusion((4,), likelihood, 200, width=8, blocks=1, data=x, **options).eval()
+    entropy = -(share * share.log()).sum() * 4
+    assert -al.evaluate(model, x[:500], samples=1).elbo == pytest.approx(entropy.item(), abs=0.3)  # by v 14.3
+    assert model.config["predicts"] == "x"
+    assert diffusion((4,), "normal", 5, width=8, blocks=1).config["predicts"] == "v"
