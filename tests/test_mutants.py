@@ -13,7 +13,7 @@ import pytest
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 EXACT, OBJECTIVES, FAMILIES = "test_exact.py", "test_objectives.py", "test_families.py"
-LENGTHS, FAULTS = "compression/test_lengths.py", "compression/test_faults.py"
+LENGTHS, DAMAGED = "compression/test_lengths.py", "compression/test_damaged_files.py"
 DIFFUSION, MASKED = "test_diffusion.py", "test_masked.py"
 ARCHITECTURES, BOUNDS, ANNEALING = "test_architectures.py", "evaluation/test_bounds.py", "evaluation/test_annealing.py"
 MISTAKES = {  # what: (module, what stands there, what is put there, the law that notices)
@@ -326,8 +326,8 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "infer without what is given above level 1": (
         "model",
-        "expand_contexts(contexts, (len(latents[-1]), len(x))) if t == 1",
-        "expand_contexts(tuple(0 * c for c in contexts), (len(latents[-1]), len(x))) if t == 1",
+        "expand_contexts(contexts, (latents[-1].shape[0], x.shape[0])) if t == 1",
+        "expand_contexts(tuple(0 * c for c in contexts), (latents[-1].shape[0], x.shape[0])) if t == 1",
         "test_given.py::test_every_particle_weighs_the_conditional_evidence_at_the_exact_posterior[2-bottom-up]",
     ),
     "a gap is scored as what stands in its place": (
@@ -370,13 +370,13 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         "compression/masses",
         "return (x * 2**DIGITS).round() / 2**DIGITS",
         "return x",
-        FAULTS + "::test_a_difference_in_a_last_digit_is_none",
+        DAMAGED + "::test_a_difference_in_a_last_digit_is_none",
     ),
     "a damaged chunk that is read": (
         "compression/container",
         "len(body) != length + 4 * words or crc32(body) != check",
         "len(body) != length + 4 * words",
-        FAULTS + "::test_a_damaged_chunk_is_named_and_costs_itself_alone",
+        DAMAGED + "::test_a_damaged_chunk_is_named_and_costs_itself_alone",
     ),
     "interleaved parameters": (
         "family",

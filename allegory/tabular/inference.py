@@ -116,7 +116,7 @@ def in_disguise(words: Iterable[Any]) -> str:
     """What words stand for, other than themselves, and what to do, in words; "" where they are words, or codes that
     begin with 0.
 
-    >>> in_disguise(["31/01/2021", "1/2/2021", "?"])
+    >>> in_disguise(["31/01/2021", "1/2/2021", "3/2/2021", "?"])
     "dates, such as '31/01/2021'; convert them, or write 2021-01-31"
     """
     words = [word for word in words if isinstance(word, str)]
@@ -124,7 +124,7 @@ def in_disguise(words: Iterable[Any]) -> str:
         return ""
     for what, pattern, advice in DISGUISES:
         found = [word for word in words if pattern.fullmatch(word)]
-        if len(found) > max(2, 0.8 * len(words)):
+        if len(found) > max(2, 0.7 * len(words)):
             return f"{what}, such as {found[0]!r}; {advice}"
     return ""
 
