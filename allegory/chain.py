@@ -143,7 +143,7 @@ class FixedEncoder(TopDown):
         read: x -> what the posteriors read of it, at every level.
         law: (t - 1, read(x), z_{t+1}) -> q(z_t | z_{t+1}, x); at the top (T - 1, read(x)) -> q(z_T | x).
         levels: T.
-        rise: (t - 1, z_{t-1}) -> q(z_t | z_{t-1}), and (0, read(x)) -> q(z_1 | x), where that is known.
+        forward_process: (t - 1, z_{t-1}) -> q(z_t | z_{t-1}), and (0, read(x)) -> q(z_1 | x), where that is known.
     """
 
     def __init__(
@@ -151,11 +151,11 @@ class FixedEncoder(TopDown):
         read: Callable[[Tensor], Tensor],
         law: Callable[..., Distribution],
         levels: int,
-        rise: Callable[..., Distribution] | None = None,
+        forward_process: Callable[..., Distribution] | None = None,
     ) -> None:
         super().__init__(nn.Identity(), ())
-        self._read, self.levels, self._rise = read, levels, rise
-        self.climbs = rise is not None
+        self._read, self.levels, self._forward_process = read, levels, forward_process
+        self.has_bottom_up = forward_process is not None
         del self.posteriors
         self.posteriors = Steps(law, levels)  # type: ignore[assignment]
 
@@ -164,10 +164,10 @@ class FixedEncoder(TopDown):
         _check_nothing_given(given)
         return (self._read(x),) * self.levels
 
-    def climb(self, level: int, below: Tensor) -> Distribution:
+    def bottom_up(self, level: int, below: Tensor) -> Distribution:
         """q(z_t | z_{t-1}), or q(z_1 | x)."""
-        assert self._rise is not None
-        return self._rise(level - 1, self._read(below) if level == 1 else below)
+        assert self._forward_process is not None
+        return self._forward_process(level - 1, self._read(below) if level == 1 else below)
 
 
 class FixedChain(VAE):

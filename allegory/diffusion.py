@@ -220,7 +220,7 @@ class Denoising(Steps):
         below = self.log_snr(index + 1)
         return self.noisy(y, below) if z is None else self.step(z, y, below, self.log_snr(index + 2))
 
-    def rise(self, index: int, below: Tensor) -> Distribution:
+    def forward_process(self, index: int, below: Tensor) -> Distribution:
         """q(z_t | z_{t-1}) = N(a z_{t-1}, sigma_t^2 - a^2 sigma_{t-1}^2), a = alpha_t / alpha_{t-1}, t = index + 1;
         for index 0 q(z_1 | x), of y.
         """
@@ -301,7 +301,7 @@ class Diffusion(FixedChain):
                 "spread=True: infinitely many levels are all as narrow as q; wanted it with a number of levels"
             )
         decoders = Denoising(net, elements, schedule, levels or 2, predicts, spread)
-        encoder = FixedEncoder(elements.read, decoders.posterior, levels or 2, decoders.rise)
+        encoder = FixedEncoder(elements.read, decoders.posterior, levels or 2, decoders.forward_process)
         super().__init__(prior or StandardNormal(*elements.shape), encoder, decoders, infinite=levels is None)
 
     def with_levels(self, levels: int) -> Diffusion:
@@ -394,7 +394,7 @@ class NoisedEncoder(TopDown):
         network: the encoder.
     """
 
-    climbs = True
+    has_bottom_up = True
 
     def __init__(self, encoder: nn.Module, denoising: Denoising) -> None:
         super().__init__(encoder, ())
@@ -408,7 +408,7 @@ class NoisedEncoder(TopDown):
         with without_autocast():
             return (torch.cat([law.mean, law.variance], 1),) * len(self.posteriors)
 
-    def climb(self, level: int, below: Tensor) -> Distribution:
+    def bottom_up(self, level: int, below: Tensor) -> Distribution:
         """q(z_1 | x), and above it z_{t-1} with noise."""
         own = self._denoising[0]
         if level == 1:

@@ -56,7 +56,7 @@ class TopDown(nn.Module):
     torch.Size([2, 4, 7])
     """
 
-    climbs = False  # whether q(z_t | z_{t-1}) is known, too: of the same joint law
+    has_bottom_up = False  # whether q(z_t | z_{t-1}) is known, too: of the same joint law
 
     def __init__(self, network: nn.Module, posteriors: Sequence[nn.Module], residual: bool = False) -> None:
         super().__init__()
@@ -97,8 +97,8 @@ class TopDown(nn.Module):
         q = module(feature, state, *given)
         return _relative_to_prior(prior, q, level) if self.residual else q
 
-    def climb(self, level: int, below: Tensor) -> Distribution:
-        """q(z_t | z_{t-1}), or q(z_1 | x), where it `climbs`.
+    def bottom_up(self, level: int, below: Tensor) -> Distribution:
+        """q(z_t | z_{t-1}), or q(z_1 | x), where it `has_bottom_up`.
 
         Args:
             level: t.

@@ -228,15 +228,15 @@ class VAE(nn.Module):
         latents: list[Tensor] = []
         q: list[Distribution] = []
         for t in range(1, self.levels + 1):
-            q.append(self._climb(t, latents[-1] if latents else x, contexts))
+            q.append(self._bottom_up_law(t, latents[-1] if latents else x, contexts))
             latents.append(draw(t, q[-1], None))
             contexts = expand_contexts(contexts, (latents[-1].shape[0], x.shape[0])) if t == 1 else contexts
         return tuple(latents), tuple(q)
 
-    def _climb(self, level: int, below: Tensor, contexts: Contexts = ()) -> Distribution:
-        """q(z_t | z_{t-1}), or of x at level 1; top-down where it is known, see `TopDown.climbs`."""
+    def _bottom_up_law(self, level: int, below: Tensor, contexts: Contexts = ()) -> Distribution:
+        """q(z_t | z_{t-1}), or of x at level 1; top-down where it is known, see `TopDown.has_bottom_up`."""
         if self._top_down:
-            return self.encoders.climb(level, below)
+            return self.encoders.bottom_up(level, below)
         return law_of(self.encoders[level - 1], below, *contexts)
 
     def _infer_top_down(

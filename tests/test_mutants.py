@@ -355,9 +355,9 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
         LENGTHS + "::test_of_real_numbers_it_is_the_mass_of_their_resolution[bottom-up-3]",
     ),
     "what was drawn is given back in the wrong order": (
-        "compression/walk",
-        "range(self.levels, 0, -1) if self.climbs else range(1, self.levels + 1)",
-        "range(1, self.levels + 1) if self.climbs else range(self.levels, 0, -1)",
+        "compression/bits_back",
+        "range(self.levels, 0, -1) if self.bottom_up else range(1, self.levels + 1)",
+        "range(1, self.levels + 1) if self.bottom_up else range(self.levels, 0, -1)",
         LENGTHS + "::test_with_the_exact_posterior_it_is_the_information_of_the_data[3-HiLLoC]",
     ),
     "a q that is drawn from everywhere": (

@@ -2,9 +2,9 @@ r"""Compression: a file as long as the likelihood says.
 
     bits of a file = (sum over examples of -log p(x, z) + log q(z | x)) / log 2  +  what drawing the first of them took
 
-on average N times -ELBO, see `allegory.compression.walk`. Whoever has the same model gets the same examples back, to
-the bit, or an error. What makes it so: networks in float64, parameters that are rounded, a checksum of the weights; in
-each chunk checksums of what is written, of the examples and of the parameters, and the words that its stack began
+on average N times -ELBO, see `allegory.compression.bits_back`. Whoever has the same model gets the same examples back,
+to the bit, or an error. What makes it so: networks in float64, parameters that are rounded, a checksum of the weights;
+in each chunk checksums of what is written, of the examples and of the parameters, and the words that its stack began
 with, which have to be there at the end; and each chunk is decoded before it counts as written.
 
 ANS is a stack, so that the last examples are sent first. The first of all is sent alone, from words that are not yet
@@ -33,11 +33,12 @@ from torch import Size, Tensor
 from torch.distributions import Independent
 
 from allegory.chain import at_levels
+from allegory.checks import check_counts
 from allegory.columnar import Columns
+from allegory.compression.bits_back import BitsBack, find_grids
 from allegory.compression.container import Chunk, Reader, Writer
 from allegory.compression.examples import Examples, digits_beside, find_resolution, with_digits
 from allegory.compression.stack import Stack, need_constriction
-from allegory.compression.walk import Walk, find_grids
 from allegory.draws import draw_to, law_of
 from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.masked import Unmasking
@@ -135,8 +136,8 @@ class _Codec:
         """How many examples a batch has, at most."""
         return max(1, min(BATCH, NUMBERS // self.event.numel()))
 
-    def _walk(self, numbers: Iterator[int], rows: int) -> Walk:
-        return Walk(self.model, self.header["grids"], self.latents, self.examples.coding(numbers, rows))
+    def _coder(self, numbers: Iterator[int], rows: int) -> BitsBack:
+        return BitsBack(self.model, self.header["grids"], self.latents, self.examples.coding(numbers, rows))
 
     def encode(self, x: Tensor, given: Contexts, first: int, verify: bool) -> _Coded:
         """A chunk of x: (N, *event), of which the first has a number for messages."""
@@ -172,13 +173,13 @@ class _Codec:
         self, stack: Stack, x: Tensor, given: Contexts, measured: Sequence[int]
     ) -> tuple[Stack, list[int], Tensor]:
         """Sends a chunk from its end. Returns the stack, how many examples each batch had, and (2,) nats."""
-        walk, sizes, nats, end, each = self._walk(iter(measured), len(x)), [], torch.zeros(2), len(x), 0.0
+        coder, sizes, nats, end, each = self._coder(iter(measured), len(x)), [], torch.zeros(2), len(x), 0.0
         while end:
             spare = FILLED * (len(stack) - stack.lowest) / each if each else 0
             sizes.append(min(self._batch, end, max(1, int(spare))))
             rows, before, lowest = slice(end - sizes[-1], end), len(stack), stack.lowest
             stack.lowest = before
-            nats = nats + walk.send(stack, x[rows], take_rows(given, rows)).sum(1)
+            nats = nats + coder.send(stack, x[rows], take_rows(given, rows)).sum(1)
             each = max(each, (before - stack.lowest) / sizes[-1])
             stack.lowest = min(lowest, stack.lowest)
             end -= sizes[-1]
@@ -200,11 +201,11 @@ class _Codec:
             raise ValueError("given: not what was given when this file was made; wanted the same rows, in their order")
         found, begin = [], 0
         with _coding():
-            walk, stack = self._walk(iter(measured), chunk.rows), Stack(kept, chunk.words)
+            coder, stack = self._coder(iter(measured), chunk.rows), Stack(kept, chunk.words)
             try:
                 for size in reversed(sizes):
                     rows = slice(begin, begin + size)
-                    found.append(walk.receive(stack, size, self.event, take_rows(given, rows)))
+                    found.append(coder.receive(stack, size, self.event, take_rows(given, rows)))
                     begin += size
             except Exception as error:  # what was read until then means nothing
                 raise ValueError(self._otherwise(index)) from error
@@ -363,7 +364,7 @@ def _write(
 ) -> Report:
     need_constriction()
     check_is_vae(model)
-    _check_count(chunk=chunk, jobs=jobs)
+    check_counts(chunk=chunk, jobs=jobs)
     own = _in_float64(model)
     contexts = _checked(model, x, given)
     header = _header(own, x, contexts, resolution) | ({} if about is None else {"about": about})
@@ -386,7 +387,7 @@ def _write(
 def _read(stream: BinaryIO, model: VAE, given: Given, rows: slice | None, jobs: int) -> Iterator[Tensor]:
     need_constriction()
     check_is_vae(model)
-    _check_count(jobs=jobs)
+    check_counts(jobs=jobs)
     reader, own = Reader(stream), _in_float64(model)
     if reader.header["model"] != _checksum(own):
         raise ValueError(
@@ -493,12 +494,6 @@ def _check_given(given: Contexts) -> int:
 
 def _bytes(x: Tensor) -> bytes:
     return x.contiguous().numpy().tobytes()
-
-
-def _check_count(**counts: Any) -> None:
-    for name, count in counts.items():
-        if not hasattr(count, "__index__") or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name}={count!r}: wanted one or more, a whole number")
 
 
 def _in_processes(function: Callable[..., Any], calls: Iterator[tuple[Any, ...]], jobs: int) -> Iterator[Any]:

@@ -125,7 +125,7 @@ class Stack:
         """Whether it holds the first words, and nothing else."""
         try:
             return bool(np.array_equal(self._coder.get_compressed(unseal=True), _first_words(self._first)))
-        except Exception:  # what is on top is no seal
+        except AssertionError:  # what is on top is no seal
             return False
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.evaluation.imputation import check_counts, impute
+from allegory.checks import check_counts
+from allegory.evaluation.imputation import impute
 from allegory.given import Given, as_contexts
 from allegory.model import VAE, check_is_vae
 

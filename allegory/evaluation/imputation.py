@@ -33,6 +33,7 @@ from torch import Size, Tensor
 from torch.distributions import Categorical, Distribution, Independent
 from torch.nn.functional import softplus
 
+from allegory.checks import check_counts
 from allegory.columnar import Columns
 from allegory.evaluation.resampling import Rows, each_gappy_row, infer_missing, spread, warn_of_few, weigh
 from allegory.given import Given, expand_contexts
@@ -42,7 +43,7 @@ from allegory.model import VAE
 from allegory.quantiles import draw, log_mass
 from allegory.runtime.threads import one_at_a_time
 
-__all__ = ["check_counts", "fill", "impute"]
+__all__ = ["fill", "impute"]
 
 TAIL = 0.05  # of the draws of a column that may lie far beyond its limit without a warning
 CANDIDATES = 32  # for a mode, judged by twice as many posterior draws
@@ -319,15 +320,3 @@ def _laws_of_elements(law: Any) -> list[tuple[Any, Tensor | None]]:
 def _of_gaps(law: Any) -> Any:
     """The law of the values that are missing: that of all values, unless they are beyond a limit."""
     return law.law if isinstance(law, GapLaw) and not law.beyond else law
-
-
-def check_counts(**counts: int) -> None:
-    """Raises a ValueError for a number that is not whole, or below one.
-
-    >>> check_counts(draws=0)
-    Traceback (most recent call last):
-    ValueError: draws=0: wanted at least 1, a whole number
-    """
-    for name, value in counts.items():
-        if not hasattr(value, "__index__") or value < 1:
-            raise ValueError(f"{name}={value!r}: wanted at least 1, a whole number")

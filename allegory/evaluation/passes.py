@@ -256,7 +256,7 @@ class Particles:
                 noises = [None if noise is None else noise[part : part + self.chunk] for noise in drawn]
                 yield min(self.chunk, particles - part), noises
 
-    def foretelling(self, noises: Iterator[Noise], rows: int) -> Iterator[Noise]:
+    def announcing(self, noises: Iterator[Noise], rows: int) -> Iterator[Noise]:
         """The same noise; after the second pass it is said what all take, if that is long: the first may compile.
 
         Args:
@@ -273,9 +273,9 @@ class Particles:
                 pairs = self.examples * self.samples / processes.world_size()
                 seconds = (time.monotonic() - began) / (count * rows) * pairs
                 if seconds > LONG_SECONDS:
-                    tell(self._foretold(seconds))
+                    tell(self._announcement(seconds))
 
-    def _foretold(self, seconds: float) -> str:
+    def _announcement(self, seconds: float) -> str:
         """In words, with what takes a minute."""
         levels = f", through {self.levels:,} levels each," if self.levels else ""
         pairs = LONG_SECONDS / seconds * self.samples * self.examples
@@ -324,7 +324,7 @@ def run_passes(
         rows, contexts = x[part_of], take_rows(particles.contexts, part_of)
         with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
             torch.manual_seed(particles.seed_of(start))
-            parts = score(rows, particles.foretelling(particles.noise(start, len(rows)), len(rows)), *contexts)
+            parts = score(rows, particles.announcing(particles.noise(start, len(rows)), len(rows)), *contexts)
         each = len(parts) - summed
         if not whole:
             whole = [part.new_zeros(len(x), *part.shape[1:]) for part in parts[:each]]

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.distributions import StudentT
 
-from allegory.evaluation.imputation import check_counts, impute
+from allegory.checks import check_counts
+from allegory.evaluation.imputation import impute
 from allegory.model import VAE
 from allegory.quantiles import quantile
 from allegory.runtime.messages import no_tensor

@@ -110,7 +110,7 @@ def test_examples_that_the_model_cannot_score(model, x, change, words):
 
 @pytest.mark.parametrize("name", ["chunk", "jobs"])
 def test_counts(model, x, name):
-    with pytest.raises(ValueError, match=f"{name}=0: wanted one or more"):
+    with pytest.raises(ValueError, match=f"{name}=0: wanted at least 1"):
         al.compress(model, x, **{name: 0})
 
 

@@ -12,10 +12,10 @@ from torch.distributions import Categorical, Independent, Normal
 
 import allegory as al
 from allegory.compression import coding, write_file
+from allegory.compression.bits_back import BitsBack
 from allegory.compression.lattice import endless
 from allegory.compression.masses import Coding, pop
 from allegory.compression.stack import Stack
-from allegory.compression.walk import Walk
 
 SLOW = pytest.mark.slow
 
@@ -161,7 +161,7 @@ def test_bottom_up_it_begins_with_one_level_and_top_down_with_all(monkeypatch):
 
         with torch.no_grad(), monkeypatch.context() as patch:
             patch.setattr(Stack, "pop", watched)
-            Walk(model, [None] * 6, [torch.Size([1])] * 6, Coding()).send(stack, torch.zeros(20, 1))
+            BitsBack(model, [None] * 6, [torch.Size([1])] * 6, Coding()).send(stack, torch.zeros(20, 1))
         deepest.append(max(depths))
     assert deepest[0] < deepest[1] / 3
 

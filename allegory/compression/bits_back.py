@@ -1,4 +1,4 @@
-r"""The walk: a model's own loops, in which every draw is a pop, and every density a push.
+r"""Bits back: a model's own loops, in which every draw is a pop, and every density a push.
 
     sender, of x                                                          -log2 of
     bottom-up   pop z_1 ~ q(.|x);  push x by p(.|z_1);  pop z_2 ~ q(.|z_1);  push z_1 by p(.|z_2);  ...;  push z_T by p
@@ -34,7 +34,7 @@ from allegory.draws import law_of
 from allegory.given import Contexts, expand_contexts
 from allegory.model import VAE
 
-__all__ = ["Grid", "Walk", "find_grids"]
+__all__ = ["BitsBack", "Grid", "find_grids"]
 
 FINEST, RANGE = 0.001, 1.5  # which quantile of the deviations counts; the range of a lattice, over what was seen
 PER_SIGMA = 4  # bins
@@ -45,8 +45,8 @@ Grid = tuple[list[int], int] | None
 sigma_p. None of discrete latents."""
 
 
-class Walk:
-    """A model, walked with a stack.
+class BitsBack:
+    """A model, coded with a stack.
 
     Args:
         model: in float64 and eval mode.
@@ -58,15 +58,15 @@ class Walk:
     def __init__(self, model: VAE, grids: Sequence[Grid], events: Sequence[Size], coding: Any) -> None:
         self.model, self.grids, self.events, self.coding = model, grids, events, coding
         self.levels: int = model.levels
-        self.climbs = not model._top_down or model.encoders.climbs
-        self.interleaved = self.climbs and model.states is None
+        self.bottom_up = not model._top_down or model.encoders.has_bottom_up
+        self.interleaved = self.bottom_up and model.states is None
 
     def send(self, stack: Stack, x: Tensor, contexts: Contexts = ()) -> Tensor:
         """Puts B examples on the stack. Returns (2, B) nats: of the z drawn log p(x, z) - log q(z | x); and log q(z) +
         H(q), on average over the latents, which is about 0 where what is drawn follows q.
         """
         model, beside, log_w = self.model, expand_contexts(contexts, (1, len(x))), torch.zeros(2, 1, len(x)).double()
-        value = x[None]  # z_0, and in the climb z_{t-1}
+        value = x[None]  # z_0, and bottom-up z_{t-1}
 
         def draw(t: int, q: Distribution, p: Distribution | None = None) -> Tensor:
             nonlocal value, log_w
@@ -82,7 +82,7 @@ class Walk:
             latents, _ = model._infer_bottom_up(x, draw, contexts)
             log_w[0] += self._push(stack, self.levels, model._prior_law(contexts), latents[-1])
             return log_w[:, 0]
-        if self.climbs:
+        if self.bottom_up:
             latents, _ = model._infer_bottom_up(x, draw, contexts)
             _, p, seen = model._generate_down(lambda t, p, state: latents[t - 1], contexts)
         else:
@@ -99,7 +99,7 @@ class Walk:
             nonlocal above
             z = pop(stack, p, self._coding(t, p), Size((1, count, *p.event_shape)))
             if above is not None:
-                self._give_back(stack, t + 1, model._climb(t + 1, z, beside), None, above)
+                self._give_back(stack, t + 1, model._bottom_up_law(t + 1, z, beside), None, above)
             above = z if self.interleaved else None
             return z
 
@@ -107,10 +107,10 @@ class Walk:
         latents, p, seen = model._generate_down(choose, contexts)
         x = pop(stack, law_of(model.decoders[0], *seen), self.coding, Size((1, count, *event)))[0]
         if self.interleaved:
-            self._give_back(stack, 1, model._climb(1, x, contexts), None, latents[0])
+            self._give_back(stack, 1, model._bottom_up_law(1, x, contexts), None, latents[0])
             return x
         q = model._infer(x, 1, lambda t, q, p: latents[t - 1], contexts)[1]
-        order = range(self.levels, 0, -1) if self.climbs else range(1, self.levels + 1)
+        order = range(self.levels, 0, -1) if self.bottom_up else range(1, self.levels + 1)
         for t in order:
             self._give_back(stack, t, q[t - 1], p[t - 1], latents[t - 1])
         return x
@@ -143,14 +143,14 @@ class Walk:
         delta = torch.tensor(grid[0], dtype=torch.float64).neg().exp2().view(-1, *[1] * (len(event) - 1)).expand(event)
         end = (grid[1] / delta).log2().ceil().exp2().long()
         origin, step = torch.zeros_like(delta), delta
-        if not self.climbs and _is_normal(p):
+        if not self.bottom_up and _is_normal(p):
             p = rounded(p).base_dist
             origin, step = p.loc, p.scale * delta
         return Coding(endless(step, origin).within(-end, end), drawn)
 
 
-class _Survey(Walk):
-    """A walk without a stack, that draws at random, and keeps the laws it meets."""
+class _Survey(BitsBack):
+    """The same without a stack, that draws at random, and keeps the laws it meets."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__(model, [], [], None)
@@ -178,20 +178,20 @@ def find_grids(model: VAE, x: Tensor, contexts: Contexts = ()) -> list[Grid]:
     """
     survey = _Survey(model)
     survey.send(None, x, contexts)  # type: ignore[arg-type]
-    return [_grid_of(survey.q[t], survey.p[t], survey.climbs) for t in range(1, survey.levels + 1)]
+    return [_grid_of(survey.q[t], survey.p[t], survey.bottom_up) for t in range(1, survey.levels + 1)]
 
 
-def _grid_of(q: Any, p: Any, climbs: bool) -> Grid:
+def _grid_of(q: Any, p: Any, bottom_up: bool) -> Grid:
     event = q.event_shape
     if q.support.is_discrete:
         return None
     mean, deviation = q.mean, q.stddev
     if _is_normal(p):
-        if climbs:
+        if bottom_up:
             deviation = torch.minimum(deviation, p.stddev)
         else:
             mean, deviation = (mean - p.mean) / p.stddev, deviation / p.stddev
-    reach = math.ceil(RANGE * float((mean.abs() + 9 * q.stddev if climbs else mean.abs() + 9 * deviation).max()))
+    reach = math.ceil(RANGE * float((mean.abs() + 9 * q.stddev if bottom_up else mean.abs() + 9 * deviation).max()))
     by_channel = deviation.reshape(-1, event[0], math.prod(event[1:]))
     finest = by_channel.movedim(1, 0).flatten(1).quantile(FINEST, dim=1)
     most = LARGEST - 1 - math.ceil(math.log2(reach))
