@@ -46,14 +46,18 @@ def _of_offset(data: Data) -> list[str]:
 
 
 def _of_gaps(data: Data) -> list[str]:
-    """How many values of an array are missing, and where; a table says so column by column."""
+    """How many values of an array are missing, and where; a table says so column by column. What was said to stand for
+    gaps, where there are none.
+    """
+    codes = ", ".join(map(str, data.asked.get("gaps", ())))
+    nowhere = [f"gaps={codes}: no value is that, and none is missing"] if codes else []
     if data.schema is not None:
-        return []
+        return [] if any(column.gaps for column in data.schema.columns) else nowhere
     splits = [getattr(data, split) for split in ("train", *HELD)]
     missing = torch.stack([part.isnan().sum(0) for x in splits for part in chunks(x)]).sum(0)
     count, total = int(missing.sum()), sum(map(len, splits)) * missing.numel()
     if not count:
-        return []
+        return nowhere
     places = missing.flatten().nonzero()[:, 0].tolist()
     listed = ", ".join(map(str, places[:8])) + (f" and {len(places) - 8} more" if len(places) > 8 else "")
     where = f"column{'s' * (len(places) > 1)} {listed}" if missing.dim() == 1 else f"{len(places):,} of its elements"

@@ -147,7 +147,7 @@ def _with_gaps(x: Array, gaps: Sequence[Any], path: Path) -> Array:
         return x
     if any(isinstance(code, str) for code in gaps) or isinstance(x, np.memmap):
         raise ValueError(f"{path}: gaps={list(gaps)}: of an array that is in memory numbers can stand for a gap")
-    missing = np.isin(x, gaps)
+    missing = np.isin(x, [*gaps, *np.asarray(gaps, np.float32)])  # float32 has 1e20 and -999.9 only rounded
     return np.where(missing, np.nan, x.astype(np.float32 if x.dtype == np.float32 else np.float64))
 
 

@@ -171,7 +171,8 @@ class Data:
                 f"{self.name}: {tuple(self.event_shape)} is no row of a table; columns is the likelihood of vectors"
             )
         if self.rows and not self.names and Path(self.name).is_file():
-            read = read_splits(Path(self.name), self.array, schema=schema, gaps=self.asked.get("gaps", ()))
+            given = () if self.given is None else self.given.names
+            read = read_splits(Path(self.name), self.array, given=given, schema=schema, gaps=self.asked.get("gaps", ()))
             examples, _ = cut(read, self.seed, self.split, self.name)
             return replace(self, **examples, schema=schema, offset=None)
         parts: dict[str, Any] = {
@@ -586,10 +587,11 @@ def reload(about: dict[str, Any], run: str = "the run", source: str | Path | Non
     parts = () if about.get("given") is None else recorded_conditions(about["given"])
     choices["given"] = [part.name for part in parts if not part.exposure]
     choices["exposure"] = next((part.name for part in parts if part.exposure), None)
+    choices |= about.get("reading") or {}
     if about.get("schema") is not None:
         kinds = {part.name: "categorical" if part.categories else "real" for part in parts}
         choices |= {"columns": kinds} if kinds and is_table(source) else {}
-        choices |= {"schema": Schema.from_json(about["schema"]), **(about.get("reading") or {})}
+        choices["schema"] = Schema.from_json(about["schema"])
     data = _together(_load, source, dynamic=about["dynamic"], seed=about["seed"], **choices)
     if list(data.event_shape) != about["event_shape"]:
         raise ValueError(
@@ -636,6 +638,8 @@ def read(
     size: int | Sequence[int] | None = None,
     offset: Any = None,
     channels: int | None = None,
+    gaps: Any = (),
+    given: Sequence[str] = (),
 ) -> Tensor:
     """All examples of a path, (N, *event), in their own order; for a built-in set its test split. `array` and `size` as
     in `load`.
@@ -643,7 +647,9 @@ def read(
     A table is encoded by a schema of its own; `al.Run.read` has that of a run. For a `.npz` file with splits: train,
     then valid, then test. Raises ValueError as `load` does, and for values that float32 cannot tell apart without an
     `offset`, (*event) numbers that are taken off, such as `Data.offset`; zeros for none. `channels`, 1 or 3, are those
-    of the images of a folder, by default 1 where all are grey.
+    of the images of a folder, by default 1 where all are grey. `gaps` are numbers, or of a table
+    words, too, that stand for a gap; `given` are arrays of a `.npz` file that are given with the examples, see
+    `read_given`.
 
     >>> read("digits").shape
     torch.Size([300, 1, 8, 8])
@@ -651,10 +657,11 @@ def read(
     if dynamic or _is_builtin(source):
         return load(source, dynamic=dynamic).test
     if is_table(source):
-        frame = read_table(Path(source), {})
-        return to_numbers(infer_schema(frame, {}, str(source)), frame, str(source))
+        frame = read_table(Path(source), {"gaps": as_list(gaps)})
+        return to_numbers(infer_schema(frame, {"gaps": as_list(gaps)}, str(source)), frame, str(source))
     wanted = "find" if offset is None else np.asarray(offset, np.float64) if np.any(offset) else None
-    found = [*read_splits(Path(source), array, _width_and_height(size), wanted, channels).values()]
+    scaled = _width_and_height(size)
+    found = [*read_splits(Path(source), array, scaled, wanted, channels, given, gaps=as_list(gaps)).values()]
     if offset is None and found[0].offset is not None:
         first = np.argwhere(found[0].offset)[0].tolist()
         raise ValueError(

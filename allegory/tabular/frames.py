@@ -105,7 +105,7 @@ def take_gaps(values: Values, codes: tuple[Any, ...]) -> tuple[Values, Any]:
         if values.sort == "label" and code in values.levels:
             at = values.data == values.levels.index(code)
         elif values.sort == "number" and isinstance(code, (int, float)) and not isinstance(code, bool):
-            at = values.data == code
+            at = (values.data == code) | (values.data == _as_float32(code))
         elif values.sort == "datetime" and isinstance(code, str) and _as_time(code) is not None:
             at = values.data == _as_time(code)
         else:
@@ -118,6 +118,11 @@ def take_gaps(values: Values, codes: tuple[Any, ...]) -> tuple[Values, Any]:
         return values, None
     values = values._replace(missing=missing)
     return _without_levels(values, codes), max(found, key=lambda pair: pair[0])[1]
+
+
+def _as_float32(code: float) -> float:
+    """A number as it is where it was once stored as float32, which has -999.9 and 1e20 only rounded."""
+    return float(np.float32(code)) if abs(code) < np.finfo(np.float32).max else code
 
 
 def _as_time(code: str) -> Any:

@@ -139,7 +139,7 @@ def pack(
     if values is None and isinstance(x, Tensor):
         values = _smallest(run.in_data_units(x).cpu().numpy())
     if values is not None:
-        about |= {"dtype": str(values.dtype), "event": list(values.shape[1:])}
+        about |= {"dtype": str(values.dtype), "event": list(values.shape[1:]), "gap": _gap_of(values, run.gap_codes)}
         if not _equal(_restored(run, x, about), values):
             raise ValueError(
                 f"{source}: its values, {values.dtype}, do not come back from those that the model reads, float32; "
@@ -158,7 +158,7 @@ def _pack_table(
     schema = run.schema
     assert schema is not None
     frame = open_rows(run, source, array)
-    x, given = run.read(frame, strict=True), run.read_given(frame)
+    x, given = run.read(frame, strict=True), run.read_given(frame if run.is_table else source, array)
     opened = open_frame(frame)
     known = {column.name for column in schema.columns}
     beside = {name: opened.column(name) for name in opened.names if name not in known}
@@ -194,7 +194,8 @@ def unpack(run: Run, path: str | Path, out: str | Path, jobs: int = 1) -> int:
         raise ValueError(f"{path} was not made of a file or a data set, and only al.decompress reads it")
     ends = SUFFIXES if about["kind"] == "table" else (".npy", ".npz")
     if not str(out).lower().endswith(ends):
-        raise ValueError(f"{out}: {path} holds a {about['kind']}; wanted a name that ends in {' or '.join(ends)}")
+        kind = "a table" if about["kind"] == "table" else "an array"
+        raise ValueError(f"{out}: {path} holds {kind}; wanted a name that ends in {' or '.join(ends)}")
     if about["kind"] == "table":
         beside = _beside(about)
         given = None if run.given_about is None else run.read_given({name: beside[name] for name in beside})
@@ -306,7 +307,15 @@ def _smallest(values: Any) -> Any:
 def _restored(run: Run, x: Any, about: dict[str, Any]) -> Any:
     """The values of x as the data call them, of their type and shape."""
     values = run.in_data_units(x).cpu().numpy()
+    if about.get("gap") is not None:
+        values = np.where(np.isnan(values), about["gap"], values)
     return values.reshape(len(values), *about["event"]).astype(about.get("dtype", "float32"))
+
+
+def _gap_of(values: Any, codes: list[Any]) -> Any:
+    """The number that stands for all gaps in an array; None where there is none, or where several do."""
+    found = [code for code in codes if np.isin(values, values.dtype.type(code)).any()]
+    return found[0] if len(found) == 1 else None
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -62,7 +62,7 @@ def open_rows(run: Run, source: Any, array: str | None = None) -> Any:
         if array is not None:
             raise ValueError(f"{source} is a table; array={array!r} is for a .npz file")
         return read_table(Path(source), reading)
-    arrays, _, _ = read_raw(Path(source), array, reading.get("gaps", ()))
+    arrays, _, _ = read_raw(Path(source), array, run.gap_codes, [part.name for part in run.conditions])
     return np.concatenate([as_frame(x) for x in arrays.values()])
 
 
@@ -180,7 +180,12 @@ def given_rows(run: Run, frame: Any) -> Tensor | None:
     """(N, k) what is given with the rows of a frame; None for a run without."""
     if run.given_about is None:
         return None
-    where = str(run.path)
+    where, names = str(run.path), ", ".join(part.name for part in run.conditions)
+    if not run.is_table:
+        raise ValueError(
+            f"{where} was trained on an array, whose rows do not say what is given with them ({names}); in Python "
+            "al.log_likelihood and al.impute take given=, such as run.read_given(path), beside run.read(path)"
+        )
     raw = {
         part.name: read_given_column(frame, part.name, where, "categorical" if part.categories else "real")
         for part in run.conditions

@@ -457,7 +457,8 @@ class Run:
         channels = shape[0] if folder and len(shape) == 3 and shape[0] in (1, 3) else None
         dynamic = about["dynamic"] and str(source) == about["source"]
         offset = 0.0 if self.offset is None else self.offset
-        x = read(source, dynamic=dynamic, array=array, size=size, offset=offset, channels=channels)
+        asked = {} if folder else {"gaps": self.gap_codes, "given": [part.name for part in self.conditions]}
+        x = read(source, dynamic=dynamic, array=array, size=size, offset=offset, channels=channels, **asked)
         if list(x.shape[1:]) != about["event_shape"]:
             raise ValueError(
                 f"{source} has examples of shape {tuple(x.shape[1:])}, {self.path} was trained on "
@@ -675,6 +676,12 @@ class Run:
     def is_table(self) -> bool:
         """Whether it was trained on a table, whose rows have names and types; an array of columns is none."""
         return self.schema is not None and self.schema.container != "array"
+
+    @property
+    def gap_codes(self) -> list[Any]:
+        """What stands for a gap in its data, besides NaN and empty fields."""
+        about = self.config.get("data")
+        return list((about.get("reading") or {}).get("gaps", ())) if isinstance(about, dict) else []
 
     @property
     def range(self) -> tuple[float, float] | None:

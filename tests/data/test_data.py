@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from allegory.data import binarize, builtin, cave, choose_likelihood, splits, to_binary
+from allegory.tabular import Schema
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real files in ../shared/data")
@@ -932,3 +933,19 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
     assert not builtin.cached("mnist")
     with pytest.raises(ValueError, match="mnist: this user has no home to keep it in; set ALLEGORY_DATA"):
         splits.load("mnist")
+
+
+def test_what_was_said_to_stand_for_gaps_and_is_nowhere_is_told(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    np.save(tmp_path / "x.npy", x)
+    np.savetxt(tmp_path / "x.csv", x, "%.2f", ",", header="a,b", comments="")
+    for name in ("x.npy", "x.csv"):
+        with pytest.warns(UserWarning, match="gaps=-99: no value is that, and none is missing"):
+            splits.load(tmp_path / name, gaps=[-99])
+
+
+def test_float32_has_the_numbers_that_stand_for_gaps_only_rounded():
+    x = np.arange(12, dtype=np.float32)
+    for code in (-999.9, 1e20):
+        x[3:5] = code
+        assert Schema.infer({"a": x}, gaps=[code]).columns[0].gaps == 2

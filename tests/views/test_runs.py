@@ -367,3 +367,42 @@ def test_a_chain_with_a_fixed_encoder_is_listed_with_its_levels_and_two_rates(ca
     assert repr(al.Run("runs/30")) == "Run('runs/30', masked_diffusion bernoulli T=30, 1 epochs, bound " + (
         f"{runs.summary('runs/30').bound:.2f})"
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("code", [-999.9, 1e20])
+def test_what_stands_for_gaps_in_an_array_does_so_for_the_run_too(code):
+    """float32, as in the file, has neither number."""
+    x = np.random.default_rng(0).integers(-20, 20, (200, 3)).astype(np.float32) / 2
+    x[::6, 1] = code
+    np.save("x.npy", x)
+    train = ["train", "x.npy", "--gaps", str(code), "--likelihood", "normal", "--out", "run", "--epochs", "1"]
+    assert main([*train, "--hidden", "8", "--latent", "2"]) == 0
+    run = al.Run("run")
+    wanted = np.where(np.isclose(x, code), np.nan, x)
+    np.testing.assert_array_equal(run.read("x.npy"), wanted)
+    assert int(run.data.train.isnan().sum()) > 20
+    assert main(["evaluate", "run", "--importance-samples", "2"]) == 0
+    assert main(["compress", "run", "x.npy", "--resolution", "0.5", "--out", "x.alg"]) == 0
+    assert main(["decompress", "run", "x.alg", "--out", "again.npy"]) == 0
+    np.testing.assert_array_equal(np.load("again.npy"), x)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("likelihood", ["normal", "columns"])
+def test_arrays_that_are_given_stand_beside_the_examples(likelihood, capsys):
+    rng = np.random.default_rng(0)
+    y, x = rng.integers(0, 3, 200), rng.poisson(400, (200, 3)).astype(np.float32)
+    np.savez("x.npz", x=x, y=y)
+    train = ["train", "x.npz", "--given", "y", "--likelihood", likelihood, "--out", "run", "--epochs", "1"]
+    assert main([*train, "--hidden", "8", "--latent", "2"]) == 0
+    run = al.Run("run")
+    np.testing.assert_array_equal(run.in_data_units(run.read("x.npz")), x)
+    np.testing.assert_array_equal(run.read_given("x.npz").argmax(1), y)
+    assert main(["evaluate", "run", "--importance-samples", "2"]) == 0
+    assert main(["encode", "run", "x.npz", "--out", "z.npz"]) == 0
+    resolution = ["--resolution", "1"] if likelihood == "normal" else []
+    assert main(["compress", "run", "x.npz", *resolution, "--out", "x.alg"]) == 0
+    if likelihood == "columns":
+        capsys.readouterr()
+        assert "do not say what is given with them" in fails(capsys, "score", "run", "x.npz", "--out", "scores.csv")
