@@ -69,7 +69,7 @@ def sample(
     if importance_samples is not None:
         raise ValueError(f"--importance-samples {importance_samples} is for a table; {run} is of none")
     parts = opened.draw(count, temperature, seed, opened.given_as(said, count, seed) if said else None)
-    if Path(out).suffix == ".png":
+    if Path(out).suffix.lower() == ".png":
         _save_sheet(out, opened, torch.cat([part.means.cpu() for part in parts]), columns=max(1, math.isqrt(count)))
     else:
         named = ({name: _in_units(opened, x) for name, x in part._asdict().items()} for part in parts)
@@ -92,7 +92,7 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
     check_out(out, opened.source)
     console.say_if_binarised(opened, split)
     found = opened.reconstruct(split, count, seed)
-    if Path(out).suffix == ".png":
+    if Path(out).suffix.lower() == ".png":
         pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)
         _save_sheet(out, opened, pairs, columns=8)
     else:
@@ -151,7 +151,7 @@ def _encode_table(run: str, data: str, out: str, device: str, seed: int) -> None
     arrays: dict[str, Any] = {}
     for t, (mean, spread) in enumerate(opened.encode(x, seed, given), start=1):
         arrays |= {f"z{t}_mean": mean.cpu(), f"z{t}_std": spread.cpu()}
-    if out.endswith(".npz"):
+    if out.lower().endswith(".npz"):
         write_arrays(Path(out), {**arrays, **{str(key): np.asarray(value, str) for key, value in names.items()}})
     else:
         latents = {

@@ -60,7 +60,9 @@ def describe(
         "dialect": data.dialect and asdict(data.dialect),
     }
     return dict(
-        source=data.name if data.name in {row.name for row in BUILTIN} else str(Path(data.name).resolve()),
+        source=data.name
+        if data.name in {row.name for row in BUILTIN}
+        else str((data.place or Path(data.name)).resolve()),
         dynamic=data.dynamic,
         seed=data.seed if seed is None else seed,
         event_shape=list(data.event_shape),

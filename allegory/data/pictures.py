@@ -139,7 +139,7 @@ def _read_all(folder: Path, files: Sequence[str], size: Sequence[int] | None, ch
     channels, ((height, width, bits), _) = channels or (3 if coloured else 1), next(iter(kinds.items()))
     if len(images) < len(files):
         read = partial(read_image, size=size)
-        return Pictures(folder, files, read, (channels, height, width), bits), several
+        return Pictures(folder.absolute(), files, read, (channels, height, width), bits), several
     return np.stack(images).transpose(0, 3, 1, 2)[:, :channels], several
 
 

@@ -78,7 +78,8 @@ class Data:
     file of each row of each split, and `names` the names of all files, where the source is a folder. `offset`, (*event)
     float64, is what was taken off all values, where float32 could not tell them apart; None where nothing was. `given`
     is what is given with the examples, see `allegory.data.conditions`; None where nothing was asked for. `schema` says
-    what the columns of a table are: x is what it encodes, and a gap is NaN; `dialect` how its file is written.
+    what the columns of a table are: x is what it encodes, and a gap is NaN; `dialect` how its file is written. `place`
+    is the absolute path of what was read; None where nothing was.
 
     >>> Data("ours", torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
     Data('ours', event_shape=(2,), train=8, valid=1, test=1)
@@ -100,6 +101,7 @@ class Data:
     schema: Schema | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
     dialect: Dialect | None = None
+    place: Path | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -154,9 +156,9 @@ class Data:
 
     def _vectors(self) -> Any:
         """(N, D) the rows of all splits, of a file in its own type, without what was taken off them."""
-        if self.rows and not self.names and Path(self.name).is_file():
+        if self.place is not None and self.place.is_file():
             arrays, _, _ = read_raw(
-                Path(self.name), self.array, self.asked.get("gaps", ()), () if self.given is None else self.given.names
+                self.place, self.array, self.asked.get("gaps", ()), () if self.given is None else self.given.names
             )
             return np.concatenate([as_frame(x) for x in arrays.values()])
         return as_frame(self.with_offset(self._all_examples()))
@@ -170,9 +172,9 @@ class Data:
             raise ValueError(
                 f"{self.name}: {tuple(self.event_shape)} is no row of a table; columns is the likelihood of vectors"
             )
-        if self.rows and not self.names and Path(self.name).is_file():
+        if self.place is not None and self.place.is_file():
             given = () if self.given is None else self.given.names
-            read = read_splits(Path(self.name), self.array, given=given, schema=schema, gaps=self.asked.get("gaps", ()))
+            read = read_splits(self.place, self.array, given=given, schema=schema, gaps=self.asked.get("gaps", ()))
             examples, _ = cut(read, self.seed, self.split, self.name)
             return replace(self, **examples, schema=schema, offset=None)
         parts: dict[str, Any] = {
@@ -457,7 +459,7 @@ def _load_path(
     return Data(
         name, **examples, seed=seed, split=split, array=array, size=wanted, rows=rows, names=names,
         offset=None if taken is None else torch.from_numpy(taken), schema=schema, asked=asked,
-        given=_conditions(given, parts, rows, name, exposure),
+        given=_conditions(given, parts, rows, name, exposure), place=path.absolute(),
     )  # fmt: skip
 
 
@@ -521,7 +523,7 @@ def _load_table(
     examples, rows = cut(parts, seed, split, name)
     return Data(
         name, **examples, seed=seed, split=split, rows=rows, schema=schema, asked=asked, dialect=dialect,
-        given=_conditions(given, parts, rows, name, exposure),
+        given=_conditions(given, parts, rows, name, exposure), place=path.absolute(),
     )  # fmt: skip
 
 

@@ -98,6 +98,8 @@ class VAEDensity(DensityMixin, VAEEstimator):
             random_state: by default that of the estimator: the same rows each time.
         """
         check_is_fitted(self)
+        if not hasattr(n_samples, "__index__") or n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r}: wanted a whole number of rows, 1 or more")
         seed = self._seed if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -161,7 +161,7 @@ class VAEEstimator(BaseEstimator):
                 a column that is the same throughout the rest would have none.
         """
         order = torch.from_numpy(np.random.default_rng(self._seed).permutation(len(x)))
-        held = round(self.validation_fraction * len(x)) if len(x) >= 20 else 0
+        held = min(round(self.validation_fraction * len(x)), len(x) - 2) if len(x) >= 20 else 0
         order = order.roll(-fold * held)
         valid, rest = (x[order[:held]] if held else None), x[order[held:]]
         model = self._build(x, self._seed + fold, self._begins_at_factors(fold))

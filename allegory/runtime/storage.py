@@ -39,7 +39,10 @@ GENERATOR = "allegory"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file next to `path`, to write to: it is synced and renamed to `path` on success, else removed."""
+    """A temporary file next to `path`, to write to: it is synced and renamed to `path` on success, else removed. Of a
+    link it is next to the file that is meant.
+    """
+    path = path.resolve() if path.is_symlink() else path
     part = temporary_path(path)
     try:
         yield part

@@ -56,7 +56,7 @@ def write_frame(frame: Any, path: str | Path, dialect: Dialect | None = None) ->
             if path.suffix.lower() in (".parquet", ".pq"):
                 _write_parquet(frame, opened, part)
             else:
-                _write_csv(opened, part, dialect, path.suffix == ".gz")
+                _write_csv(opened, part, dialect, path.suffix.lower() == ".gz")
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}; an existing file is unchanged") from None
 

@@ -249,6 +249,11 @@ def _contexts_of(
 def _check_kinds(model: Any, data: Any, valid: Any) -> None:
     """Checks what kind of thing each is, before any is used."""
     check_is_vae(model)
+    if torch.is_inference_mode_enabled() or any(p.is_inference() for p in model.parameters()):
+        raise ValueError(
+            "model: it was made, or fit was called, under torch.inference_mode(), where nothing has a gradient; wanted "
+            "both outside of it"
+        )
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model: none of its parameters has requires_grad, so there is nothing to train")
     for name, x in {"training data": data, "validation data": valid}.items():

@@ -130,7 +130,7 @@ def pack(
             category that the training data do not have; as `al.compress`.
     """
     settings: dict[str, Any] = {"resolution": resolution, "jobs": jobs, "verify": verify}
-    weights = (run.path / WEIGHTS).stat().st_size
+    weights = (run.folder / WEIGHTS).stat().st_size
     if run.schema is not None:
         return _pack_table(run, source, Path(path), array, settings, weights)
     x, given = run.read(source, array), run.read_given(source, array)

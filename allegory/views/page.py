@@ -90,9 +90,9 @@ def report(
     'report.html'
     """
     run = run if isinstance(run, Run) else Run(run, model, device=device)
-    path = Path(out) if out is not None else run.path / "report.html"
+    path = Path(out) if out is not None else run.folder / "report.html"
     check_out(path, run.source)
-    if not any((run.path / name).exists() for name in (METRICS, WEIGHTS)):
+    if not any((run.folder / name).exists() for name in (METRICS, WEIGHTS)):
         raise ValueError(f"{run.path} has no checkpoint yet: there is no {run.path / METRICS}; wait, or train again")
     if not run.knows_its_model:
         why = f"Parts that need the model are left out: {_why_no_model(run)}."

@@ -119,7 +119,7 @@ class Run:
         levels: int | None = None,
         **own: Any,
     ) -> None:
-        self.path = fetch(path)
+        self.path, self._began_in = fetch(path), Path.cwd()
         self.config = read_config(self.path)
         self.device = choose_device(device)
         self._model, self._data, self._levels, self._own = model, data, levels, own
@@ -132,6 +132,11 @@ class Run:
         return f"Run({str(self.path)!r}, {', '.join(parts)})"
 
     @property
+    def folder(self) -> Path:
+        """The directory, also where the process has since changed its own: a relative path would lead to another."""
+        return self.path if Path.cwd() == self._began_in else self._began_in / self.path
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The settings of `fit`, by name; empty where the model was saved without one."""
         return dict(self.config["fit"] or {})
@@ -139,7 +144,7 @@ class Run:
     @property
     def summary(self) -> Summary:
         """Its model, data, progress and bound, from its files as they are now."""
-        return summary(self.path)
+        return summary(self.folder)
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -148,7 +153,7 @@ class Run:
         Raises:
             ValueError: a damaged file.
         """
-        return read_history(self.path, read_position(self.path / LAST))
+        return read_history(self.folder, read_position(self.folder / LAST))
 
     @cached_property
     def model(self) -> VAE:
@@ -158,7 +163,7 @@ class Run:
             ValueError: as `load`.
         """
         with torch.random.fork_rng():
-            model = load(self.path, self._model, **self._own).to(self.device)
+            model = load(self.folder, self._model, **self._own).to(self.device)
             return model if self._levels is None else at_levels(model, self._levels)
 
     @cached_property
@@ -637,7 +642,7 @@ class Run:
 
     def save_pictures(self) -> list[Path]:
         """Writes samples.png and reconstructions.png into the run, if the data are images; returns their paths."""
-        return save_pictures(self.path, self.model, self.data.valid, self._given_with("valid"))
+        return save_pictures(self.folder, self.model, self.data.valid, self._given_with("valid"))
 
     def in_data_units(self, x: Tensor) -> Tensor:
         """Examples, or means, as the data call their values: 0 and 1 become the two values that were read as them, and
@@ -718,11 +723,11 @@ class Run:
             return ""
         with torch.no_grad():
             y = reads[0](x[:COMPARED_ROWS].to(self.device)).double()
-        usual = y.abs().median().item()
+        usual = y.abs().nanmedian().item()
         if usual > FAR_SPREADS:
             away = f"{usual:,.3g} spreads of the training data away from their mean"
             return f"its values are {away}; are they in the same units?"
-        spread = (y - y.mean(0)).square().mean(0).sqrt().median().item()
+        spread = (y - y.nanmean(0)).square().nanmean(0).sqrt().nanmedian().item()
         if len(y) >= MIN_ROWS and 0 < spread < 1 / FAR_SPREADS:
             return f"its values vary by {spread:.2g} of what the training data do; are they in the same units?"
         return ""

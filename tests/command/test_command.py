@@ -801,3 +801,9 @@ def test_seeds_share_a_split_and_the_baseline_stands_beside_every_bound(capsys):
     assert "the baseline of independent elements" in capsys.readouterr().out
     assert main(["report", "runs/0"]) == 0
     assert "baseline, independent elements" in Path("runs/0/report.html").read_text()
+
+
+def test_the_ends_of_names_are_read_in_any_case(tmp_path):
+    run = al.save(al.architectures.mlp((1, 8, 8), "bernoulli", [2], [4]), tmp_path / "run")
+    assert main(["sample", str(run), "--count", "4", "--out", "samples.PNG"]) == 0
+    assert Path("samples.PNG").read_bytes().startswith(b"\x89PNG")

@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 
 import numpy as np
+import pytest
 import torch
 
 from allegory.runtime.storage import as_json, nulls_as_nan, write_arrays, write_arrays_in_parts, write_atomically
@@ -64,3 +65,14 @@ def test_arrays_in_parts_are_never_all_in_memory(tmp_path):
     assert peak < 8e6
     with np.load(tmp_path / "x.npz") as found:
         assert found["x"].shape == (10_000, 1000)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links are for administrators there")
+def test_what_a_link_means_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk" / "file")
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "file").read_bytes() == b"new"
+    assert os.listdir(tmp_path / "disk") == ["file"]

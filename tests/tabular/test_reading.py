@@ -204,3 +204,8 @@ def test_other_mistakes_are_one_line_too(path, tmp_path, monkeypatch):
         write_frame({"a": np.zeros(2)}, path.with_name("b.parquet"))
     with pytest.raises(ValueError, match=r"cannot write .*No such file"):
         write_frame({"a": np.zeros(2)}, tmp_path / "nowhere" / "b.csv", Dialect())
+
+
+def test_the_end_of_a_packed_file_is_read_in_any_case(tmp_path):
+    write_frame({"a": np.arange(3)}, tmp_path / "A.CSV.GZ")
+    assert gzip.decompress((tmp_path / "A.CSV.GZ").read_bytes()) == b"a\n0\n1\n2\n"

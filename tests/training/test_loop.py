@@ -678,3 +678,13 @@ def test_a_last_batch_of_one_and_batch_normalisation_are_refused_before_a_run(tm
     assert not (tmp_path / "run").exists()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert al.fit(model, x, epochs=1, batch_size=other).epoch == 1
+
+
+def test_there_is_no_training_in_inference_mode():
+    x = torch.rand(8, 3)
+    with torch.inference_mode():
+        made = al.architectures.mlp((3,), "continuous_bernoulli", [1], [2])
+        with pytest.raises(ValueError, match=r"under torch\.inference_mode"):
+            al.fit(al.architectures.mlp((3,), "continuous_bernoulli", [1], [2]), x, epochs=1)
+    with pytest.raises(ValueError, match=r"under torch\.inference_mode"):
+        al.fit(made, x, epochs=1)

@@ -324,6 +324,13 @@ def test_data_in_other_units_than_those_of_the_training_are_told(tmp_path):
         assert told(usual) == []
     assert re.search(r"y.npy: its values are .* spreads of the training data away from their mean", *told(1000 * x))
     assert re.search(r"y.npy: its values vary by 0\.001 of what the training data do; are they in", *told(x / 1000))
+    gaps = np.where(np.random.default_rng(1).random(x.shape) < 0.1, np.nan, x)
+    np.save("x.npy", gaps)
+    main(["train", "x.npy", "--out", "gaps", "--epochs", "1", "--hidden", "8", "--latent", "2"])
+    run = al.Run("gaps")
+    assert told(gaps) == []
+    assert re.search(r"y.npy: its values are .* spreads", *told(1000 * gaps))
+    assert re.search(r"y.npy: its values vary by 0\.001 of", *told(gaps / 1000))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -406,3 +413,21 @@ def test_arrays_that_are_given_stand_beside_the_examples(likelihood, capsys):
     if likelihood == "columns":
         capsys.readouterr()
         assert "do not say what is given with them" in fails(capsys, "score", "run", "x.npz", "--out", "scores.csv")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_and_its_data_stay_where_they_were_opened(tmp_path, monkeypatch):
+    """As in a loop over folders that have a run of the same name each."""
+    opened = []
+    for name, mean in (("a", 0), ("b", 9)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        np.save("x.npy", mean + np.random.default_rng(0).integers(0, 2000, (60, 2)) / 1000)
+        main(["train", "x.npy", "--out", "run", "--epochs", "1", "--hidden", "8", "--latent", "2"])
+        opened.append((al.Run("run"), load("x.npy")))
+    for (run, data), mean in zip(opened, (1, 10), strict=True):
+        assert run.sample(200).mean() == pytest.approx(mean, abs=0.5)
+        assert run.summary.bound == al.Run(run.folder).summary.bound
+        scored, about = data.scored_as("columns")
+        assert scored.schema.columns[0].range[0] >= mean - 1
+        assert about["source"] == run.source
