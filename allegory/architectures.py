@@ -30,7 +30,7 @@ from allegory import activations, families, likelihoods, priors
 from allegory.activations import Activation, make_activation
 from allegory.columnar import ColumnsFamily, ObservedFamily
 from allegory.conditional import Conditional
-from allegory.convolutions import ConvLadder, check_channels_first, check_scales, choose_scales
+from allegory.convolutions import ConvLadder, as_images, check_channels_first, check_scales, choose_scales
 from allegory.diffusion import Denoising, Diffusion, DiffusionPrior, NoisedEncoder, NoiseSchedule
 from allegory.discrete import OneHotFamily
 from allegory.elements import Bins, Categories, Elements, Reals, TwoValues
@@ -288,7 +288,7 @@ def conv(
     deep VAE. With one level it is the plain convolutional VAE.
 
     Args:
-        event_shape: of x, (C, H, W).
+        event_shape: of x, (C, H, W), or (H, W) of grey images.
         likelihood: one of `LIKELIHOODS`, the family of p(x | s_1), or a custom family; as in `mlp`.
         latent: channels of z_1, ..., z_T. Between them, or below, 0 is a grid with residual blocks and no latents, so
             that (0, 0, 4, 0, 0, 32) has the blocks of six levels and the latents of two.
@@ -330,10 +330,11 @@ def conv(
         raise ValueError(f"latent={list(latent)}: the last is the top, z_T, which needs latents; wanted it positive")
     if data is not None:
         check_channels_first(event_shape)
+    images = as_images(event_shape)
     if scales is not None:
         _check_widths(scales=scales)
     if scales is None:
-        scales, padded = choose_scales(event_shape, len(latent))
+        scales, padded = choose_scales(images, len(latent))
     scales = list(scales)
     stem = math.gcd(scales[0], 4) if stem is None else stem
     likelihood, gaps = _gaps(likelihoods.in_columns(likelihood, event_shape), gaps, data)
@@ -355,8 +356,8 @@ def conv(
     _check_widths(scales=scales)
     _check_counts(stem=stem, channels=channels, blocks=blocks)
     _check_counts(0, posterior_blocks=posterior_blocks)
-    check_scales(event_shape, latent, stem, scales, padded)
-    height, width = event_shape[1:]
+    check_scales(images, latent, stem, scales, padded)
+    channels_of_x, height, width = images
     ladder = ConvLadder(
         latent, scales, stem, (height, width), channels, blocks, act, dropout, markov, checkpointed, lines, reading,
         posterior_blocks,
@@ -367,11 +368,16 @@ def conv(
         likelihood, event_shape, categories, lowest, gaps, data, row_names, offset
     )
     outputs = output_width(family, event_shape)
-    encoder = ladder.encoder(input_layer, input_width(input_layer, event_shape[0]))
-    bias = Offset(outputs, height, width)
+    bias = Offset(outputs, *event_shape[1:])
     if data is not None:
         init_output_bias(bias, family, data)
-    decoders, states = ladder.decoders(family, outputs, bias)
+    read, write = input_layer, bias
+    if len(event_shape) == 2:  # the first dimension of an event, by which parameters are counted, is not a channel
+        outputs //= height
+        read = nn.Sequential(input_layer, nn.Unflatten(-2, (-1, height)))
+        write = nn.Sequential(nn.Flatten(-3, -2), bias)
+    encoder = ladder.encoder(read, input_width(input_layer, channels_of_x))
+    decoders, states = ladder.decoders(family, outputs, write, len(event_shape))
     p_top = make_prior(prior, ladder.grid, encoder, components, event_shape, data)
     model = VAE(p_top, encoder, decoders, states or None)
     model.config = config

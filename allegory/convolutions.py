@@ -44,7 +44,7 @@ from allegory.networks import (
     zeroed,
 )
 
-__all__ = ["ConvLadder", "check_channels_first", "check_scales", "choose_scales"]
+__all__ = ["ConvLadder", "as_images", "check_channels_first", "check_scales", "choose_scales"]
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,16 @@ class ConvLadder:
         q_top = Conditional(self._shifted(top), families.normal, event_dim=3)
         return TopDown(Climb(steps), [*map(self._posterior, range(self.levels - 1)), q_top], residual=True)
 
-    def decoders(self, family: Any, outputs: int, offset: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    def decoders(
+        self, family: Any, outputs: int, offset: nn.Module, event_dim: int = 3
+    ) -> tuple[list[nn.Module], list[nn.Module]]:
         """p(x | s_1), p(z_1 | s_2), ..., and the modules of the state; none for a Markov chain.
 
         Args:
             family: of p(x | s_1).
             outputs: channels of its parameters.
-            offset: their bias, (outputs, H, W).
+            offset: their bias, (outputs, H, W) -> the parameters.
+            event_dim: of x, 3, or 2 of grey pictures (H, W).
         """
         stem, finer = self.stem, self.scales[0] // self.stem
         to_x = [*self._unsqueeze(self.channels, finer), self._body(stem)] if finer > 1 else []
@@ -163,7 +166,8 @@ class ConvLadder:
                 states.append(Carry(Images(enter), Images(*down)))
             network = Images(*head) if self.reading is not None else Images(*first, *head)
             shifted = self._shifted(network, Images(*first) if first else None)
-            decoders.append(Conditional(shifted, families.normal if t else family, event_dim=3))
+            law, dims = (families.normal, 3) if t else (family, event_dim)
+            decoders.append(Conditional(shifted, law, event_dim=dims))
         return decoders, states
 
     def _shifted(self, network: nn.Module, first: nn.Module | None = None) -> nn.Module:
@@ -288,6 +292,20 @@ def _factors(sides: Sequence[int], only_two: bool) -> list[int]:
     return found or [1]
 
 
+def as_images(event_shape: Sequence[int]) -> tuple[int, ...]:
+    """(C, H, W) of images; grey ones may come as (H, W).
+
+    Raises:
+        ValueError: no images.
+
+    >>> as_images((28, 28)), as_images((3, 32, 32))
+    ((1, 28, 28), (3, 32, 32))
+    """
+    if len(event_shape) not in (2, 3):
+        raise ValueError(f"event_shape={list(event_shape)}: convolutions need images, (C, H, W), or grey ones, (H, W)")
+    return (1, *event_shape) if len(event_shape) == 2 else tuple(event_shape)
+
+
 def check_channels_first(event_shape: Sequence[int]) -> None:
     """Raises a ValueError for images (H, W, C)."""
     if len(event_shape) == 3 and event_shape[2] in (1, 3, 4) and min(event_shape[:2]) > 4:
@@ -302,9 +320,6 @@ def check_scales(
     event_shape: Sequence[int], latent: Sequence[int], stem: int, scales: Sequence[int], padded: bool
 ) -> None:
     """Raises a ValueError unless the scales fit images (C, H, W) and one another."""
-    if len(event_shape) != 3:
-        hint = "; for grey images give x[:, None], with one channel" if len(event_shape) == 2 else ""
-        raise ValueError(f"event_shape={list(event_shape)}: convolutions need images, (C, H, W){hint}")
     if len(scales) != len(latent):
         raise ValueError(f"scales={list(scales)}: wanted one for each of {len(latent)} levels")
     sides = [side for side in event_shape[1:] if side > 1 and not padded]

@@ -35,9 +35,8 @@ def mlp(latent=(4, 3), likelihood="bernoulli", **more):
 
 
 def conv(latent=(2, 3), likelihood="bernoulli", **more):
-    return architectures.conv(
-        (1, 8, 8), likelihood, latent, **{"channels": 8, "blocks": 1, "data": BITS, **more}
-    ).double()
+    settings = {"event_shape": (1, 8, 8), "channels": 8, "blocks": 1, "data": BITS, **more}
+    return architectures.conv(likelihood=likelihood, latent=latent, **settings).double()
 
 
 MODELS = {
@@ -378,6 +377,25 @@ def test_sides_that_no_scale_divides_are_padded_and_the_likelihood_is_of_x_alone
     assert "padded" not in conv().config
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal", "categorical", "discretized_logistic_mixture"])
+@pytest.mark.parametrize("shape", [(8, 8), (7, 11)], ids=str)
+def test_grey_pictures_without_a_channel_are_those_with_one(likelihood, shape):
+    torch.manual_seed(0)
+    x = torch.randn(20, *shape) if likelihood == "normal" else torch.randint(2, (20, *shape)).float()
+    bounds, samples = [], []
+    for data in (x, x[:, None]):
+        torch.manual_seed(1)
+        model = conv(event_shape=data.shape[1:], likelihood=likelihood, data=data, categories=3)
+        again = architectures.build(model.config).double()
+        again.load_state_dict(model.state_dict())
+        torch.manual_seed(2)
+        bounds.append(al.elbo(again(data.double())))
+        samples.append(again.sample(3))
+    assert samples[0].shape == (3, *shape)
+    assert_close(samples[0], samples[1].squeeze(1), rtol=0, atol=0)
+    assert_close(*bounds, rtol=1e-12, atol=0)
+
+
 def test_data_of_another_shape_are_not_stretched():
     with pytest.raises(ValueError, match=r"data: examples of shape \(1,\), but event_shape=\(2,\)"):
         architectures.mlp((2,), "normal", data=torch.randn(9, 1))
@@ -522,8 +540,7 @@ WRONG = {
     r"shape \(16, 12, 3\) look like images with the channels last; transpose them to \(3, 16, 12\)": lambda: (
         architectures.conv((16, 12, 3), "bernoulli", data=torch.rand(4, 16, 12, 3).round())
     ),
-    r"convolutions need images, \(C, H, W\); for grey images give x\[:, None\]": lambda: architectures.conv((8, 8)),
-    r"convolutions need images": lambda: architectures.conv((5,), "bernoulli"),
+    r"convolutions need images, \(C, H, W\), or grey ones, \(H, W\)": lambda: architectures.conv((5,), "bernoulli"),
     r"unknown architecture 'rnn'": lambda: architectures.build({"architecture": "rnn"}),
     r"a VampPrior mixes normal posteriors, but q\(z_T \| u\) is StudentT": lambda: VampPrior(
         al.Conditional(nn.Linear(5, 6), al.families.student_t), torch.zeros(2, 5)

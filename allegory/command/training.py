@@ -110,7 +110,8 @@ def train(
     with console.naming_flags():
         source = load_together(data, seed=options["split_seed"], **reading, **_said_of_table(options))
     options = _for_table(options, {*stored, *chosen}, source)
-    options = _for_latents(_for_small_set(options, {*stored, *chosen}, source), {*stored, *chosen})
+    options = options if stored else _for_small_set(options, {*chosen}, source)
+    options = _for_latents(options, {*stored, *chosen})
     trackers = _trackers(Path(out), bool(tensorboard), bool(wandb), {"data": data, **options})
     objective = _objective(options)
     if not named:
@@ -218,24 +219,32 @@ def _for_table(options: dict[str, Any], chosen: set[str], source: Any) -> dict[s
     return {**options, "levels": len(options["latent"])}
 
 
-def _for_small_set(options: dict[str, Any], chosen: set[str], source: Any) -> dict[str, Any]:
-    """The settings; of perceptrons on few large examples those that were not chosen go by their number.
+def _for_small_set(options: dict[str, Any], given: set[str], source: Any) -> dict[str, Any]:
+    """The settings; of few large examples those that were not given go by their number and shape. Who gives widths, or
+    what perceptrons alone have, gets perceptrons.
 
     Args:
         options: of all settings.
-        chosen: which were given, or stored.
+        given: which were given.
         source: the data.
     """
+    from allegory.architectures import default_latent
     from allegory.training.defaults import small_set_settings
 
-    if options["architecture"] != "mlp":
-        return options
     examples, *shape = source.train.shape
-    own = small_set_settings(examples, math.prod(shape))
-    own = {key: value for key, value in own.items() if key not in chosen}
+    of_perceptrons = {"architecture", "latent", "exposure"} | set(MODEL["mlp"]) - set(MODEL["conv"])
+    fixed = given & of_perceptrons or options["prior"] == "diffusion"
+    own = small_set_settings(examples, shape, options["architecture"] if fixed else None)
+    if own and own["architecture"] != options["architecture"]:
+        latent = default_latent(options["levels"] if "levels" in given else None, own["architecture"])
+        options = options | {"latent": list(latent), "levels": len(latent)}
+    own = {key: value for key, value in own.items() if key not in given and value != options.get(key)}
     if own:
         words = ", ".join(" ".join(BY_NAME[key].words(value)) for key, value in own.items())
         console.say(f"few examples, {examples:,} of {math.prod(shape):,} numbers: {words}")
+    side = math.isqrt(math.prod(shape))
+    if own and len(shape) == 1 and side**2 == shape[0]:
+        console.say(f"if they are pictures, give them as (N, {side}, {side}): convolutions learn more from few")
     return options | own
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["kl_warmup_steps", "latent_settings", "lr_warmup_steps", "small_set_settings", "table_settings"]
 
 TABLE = {"latent": [16], "hidden": [256, 256], "batch_size": 256}
 WITH_GAPS = {"objective": "iwae", "samples": 5}
-SMALL_SET = {"hidden": [1000, 1000], "weight_decay": 1.0}
+SMALL_SET: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [1000, 1000], "weight_decay": 1.0},
+    "conv": {"channels": 32, "blocks": 1, "dropout": 0.1, "weight_decay": 0.1, "lr": 2e-3},
+}
 FEW, LARGE = 10_000, 256  # examples, and numbers of each, up to and from which a set is one of few large examples
+SIDE = 16  # pixels, from which an array of two dimensions is taken for a picture
 DISCRETE = {"objective": "loo", "samples": 4}
 
 
@@ -27,18 +32,30 @@ def table_settings(gaps: bool) -> dict[str, Any]:
     return {**TABLE, **(WITH_GAPS if gaps else {})}
 
 
-def small_set_settings(examples: int, numbers: int) -> dict[str, Any]:
-    """The default settings of a training of perceptrons on few large examples, such as pictures. Wide layers learn more
-    from few of them, at little cost; weight decay and the validation bound keep them from learning them by heart.
+def small_set_settings(examples: int, shape: Sequence[int], architecture: str | None = None) -> dict[str, Any]:
+    """The default settings of a training on few large examples. Of pictures, convolutions learn far more than
+    perceptrons; of others, wide layers learn more than narrow ones, at little cost. Dropout or weight decay, and the
+    validation bound, keep them from learning the examples by heart.
 
     Args:
         examples: N, for training.
-        numbers: of each.
+        shape: of each: (H, W) and (C, H, W) are pictures.
+        architecture: "mlp" or "conv", where it is not to be chosen.
 
-    >>> small_set_settings(4_000, 784), small_set_settings(50_000, 784)
-    ({'hidden': [1000, 1000], 'weight_decay': 1.0}, {})
+    >>> small_set_settings(4_000, (784,)), small_set_settings(50_000, (28, 28))
+    ({'architecture': 'mlp', 'hidden': [1000, 1000], 'weight_decay': 1.0}, {})
+    >>> small_set_settings(4_000, (28, 28))["architecture"]
+    'conv'
     """
-    return dict(SMALL_SET) if examples <= FEW and numbers >= LARGE else {}
+    if examples > FEW or math.prod(shape) < LARGE:
+        return {}
+    architecture = architecture or ("conv" if _are_pictures(shape) else "mlp")
+    return {"architecture": architecture, **SMALL_SET[architecture]}
+
+
+def _are_pictures(shape: Sequence[int]) -> bool:
+    """Whether examples of this shape are pictures, with a side that convolutions can make coarser twice."""
+    return (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3, 4))) and min(shape[-2:]) >= SIDE
 
 
 def latent_settings(family: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def test_the_help_says_what_there_is(capsys):
     out = " ".join(capsys.readouterr().out.split())
     for words in (
         "--hidden H1,H2,.. mlp: widths of the hidden layers of each network (default: 300,300; 1000,1000 for up to",
-        "--channels C conv: channels of the ladder (default: 64)",
+        "--channels C conv: channels of the ladder (default: 64; for up to 10,000 pictures 32)",
         "--markov / --all-above",
         "DATA is a built-in name",
     ):
@@ -314,16 +314,34 @@ def test_the_likelihood_is_chosen_by_the_values_and_said(values, likelihood, cap
 
 
 def test_few_large_examples_get_wide_layers_unless_others_are_asked_for(capsys):
-    np.savez("pictures.npz", x=(np.random.default_rng(0).random((40, 16, 16)) < 0.5).astype(np.uint8))
-    words = ["train", "pictures.npz", "--epochs", "1", "--no-compile"]
+    np.savez("flat.npz", x=(np.random.default_rng(0).random((40, 256)) < 0.5).astype(np.uint8))
+    words = ["train", "flat.npz", "--epochs", "1", "--no-compile"]
     assert main([*words, "--out", "wide"]) == 0
-    assert "few examples, 32 of 256 numbers: --hidden 1000,1000, --weight-decay 1" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "few examples, 32 of 256 numbers: --hidden 1000,1000, --weight-decay 1" in told
+    assert "give them as (N, 16, 16)" in told
     assert al.load("wide").config["hidden"] == [1000, 1000]
     assert main([*words, "--out", "narrow", "--hidden", "8"]) == 0
     assert "few examples, 32 of 256 numbers: --weight-decay 1" in capsys.readouterr().err
     assert al.load("narrow").config["hidden"] == [8]
     assert main([*words, "--out", "narrow", "--resume"]) == 0
     assert "few examples" not in capsys.readouterr().err
+
+
+def test_few_pictures_get_convolutions_unless_perceptrons_are_asked_for(capsys):
+    np.save("pictures.npy", (np.random.default_rng(0).random((40, 16, 16)) < 0.5).astype(np.uint8))
+    words = ["train", "pictures.npy", "--epochs", "1", "--no-compile", "--out"]
+    assert main([*words, "ladder", "--dropout", "0", "--levels", "1"]) == 0
+    told = "few examples, 32 of 256 numbers: --architecture conv, --channels 32, --blocks 1, --weight-decay 0.1"
+    assert told in capsys.readouterr().err
+    config = al.load("ladder").config
+    assert (config["architecture"], config["channels"], config["latent"]) == ("conv", 32, [32])
+    assert main([*words, "ladder", "--resume"]) == 0
+    assert "few examples" not in capsys.readouterr().err
+    for flag in (["--hidden", "8"], ["--latent", "4"], ["--architecture", "mlp"]):
+        assert main([*words, flag[0][2:], *flag]) == 0
+        assert "few examples, 32 of 256 numbers: --" in capsys.readouterr().err
+        assert al.load(flag[0][2:]).config["architecture"] == "mlp"
 
 
 def test_densities_are_in_the_units_of_the_data(capsys):
