@@ -37,7 +37,7 @@ from allegory.elements import Bins, Categories, Elements, Reals, TwoValues
 from allegory.exposure import in_proportion
 from allegory.factors import AroundFactors, begin_at_factors
 from allegory.given import Reading, check_sizes
-from allegory.initialization import init_output_bias, init_units
+from allegory.initialization import check_shape, init_output_bias, init_units
 from allegory.ladder import TopDown
 from allegory.likelihoods import (
     Likelihood,
@@ -66,7 +66,7 @@ from allegory.trees import TreeFamily
 
 __all__ = [
     "ACTIVATIONS", "DIFFUSED", "LATENT_FAMILIES", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent",
-    "diffusion", "masked_diffusion", "mlp",
+    "diffusion", "masked_diffusion", "mlp", "resize",
 ]  # fmt: skip
 
 PRIORS = priors.NAMES
@@ -83,6 +83,8 @@ LIKELIHOODS = likelihoods.NAMES
 
 DIFFUSED = ("bernoulli", "categorical", "discretized", "normal")
 """What x of a diffusion consists of, see `allegory.elements`."""
+
+MAX_PIXELS = 2**22  # that a start is looked for in, where all places have the same
 
 Net: TypeAlias = str | nn.Module | Callable[[Sequence[int], int], nn.Module]
 Block: TypeAlias = str | Callable[[int, int], nn.Module]
@@ -282,6 +284,7 @@ def conv(
     given: Sequence[int] | None = None,
     given_data: Tensor | None = None,
     posterior_blocks: int = 1,
+    any_size: bool = False,
 ) -> VAE:
     """A ladder of T levels of convolutions, as many as `latent` has numbers above 0, with a state through which p(z_t |
     z_{t+1}, ..., z_T) sees all levels above, and a residual top-down posterior: a small relative of Child's (2021) very
@@ -316,6 +319,8 @@ def conv(
             residual blocks; p(z_t | ...) and p(x | s_1) have `blocks` more of them for it.
         posterior_blocks: residual blocks in each posterior below the top, where the features of x and the state meet.
             With 0 a level costs little beside its blocks up and down, which have said what there is to say.
+        any_size: whether nothing in the model belongs to a place or to a size, so that `resize` gives it for images of
+            another size. The top is a grid then, and what p(x | s_1) begins with is the same everywhere.
 
     Raises:
         ValueError: as `mlp`; data that are not images; scales that do not divide their sides.
@@ -334,9 +339,12 @@ def conv(
     if scales is not None:
         _check_widths(scales=scales)
     if scales is None:
-        scales, padded = choose_scales(images, len(latent))
+        scales, padded = choose_scales(images, len(latent), single=not any_size)
     scales = list(scales)
     stem = math.gcd(scales[0], 4) if stem is None else stem
+    padded = padded or (any_size and any(side % scales[-1] for side in images[1:]))
+    if any_size and prior != "standard":
+        raise ValueError(f"any_size with prior={prior!r}: that prior is over a grid of one size; wanted 'standard'")
     likelihood, gaps = _gaps(likelihoods.in_columns(likelihood, event_shape), gaps, data)
     lowest = first_category(likelihood, lowest, data)
     likelihood, categories = likelihoods.canonical(likelihood, categories)
@@ -346,6 +354,7 @@ def conv(
         scales=scales, stem=stem, channels=channels, blocks=blocks, categories=categories, dropout=dropout,
         markov=markov, prior=_to_config(prior), components=components, checkpointed=checkpointed,
         **_said(lowest=lowest or None, padded=padded or None, gaps=gaps or None, given=[k] if k else None),
+        **_said(any_size=any_size or None),
     )  # fmt: skip
     name = activations.canonical(activation)
     if name != "GELU":  # omitted where it is the default: earlier runs do not record it, and have to resume
@@ -360,28 +369,73 @@ def conv(
     channels_of_x, height, width = images
     ladder = ConvLadder(
         latent, scales, stem, (height, width), channels, blocks, act, dropout, markov, checkpointed, lines, reading,
-        posterior_blocks,
+        posterior_blocks, any_size,
     )  # fmt: skip
     if any(ladder.kernel(scale) in ((1, 3), (3, 1)) for scale in (stem, *scales)):
         config["lines"] = True
-    family, input_layer = _likelihood_and_input(
-        likelihood, event_shape, categories, lowest, gaps, data, row_names, offset
-    )
-    outputs = output_width(family, event_shape)
-    bias = Offset(outputs, *event_shape[1:])
+    place = tuple(event_shape)  # the shape of what belongs to a place
+    if any_size:
+        data, row_names = _as_pixels(data, event_shape, row_names)
+        place = (*event_shape[:-2], 1, 1)
+    family, input_layer = _likelihood_and_input(likelihood, place, categories, lowest, gaps, data, row_names, offset)
+    outputs = output_width(family, place) // (place[0] if len(place) == 2 else 1)
+    bias = Offset(outputs, *place[-2:])
     if data is not None:
         init_output_bias(bias, family, data)
-    read, write = input_layer, bias
-    if len(event_shape) == 2:  # the first dimension of an event, by which parameters are counted, is not a channel
-        outputs //= height
+    read: nn.Module = input_layer
+    write: nn.Module = bias
+    if len(event_shape) == 2:  # the first dimension of an event is that by which a family counts
         read = nn.Sequential(input_layer, nn.Unflatten(-2, (-1, height)))
-        write = nn.Sequential(nn.Flatten(-3, -2), bias)
+        write = nn.Sequential(bias, nn.Flatten(-3, -2))
     encoder = ladder.encoder(read, input_width(input_layer, channels_of_x))
     decoders, states = ladder.decoders(family, outputs, write, len(event_shape))
     p_top = make_prior(prior, ladder.grid, encoder, components, event_shape, data)
     model = VAE(p_top, encoder, decoders, states or None)
     model.config = config
     return model
+
+
+def resize(model: VAE, event_shape: Sequence[int], **own: Any) -> VAE:
+    """The model, with the same weights, for images of another size. Its numbers are those of a model that never saw
+    such a size: honest likelihoods, of what was learned at the other.
+
+    Args:
+        model: of `conv(..., any_size=True)`.
+        event_shape: of x, (C, H, W) or (H, W).
+        own: the custom parts it was made with, as of `build`.
+
+    Raises:
+        ValueError: any other model; another number of channels.
+
+    >>> model = conv((1, 8, 8), "bernoulli", latent=[2], channels=8, blocks=1, any_size=True)
+    >>> resize(model, (1, 20, 30)).sample(2).shape
+    torch.Size([2, 1, 20, 30])
+    """
+    config = getattr(model, "config", None) or {}
+    if not config.get("any_size"):
+        raise ValueError(f"{type(model).__name__}: wanted a model of architectures.conv(..., any_size=True)")
+    if len(event_shape) != len(config["event_shape"]) or list(event_shape[:-2]) != config["event_shape"][:-2]:
+        raise ValueError(f"event_shape={list(event_shape)}: the model is of {config['event_shape']}, of any size")
+    with torch.random.fork_rng([]):
+        resized = build(config | {"event_shape": list(event_shape), "padded": False}, **own)
+    resized = resized.to(next(model.parameters()))
+    resized.load_state_dict(model.state_dict())
+    return resized.train(model.training)
+
+
+def _as_pixels(
+    data: Tensor | None, event_shape: Sequence[int], row_names: Sequence[Any] | None
+) -> tuple[Tensor | None, Sequence[Any] | None]:
+    """(n, C, 1, 1) pixels of evenly spaced examples, each for itself, and the names of the rows they are of."""
+    if data is None:
+        return None, None
+    check_shape(data, event_shape)
+    each = math.prod(event_shape[-2:])
+    step = math.ceil(len(data) * each / MAX_PIXELS)
+    rows = range(0, len(data), step)
+    pixels = data[::step] if len(event_shape) == 2 else data[::step].movedim(1, -1)
+    names = [row if row_names is None else row_names[row] for row in rows for _ in range(each)]
+    return pixels.reshape(-1, *event_shape[:-2], 1, 1), names
 
 
 def diffusion(

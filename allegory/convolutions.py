@@ -65,6 +65,7 @@ class ConvLadder:
         checkpointed: whether blocks are recomputed in the backward pass.
         lines: whether a grid one cell high has kernels of 1 x 3.
         reading: how what is given is read; None where nothing is.
+        any_size: whether the weights are the same for every size: no kernel and no layer depends on it.
     """
 
     latent: Sequence[int]
@@ -80,6 +81,7 @@ class ConvLadder:
     lines: bool = True
     reading: Reading | None = None
     posterior_blocks: int = 1
+    any_size: bool = False
 
     @property
     def levels(self) -> int:
@@ -98,18 +100,28 @@ class ConvLadder:
     @property
     def sides(self) -> tuple[int, int]:
         """Height and width of what the networks see: of x, with its padding."""
-        height, width = (side if side == 1 else _round_up(side, self.scales[-1]) for side in self.size)
+        height, width = (side if self._stays(side) else _round_up(side, self.scales[-1]) for side in self.size)
         return height, width
+
+    @property
+    def _is_padded(self) -> bool:
+        return self.any_size or self.sides != self.size  # by 0 and more, so that the layers are the same ones
 
     @property
     def grid(self) -> tuple[int, int, int]:
         """The shape of z_T, the coarsest grid, (*event_T)."""
-        height, width = (side if side == 1 else side // self.scales[-1] for side in self.sides)
+        height, width = (side if self._stays(side) else side // self.scales[-1] for side in self.sides)
         return self.latent[-1], height, width
+
+    def _stays(self, side: int) -> bool:
+        """Whether a side gets no coarser."""
+        return side == 1 and not self.any_size
 
     def kernel(self, scale: int) -> tuple[int, int]:
         """The kernel of a grid; across a grid of one cell a larger one would see only padding."""
         height, width = self.sides
+        if self.any_size:
+            return 3, 3
         if not self.lines and min(height, width) <= scale:
             return 1, 1
         return 3 if height > scale else 1, 3 if width > scale else 1
@@ -122,7 +134,7 @@ class ConvLadder:
             inputs: its channels.
         """
         up = [input_layer, *self._squeeze(inputs, self.stem)]
-        if self.sides != self.size:
+        if self._is_padded:
             (height, width), (high, wide) = self.size, self.sides
             up.insert(1, nn.ZeroPad2d((0, wide - width, 0, high - height)))
         if self.scales[0] > self.stem:
@@ -150,7 +162,7 @@ class ConvLadder:
         """
         stem, finer = self.stem, self.scales[0] // self.stem
         to_x = [*self._unsqueeze(self.channels, finer), self._body(stem)] if finer > 1 else []
-        crop = [Crop(*self.size)] if self.sides != self.size else []
+        crop = [Crop(*self.size)] if self._is_padded else []
         heads = [[*to_x, self.activation(), *self._unsqueeze(outputs, stem), *crop, offset]]
         widths = [self.latent[rung] for rung in self.rungs]
         heads += [[self.activation(), zeroed(nn.Conv2d(self.channels, 2 * z, 1))] for z in widths[:-1]]
@@ -227,7 +239,7 @@ class ConvLadder:
     def _factors(self, factor: int) -> tuple[int, int]:
         """By how much height and width get coarser: a side of one cell does not."""
         height, width = self.size
-        return 1 if height == 1 else factor, 1 if width == 1 else factor
+        return 1 if self._stays(height) else factor, 1 if self._stays(width) else factor
 
     def _squeeze(self, inputs: int, factor: int) -> list[nn.Module]:
         """Space to depth, and to the width of the ladder."""
@@ -240,11 +252,11 @@ class ConvLadder:
         return [nn.Conv2d(self.channels, outputs * a * b, 1), _depth_to_space(a, b)]
 
 
-def choose_scales(event_shape: Sequence[int], levels: int) -> tuple[list[int], bool]:
+def choose_scales(event_shape: Sequence[int], levels: int, single: bool = True) -> tuple[list[int], bool]:
     """Powers of two that divide both sides and leave a grid of at least 4 x 4 (else 1), and a single cell, spread
     evenly over the levels from the top. Where more than 16 cells a side would be left, other factors, too; and no
-    single cell, if that would still take hundreds of weights for each pair of channels. Where no factor serves, as of
-    primes, or of a line, the sides are padded to multiples of a power of two that leaves at most 9 cells.
+    single cell, if it is not wanted or would still take hundreds of weights for each pair of channels. Where no factor
+    serves, as of primes, or of a line, the sides are padded to multiples of a power of two that leaves at most 9 cells.
 
     Returns:
         The scales, and whether they are of padded sides.
@@ -264,7 +276,7 @@ def choose_scales(event_shape: Sequence[int], levels: int) -> tuple[list[int], b
         grids = [2**i for i in range(1, largest.bit_length())]
         sides = [_round_up(side, largest) for side in longer]
         padded = sides != longer
-    if len(set(sides)) == 1 and sides[0] <= 16 * grids[-1]:
+    if single and len(set(sides)) == 1 and sides[0] <= 16 * grids[-1]:
         grids.append(sides[0])
     return [grids[-1 - t * len(grids) // levels] for t in reversed(range(levels))], padded
 

@@ -37,7 +37,7 @@ from allegory.runtime.messages import no_tensor, reshaping
 from allegory.trees import TreeFamily
 from allegory.units import units_of, warn_of_outliers
 
-__all__ = ["init_output_bias", "init_units"]
+__all__ = ["check_shape", "init_output_bias", "init_units"]
 
 SPREAD = 1e15  # at most, or its inverse: sigma may be a thousand times larger, and is squared
 TOO_FAR = f"whose square float32 cannot hold; rescale it, such that its spread is between {1 / SPREAD:g} and {SPREAD:g}"
@@ -69,13 +69,7 @@ def init_units(
     Raises:
         ValueError: no tensor, or of another shape; for a density, data without a spread.
     """
-    if not isinstance(data, Tensor):
-        raise ValueError(no_tensor("data", data))
-    if data.shape[1:] != tuple(event_shape):
-        raise ValueError(
-            f"data: examples of shape {tuple(data.shape[1:])}, but event_shape={tuple(event_shape)}"
-            f"{reshaping(data.shape, event_shape)}"
-        )
+    check_shape(data, event_shape)
     if isinstance(family, ColumnsFamily):
         return _init_columns(input_layer, family, data, sizes)
     if isinstance(family, ObservedFamily):
@@ -85,6 +79,17 @@ def init_units(
         if isinstance(module, Standardize | Standardized):
             module.loc.copy_(loc)
             module.scale.copy_(scale)
+
+
+def check_shape(data: Tensor, event_shape: Sequence[int]) -> None:
+    """Raises a ValueError unless data are a tensor (N, *event)."""
+    if not isinstance(data, Tensor):
+        raise ValueError(no_tensor("data", data))
+    if data.shape[1:] != tuple(event_shape):
+        raise ValueError(
+            f"data: examples of shape {tuple(data.shape[1:])}, but event_shape={tuple(event_shape)}"
+            f"{reshaping(data.shape, event_shape)}"
+        )
 
 
 def _init_columns(input_layer: Any, family: ColumnsFamily, data: Tensor, sizes: Tensor | None = None) -> None:

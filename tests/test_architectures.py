@@ -396,6 +396,33 @@ def test_grey_pictures_without_a_channel_are_those_with_one(likelihood, shape):
     assert_close(*bounds, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal", "categorical", "poisson"])
+def test_a_model_of_any_size_knows_no_place(likelihood):
+    """What is shifted by the coarsest grid's scale has the same posterior a cell further on, away from the edges."""
+    torch.manual_seed(0)
+    x = torch.randn(9, 2, 8, 8) if likelihood == "normal" else torch.randint(2, (9, 2, 8, 8)).double()
+    model = conv(event_shape=(2, 8, 8), likelihood=likelihood, categories=3, data=x, any_size=True).eval()
+    for part in model.parameters():
+        part.data += 0.3 * torch.randn_like(part)
+    large, scale = architectures.resize(model, (2, 64, 64)), model.config["scales"][-1]
+    picture = x.mean() * torch.ones(1, 2, 64, 64)
+    picture[..., 28:36, 28:36] = x[:1]
+    q, shifted = (large.encode(y.double())[-1].mean for y in (picture, picture.roll(scale, -1)))
+    inner = slice(64 // scale // 2 - 1, 64 // scale // 2 + 2)
+    assert_close(q[..., inner, inner], shifted[..., inner, slice(inner.start + 1, inner.stop + 1)])
+    assert (q[..., inner, inner] - shifted[..., inner, inner]).abs().max() > 1e-3
+    torch.manual_seed(1)
+    bound = al.elbo(model(x))
+    torch.manual_seed(1)
+    assert_close(al.elbo(architectures.resize(large, (2, 8, 8))(x)), bound, rtol=0, atol=0)
+
+
+def test_a_model_of_any_size_begins_at_the_marginals_of_all_pixels():
+    x = (torch.rand(50, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.2).double()
+    model = conv(event_shape=(8, 8), data=x, any_size=True)
+    assert_close(model.sample(200).mean(), x.mean(), atol=0.05, rtol=0)
+
+
 def test_data_of_another_shape_are_not_stretched():
     with pytest.raises(ValueError, match=r"data: examples of shape \(1,\), but event_shape=\(2,\)"):
         architectures.mlp((2,), "normal", data=torch.randn(9, 1))
@@ -539,6 +566,11 @@ WRONG = {
     r"stem=3, scales=\[2, 8\]: 3 is not a multiple of 1": lambda: conv(stem=3),
     r"shape \(16, 12, 3\) look like images with the channels last; transpose them to \(3, 16, 12\)": lambda: (
         architectures.conv((16, 12, 3), "bernoulli", data=torch.rand(4, 16, 12, 3).round())
+    ),
+    r"any_size with prior='vamp'": lambda: architectures.conv((1, 8, 8), prior="vamp", any_size=True),
+    r"wanted a model of architectures.conv\(..., any_size=True\)": lambda: architectures.resize(conv(), (1, 9, 9)),
+    r"event_shape=\[2, 9, 9\]: the model is of \[1, 8, 8\], of any size": lambda: architectures.resize(
+        conv(any_size=True), (2, 9, 9)
     ),
     r"convolutions need images, \(C, H, W\), or grey ones, \(H, W\)": lambda: architectures.conv((5,), "bernoulli"),
     r"unknown architecture 'rnn'": lambda: architectures.build({"architecture": "rnn"}),

@@ -308,6 +308,8 @@ TRAINING = (
     Option("stem", NATURAL, None, "downsampling factor of the finest blocks", "F", CONV, shown="4 at most"),
     Option("blocks", DEPTH, 2, "residual blocks per level", "N", CONV, shown="2; for up to 10,000 pictures 1"),
     Option("posterior_blocks", WHOLE, 1, "residual blocks of each posterior; 0 makes deep ladders cheaper", "N", CONV),
+    Option("any_size", None, False, "nothing belongs to a place, so that compress and encode take images of any size",
+           of=CONV),
     Option("checkpointed", None, False, "activation checkpointing: less memory, a third more time", of=CONV),
     Option("prior", Choice(PRIORS), "standard", "p(z_T)"),
     Option("components", NATURAL, 500, "components of a mixture or a VampPrior", "K", ("prior", ("mixture", "vamp"))),
@@ -369,7 +371,7 @@ GROUPS = {
     "The model": (
         "levels", "latent", "latent_family", "latent_categories", "architecture", "hidden", "block", "top_down",
         "set_features", "factors", "markov", "channels", "scales", "stem", "blocks", "posterior_blocks",
-        "checkpointed", "prior", "components", "prior_levels", "dropout", "activation",
+        "any_size", "checkpointed", "prior", "components", "prior_levels", "dropout", "activation",
     ),
     "The data and the objective": (
         "split", "split_seed", "array", "given", "exposure", "size", "dynamic", "likelihood", "objective", "beta",

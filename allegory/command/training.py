@@ -46,7 +46,7 @@ MODEL = {  # the settings that each architecture takes
     ),
     "conv": (
         "latent", "dropout", "markov", "prior", "components", "activation", "scales", "stem", "channels", "blocks",
-        "posterior_blocks", "checkpointed",
+        "posterior_blocks", "any_size", "checkpointed",
     ),
 }  # fmt: skip
 

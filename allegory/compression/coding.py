@@ -32,6 +32,7 @@ from joblib import Parallel, delayed
 from torch import Size, Tensor
 from torch.distributions import Independent
 
+from allegory.architectures import resize
 from allegory.chain import at_levels
 from allegory.checks import check_counts
 from allegory.columnar import Columns
@@ -239,6 +240,7 @@ def compress(
         model: any VAE, of a prior that is normal, a mixture of normals or discrete. It is left alone: a copy works, in
             float64, on the CPU and in eval mode, so that dropout and the like do nothing.
         x: (N, *event) data; NaN is a gap, where the likelihood takes gaps, and which values are missing is coded, too.
+            Images of another size than the training's, where the model was made with any_size=True.
         given: c of a conditional model, (N, *context), or several. It is not in the file; who decompresses gives it.
         resolution: of x where the likelihood is a density: the step of which all numbers are multiples, (*event) or one
             for all. By default the largest step that x has, of each column of a table.
@@ -365,6 +367,7 @@ def _write(
     need_constriction()
     check_is_vae(model)
     check_counts(chunk=chunk, jobs=jobs)
+    model = _of_size(model, x.shape[1:])
     own = _in_float64(model)
     contexts = _checked(model, x, given)
     header = _header(own, x, contexts, resolution) | ({} if about is None else {"about": about})
@@ -388,7 +391,8 @@ def _read(stream: BinaryIO, model: VAE, given: Given, rows: slice | None, jobs: 
     need_constriction()
     check_is_vae(model)
     check_counts(jobs=jobs)
-    reader, own = Reader(stream), _in_float64(model)
+    reader = Reader(stream)
+    own = _in_float64(_of_size(model, reader.header["event"]))
     if reader.header["model"] != _checksum(own):
         raise ValueError(
             f"this file was made with another model, or with other weights (checksum {reader.header['model'][:8]}, not "
@@ -439,6 +443,11 @@ def _header(own: VAE, x: Any, contexts: Contexts, resolution: Any) -> dict[str, 
         resolution=steps,
         grids=grids,
     )
+
+
+def _of_size(model: VAE, event_shape: Sequence[int]) -> VAE:
+    """The model, for examples of this shape where it is one of any size."""
+    return resize(model, event_shape) if (model.config or {}).get("any_size") else model
 
 
 def _in_float64(model: VAE) -> VAE:

@@ -81,7 +81,7 @@ MODEL = {
     "stem": COUNT, "channels": COUNT, "blocks": COUNT, "posterior_blocks": INDEX,
     "categories": _either(COUNT, NOTHING), "components": COUNT, "activation": NAME, "block": NAME, "prior": NAME,
     "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
-    "lowest": WHOLE, "padded": SWITCH, "gaps": SWITCH, "set_features": COUNT, "exposure": INDEX,
+    "lowest": WHOLE, "padded": SWITCH, "any_size": SWITCH, "gaps": SWITCH, "set_features": COUNT, "exposure": INDEX,
     "levels": _either(COUNT, NOTHING), "net": NAME, "predicts": TEXT, "log_snr": _list_of(FINITE, 2),
     "learned": SWITCH, "spread": SWITCH, "width": COUNT, "bins": COUNT, "prior_levels": COUNT,
     "given": _list_of(COUNT, 1), "latent_family": _either(TEXT, _list_of(TEXT)), "latent_categories": COUNT,

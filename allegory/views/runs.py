@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from allegory.architectures import resize
 from allegory.chain import at_levels
 from allegory.data.conditions import Condition, choose_given, recorded_conditions
 from allegory.data.description import is_described, recorded_offset
@@ -423,7 +424,8 @@ class Run:
             given = self.read_given(x) if given is None else given
             x = self.read(x)
         contexts = tuple(c.to(self.device) for c in as_contexts(given, len(x)))
-        return self._with_seed(seed, lambda: posterior_moments(self.model, x.to(self.device), given=contexts))
+        model = resize(self.model, x.shape[1:]) if self._fits_any_size(x) else self.model
+        return self._with_seed(seed, lambda: posterior_moments(model, x.to(self.device), given=contexts))
 
     def read_given(self, source: Any, array: str | None = None) -> Tensor | None:
         """(N, k) what is given with the examples of a source, as this run names it; None for an unconditional run.
@@ -438,8 +440,8 @@ class Run:
 
     def read(self, source: Any, array: str | None = None, strict: bool = False) -> Tensor:
         """All examples of a path, or the test split of a built-in set, (N, *event), as this model takes them: two
-        values as 0 and 1 where it was trained on binary data, images scaled to the size it was trained on, the columns
-        of a table by their names.
+        values as 0 and 1 where it was trained on binary data, images scaled to the size it was trained on, or in their
+        own where the model is of any size, the columns of a table by their names.
 
         Args:
             source: a path, or a built-in name; or a frame, where it was trained on a table.
@@ -458,13 +460,13 @@ class Run:
             values = two_values(x) if self._is_bernoulli else None
             return x if values is None else to_binary(x, values)
         folder, shape = Path(source).is_dir(), about["event_shape"]
-        size = about.get("size") if folder else None
+        size = about.get("size") if folder and not self._is_of_any_size else None
         channels = shape[0] if folder and len(shape) == 3 and shape[0] in (1, 3) else None
         dynamic = about["dynamic"] and str(source) == about["source"]
         offset = 0.0 if self.offset is None else self.offset
         asked = {} if folder else {"gaps": self.gap_codes, "given": [part.name for part in self.conditions]}
         x = read(source, dynamic=dynamic, array=array, size=size, offset=offset, channels=channels, **asked)
-        if list(x.shape[1:]) != about["event_shape"]:
+        if list(x.shape[1:]) != about["event_shape"] and not self._fits_any_size(x):
             raise ValueError(
                 f"{source} has examples of shape {tuple(x.shape[1:])}, {self.path} was trained on "
                 f"{tuple(about['event_shape'])}"
@@ -719,7 +721,7 @@ class Run:
     def _unlike_training(self, x: Any) -> str:
         """Where the values of x, (N, *event), are far from what the encoder reads as usual, in words; else ""."""
         reads = [part for part in self.model.encoders.modules() if isinstance(part, Standardize)]
-        if not reads or reads[0].loc.shape != x.shape[1:]:
+        if not reads or (reads[0].loc.shape != x.shape[1:] and not self._is_of_any_size):
             return ""
         with torch.no_grad():
             y = reads[0](x[:COMPARED_ROWS].to(self.device)).double()
@@ -731,6 +733,17 @@ class Run:
         if len(y) >= MIN_ROWS and 0 < spread < 1 / FAR_SPREADS:
             return f"its values vary by {spread:.2g} of what the training data do; are they in the same units?"
         return ""
+
+    @property
+    def _is_of_any_size(self) -> bool:
+        return bool((self.model.config or {}).get("any_size"))
+
+    def _fits_any_size(self, x: Any) -> bool:
+        """Whether x, (N, *event), are images that the model takes once it is resized."""
+        if not self._is_of_any_size or self.offset is not None:
+            return False
+        shape, own = list(x.shape[1:]), (self.model.config or {})["event_shape"]
+        return len(shape) == len(own) and shape[:-2] == own[:-2]
 
     @cached_property
     def _is_bernoulli(self) -> bool:

@@ -139,6 +139,21 @@ def test_a_folder_of_images_comes_back_with_their_names(bits_run, tmp_path):
     assert np.array_equal(again["x"], np.load(path)[:3])
 
 
+def test_pictures_of_another_size_come_back(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, shape in (("small", (20, 8, 8)), ("large", (4, 20, 13))):
+        np.save(f"{name}.npy", (rng.random(shape) < 0.3).astype(np.uint8))
+    words = ["--architecture", "conv", "--channels", "4", "--blocks", "1", "--epochs", "1", "--no-compile"]
+    assert main(["train", "small.npy", "--out", "run", *words]) == 0
+    assert "large.npy has examples of shape (20, 13)" in fails(capsys, "compress", "run", "large.npy", "--out", "x.alg")
+    assert main(["train", "small.npy", "--out", "any", "--any-size", *words]) == 0
+    assert main(["compress", "any", "large.npy", "--out", "x.alg"]) == 0
+    assert main(["decompress", "any", "x.alg", "--out", "again.npy"]) == 0
+    assert np.array_equal(np.load("again.npy"), np.load("large.npy"))
+    assert main(["encode", "any", "large.npy", "--out", "codes.npz"]) == 0
+    assert np.load("codes.npz")["z1_mean"].shape[0] == 4
+
+
 def test_what_cannot_come_back_is_refused(table_run, tmp_path, capsys):
     header, first, *others = rows().splitlines()
     cases = {

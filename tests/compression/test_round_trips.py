@@ -108,6 +108,15 @@ def test_pictures_of_several_levels():
     assert same(al.decompress(model, al.compress(model, x)), x)
 
 
+@pytest.mark.parametrize("event", [(3, 8, 8), (3, 9, 20), (3, 1, 5)], ids=str)
+def test_pictures_of_another_size(event):
+    seen, x = torch.randint(0, 256, (20, 3, 8, 8)).double(), torch.randint(0, 256, (5, *event)).double()
+    model = al.architectures.conv((3, 8, 8), "discretized_logistic", channels=8, blocks=1, any_size=True, data=seen)
+    assert same(al.decompress(model, al.compress(model, x)), x)
+    own = al.architectures.resize(model, event)
+    assert same(al.decompress(own, al.compress(own, x)), x)
+
+
 def test_what_is_given_is_not_in_the_file():
     x, c = (torch.rand(30, 5) < 0.5).double(), torch.randn(30, 2)
     model = al.architectures.mlp((5,), "bernoulli", latent=[3, 2], hidden=[6], given=(2,), given_data=c)
