@@ -145,6 +145,7 @@ def test_pictures_of_another_size_come_back(tmp_path, capsys):
         np.save(f"{name}.npy", (rng.random(shape) < 0.3).astype(np.uint8))
     words = ["--architecture", "conv", "--channels", "4", "--blocks", "1", "--epochs", "1", "--no-compile"]
     assert main(["train", "small.npy", "--out", "run", *words]) == 0
+    capsys.readouterr()
     assert "large.npy has examples of shape (20, 13)" in fails(capsys, "compress", "run", "large.npy", "--out", "x.alg")
     assert main(["train", "small.npy", "--out", "any", "--any-size", *words]) == 0
     assert main(["compress", "any", "large.npy", "--out", "x.alg"]) == 0
