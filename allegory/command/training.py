@@ -109,6 +109,9 @@ def train(
     reading = {key: options[key] for key in READING} | {"given": names(options["given"])}
     with console.naming_flags():
         source = load_together(data, seed=options["split_seed"], **reading, **_said_of_table(options))
+    if chosen.get("split_seed") and (source.place is None or options["split"] == "ordered"):
+        why = f"{data} is built in and has its own splits" if source.place is None else "--split ordered draws nothing"
+        raise ValueError(f"--split-seed {chosen['split_seed']}: {why}; wanted it for a path that is split at random")
     options = _for_table(options, {*stored, *chosen}, source)
     options = options if stored else _for_small_set(options, {*chosen}, source)
     options = _for_latents(options, {*stored, *chosen})

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from allegory.data.offsets import find_offset
 from allegory.data.ranges import Range, as_conditions_of, as_range
 
 __all__ = [
@@ -144,6 +145,12 @@ def as_conditions(name: str, raw: Mapping[str, Any], where: str = "given", expos
             f"{where}, {name}: {len(categories):,} different labels, wanted {MOST_CATEGORIES:,} at most; numbers that "
             "have a size are read as such where they are saved as floats"
         )
+    offset = None if categories else find_offset(train.reshape(len(train), -1))
+    if offset is not None:
+        raise ValueError(
+            f"{where}: float32 cannot tell the values of {name}, which are given, apart; subtract an offset, such as "
+            f"{offset[offset != 0][0]:.16g}, from them in the file"
+        )
     part = Condition(str(name), categories, len(categories) or (train.shape[1] if train.ndim == 2 else 1))
     return Conditions((part,), {split: encode_conditions(part, x, f"{where}, {split}") for split, x in raw.items()})
 
@@ -202,9 +209,10 @@ def encode_conditions(part: Condition, raw: Any, where: str = "given") -> Tensor
     words = [str(value) for value in raw]
     for row, word in enumerate(words):
         if word not in places:
+            sizes = "; if it has a size, give it as a number, a float (of a table --column NAME=real)"
             raise ValueError(
                 f"{where}: {part.name} is {word!r} in row {row}, and nowhere in the training data: the model would know"
-                " no such category; leave those rows out, or split in another way"
+                f" no such category; leave those rows out, or split in another way{sizes if word.isdigit() else ''}"
             )
     found = torch.tensor([places[word] for word in words], dtype=torch.long)
     return torch.nn.functional.one_hot(found, part.count).float()

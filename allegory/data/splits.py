@@ -53,6 +53,7 @@ from allegory.data.tables import (
     READING,
     as_frame,
     infer_schema,
+    is_csv,
     is_table,
     read_given_column,
     read_table,
@@ -165,9 +166,11 @@ class Data:
 
     def _in_columns(self) -> Data:
         """The data as numbers of the columns of their schema."""
-        schema = self.columns
         if self.schema is not None:
             return self
+        schema, vectors = self.columns, len(self.event_shape) == 1 and isinstance(self.train, Tensor)
+        if schema is None and vectors and not self.dynamic:
+            schema = infer_schema(self._vectors(), self.asked, self.name)
         if schema is None:
             raise ValueError(
                 f"{self.name}: {tuple(self.event_shape)} is no row of a table; columns is the likelihood of vectors"
@@ -402,12 +405,20 @@ def load(
         "indicators": indicators if isinstance(indicators, bool) else as_list(indicators),
     }  # fmt: skip
     said = {key: value for key, value in asked.items() if value or value is False}
+    _check_is_csv(source, said)
     data = _load(
         source, dynamic=dynamic, seed=seed, split=split, array=array, size=size, given=given, exposure=exposure, **said
     )
     for line in [] if _is_builtin(source) else caveats(data):
         warnings.warn(f"{source}: {line}", stacklevel=2)
     return data
+
+
+def _check_is_csv(source: str | Path, said: Mapping[str, Any]) -> None:
+    """Checks that what is said of how a CSV file is written is said of one."""
+    of_csv = [key for key in READING if key in said and key != "gaps"]
+    if of_csv and not is_csv(source):
+        raise ValueError(f"{source} is no CSV file; {of_csv[0]}={said[of_csv[0]]!r} says how one is written")
 
 
 def _load(source: str | Path, *, dynamic: bool = False, **choices: Any) -> Data:

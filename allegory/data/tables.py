@@ -32,6 +32,7 @@ __all__ = [
     "as_name",
     "check_names",
     "infer_schema",
+    "is_csv",
     "is_table",
     "read_given_column",
     "read_table",
@@ -55,6 +56,15 @@ def is_table(path: Any) -> bool:
     (True, False)
     """
     return str(path).lower().endswith(SUFFIXES)
+
+
+def is_csv(path: Any) -> bool:
+    """Whether a path is that of a table in a CSV file, by its end.
+
+    >>> is_csv("people.csv.gz"), is_csv("people.parquet")
+    (True, False)
+    """
+    return is_table(path) and not str(path).lower().endswith((".parquet", ".pq"))
 
 
 def read_table(path: Path, reading: Mapping[str, Any]) -> Any:

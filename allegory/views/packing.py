@@ -298,7 +298,8 @@ def _own_values(source: Any, array: str | None, run: Run) -> Any:
 def _smallest(values: Any) -> Any:
     """The array in the smallest type that has its values."""
     for dtype in ("uint8", "float32"):
-        small = values.astype(dtype)
+        with np.errstate(invalid="ignore", over="ignore"):  # a gap is no byte
+            small = values.astype(dtype)
         if _equal(small.astype(values.dtype), values):
             return small
     return values

@@ -41,7 +41,7 @@ from allegory.evaluation.moments import posterior_moments
 from allegory.evaluation.passes import few_particles, pairs_per_pass
 from allegory.evaluation.speed import choose_speed
 from allegory.family import BernoulliFamily
-from allegory.given import Contexts, Given, as_contexts, take_rows
+from allegory.given import Contexts, Given, Reading, as_contexts, take_rows
 from allegory.model import VAE
 from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device
@@ -332,7 +332,9 @@ class Run:
             said = {parts[0].name: said}
         each = said.keys() == {part.name for part in parts} and not any(map(as_range, said.values()))
         train = torch.empty(0, sum(part.count for part in parts)) if each else self.data.given_with("train")[0]
-        return choose_given(parts, said, train, n, seed)
+        c = choose_given(parts, said, train, n, seed)
+        self._warn_of_far(c, "given")
+        return c
 
     def _given_with(self, split: str, rows: Tensor | slice = slice(None)) -> Contexts:
         """What is given with examples of the data, on the run's device."""
@@ -434,9 +436,28 @@ class Run:
             source: a path; or a frame, where the run was trained on a table.
             array: as in `read`.
         """
-        if self.is_table:
-            return rows.given_rows(self, rows.open_rows(self, source, array))
-        return None if self.given_about is None else read_given(source, self.given_about, array)
+        if self.given_about is None:
+            return None
+        table = self.is_table
+        c = rows.given_rows(self, rows.open_rows(self, source, array)) if table else None
+        c = read_given(source, self.given_about, array) if c is None else c
+        self._warn_of_far(c, source if isinstance(source, str | Path) else "the frame")
+        return c
+
+    def _warn_of_far(self, c: Tensor, where: Any) -> None:
+        """Warns of what is given, (n, k), where most of a number is far from those of the training data."""
+        reads = next((part for part in self.model.modules() if isinstance(part, Reading) and not part.hidden), None)
+        if reads is None or reads.loc.shape != c.shape[1:]:
+            return
+        with torch.no_grad():
+            away, i = reads(c.to(self.device)).abs().nan_to_num().median(0).values.max(0)
+        if away > FAR_SPREADS:
+            name = [part.name for part in self.conditions for _ in range(part.count)][i]
+            warnings.warn(
+                f"{where}: {name} is {away:,.3g} spreads of the training data away from their middle, where the model "
+                "has seen nothing; is it in the same units?",
+                stacklevel=3,
+            )
 
     def read(self, source: Any, array: str | None = None, strict: bool = False) -> Tensor:
         """All examples of a path, or the test split of a built-in set, (N, *event), as this model takes them: two

@@ -825,3 +825,12 @@ def test_the_ends_of_names_are_read_in_any_case(tmp_path):
     run = al.save(al.architectures.mlp((1, 8, 8), "bernoulli", [2], [4]), tmp_path / "run")
     assert main(["sample", str(run), "--count", "4", "--out", "samples.PNG"]) == 0
     assert Path("samples.PNG").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_has_no_effect_on_these_data_is_refused(tmp_path, capsys):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(40, 2)))
+    for flag, value in (("--delimiter", ";"), ("--decimal", ","), ("--encoding", "utf-8")):
+        assert "x.npy is no CSV file" in fails(capsys, "train", "x.npy", "--out", "run", flag, value)
+    for words in (["digits"], ["x.npy", "--split", "ordered"]):
+        assert "at random" in fails(capsys, "train", *words, "--split-seed", "3", "--out", "run")
+    assert not Path("run").exists()

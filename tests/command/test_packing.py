@@ -215,3 +215,15 @@ def test_every_mistake_is_one_line(table_run, bits_run, tmp_path, capsys, monkey
     monkeypatch.setitem(sys.modules, "constriction", None)
 
     assert "constriction" in fails(capsys, "compress", run, path, "--out", "y.alg")
+
+
+def test_an_array_with_gaps_comes_back(bits_run, tmp_path, capsys):
+    model = al.architectures.mlp((4,), "bernoulli", [2], [4], gaps=True)
+    x = np.where(np.arange(80).reshape(20, 4) % 7 == 0, np.nan, np.arange(80).reshape(20, 4) % 2)
+    np.save("x.npy", x)
+    run = al.save(model, tmp_path / "run")
+    capsys.readouterr()
+    assert main(["compress", str(run), "x.npy", "--out", "x.alg"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["decompress", str(run), "x.alg", "--out", "again.npy"]) == 0
+    np.testing.assert_array_equal(np.load("again.npy"), x)

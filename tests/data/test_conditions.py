@@ -210,3 +210,19 @@ def test_digits_are_learned_better_with_their_labels():
     distance = torch.cdist(drawn.flatten(1), train.flatten(1))
     nearest = c.argmax(1)[distance.argmin(1)]
     assert (nearest == torch.arange(10).repeat_interleave(20)).float().mean() > 0.7
+
+
+def test_numbers_that_are_given_keep_their_digits(tmp_path):
+    seconds, x = np.random.default_rng(0).uniform(0, 600, 60), np.zeros((60, 2))
+    assert as_conditions("time", {"train": seconds}).values["train"].unique().numel() == 60
+    with pytest.raises(ValueError, match=r"float32 cannot tell the values of time, .*, apart; subtract an offset"):
+        as_conditions("time", {"train": 1.7e9 + seconds})
+    assert as_conditions("year", {"train": 2000.0 + np.arange(60)}).values["train"].unique().numel() == 60
+    np.savez(tmp_path / "x.npz", x=x, time=1.7e9 + seconds)
+    with pytest.raises(ValueError, match="subtract an offset"):
+        load(tmp_path / "x.npz", given="time")
+
+
+def test_whole_numbers_that_are_given_may_have_a_size():
+    with pytest.raises(ValueError, match="if it has a size, give it as a number"):
+        as_conditions("year", {"train": np.arange(1990, 2000), "valid": np.array([2003])})

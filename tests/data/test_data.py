@@ -949,3 +949,13 @@ def test_float32_has_the_numbers_that_stand_for_gaps_only_rounded():
     for code in (-999.9, 1e20):
         x[3:5] = code
         assert Schema.infer({"a": x}, gaps=[code]).columns[0].gaps == 2
+
+
+def test_vectors_of_real_numbers_are_columns_where_that_is_asked_for(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    np.save(tmp_path / "x.npy", x)
+    data = splits.load(tmp_path / "x.npy")
+    assert data.choose_likelihood()[0] == "normal"
+    scored, about = data.scored_as("columns")
+    assert [column.kind for column in scored.schema.columns] == ["real", "real"]
+    assert about["likelihood"] == "columns"

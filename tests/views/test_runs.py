@@ -431,3 +431,24 @@ def test_a_run_and_its_data_stay_where_they_were_opened(tmp_path, monkeypatch):
         scored, about = data.scored_as("columns")
         assert scored.schema.columns[0].range[0] >= mean - 1
         assert about["source"] == run.source
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_given_far_from_the_training_data_is_told(capsys):
+    rng = np.random.default_rng(0)
+    year = rng.integers(1950, 2020, 200).astype(float)
+    x = rng.normal(size=(200, 2))
+    np.savez("x.npz", x=x, year=year)
+    train = ["train", "x.npz", "--given", "year", "--out", "run", "--epochs", "1", "--hidden", "8", "--latent", "2"]
+    assert main(train) == 0
+    run = al.Run("run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.read_given("x.npz")
+        run.given_as({"year": 2030}, 3)
+        run.given_as({"year": (1960, 1980)}, 3)
+    with pytest.warns(UserWarning, match="given: year is 4.* spreads of the training data away from their middle"):
+        run.given_as({"year": 3000}, 3)
+    np.savez("x.npz", x=x, year=1000 * year)
+    with pytest.warns(UserWarning, match="x.npz: year is .* spreads .*; is it in the same units"):
+        run.read_given("x.npz")
