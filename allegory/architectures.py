@@ -47,7 +47,7 @@ from allegory.likelihoods import (
     make_input,
     output_width,
 )
-from allegory.masked import MaskedDiffusion, Values
+from allegory.masked import MaskedDiffusion, Unmasking, Values
 from allegory.model import VAE
 from allegory.networks import (
     ColumnSet,
@@ -524,7 +524,7 @@ def masked_diffusion(
     width: int | None = None,
     blocks: int | None = None,
     dropout: float = 0.0,
-    categories: int | None = None,
+    categories: int | Sequence[int] | None = None,
     lowest: int | None = None,
     data: Tensor | None = None,
 ) -> MaskedDiffusion:
@@ -539,14 +539,14 @@ def masked_diffusion(
             (codes, log_odds) -> logits, see `MaskedDiffusion`; or a callable (shape of codes, channels of logits) ->
             such a module.
         width, blocks, dropout: as in `diffusion`.
-        categories: k of "categorical".
+        categories: k of "categorical"; or one for each channel, (C,), as the columns of a table have them.
         lowest: the first of the categories, as in `mlp`.
         data: (N, *event) training data, at whose marginals it begins.
 
     Raises:
         ValueError: levels < 1; an unknown name; data of another shape.
 
-    >>> model = masked_diffusion((3,), "categorical", categories=4, width=16, blocks=1)
+    >>> model = masked_diffusion((3,), "categorical", categories=[4, 2, 9], width=16, blocks=1)
     >>> model.sample(2).shape, model.eval()(torch.zeros(5, 3)).log_weight.shape
     (torch.Size([2, 3]), torch.Size([1, 5]))
     """
@@ -560,19 +560,18 @@ def masked_diffusion(
     width, blocks = _sizes(net, width, blocks)
     config = dict(
         architecture="masked_diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
-        net=_to_config(net), width=width, blocks=blocks, dropout=dropout, categories=categories,
+        net=_to_config(net), width=width, blocks=blocks, dropout=dropout,
+        categories=list(categories) if isinstance(categories, Sequence) else categories,
         **_said(lowest=lowest or None),
     )  # fmt: skip
     if data is not None:
         _check_data(data, event_shape)
     k = 2 if likelihood == "bernoulli" or categories is None else categories
     values = Values(*event_shape, k=k, lowest=lowest, data=data)
-    channels, *rest = event_shape
+    reads = (values.reads, *event_shape[1:])
+    model = MaskedDiffusion(_denoiser(net, reads, values.writes, width, blocks, dropout, waves=0), values, levels)
     if data is not None:
-        family = make_family(likelihood, event_shape, categories, lowest)
-        check_support(family(torch.zeros(1, family.size * channels, *rest), len(event_shape)), data, "data")
-    reads = ((k + 1) * channels, *rest)
-    model = MaskedDiffusion(_denoiser(net, reads, k * channels, width, blocks, dropout, waves=0), values, levels)
+        check_support(Unmasking(data[:1], values, torch.ones(1)), data, "data")
     model.config = config
     return model
 

@@ -31,13 +31,17 @@ chain of `levels=None`; its rates have the form of those above.
 In training s is drawn anew for each example, from 1 to T, and stands for the whole sum, log p(x | z_1) included, which
 is its term of s = 1: such a trace has a `log_px` where s is 1, and a `kl` where it is not.
 
+The C channels of x may have numbers of values of their own, as the columns of a table do, k_1, ..., k_C. What a channel
+does not have the network neither reads nor puts out, and its log p is -inf; k is the largest of them.
+
 Shapes: S particles, B batch; x is (B, C, *rest), z_t (S, B, C, *rest) of codes 0, ..., k - 1, and k where masked;
-logits are (S, B, k C, *rest).
+logits are (S, B, k C, *rest), or (S, B, k_1 + ... + k_C, *rest).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -88,6 +92,8 @@ class Unmasking(Distribution):
     def support(self) -> Any:
         """Of x where all is shown."""
         lowest, k = self.coding.lowest, self.coding.k
+        if self.coding.sizes is not None:
+            return constraints.integer_interval(lowest, lowest + self.coding.sizes - 1)
         return constraints.boolean if (lowest, k) == (0, 2) else constraints.integer_interval(lowest, lowest + k - 1)
 
     @property
@@ -200,20 +206,42 @@ class Values(nn.Module):
 
     Args:
         event_shape: of x, (C, *rest).
-        k, lowest: the values.
+        k: how many values there are; or of each channel, (C,).
+        lowest: the first of them.
         data: (N, *event) training data, of which p begins as the marginals.
+
+    Attributes:
+        k: the largest number of values.
+        reads, writes: how many channels of codes, and of logits, there are.
+        sizes: (C, 1, ...) the numbers of values, where the channels differ; else None.
 
     >>> values = Values(2, k=2)
     >>> values.read(torch.tensor([[1.0, 2.0]]))                 # of each code whether it is 0, is 1, is masked
     tensor([[0., 0., 1., 0., 0., 1.]])
+    >>> Values(2, k=[3, 2]).log_p(torch.zeros(1, 5)).exp()      # the second element is never 2
+    tensor([[[0.3333, 0.5000],
+             [0.3333, 0.5000],
+             [0.3333, 0.0000]]])
     """
 
-    def __init__(self, *event_shape: int, k: int, lowest: int = 0, data: Tensor | None = None) -> None:
+    def __init__(self, *event_shape: int, k: int | Sequence[int], lowest: int = 0, data: Tensor | None = None) -> None:
         super().__init__()
-        if k < 2:
+        channels, each = event_shape[0], [k] * event_shape[0] if isinstance(k, int) else list(k)
+        if len(each) != channels:
+            raise ValueError(f"categories={each}: wanted one number for each of the {channels} channels of x")
+        if min(each) < 2:
             raise ValueError(f"categories={k}: wanted two or more")
+        k = max(each)
         self.event_shape, self.k, self.lowest, self.mask = tuple(event_shape), k, lowest, lowest + k
         self.one_hot = OneHot(k + 1, len(event_shape), lowest)
+        self.reads, self.writes = sum(each) + channels, sum(each)
+        self.sizes: Tensor | None
+        self.exist: Tensor  # the places of the codes that there are among the (k + 1) C, of the masked as well
+        different = len(set(each)) > 1
+        sizes = torch.tensor(each).view(-1, *[1] * (len(event_shape) - 1)) if different else None
+        exist = [v * channels + c for v in range(k + 1) for c in range(channels) if v < each[c] or v == k]
+        self.register_buffer("sizes", sizes, persistent=False)
+        self.register_buffer("exist", torch.tensor(exist) if different else None, persistent=False)
         logits = torch.zeros(k, *event_shape)
         if data is not None:
             counts = torch.stack([(data == lowest + v).sum(0) for v in range(k)]) + 0.5
@@ -221,16 +249,21 @@ class Values(nn.Module):
         self.logits = nn.Parameter(logits)
 
     def read(self, z: Tensor) -> Tensor:
-        """(*batch, (k + 1) C, *rest) of codes (*batch, C, *rest), as a network reads them."""
-        return self.one_hot(z)
+        """(*batch, reads, *rest) of codes (*batch, C, *rest), as a network reads them."""
+        codes = self.one_hot(z)
+        return codes if self.sizes is None else codes.index_select(-len(self.event_shape), self.exist)
 
     def log_p(self, phi: Tensor) -> Tensor:
-        """(*batch, k, C, *rest) log p_d(v), of what the network puts out, (*batch, k C, *rest)."""
-        channel = -len(self.event_shape)
-        return (to_float32(phi).unflatten(channel, (self.k, -1)) + self.logits).log_softmax(channel - 1)
+        """(*batch, k, C, *rest) log p_d(v), of what the network puts out, (*batch, writes, *rest)."""
+        channel, phi = -len(self.event_shape), to_float32(phi)
+        if self.sizes is not None:
+            shape = (*phi.shape[:channel], self.k * self.event_shape[0], *self.event_shape[1:])
+            phi = phi.new_full(shape, -math.inf).index_copy(channel, self.exist[: self.writes], phi)
+        return (phi.unflatten(channel, (self.k, -1)) + self.logits).log_softmax(channel - 1)
 
     def extra_repr(self) -> str:
-        return f"{', '.join(map(str, self.event_shape))}, k={self.k}"
+        k = self.k if self.sizes is None else self.sizes.flatten().tolist()
+        return f"{', '.join(map(str, self.event_shape))}, k={k}"
 
 
 class AllMasked(nn.Module):
@@ -266,14 +299,14 @@ class _Unmasking(Steps):
     def log_p(self, z: Tensor) -> Tensor:
         """(*batch, k, C, *rest) log p_d(v | z)."""
         values, dims = self.values, len(self.values.event_shape)
-        batch, (channels, *rest) = z.shape[: z.dim() - dims], values.event_shape
+        batch, rest = z.shape[: z.dim() - dims], values.event_shape[1:]
         count = (z == values.mask).flatten(-dims).sum(-1).to(z.dtype)
         odds = torch.log((math.prod(values.event_shape) - count + 0.5) / (count + 0.5))
         phi = self.net(values.read(z), odds)
-        if phi.shape != (*batch, values.k * channels, *rest):
+        if phi.shape != (*batch, values.writes, *rest):
             raise ValueError(
                 f"the network was given z of shape {tuple(z.shape)}, as {tuple(values.read(z).shape)}, and gave "
-                f"{tuple(phi.shape)}, wanted {(*batch, values.k * channels, *rest)}"
+                f"{tuple(phi.shape)}, wanted {(*batch, values.writes, *rest)}"
             )
         with without_autocast():
             return values.log_p(phi)
@@ -295,7 +328,8 @@ class MaskedDiffusion(FixedChain):
 
     Args:
         net: (codes, log_odds) -> logits: codes as `Values.read` gives them, (*batch, (k + 1) C, *rest), the log-odds of
-            an element to be shown, (*batch), and logits (*batch, k C, *rest).
+            an element to be shown, (*batch), and logits (*batch, k C, *rest). Where the channels have numbers of values
+            of their own, codes are (*batch, k_1 + ... + k_C + C, *rest), logits (*batch, k_1 + ... + k_C, *rest).
         values: what x consists of.
         levels: T; None for infinitely many, of which D matter, one for each element.
 
@@ -346,7 +380,8 @@ class MaskedDiffusion(FixedChain):
         count = sum(p.numel() for p in self.parameters())
         levels = f"{len(own)} levels" + (", one for each element" if own.one else "")
         shape = "x".join(map(str, own.values.event_shape))
-        return f"MaskedDiffusion: {levels}, x {shape} of {own.values.k} values; {count:,} parameters"
+        of = f"{own.values.k} values" if own.values.sizes is None else f"up to {own.values.k} values"
+        return f"MaskedDiffusion: {levels}, x {shape} of {of}; {count:,} parameters"
 
 
 def _as_it_is(x: Tensor) -> Tensor:

@@ -92,7 +92,9 @@ def _support_name(support: Any) -> str:
     if isinstance(support, type(constraints.boolean)):
         return "0 or 1"
     if isinstance(support, constraints.integer_interval):
-        return f"the integers {int(support.lower_bound)} to {int(support.upper_bound)}"
+        most = torch.as_tensor(support.upper_bound).flatten().tolist()
+        by_channel = f"by channel to {', '.join(map(str, most))}" if len(most) > 1 else f"to {int(most[0])}"
+        return f"the integers {int(support.lower_bound)} {by_channel}"
     if isinstance(support, type(constraints.nonnegative_integer)):
         return "the whole numbers 0, 1, 2, ..."
     if isinstance(support, constraints.interval):

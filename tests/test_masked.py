@@ -9,6 +9,7 @@ from torch import nn
 
 import allegory as al
 from allegory.architectures import build, masked_diffusion
+from allegory.evaluation.marginals import independent_elements
 from allegory.masked import MaskedDiffusion, Unmasking, Values
 
 D = 3
@@ -129,6 +130,44 @@ def test_the_weights_of_all_x_add_up_to_one(levels):
     assert abs(total.mean() - 1) < 5 * total.std() / math.sqrt(3000) + 1e-9
 
 
+@pytest.mark.parametrize("levels", [None, 3])
+def test_channels_have_numbers_of_values_of_their_own(levels):
+    """All that exists is drawn and adds up to one, and nothing else: of an untrained model with random weights."""
+    torch.manual_seed(0)
+    k = [3, 2, 4]
+    model = masked_diffusion((D,), "categorical", levels, categories=k, width=8, blocks=1).eval()
+    with torch.no_grad():
+        for part in model.parameters():
+            part.add_(0.3 * torch.randn_like(part))
+        x = torch.cartesian_prod(*(torch.arange(float(n)) for n in k))
+        total = model(x, samples=2000).log_weight.exp().sum(1)
+        drawn = model.sample(2000)
+    assert abs(total.mean() - 1) < 5 * total.std() / math.sqrt(2000) + 1e-9
+    assert drawn.unique(dim=0).shape == (24, D)
+    assert (drawn.amax(0) == torch.tensor(k) - 1).all()
+    assert build(model.config).config == model.config
+    assert "up to 4 values" in repr(model)
+    marginals = independent_elements(model, drawn).base_dist.logits.exp()
+    torch.testing.assert_close(marginals.sum(1), torch.ones(D).double())
+    assert [[p > 0 for p in each] for each in marginals.tolist()] == [[v < n for v in range(4)] for n in k]
+
+
+def test_rows_of_channels_of_their_own_are_packed_and_come_back():
+    x = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=torch.float64)
+    model = masked_diffusion((2,), "categorical", categories=[3, 4], width=8, blocks=1, data=x)
+    torch.testing.assert_close(al.decompress(model, al.compress(model, x)), x)
+
+
+def test_of_equal_numbers_of_values_nothing_changes():
+    same, list_of_same = Values(2, k=3), Values(2, k=[3, 3])
+    z, phi = torch.tensor([[1.0, 3.0], [0.0, 2.0]]), torch.randn(5, 6)
+    torch.testing.assert_close(same.read(z), list_of_same.read(z))
+    torch.testing.assert_close(same.log_p(phi), list_of_same.log_p(phi))
+    wider = Values(2, k=[3, 4])  # the first element as in `same`, of the codes and of the logits
+    torch.testing.assert_close(wider.read(z)[:, [0, 2, 4, 7]], torch.eye(4)[[1, 0]])
+    torch.testing.assert_close(wider.log_p(torch.cat([phi, phi[:, :1]], 1))[:, :3, 0], same.log_p(phi)[..., 0])
+
+
 @pytest.mark.parametrize("levels", [None, 4])
 def test_draws_follow_the_law_that_is_scored(levels):
     model, x, evidence = exact(2, levels)
@@ -220,6 +259,12 @@ MISTAKES = {
     ),
     "data: 1 of 4 values are outside the support of .*0 to 2": lambda: masked_diffusion(
         (2,), "categorical", categories=3, data=torch.tensor([[0.0, 1.0], [3.0, 0.0]])
+    ),
+    r"categories=\[3, 2, 2\]: wanted one number for each of the 2 channels": lambda: masked_diffusion(
+        (2,), "categorical", categories=[3, 2, 2]
+    ),
+    "data: 1 of 4 values are outside .*0 by channel to 2, 1; the first is 2 in row 1": lambda: masked_diffusion(
+        (2,), "categorical", categories=[3, 2], data=torch.tensor([[2.0, 1.0], [0.0, 2.0]])
     ),
     "data: examples of shape": lambda: masked_diffusion((2,), data=torch.zeros(5, 3)),
 }

@@ -129,7 +129,7 @@ def _fit(law: Any, support: Any, x: Tensor) -> Distribution | None:
         found = _histogram(x, 2)
     elif isinstance(support, constraints.integer_interval):
         lowest = int(support.lower_bound)
-        found = _histogram(x - lowest, int(support.upper_bound) - lowest + 1)
+        found = _histogram(x - lowest, support.upper_bound - lowest + 1)
         if lowest:
             found = ShiftedCategorical(found.logits, lowest, validate_args=False)
     elif isinstance(support, type(constraints.nonnegative_integer)):
@@ -148,18 +148,21 @@ def _subsample(x: Any, numbers: int) -> Tensor:
     return x[torch.arange(0, len(x), step)]
 
 
-def _histogram(x: Tensor, k: int) -> Categorical:
+def _histogram(x: Tensor, categories: int | Tensor) -> Categorical:
     flat = x.reshape(len(x), -1).long()
     size, n = flat.shape[1], len(x)
+    each = torch.as_tensor(categories).cpu().expand(x.shape[1:]).reshape(-1, 1)  # (D, 1)
+    k = int(each.max())
     cells = (flat + k * torch.arange(size)).flatten()
     counts = torch.bincount(cells, minlength=k * size).double().view(size, k)
 
     def left_out(a: float) -> Tensor:
         """(D,) the likelihood of each example given the others."""
-        return (counts * ((counts - 1).clamp(min=0) + a).log()).sum(1) - n * math.log(max(n - 1, 0) + k * a)
+        total = (max(n - 1, 0) + each[:, 0] * a).log()
+        return (counts * ((counts - 1).clamp(min=0) + a).log()).sum(1) - n * total
 
     a = max(PSEUDOCOUNTS, key=lambda a: left_out(a).sum().item())
-    logits = (counts + a).log() - math.log(n + k * a)
+    logits = (counts + a).log() - (n + each * a).log()
     shape = x.shape[1:]
     if k > 32:
         scale = x.std(0, correction=0).clamp(min=0.1) * math.sqrt(3) / math.pi
@@ -167,6 +170,7 @@ def _histogram(x: Tensor, k: int) -> Categorical:
         better = smooth.log_prob(x).sum(0).reshape(-1) > left_out(a)
         values = torch.arange(k, dtype=x.dtype).view(k, *[1] * len(shape))
         logits[better] = smooth.log_prob(values).reshape(k, -1).T[better]
+    logits = logits.masked_fill(torch.arange(k) >= each, -math.inf)
     return Categorical(logits=logits.view(*shape, k), validate_args=False)
 
 

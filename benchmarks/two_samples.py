@@ -1,0 +1,153 @@
+r"""Synthetic rows of Adult beside the real ones: how well XGBoost tells them apart, and what it learns from them.
+
+    OMP_NUM_THREADS=1 python benchmarks/two_samples.py adult.csv adult.test.csv --xgboost xgb/bin/python
+
+Protocol of TabSyn, TabDiff and TabPC (Zhang et al. 2024; Shi et al. 2025; 2026): a model learns from the 32,561 rows of
+adult.data, all 15 columns, "?" a category, and as many rows of it are compared with these by xgboost_worker.py. C2ST is
+1 where XGBoost cannot tell them apart and 0 where it always can; Trend is of pairs of columns; AUC is of the incomes of
+the 16,281 rows of adult.test, by XGBoost that learned from synthetic rows.
+
+    copy           the training rows themselves: C2ST and Trend are 1, whatever that is worth
+    held out       the rows of adult.test, half as many: what real rows have; AUC not, which would be of rows it knows
+    independent    each column of the training rows in an order of its own
+    vae            the model of adult.py in its one setting
+    masked         a masked diffusion, in its one setting: a number with at most 128 different values is a category for
+                   each, a number with more a category for each of 128 ranges between quantiles, uniform within
+
+Both models choose the epoch by 2,049 training rows: the last of them, and of `masked` in a random order. Copies: the
+share of rows that are a training row, in all columns, and in all but fnlwgt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from adult import LABEL, VALID, Array, Table
+from numpy.typing import NDArray
+from sides import machine, say
+from synthetic import copies, independent, synthetic
+
+import allegory as al
+from allegory.tabular import read_frame
+
+VALUES = 128  # of a column, at most
+MASKED = {"width": 256, "blocks": 3, "dropout": 0.1}
+FIT = {"epochs": 25, "batch_size": 256, "lr": 2e-3, "lr_warmup": 100}
+MEASURES = ("c2st", "trend", "shape", "auc")
+
+
+class Coding(NamedTuple):
+    """The codes of a column: of each of its values, or of ranges between edges, (V + 1,), for whole numbers."""
+
+    values: NDArray[Any]
+    ranges: bool
+
+    @classmethod
+    def of(cls, column: NDArray[Any]) -> Coding:
+        """Of what a column contains."""
+        values = np.unique(column if column.dtype.kind in "if" else column.astype(str))
+        if column.dtype.kind not in "if" or len(values) <= VALUES:
+            return cls(values, False)
+        edges = np.unique(np.quantile(column, np.linspace(0, 1, VALUES + 1), method="nearest"))
+        return cls(np.append(edges[:-1], edges[-1] + 1), True)
+
+    def __len__(self) -> int:
+        return len(self.values) - self.ranges
+
+    def encode(self, column: NDArray[Any]) -> Array:
+        """(N,) codes."""
+        if self.ranges:
+            return np.searchsorted(self.values, column, side="right") - 1
+        return np.searchsorted(self.values, column if self.values.dtype.kind in "if" else column.astype(str))
+
+    def decode(self, codes: Array, generator: np.random.RandomState) -> NDArray[Any]:
+        """(N,) values; within a range each whole number is as likely."""
+        if self.ranges:
+            return generator.randint(self.values[codes], self.values[codes + 1])
+        return self.values[codes]
+
+
+def masked(train: Table, seed: int, **settings: Any) -> tuple[Table, str]:
+    """As many rows of a masked diffusion as it learned from, and what the training took."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    coding = {name: Coding.of(column) for name, column in train.items()}
+    codes = np.stack([coding[name].encode(column) for name, column in train.items()], 1)
+    order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))
+    x = torch.from_numpy(codes).float()[order]
+    torch.manual_seed(seed)
+    model = al.architectures.masked_diffusion(
+        x.shape[1:], "categorical", categories=[len(each) for each in coding.values()], data=x[:-VALID], **MASKED
+    )
+    record = al.fit(model, x[:-VALID], valid=x[-VALID:], seed=seed, progress=False, **{**FIT, **settings})
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    torch.manual_seed(seed)
+    drawn, generator = model.sample(len(x)).long().numpy(), np.random.RandomState(seed)
+    rows = {name: each.decode(drawn[:, i], generator) for i, (name, each) in enumerate(coding.items())}
+    rows = {name: column if column.dtype.kind in "if" else column.astype(object) for name, column in rows.items()}
+    load = os.getloadavg()[1]
+    took = f"trained in {cpu:.0f} CPU seconds, {wall:.0f} on the wall at a load of {load:.1f}"
+    return Table(rows), f"{took}; ELBO of the codes of the rows that chose {record.best_bound:.3f}"
+
+
+def measured(real: Table, rows: Table, test: Table, seed: int, python: Path, *also: str) -> dict[str, Any]:
+    """What the worker says of some rows, and the copies among them."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, name) for name in ("real.csv", "rows.csv", "test.csv")]
+        for path, table in zip(paths, (real, rows, test), strict=True):
+            with path.open("w", newline="") as file:
+                columns = (table[name].tolist() for name in real)
+                csv.writer(file).writerows([real, *zip(*columns, strict=True)])
+        command = [python, Path(__file__).with_name("xgboost_worker.py"), *paths, seed, *also]
+        found = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True).stdout
+    return {**json.loads(found), "copies": copies(rows, real)}
+
+
+def read_test(path: Path, train: Table) -> Table:
+    """The rows of adult.test, a file without names, whose labels end in a full stop."""
+    columns = read_frame(path, header=False).values()
+    test = Table(dict(zip(train, columns, strict=True)))
+    return Table({**test, LABEL: np.array([label.rstrip(".") for label in test[LABEL]], object)})
+
+
+def sources(train: Table, test: Table, seed: int) -> Iterator[tuple[str, Table, str]]:
+    """The name of each source of rows, the rows, and what they took."""
+    yield "copy", train, "no time"
+    yield "held out", test, "no time"
+    yield "independent", independent(train, seed), "no time"
+    yield "vae", *synthetic(train, seed)
+    yield "masked", *masked(train, seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("csv", type=Path, help="adult.csv, or .csv.gz, with a header")
+    parser.add_argument("test", type=Path, help="adult.test, or .csv.gz, without one")
+    parser.add_argument("--xgboost", type=Path, required=True, help="Python of an environment of xgboost and sdmetrics")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--causes", action="store_true", help="also C2ST of each column alone, and of all others")
+    options = parser.parse_args()
+    train = read_frame(options.csv)
+    test = read_test(options.test, train)
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    print("| seed | rows | C2ST | trend | shape | AUC | copies | but for fnlwgt |\n| --- | --- |" + " --: |" * 6)
+    for seed in options.seeds:
+        for name, rows, took in sources(train, test, seed):
+            found = measured(train, rows, test, seed, options.xgboost, *["causes"] * options.causes)
+            numbers = " | ".join(f"{found[measure]:.4f}" for measure in MEASURES)
+            print(f"| {seed} | {name} | {numbers} | {' | '.join(f'{share:.2%}' for share in found['copies'])} |")
+            say(f"seed {seed}, {name}: {took}; measured in {found['cpu']:.0f} CPU seconds; {found.get('causes', '')}")
+
+
+if __name__ == "__main__":
+    main()
