@@ -142,17 +142,23 @@ class Unmasking(Distribution):
                 shown = torch.zeros(shape, dtype=torch.bool, device=chance.device).flatten(-dims)
                 shown = shown.scatter(-1, first, True).view(shape)
             else:
-                shown = chance < self.share.reshape(*self.share.shape, *[1] * dims)
-            return torch.where(shown & self.masked, self._values(shape), self.z)
+                first, shown = None, chance < self.share.reshape(*self.share.shape, *[1] * dims)
+            return torch.where(shown & self.masked, self._values(shape, first), self.z)
 
-    def _values(self, shape: Size) -> Tensor:
+    def _values(self, shape: Size, first: Tensor | None) -> Tensor:
+        """(*shape) what masked elements show: all of them, or the one at `first`, (*sample_shape, *batch, 1)."""
         if self.x is not None:
             return self.x.expand(shape)
         assert self.log_p is not None
-        channel = -len(self.event_shape) - 1
-        log_p = self.log_p.movedim(channel, -1).expand(*shape, self.coding.k)
+        dims, k = len(self.event_shape), self.coding.k
+        if first is None:
+            log_p = self.log_p.movedim(-dims - 1, -1).expand(*shape, k)
+        else:  # drawn alone: the others, of up to k values each, are not asked for
+            log_p = self.log_p.flatten(-dims).expand(*shape[:-dims], k, math.prod(shape[-dims:]))
+            log_p = log_p.take_along_dim(first.unsqueeze(-2), -1).squeeze(-1)
         gumbel = -torch.empty_like(log_p).exponential_().log()
-        return (log_p + gumbel).argmax(-1).to(self.z.dtype) + self.coding.lowest
+        drawn = (log_p + gumbel).argmax(-1).to(self.z.dtype) + self.coding.lowest
+        return drawn if first is None else drawn.view(*drawn.shape, *[1] * dims)
 
 
 @register_kl(Unmasking, Unmasking)
@@ -218,7 +224,7 @@ class Values(nn.Module):
     >>> values = Values(2, k=2)
     >>> values.read(torch.tensor([[1.0, 2.0]]))                 # of each code whether it is 0, is 1, is masked
     tensor([[0., 0., 1., 0., 0., 1.]])
-    >>> Values(2, k=[3, 2]).log_p(torch.zeros(1, 5)).exp()      # the second element is never 2
+    >>> Values(2, k=[3, 2]).log_p(torch.zeros(1, 5)).exp().detach()        # the second element is never 2
     tensor([[[0.3333, 0.5000],
              [0.3333, 0.5000],
              [0.3333, 0.0000]]])
@@ -226,10 +232,11 @@ class Values(nn.Module):
 
     def __init__(self, *event_shape: int, k: int | Sequence[int], lowest: int = 0, data: Tensor | None = None) -> None:
         super().__init__()
-        channels, each = event_shape[0], [k] * event_shape[0] if isinstance(k, int) else list(k)
+        channels = event_shape[0]
+        each = list(k) if isinstance(k, Sequence) else [k] * channels
         if len(each) != channels:
             raise ValueError(f"categories={each}: wanted one number for each of the {channels} channels of x")
-        if min(each) < 2:
+        if any(not isinstance(n, int) or n < 2 for n in each):
             raise ValueError(f"categories={k}: wanted two or more")
         k = max(each)
         self.event_shape, self.k, self.lowest, self.mask = tuple(event_shape), k, lowest, lowest + k

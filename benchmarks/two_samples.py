@@ -11,6 +11,7 @@ the 16,281 rows of adult.test, by XGBoost that learned from synthetic rows.
     held out       the rows of adult.test, half as many: what real rows have; AUC not, which would be of rows it knows
     independent    each column of the training rows in an order of its own
     vae            the model of adult.py in its one setting
+    in range       the same rows, with numbers that no training row reaches set to the first or the last that one has
     masked         a masked diffusion, in its one setting: a number with at most 128 different values is a category for
                    each, a number with more a category for each of 128 ranges between quantiles, uniform within
 
@@ -41,7 +42,7 @@ from synthetic import copies, independent, synthetic
 import allegory as al
 from allegory.tabular import read_frame
 
-VALUES = 128  # of a column, at most
+VALUES, DRAWN_AT_ONCE = 128, 4096
 MASKED = {"width": 256, "blocks": 3, "dropout": 0.1}
 FIT = {"epochs": 25, "batch_size": 256, "lr": 2e-3, "lr_warmup": 100}
 MEASURES = ("c2st", "trend", "shape", "auc")
@@ -92,7 +93,8 @@ def masked(train: Table, seed: int, **settings: Any) -> tuple[Table, str]:
     record = al.fit(model, x[:-VALID], valid=x[-VALID:], seed=seed, progress=False, **{**FIT, **settings})
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     torch.manual_seed(seed)
-    drawn, generator = model.sample(len(x)).long().numpy(), np.random.RandomState(seed)
+    drawn = torch.cat([model.sample(len(part)) for part in x.split(DRAWN_AT_ONCE)]).long().numpy()
+    generator = np.random.RandomState(seed)
     rows = {name: each.decode(drawn[:, i], generator) for i, (name, each) in enumerate(coding.items())}
     rows = {name: column if column.dtype.kind in "if" else column.astype(object) for name, column in rows.items()}
     load = os.getloadavg()[1]
@@ -120,12 +122,20 @@ def read_test(path: Path, train: Table) -> Table:
     return Table({**test, LABEL: np.array([label.rstrip(".") for label in test[LABEL]], object)})
 
 
+def within(rows: Table, train: Table) -> Table:
+    """Rows whose numbers beyond those of the training rows are the first or the last of these."""
+    numbers = {name: column for name, column in train.items() if column.dtype.kind in "if"}
+    return Table({**rows, **{name: rows[name].clip(seen.min(), seen.max()) for name, seen in numbers.items()}})
+
+
 def sources(train: Table, test: Table, seed: int) -> Iterator[tuple[str, Table, str]]:
     """The name of each source of rows, the rows, and what they took."""
     yield "copy", train, "no time"
     yield "held out", test, "no time"
     yield "independent", independent(train, seed), "no time"
-    yield "vae", *synthetic(train, seed)
+    drawn, took = synthetic(train, seed)
+    yield "vae", drawn, took
+    yield "in range", within(drawn, train), "no time"
     yield "masked", *masked(train, seed)
 
 

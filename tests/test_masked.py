@@ -152,10 +152,12 @@ def test_channels_have_numbers_of_values_of_their_own(levels):
     assert [[p > 0 for p in each] for each in marginals.tolist()] == [[v < n for v in range(4)] for n in k]
 
 
-def test_rows_of_channels_of_their_own_are_packed_and_come_back():
+def test_rows_of_channels_of_their_own_are_packed_and_come_back(tmp_path):
     x = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=torch.float64)
     model = masked_diffusion((2,), "categorical", categories=[3, 4], width=8, blocks=1, data=x)
-    torch.testing.assert_close(al.decompress(model, al.compress(model, x)), x)
+    al.save(model, tmp_path / "run")
+    again = al.load(tmp_path / "run").double()
+    torch.testing.assert_close(al.decompress(again, al.compress(model, x)), x)
 
 
 def test_of_equal_numbers_of_values_nothing_changes():
@@ -246,6 +248,7 @@ MISTAKES = {
     "likelihood='normal': wanted 'bernoulli' or 'categorical'": lambda: masked_diffusion((2,), "normal"),
     "needs its number of categories": lambda: masked_diffusion((2,), "categorical"),
     "categories=1: wanted two or more": lambda: masked_diffusion((2,), "categorical", categories=1),
+    r"categories=\[3, 1.5\]: wanted two or more": lambda: masked_diffusion((2,), "categorical", categories=[3, 1.5]),
     r"the network was given z of shape \(1, 3, 2\), as \(1, 3, 6\), and gave \(1, 3, 6\), wanted \(1, 3, 4\)": lambda: (
         masked_diffusion((2,), net=Same())(torch.zeros(3, 2))
     ),

@@ -63,6 +63,11 @@ def test_a_masked_diffusion_draws_rows_of_the_table(two_samples, monkeypatch):
     apart = two_samples.independent(table, 0)
     assert abs((apart["town"] == np.array(["Rom", "Ulm"], object)[apart["age"] % 2]).mean() - 0.5) < 0.1
     assert "ELBO of the codes" in took
+    wild = Table({**rows, "age": rows["age"] * 10})
+    kept = two_samples.within(wild, table)
+    assert set(kept["age"]) == {23}
+    assert list(kept) == list(table)
+    assert (kept["town"] == rows["town"]).all()
 
 
 WORKER = """#!{python}
