@@ -145,20 +145,18 @@ def _encode_table(run: str, data: str, out: str, device: str, seed: int) -> None
 
     _check_suffix(out, ".npz", *TABLES)
     opened, frame = open_table(run, data, device)
-    names = names_of_rows(opened, frame)
     with console.naming_flags():
         x, given = opened.read(frame), opened.read_given(frame)
     arrays: dict[str, Any] = {}
     for t, (mean, spread) in enumerate(opened.encode(x, seed, given), start=1):
         arrays |= {f"z{t}_mean": mean.cpu(), f"z{t}_std": spread.cpu()}
+    latents = {
+        f"{name}_{i}": values[:, i].double().numpy() for name, values in arrays.items() for i in range(values.shape[1])
+    }
+    names = names_of_rows(opened, frame, [*arrays, *latents])
     if out.lower().endswith(".npz"):
         write_arrays(Path(out), {**arrays, **{str(key): np.asarray(value, str) for key, value in names.items()}})
     else:
-        latents = {
-            f"{name}_{i}": values[:, i].double().numpy()
-            for name, values in arrays.items()
-            for i in range(values.shape[1])
-        }
         write_table(opened, {**names, **latents}, out, frame)
     print(f"{out}: {len(x)} rows; {', '.join(f'{key} {tuple(value.shape)}' for key, value in arrays.items())}")
 

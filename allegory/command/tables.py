@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +89,14 @@ def score(
 
     opened, frame = open_table(run, data, device, out)
     settings: dict[str, Any] = {"samples": importance_samples, "seed": seed, "strict": strict}
+    assert opened.schema is not None
+    of_cells = [f"score of {name}" for name in opened.schema.names] if cells else []
     with console.naming_flags():
-        found = {**names_of_rows(opened, frame), "score": opened.score(frame, **settings).double().numpy()}
+        names = names_of_rows(opened, frame, ["score", *of_cells])
+        found = {**names, "score": opened.score(frame, **settings).double().numpy()}
         if cells:
             each = opened.score(frame, cells=True, **settings).double().numpy()
-            assert opened.schema is not None
-            found |= {f"score of {name}": each[:, i] for i, name in enumerate(opened.schema.names)}
+            found |= {name: each[:, i] for i, name in enumerate(of_cells)}
     write_table(opened, found, out, frame)
     scores = found["score"]
     print(f"{out}: {len(scores):,} rows, {scores.mean():.3f} nats on average, {scores.max():.3f} at most")
@@ -147,13 +150,21 @@ def write_table(run: Run, frame: Any, out: str, like: Any = None) -> None:
     write_frame(frame, out, dialect)
 
 
-def names_of_rows(run: Run, frame: Any) -> dict[Any, Any]:
-    """The columns that the training left out, such as ids, by which a row is found again."""
+def names_of_rows(run: Run, frame: Any, found: Sequence[str]) -> dict[Any, Any]:
+    """The columns that the training left out, such as ids, by which a row is found again; `found` are the names of what
+    is written beside them.
+    """
     from allegory.tabular.frames import open_frame
 
     assert run.schema is not None
     opened = open_frame(frame)
-    return {name: _as_array(opened.column(name)) for name in opened.names if name in run.schema.dropped}
+    names = [name for name in opened.names if name in run.schema.dropped]
+    if both := [name for name in names if str(name) in found]:
+        raise ValueError(
+            f"column {both[0]!r}, which the training left out, would be written beside results of the same name; "
+            "rename it, and train again"
+        )
+    return {name: _as_array(opened.column(name)) for name in names}
 
 
 def _as_array(column: Any) -> Any:

@@ -610,3 +610,13 @@ def test_what_is_said_of_columns_that_are_not_modelled_is_refused(capsys):
     assert "--latent-categories 4 applies only to --latent-family one_hot" in fails(
         capsys, *words, "--latent-categories", "4"
     )
+
+
+def test_a_column_that_is_left_out_is_not_written_over_by_a_result_of_its_name(capsys):
+    Path("marks.csv").write_text("score,mark\n" + "".join(f"r{i},{i % 7}\n" for i in range(60)))
+    assert main(["train", "marks.csv", "--out", "run", "--drop", "score", *TINY]) == 0
+    assert "column 'score', which the training left out" in fails(
+        capsys, "score", "run", "marks.csv", "--out", "scores.csv"
+    )
+    assert main(["encode", "run", "marks.csv", "--out", "codes.csv"]) == 0
+    assert read_frame("codes.csv")["score"][0] == "r0"
