@@ -241,6 +241,8 @@ class Data:
         >>> rows.shape, x.shape
         (torch.Size([5]), torch.Size([5, 1, 8, 8]))
         """
+        if not hasattr(count, "__index__") or count < 1:
+            raise ValueError(f"examples={count!r}: wanted at least 1, a whole number")
         x = getattr(self, split)
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
         return rows, binarize(x[rows]) if self.dynamic and split == "train" else x[rows]

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allegory.checks import check_counts
 from allegory.draws import draw_to
 from allegory.evaluation.bounds import log_likelihood, standard_error
 from allegory.evaluation.passes import evaluating, pairs_per_pass
@@ -137,6 +138,7 @@ def compare_with_ais(
     >>> compare_with_ais(model, x, examples=3, samples=10, chains=4, temperatures=5)["examples"]
     3
     """
+    check_counts(examples=examples)
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:examples].sort().values.to(x.device)
     x, contexts = x[rows], take_rows(as_contexts(given, len(x)), rows)
     with torch.random.fork_rng():

@@ -155,6 +155,10 @@ def _estimate(
 
 def _mask(x: Tensor, elements: Elements, name: str) -> Tensor:
     """(N, *event) which elements are meant."""
+    if not isinstance(elements, Tensor) and any(isinstance(element, str) for element in elements):
+        raise ValueError(
+            f"{name}={list(elements)}: wanted columns by their numbers; a schema's `names` has them in order"
+        )
     chosen = torch.as_tensor(elements, device=x.device)
     if chosen.dtype != torch.bool:
         columns = x.shape[-1]

@@ -26,6 +26,7 @@ from torch.distributions import Distribution
 
 from allegory.architectures import resize
 from allegory.chain import at_levels
+from allegory.checks import check_counts
 from allegory.data.conditions import Condition, choose_given, recorded_conditions
 from allegory.data.description import is_described, recorded_offset
 from allegory.data.ranges import as_range
@@ -376,6 +377,7 @@ class Run:
 
     def draw(self, n: int, temperature: float = 1.0, seed: int = 0, given: Given = None) -> Iterator[Draws]:
         """Samples and their means, as many at a time as fit into little memory. Arguments as in `generate`."""
+        check_counts(n=n)
         contexts = self._given_for(n, given, seed)
         first = take_rows(contexts, slice(1))
         shape = self._with_seed(seed, lambda: self.model.generate(1, given=first).event_shape)
@@ -393,8 +395,7 @@ class Run:
             count: number of examples.
             seed: of the selection and the noise.
         """
-        if count < 1:
-            raise ValueError(f"count={count}: wanted at least 1")
+        check_counts(count=count)
         model, data = self.model, self.data
 
         def found() -> Reconstructions:

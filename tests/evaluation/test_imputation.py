@@ -490,3 +490,9 @@ def test_an_encoder_that_reads_gaps_as_numbers_is_refused():
     for score in (lambda: al.log_conditional(model, x, of=[0], samples=2), lambda: al.log_cells(model, x, samples=2)):
         with pytest.raises(ValueError, match="x without what is wanted: row 0 has gaps, and the encoder reads them"):
             score()
+
+
+def test_columns_are_meant_by_their_numbers():
+    model = al.architectures.mlp((2,), "normal", [1], [2], data=torch.arange(6.0).view(3, 2))
+    with pytest.raises(ValueError, match=r"of=\['age'\]: wanted columns by their numbers"):
+        al.log_conditional(model, torch.zeros(3, 2), of=["age"], given=[1])

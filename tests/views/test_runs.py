@@ -452,3 +452,18 @@ def test_what_is_given_far_from_the_training_data_is_told(capsys):
     np.savez("x.npz", x=x, year=1000 * year)
     with pytest.warns(UserWarning, match="x.npz: year is .* spreads .*; is it in the same units"):
         run.read_given("x.npz")
+
+
+@pytest.mark.parametrize("count", [0, -5, 1.5])
+def test_a_number_of_examples_is_one_or_more(count):
+    """As an index -5 would mean all but five."""
+    run = al.Run(al.save(al.architectures.mlp((1, 8, 8), "poisson", [2], [4]), "run"), data="digits")
+    for call in (
+        lambda: run.data.subset("test", count),
+        lambda: run.diagnose(examples=count),
+        lambda: run.compare_with_ais(examples=count),
+        lambda: run.reconstruct(count=count),
+        lambda: run.sample(count),
+    ):
+        with pytest.raises(ValueError, match="wanted at least 1, a whole number"):
+            call()
