@@ -379,6 +379,11 @@ class DiscretizedLogistic(Distribution):
     def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.bins - 1)
 
+    @property
+    def placeholder(self) -> Tensor:
+        """A value that has some mass, for a gap."""
+        return self.loc.round().clamp(0, self.bins - 1)
+
     def log_prob(self, x: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(x)

@@ -601,3 +601,13 @@ def test_a_chain_of_steep_links_does_not_grow_from_level_to_level(monkeypatch, m
     assert largest() < 1e3
     monkeypatch.setattr(al.networks.Asinh, "forward", lambda self, z: z)
     assert largest() > 1e6
+
+
+@pytest.mark.parametrize("likelihood", ["discretized_logistic", "discretized_logistic_mixture", "poisson"])
+def test_images_with_gaps_are_scored_where_torch_checks_them_and_may_be_compiled(likelihood):
+    x = torch.arange(160.0).view(10, 1, 4, 4) % 7
+    x[1:, 0, 0, ::2] = torch.nan
+    model = al.architectures.conv((1, 4, 4), likelihood, latent=[1], channels=4, blocks=1, data=x)
+    al.elbo(model(x)).mean().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    assert al.fit(model, x, epochs=1, compile="auto").epoch == 1

@@ -155,7 +155,7 @@ def _estimate(
 
 def _mask(x: Tensor, elements: Elements, name: str) -> Tensor:
     """(N, *event) which elements are meant."""
-    if not isinstance(elements, Tensor) and any(isinstance(element, str) for element in elements):
+    if isinstance(elements, list | tuple) and any(isinstance(element, str) for element in elements):
         raise ValueError(
             f"{name}={list(elements)}: wanted columns by their numbers; a schema's `names` has them in order"
         )

@@ -25,7 +25,7 @@ from allegory.objectives import elbo, needs_score
 from allegory.runtime import processes
 from allegory.runtime.compilation import WORTHWHILE_SECONDS, choose_compile, has_compiler, time_call
 from allegory.runtime.messages import call_error, no_tensor
-from allegory.runtime.modes import frozen_parts, train_mode
+from allegory.runtime.modes import frozen_parts, no_validation, train_mode
 from allegory.runtime.precision import choose_precision
 from allegory.training.budget import Budget
 from allegory.training.directory import stored_settings
@@ -202,7 +202,7 @@ def plan(
         stop_below = (
             WORTHWHILE_SECONDS / steps if processes.world_size() == 1 else math.inf
         )  # several call it once, as often as each other
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), no_validation():
             x = x if transform is None else transform(x.clone())
             seconds = time_call(lambda: score(x, weight, *given).sum().backward(), device, stop_below=stop_below)
         return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
