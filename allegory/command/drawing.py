@@ -82,9 +82,8 @@ def sample(
 @with_options(RECONSTRUCT)
 def reconstruct(run: str, out: str, split: str, count: int, data: str | None, device: str, seed: int) -> None:
     """Writes `originals` and `reconstructions`, the means of p(x | z_1) with z_1 ~ q(z_1 | x)."""
-    import torch
-
     from allegory.runtime.storage import write_arrays
+    from allegory.views.figures import in_pairs
     from allegory.views.outputs import check_out
 
     _check_suffix(out, ".npz", ".png")
@@ -93,8 +92,8 @@ def reconstruct(run: str, out: str, split: str, count: int, data: str | None, de
     console.say_if_binarised(opened, split)
     found = opened.reconstruct(split, count, seed)
     if Path(out).suffix.lower() == ".png":
-        pairs = torch.stack([found.originals, found.reconstructions], 1).flatten(0, 1)
-        _save_sheet(out, opened, pairs, columns=8)
+        pairs, gaps = in_pairs(found.originals, found.reconstructions)
+        _save_sheet(out, opened, pairs, 8, gaps)
     else:
         images = {name: _in_units(opened, x) for name, x in zip(found._fields[:2], found[:2], strict=True)}
         write_arrays(Path(out), {**images, "rows": found.rows})
@@ -185,7 +184,8 @@ def _check_suffix(out: str, *suffixes: str) -> None:
         raise ValueError(f"--out {out}: wanted a name that ends in {' or '.join(suffixes)}")
 
 
-def _save_sheet(out: str, run: Run, images: Any, columns: int) -> None:
+def _save_sheet(out: str, run: Run, images: Any, columns: int, gaps: Any = None) -> None:
+    from allegory.data.cutting import value_range
     from allegory.views.figures import save_sheet
 
-    save_sheet(out, images, columns, *(run.range or (images.min().item(), images.max().item())))
+    save_sheet(out, images, columns, *(run.range or value_range(images)), gaps)

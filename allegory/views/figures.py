@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
+from allegory.data.cutting import value_range
 from allegory.given import Contexts, take_rows
 from allegory.model import VAE
 from allegory.runtime.storage import write_atomically
@@ -73,13 +74,20 @@ def sheet(images: Tensor, columns: int, low: float, high: float, scale: int = 1,
     return (page * 255).round().to(torch.uint8).movedim(0, -1)
 
 
-def picture(images: Tensor, columns: int = 8, low: float | None = None, high: float | None = None) -> Any:
+def picture(
+    images: Tensor,
+    columns: int = 8,
+    low: float | None = None,
+    high: float | None = None,
+    gaps: Tensor | None = None,
+) -> Any:
     """Many images as one of PIL's, row by row, small ones enlarged; as the last line of a notebook's cell it is shown.
 
     Args:
         images: (N, H, W) or (N, C, H, W), such as samples.
         columns: images per row.
         low, high: values shown as black and as white; by default the smallest and the largest of these images.
+        gaps: of the shape of the images, where NaN is a gap of the data, shown in magenta; by default nowhere.
 
     Raises:
         ValueError: not images, none at all, values that are no finite numbers, or low above high.
@@ -93,14 +101,16 @@ def picture(images: Tensor, columns: int = 8, low: float | None = None, high: fl
     images = images if images.is_floating_point() else images.float()
     if not are_images(tuple(images.shape[1:])) or not images.numel():
         raise ValueError(f"images: got shape {tuple(images.shape)}, wanted (N, H, W) or (N, C, H, W) with C = 1 or 3")
-    if not images.isfinite().all():
-        wrong = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    known = images.isfinite() if gaps is None else images.isfinite() | (images.isnan() & gaps)
+    if not known.all():
+        wrong = (~known).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(
             f"images: {len(wrong)} of {len(images)} have values that are NaN or infinite, the first of them image "
             f"{wrong[0]}; a picture would show them as black: look for what made them, or replace them, as by "
             "torch.nan_to_num"
         )
-    low, high = (images.min().item() if low is None else low), (images.max().item() if high is None else high)
+    smallest, largest = value_range(images)
+    low, high = smallest if low is None else low, largest if high is None else high
     if not low <= high:
         raise ValueError(f"low={low}, high={high}: wanted low, shown as black, below high, shown as white")
     if not columns >= 1:
@@ -109,8 +119,10 @@ def picture(images: Tensor, columns: int = 8, low: float | None = None, high: fl
     return Image.fromarray(sheet(images, columns, low, max(high, low + 1e-9), scale).numpy())
 
 
-def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high: float) -> None:
-    """Writes a picture as PNG, whole or not at all.
+def save_sheet(
+    path: str | Path, images: Tensor, columns: int, low: float, high: float, gaps: Tensor | None = None
+) -> None:
+    """Writes a picture as PNG, whole or not at all; the arguments are those of `picture`.
 
     Raises:
         ValueError: as of `picture`, or no space or permission to write.
@@ -128,11 +140,17 @@ def save_sheet(path: str | Path, images: Tensor, columns: int, low: float, high:
     said = PngImagePlugin.PngInfo()
     said.add_text("Software", "allegory")  # so that it may be written over, see `allegory.views.outputs`
     try:
-        drawn = picture(images, columns, low, high)
+        drawn = picture(images, columns, low, high, gaps)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     drawn.save(file, format="png", pnginfo=said)
     write_atomically(Path(path), file.getvalue())
+
+
+def in_pairs(originals: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
+    """(2N, *event) originals, each before its reconstruction; and where they have gaps, those of originals."""
+    gaps = torch.stack([originals.isnan(), torch.zeros_like(reconstructions, dtype=torch.bool)], 1)
+    return torch.stack([originals, reconstructions], 1).flatten(0, 1), gaps.flatten(0, 1)
 
 
 def save_pictures(folder: str | Path, model: VAE, x: Tensor, contexts: Contexts = ()) -> list[Path]:
@@ -153,7 +171,7 @@ def save_pictures(folder: str | Path, model: VAE, x: Tensor, contexts: Contexts 
     """
     if not are_images(tuple(x.shape[1:])):
         return []
-    low, high = x.min().item(), x.max().item()
+    low, high = value_range(x)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         device = next(model.parameters()).device
@@ -162,5 +180,6 @@ def save_pictures(folder: str | Path, model: VAE, x: Tensor, contexts: Contexts 
         draws = expected(model.generate(64, given=take_rows(contexts, torch.arange(64) % len(x))))
     written = [Path(folder) / "samples.png", Path(folder) / "reconstructions.png"]
     save_sheet(written[0], draws, 8, low, high)
-    save_sheet(written[1], torch.stack([x[:32], again], 1).flatten(0, 1), 8, low, high)
+    pairs, gaps = in_pairs(x[:32], again)
+    save_sheet(written[1], pairs, 8, low, high, gaps)
     return written

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import allegory as al
-from allegory.views.figures import save_sheet, sheet
+from allegory.views.figures import save_pictures, save_sheet, sheet
 
 
 def test_samples_are_a_picture():
@@ -46,3 +47,16 @@ def test_a_picture_takes_what_has_values():
         al.views.picture(torch.eye(4)[None], low=1, high=0)
     with pytest.raises(ValueError, match="columns=0"):
         al.views.picture(torch.eye(4)[None], columns=0)
+
+
+def test_gaps_of_originals_are_shown_and_no_others(tmp_path):
+    x = torch.arange(48.0).view(3, 1, 4, 4)
+    x[1:, 0, 0, 0] = torch.nan
+    model = al.architectures.mlp((1, 4, 4), "poisson", [1], [2], data=x)
+    for path in save_pictures(tmp_path, model, x):
+        pixels = np.asarray(Image.open(path)).reshape(-1, 3)
+        assert (pixels == [255, 0, 255]).all(1).any() == (path.name == "reconstructions.png")
+    gaps = x.isnan()
+    al.views.picture(x, gaps=gaps)
+    with pytest.raises(ValueError, match="2 of 3 have values that are NaN or infinite"):
+        al.views.picture(x, gaps=~gaps)
