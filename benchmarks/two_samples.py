@@ -44,7 +44,7 @@ from allegory.tabular import read_frame
 
 VALUES, DRAWN_AT_ONCE = 128, 4096
 MASKED = {"width": 256, "blocks": 3, "dropout": 0.1}
-FIT = {"epochs": 25, "batch_size": 256, "lr": 2e-3, "lr_warmup": 100}
+FIT = {"epochs": 50, "batch_size": 256, "lr": 2e-3, "lr_warmup": 100}
 MEASURES = ("c2st", "trend", "shape", "auc")
 
 
