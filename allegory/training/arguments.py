@@ -249,7 +249,7 @@ def _contexts_of(
 def _check_kinds(model: Any, data: Any, valid: Any) -> None:
     """Checks what kind of thing each is, before any is used."""
     check_is_vae(model)
-    if torch.is_inference_mode_enabled() or any(p.is_inference() for p in model.parameters()):
+    if torch.is_inference_mode_enabled() or any(p.is_inference() for p in model.parameters() if not is_lazy(p)):
         raise ValueError(
             "model: it was made, or fit was called, under torch.inference_mode(), where nothing has a gradient; wanted "
             "both outside of it"
