@@ -12,7 +12,7 @@ TABLE = {"latent": [16], "hidden": [256, 256], "batch_size": 256}
 WITH_GAPS = {"objective": "iwae", "samples": 5}
 SMALL_SET: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [1000, 1000], "weight_decay": 1.0},
-    "conv": {"channels": 32, "blocks": 1, "dropout": 0.1, "weight_decay": 0.1, "lr": 2e-3},
+    "conv": {"channels": 32, "blocks": 1, "weight_decay": 0.1, "lr": 2e-3},
 }
 FEW, LARGE = 10_000, 256  # examples, and numbers of each, up to and from which a set is one of few large examples
 SIDE = 16  # pixels, from which an array of two dimensions is taken for a picture
@@ -34,8 +34,8 @@ def table_settings(gaps: bool) -> dict[str, Any]:
 
 def small_set_settings(examples: int, shape: Sequence[int], architecture: str | None = None) -> dict[str, Any]:
     """The default settings of a training on few large examples. Of pictures, convolutions learn far more than
-    perceptrons; of others, wide layers learn more than narrow ones, at little cost. Dropout or weight decay, and the
-    validation bound, keep them from learning the examples by heart.
+    perceptrons; of others, wide layers learn more than narrow ones, at little cost. Weight decay and the validation
+    bound keep them from learning the examples by heart.
 
     Args:
         examples: N, for training.

@@ -331,7 +331,7 @@ def test_few_large_examples_get_wide_layers_unless_others_are_asked_for(capsys):
 def test_few_pictures_get_convolutions_unless_perceptrons_are_asked_for(capsys):
     np.save("pictures.npy", (np.random.default_rng(0).random((40, 16, 16)) < 0.5).astype(np.uint8))
     words = ["train", "pictures.npy", "--epochs", "1", "--no-compile", "--out"]
-    assert main([*words, "ladder", "--dropout", "0", "--levels", "1"]) == 0
+    assert main([*words, "ladder", "--levels", "1"]) == 0
     told = "few examples, 32 of 256 numbers: --architecture conv, --channels 32, --blocks 1, --weight-decay 0.1"
     assert told in capsys.readouterr().err
     config = al.load("ladder").config
