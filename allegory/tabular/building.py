@@ -11,6 +11,7 @@ import ast
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
@@ -95,7 +96,11 @@ def typed_as(column: Column, data: Array, values: Values) -> tuple[Column, Array
 
 
 def objects(column: Column, data: Array, missing: Array, gap: Any = None) -> Array:
-    """(N,) Python objects: the values of codes, or of numbers."""
+    """(N,) Python objects: the values of codes, or of numbers; of a column of Decimals such ones."""
+    if decimals := re.fullmatch(r"object:Decimal\((\d+)\)", column.dtype):
+        found = np.array([Decimal(f"{number:.{decimals[1]}f}") for number in plain(column, data).tolist()], object)
+        found[missing] = gap
+        return found
     if column.kind in CODED:
         table = np.empty(len(column.values) + 1, object)
         table[:-1] = column.values
@@ -129,7 +134,7 @@ def _numpy(column: Column, data: Array, missing: Array) -> Array:
         if dtype.startswith("object"):
             return _times(column, data, missing, "us").astype(object)
         return _times(column, data, missing, re.findall(r"\[(.*)\]", dtype)[0])
-    if dtype == "object" or (dtype.startswith("U") and missing.any()):
+    if dtype.startswith("object") or (dtype.startswith("U") and missing.any()):
         return objects(column, data, missing, _marker(column))
     if dtype.startswith("U"):
         return objects(column, data, missing).astype(dtype)
@@ -157,7 +162,7 @@ def _pandas(column: Column, data: Array, missing: Array) -> Any:
         return pandas.Series(pandas.Categorical.from_codes(codes, categories=levels, ordered=column.ordered))
     if column.unit:
         return _pandas_times(pandas, column, data, missing)
-    if dtype == "object":
+    if dtype.startswith("object"):
         return pandas.Series(objects(column, data, missing, _marker(column, pandas)), dtype=object)
     numeric = not column.values or not isinstance(column.values[0], str) if column.kind in CODED else True
     if missing.all() and len(missing):

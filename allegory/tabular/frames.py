@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import narwhals.stable.v2 as nw
@@ -327,6 +328,9 @@ def _sorted_out(values: Values, objects: Array) -> Values:
         whole = all(isinstance(level, int) and abs(level) < LARGEST_INT for level in levels)
         array, missing = _numbers(np.array(levels, np.int64 if whole else np.float64)[values.data], values.missing)
         return values._replace(sort="number", data=array, missing=missing, levels=())
+    if all(isinstance(level, Decimal) for level in levels):
+        array, missing = _numbers(np.array(levels, np.float64)[values.data], values.missing)
+        return values._replace(sort="number", data=array, missing=missing, levels=(), dtype=_of_decimals(levels))
     if all(type(level) is datetime.date for level in levels):
         data = np.array(levels, "datetime64[D]")[values.data]
         return values._replace(sort="datetime", data=data, levels=(), dtype="object:date")
@@ -338,6 +342,15 @@ def _sorted_out(values: Values, objects: Array) -> Values:
         names_of = ", ".join(sorted(sort.__name__ for sort in sorts))
         raise _NotTaken(f"holds objects of type {names_of}; convert them to numbers, text or dates")
     return values
+
+
+def _of_decimals(levels: Any) -> str:
+    """The type of a column of decimal.Decimal, with its decimal places."""
+    places = max(0, *(-int(level.as_tuple().exponent) for level in levels if level.is_finite()), 0)
+    for level in levels:
+        if not level.is_finite() or Decimal(f"{float(level):.{places}f}") != level:
+            raise _NotTaken(f"holds the Decimal {level}, which float64 does not; convert the column to numbers")
+    return f"object:Decimal({places})"
 
 
 def _are_numbers(levels: Any) -> bool:

@@ -1,6 +1,7 @@
 """What a column is found to be, what is refused by name, what can be said, and what is said at use."""
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -104,6 +105,7 @@ def test_a_kind_and_a_resolution_can_be_said():
         ({"a": np.array([1j, 2])}, {}, "column 'a': dtype complex128 is not taken; give its real and imaginary parts"),
         ({"a": np.array([b"x"])}, {}, "column 'a': .*astype"),
         ({"a": [{"x": 1}]}, {}, "column 'a': holds objects"),
+        ({"a": [Decimal("1.23456789012345678901"), Decimal(2)]}, {}, "column 'a': holds the Decimal 1.234567"),
         ({"a": [(1, 2), (3, 4)]}, {}, "column 'a': holds objects of type tuple"),
         ({"a": [True, "x"]}, {}, "column 'a': holds objects of type bool, str"),
         ({"a": np.array([2**64 - 1], np.uint64)}, {}, "too large for a number"),

@@ -26,6 +26,12 @@ def some(values, missing, marker=None):
 
 
 PANDAS = {
+    "decimals": lambda: pd.DataFrame(
+        {
+            "a": [None if i % 9 == 0 else decimal.Decimal(i * 37 % 991) / 100 for i in range(60)],
+            "two": [decimal.Decimal("0.1"), decimal.Decimal("0.25")] * 30,
+        }
+    ),
     "whole": lambda: pd.DataFrame({"a": R.integers(0, 99, 60), "b": R.integers(-500, 500, 60)}),
     "real": lambda: pd.DataFrame({"a": R.normal(size=60), "b": R.lognormal(8, 1, 60)}),
     "cents": lambda: pd.DataFrame({"a": R.lognormal(8, 1, 60).round(2), "b": np.arange(60) * 0.05}),
