@@ -13,6 +13,7 @@ since given up, so that it stands here.
     independent    each column of the training rows in an order of its own
     allegory       the model of adult.py in its one setting: an income by its frequency, other columns given that; the
                    last 2,049 training rows choose the epoch
+    masked         where --masked says so: a masked diffusion in its one setting, see masked_rows.py
     ARF            where --arf says so: adversarial random forests in an environment of their own, see arf_worker.py
 
 Copies: the share of rows that are a training row, in all columns, and in all but fnlwgt, a weight that hardly comes
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from adult import LABEL, POSITIVE, Floats, Table, take, trained
+from masked_rows import masked
 from numpy.typing import NDArray
 from sides import machine, say
 from sklearn.exceptions import ConvergenceWarning
@@ -135,12 +137,17 @@ def forests(train: Table, seed: int, python: Path) -> tuple[Table, str]:
         return read_frame(out), f"forests in {seconds} CPU seconds"
 
 
-def measured(frame: Table, split: int, arf: Path | None) -> dict[str, tuple[Floats, tuple[float, float]]]:
+def measured(
+    frame: Table, split: int, arf: Path | None, diffusion: bool
+) -> dict[str, tuple[Floats, tuple[float, float]]]:
     """Of each source of rows the lessons and the copies, in one split; of the rows held out the copies."""
     both = train_test_split(np.arange(len(frame[LABEL])), test_size=HELD_OUT, stratify=frame[LABEL], random_state=split)
     train, test = (take(frame, rows) for rows in both)
     drawn, took = synthetic(train, split)
     sources = {"copy": train, "independent": independent(train, split), "allegory": drawn}
+    if diffusion:
+        sources["masked"], also_took = masked(train, split)
+        took = f"{took}; masked: {also_took}"
     if arf:
         sources["ARF"], forests_took = forests(train, split, arf)
         took = f"{took}; {forests_took}"
@@ -157,10 +164,11 @@ def main() -> None:
     parser.add_argument("csv", type=Path, help="adult.csv, or .csv.gz, with a header")
     parser.add_argument("--splits", type=int, nargs="+", default=range(2022, 2027), help="seeds of the splits")
     parser.add_argument("--arf", type=Path, help="Python of an environment that has arfpy")
+    parser.add_argument("--masked", action="store_true", help="rows of a masked diffusion, too")
     options = parser.parse_args()
     frame = read_frame(options.csv)
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    found = [measured(frame, split, options.arf) for split in options.splits]
+    found = [measured(frame, split, options.arf, options.masked) for split in options.splits]
     header = " | ".join((*classifiers(0), "mean", "deviation", "copies", "but for fnlwgt"))
     print(f"\n| accuracy / F1 of >50K | {header} |\n| --- |{' --- |' * 8}")
     for name in found[0]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from common import reached
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 import allegory as al
@@ -47,24 +48,26 @@ def train(levels: int) -> None:
 
 
 def draw(path: str, recipe: str, depths: Iterable[int], title: str) -> None:
-    """A figure of all depths: the bound, and where the rate goes."""
-    found = {levels: RESULTS / f"{recipe}_{levels}.json" for levels in depths}
-    runs = {levels: json.loads(path.read_text()) for levels, path in found.items() if path.exists()}
+    """A figure of all depths: the bound of each seed, and their mean, and where the rate of the first goes."""
+    found = {levels: [*RESULTS.glob(f"{recipe}_{levels}.json"), *sorted(RESULTS.glob(f"{recipe}_{levels}_[0-9].json"))]
+             for levels in depths}  # fmt: skip
+    seeds = {levels: [json.loads(each.read_text()) for each in paths] for levels, paths in found.items() if paths}
+    runs = {levels: of_levels[0] for levels, of_levels in seeds.items()}
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = [str(levels) for levels in runs]
-    left.errorbar(
-        names,
-        [run["test"]["nll"] for run in runs.values()],
-        [run["test"]["nll_stderr"] for run in runs.values()],
-        marker="o",
-        capsize=3,
-    )
+    bounds = [[run["test"]["nll"] for run in of_levels] for of_levels in seeds.values()]
+    errors = [run["test"]["nll_stderr"] for run in runs.values()]
+    left.errorbar(names, [sum(each) / len(each) for each in bounds], errors, marker="o", capsize=3)
+    for name, each in zip(names, bounds, strict=True):
+        left.plot([name] * len(each), each, ".", color="grey")
     left.set(xlabel="levels T", ylabel="$-L_{100}$, test (nats)", title=title)
+    most = max(runs)
     for name, run in zip(names, runs.values(), strict=True):
         base = 0.0
         for t, rate in enumerate(run["test"]["kl_per_level"], start=1):
-            right.bar(name, rate, bottom=base, color=f"C{t - 1}", edgecolor="white", label=f"$z_{{{t}}}$")
+            colour = colormaps["viridis"]((t - 1) / max(1, most - 1))
+            right.bar(name, rate, bottom=base, color=colour, edgecolor="white", label=f"$z_{{{t}}}$")
             base += rate
     handles, labels = right.get_legend_handles_labels()
     by_level = dict(zip(labels, handles, strict=True))

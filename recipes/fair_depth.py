@@ -1,7 +1,9 @@
 """Why several levels, with everything else held: `binarized-mnist`, the same twelve blocks up and down, of which T = 1,
 2, 3, 4, 6 and 12 have latents, and the same steps.
 
-    for T in 1 2 3 4 6 12; do python recipes/fair_depth.py $T > recipes/results/fair_depth_$T.json; done
+    for T in 1 2 3 4 6 12; do
+        for SEED in 1 2; do python recipes/fair_depth.py $T $SEED > recipes/results/fair_depth_${T}_$SEED.json; done
+    done
     python recipes/fair_depth.py docs/fair_depth.png
 
 After Child (2021), who holds the deterministic network and varies how much of it is stochastic. Eleven blocks are on a

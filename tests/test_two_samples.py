@@ -34,15 +34,17 @@ def people(count=600):
 
 
 def test_codes_come_back_as_the_values_or_within_their_range(two_samples):
+    import masked_rows
+
     table, random = people(), np.random.RandomState(1)
     for name, column in table.items():
-        coding = two_samples.Coding.of(column)
+        coding = masked_rows.Coding.of(column)
         codes = coding.encode(column)
         assert codes.min() == 0
         assert codes.max() == len(coding) - 1
         back = coding.decode(codes, random)
         if name == "fnlwgt":
-            assert len(coding) == two_samples.VALUES
+            assert len(coding) == masked_rows.VALUES
             assert np.bincount(codes).max() <= 2 * np.bincount(codes).min()
             assert (coding.encode(back) == codes).all()
             assert (back.min() >= column.min(), back.max() <= column.max()) == (True, True)
@@ -51,8 +53,10 @@ def test_codes_come_back_as_the_values_or_within_their_range(two_samples):
 
 
 def test_a_masked_diffusion_draws_rows_of_the_table(two_samples, monkeypatch):
-    monkeypatch.setattr(two_samples, "VALID", 100)
-    monkeypatch.setattr(two_samples, "MASKED", {"width": 32, "blocks": 1})
+    import masked_rows
+
+    monkeypatch.setattr(masked_rows, "VALID", 100)
+    monkeypatch.setattr(masked_rows, "MASKED", {"width": 32, "blocks": 1})
     table = people()
     rows, took = two_samples.masked(table, 0, epochs=20, batch_size=50, lr=1e-2)
     assert list(rows) == list(table)
