@@ -456,6 +456,7 @@ def diffusion(
     data: Tensor | None = None,
     row_names: Sequence[Any] | None = None,
     offset: Tensor | None = None,
+    cell: int | None = None,
 ) -> Diffusion:
     """A diffusion model as a VAE of T levels, each of x's shape, with a fixed encoder and one denoiser for all decoders
     (Kingma et al. 2021); see `allegory.diffusion`. Train it with the objective `elbo`.
@@ -483,6 +484,8 @@ def diffusion(
         data: (N, *event) training data: the law of single elements begins at the marginals, real numbers are
             standardised by it.
         row_names, offset: as in `mlp`.
+        cell: the side, in pixels, of the cells that "conv" reads images as, by default 4: smaller ones are better at
+            the same width, and slower.
 
     Raises:
         ValueError: log SNR that rises; levels < 1; an unknown name; data that cannot be standardised.
@@ -502,7 +505,7 @@ def diffusion(
         architecture="diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
         net=_to_config(net), predicts=predicts, log_snr=[float(end) for end in log_snr], learned=learned, spread=spread,
         width=width, blocks=blocks, dropout=dropout, categories=categories, bins=bins,
-        **_said(lowest=lowest or None),
+        **_said(lowest=lowest or None, cell=cell),
     )  # fmt: skip
     schedule = NoiseSchedule(float(log_snr[0]), float(log_snr[1]), learned, shaped=levels is not None)
     elements = _elements(event_shape, likelihood, categories, bins, lowest, data, row_names, offset)
@@ -510,7 +513,7 @@ def diffusion(
         check_support(elements.law(torch.zeros(1, *elements.shape), torch.zeros(())), data, "data", row_names)
     of_law = predicts == "x" and elements.width > 0
     outputs = elements.shape[0] * (1 if of_law or not spread else 2)
-    denoiser = _denoiser(net, elements.shape, outputs, width, blocks, dropout)
+    denoiser = _denoiser(net, elements.shape, outputs, width, blocks, dropout, cell)
     model = Diffusion(denoiser, elements, schedule, levels, predicts, spread)
     model.config = config
     return model
@@ -527,6 +530,7 @@ def masked_diffusion(
     categories: int | Sequence[int] | None = None,
     lowest: int | None = None,
     data: Tensor | None = None,
+    cell: int | None = None,
 ) -> MaskedDiffusion:
     """A masked diffusion of two values or of categories, which shows the elements of x little by little; see
     `allegory.masked`. Train it with the objective `elbo`.
@@ -542,6 +546,7 @@ def masked_diffusion(
         categories: k of "categorical"; or one for each channel, (C,), as the columns of a table have them.
         lowest: the first of the categories, as in `mlp`.
         data: (N, *event) training data, at whose marginals it begins.
+        cell: as in `diffusion`.
 
     Raises:
         ValueError: levels < 1; an unknown name; data of another shape.
@@ -562,14 +567,14 @@ def masked_diffusion(
         architecture="masked_diffusion", event_shape=list(event_shape), likelihood=likelihood, levels=levels,
         net=_to_config(net), width=width, blocks=blocks, dropout=dropout,
         categories=list(categories) if isinstance(categories, Sequence) else categories,
-        **_said(lowest=lowest or None),
+        **_said(lowest=lowest or None, cell=cell),
     )  # fmt: skip
     if data is not None:
         _check_data(data, event_shape)
     k = 2 if likelihood == "bernoulli" or categories is None else categories
     values = Values(*event_shape, k=k, lowest=lowest, data=data)
     reads = (values.reads, *event_shape[1:])
-    model = MaskedDiffusion(_denoiser(net, reads, values.writes, width, blocks, dropout, waves=0), values, levels)
+    model = MaskedDiffusion(_denoiser(net, reads, values.writes, width, blocks, dropout, cell, waves=0), values, levels)
     if data is not None:
         check_support(Unmasking(data[:1], values, torch.ones(1)), data, "data")
     model.config = config
@@ -589,9 +594,20 @@ def _sizes(net: Any, width: int | None, blocks: int | None) -> tuple[int, int]:
 
 
 def _denoiser(
-    net: Net, shape: Sequence[int], outputs: int, width: int, blocks: int, dropout: float, waves: int | None = None
+    net: Net,
+    shape: Sequence[int],
+    outputs: int,
+    width: int,
+    blocks: int,
+    dropout: float,
+    cell: int | None,
+    waves: int | None = None,
 ) -> nn.Module:
     """The network of a diffusion, which reads (*batch, *shape) and puts out so many channels."""
+    if cell is not None:
+        _check_counts(cell=cell)
+        if net != "conv":
+            raise ValueError(f"cell={cell} is of net='conv'; the denoiser is {net!r}")
     if isinstance(net, nn.Module):
         return net
     if not isinstance(net, str):
@@ -602,7 +618,7 @@ def _denoiser(
         raise ValueError(f"net={net!r}: wanted 'mlp', 'conv', or a module (z, log_snr) -> output")
     if len(shape) != 3:
         raise ValueError(f"net='conv' reads images, (C, H, W), and x has {len(shape)} dimensions; wanted 'mlp'")
-    return ImageDenoiser(shape, width, blocks, outputs, dropout=dropout)
+    return ImageDenoiser(shape, width, blocks, outputs, 4 if cell is None else cell, dropout)
 
 
 def _check_data(data: Tensor, event_shape: Sequence[int]) -> None:

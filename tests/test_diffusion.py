@@ -629,6 +629,8 @@ MISTAKES = {
     r"likelihood='poisson': wanted one of bernoulli": lambda: diffusion((2,), "poisson"),
     r"needs its number of categories": lambda: diffusion((2,), "categorical"),
     r"net='unet': wanted 'mlp', 'conv'": lambda: diffusion((2,), net="unet"),
+    r"cell=0: wanted a positive whole number": lambda: diffusion((1, 4, 4), net="conv", cell=0),
+    r"cell=2 is of net='conv'; the denoiser is 'mlp'": lambda: diffusion((2,), cell=2),
     r"net='conv' reads images": lambda: diffusion((2,), net="conv"),
     r"spread=True: infinitely many": lambda: diffusion((2,), levels=None, spread=True),
     r"the denoiser was given z of shape \(1, 3, 2\) and gave \(1, 3, 1\), wanted \(1, 3, 2\)": lambda: diffusion(

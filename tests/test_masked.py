@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import allegory as al
-from allegory.architectures import build, masked_diffusion
+from allegory.architectures import build, diffusion, masked_diffusion
 from allegory.evaluation.marginals import independent_elements
 from allegory.masked import MaskedDiffusion, Unmasking, Values
+from allegory.networks import ImageDenoiser
 
 D = 3
 
@@ -241,6 +242,17 @@ def test_it_trains_and_comes_back(tmp_path):
     assert result.baseline_nll is None
     assert al.diagnose(model, x, x, samples=2).healthy
     assert model.sample(4, levels=2).shape == (4, 6)
+
+
+@pytest.mark.parametrize("make", [masked_diffusion, diffusion])
+def test_images_are_read_as_cells_of_the_size_that_is_asked_for(make):
+    for cell, asked in ((4, {}), (2, {"cell": 2})):
+        model = make((1, 6, 6), "bernoulli", levels=3, width=8, blocks=1, **asked)
+        again = build(model.config)
+        assert again.config == model.config
+        grids = [m.net.place.bias.shape for m in again.modules() if isinstance(getattr(m, "net", None), ImageDenoiser)]
+        assert set(grids) == {(8, -(-6 // cell), -(-6 // cell))}
+        assert al.elbo(again.eval()(torch.zeros(2, 1, 6, 6))).shape == (2,)
 
 
 MISTAKES = {

@@ -84,7 +84,7 @@ MODEL = {
     "dropout": NUMBER, "top_down": SWITCH, "residual": SWITCH, "markov": SWITCH, "checkpointed": SWITCH,
     "lowest": WHOLE, "padded": SWITCH, "any_size": SWITCH, "gaps": SWITCH, "set_features": COUNT, "exposure": INDEX,
     "levels": _either(COUNT, NOTHING), "net": NAME, "predicts": TEXT, "log_snr": _list_of(FINITE, 2),
-    "learned": SWITCH, "spread": SWITCH, "width": COUNT, "bins": COUNT, "prior_levels": COUNT,
+    "learned": SWITCH, "spread": SWITCH, "width": COUNT, "cell": COUNT, "bins": COUNT, "prior_levels": COUNT,
     "given": _list_of(COUNT, 1), "latent_family": _either(TEXT, _list_of(TEXT)), "latent_categories": COUNT,
 }  # fmt: skip
 """Of `model.config`."""
