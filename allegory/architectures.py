@@ -66,7 +66,7 @@ from allegory.trees import TreeFamily
 
 __all__ = [
     "ACTIVATIONS", "DIFFUSED", "LATENT_FAMILIES", "LIKELIHOODS", "PRIORS", "build", "conv", "default_latent",
-    "diffusion", "masked_diffusion", "mlp", "resize",
+    "diffusion", "is_of_any_size", "masked_diffusion", "mlp", "resize",
 ]  # fmt: skip
 
 PRIORS = priors.NAMES
@@ -405,14 +405,17 @@ def resize(model: VAE, event_shape: Sequence[int], **own: Any) -> VAE:
         own: the custom parts it was made with, as of `build`.
 
     Raises:
-        ValueError: any other model; another number of channels.
+        ValueError: any other model, unless its size is this one; another number of channels.
 
     >>> model = conv((1, 8, 8), "bernoulli", latent=[2], channels=8, blocks=1, any_size=True)
     >>> resize(model, (1, 20, 30)).sample(2).shape
     torch.Size([2, 1, 20, 30])
     """
-    config = getattr(model, "config", None) or {}
-    if not config.get("any_size"):
+    _check_widths(event_shape=event_shape)
+    config = model.config or {}
+    if list(event_shape) == config.get("event_shape"):
+        return model
+    if not is_of_any_size(model):
         raise ValueError(f"{type(model).__name__}: wanted a model of architectures.conv(..., any_size=True)")
     if len(event_shape) != len(config["event_shape"]) or list(event_shape[:-2]) != config["event_shape"][:-2]:
         raise ValueError(f"event_shape={list(event_shape)}: the model is of {config['event_shape']}, of any size")
@@ -421,6 +424,11 @@ def resize(model: VAE, event_shape: Sequence[int], **own: Any) -> VAE:
     resized = resized.to(next(model.parameters()))
     resized.load_state_dict(model.state_dict())
     return resized.train(model.training)
+
+
+def is_of_any_size(model: VAE) -> bool:
+    """Whether `resize` gives the model for images of another size."""
+    return bool((model.config or {}).get("any_size"))
 
 
 def _as_pixels(
@@ -560,6 +568,8 @@ def masked_diffusion(
         raise ValueError(f"likelihood={likelihood!r}: wanted 'bernoulli' or 'categorical' in a masked diffusion")
     if likelihood == "categorical" and categories is None:
         raise ValueError("the categorical likelihood needs its number of categories")
+    if likelihood == "bernoulli" and isinstance(categories, Sequence):
+        raise ValueError(f"categories={list(categories)} with 'bernoulli', which has two values; wanted 'categorical'")
     lowest = first_category(likelihood, lowest, data)
     net = _default_net(event_shape) if net is None else net
     width, blocks = _sizes(net, width, blocks)

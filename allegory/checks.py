@@ -25,7 +25,6 @@ from allegory.support import check_support
 
 __all__ = [
     "check_batch_shape",
-    "check_counts",
     "check_distribution",
     "check_independence",
     "check_prior",
@@ -49,18 +48,6 @@ def check_distribution(name: str, law: Any) -> None:
             f"{name} returned a tensor of shape {tuple(law.shape)}, wanted a torch.distributions.Distribution: put the "
             "network into a conditional, such as al.Conditional(network, al.families.normal)"
         )
-
-
-def check_counts(**counts: Any) -> None:
-    """Raises a ValueError for a number that is not whole, or below one.
-
-    >>> check_counts(draws=0)
-    Traceback (most recent call last):
-    ValueError: draws=0: wanted at least 1, a whole number
-    """
-    for name, value in counts.items():
-        if not hasattr(value, "__index__") or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value!r}: wanted at least 1, a whole number")
 
 
 def check_batch_shape(name: str, law: Distribution, wanted: tuple[int, ...]) -> None:

@@ -42,6 +42,8 @@ class Conditional(nn.Module):
     torch.Size([7, 5])
     """
 
+    in_float32 = True  # whatever precision its network ran in, see `allegory.draws.law_of`
+
     def __init__(
         self,
         network: nn.Module,
@@ -74,6 +76,8 @@ class StandardNormal(nn.Module):
     >>> StandardNormal(3)().sample((5,)).shape
     torch.Size([5, 3])
     """
+
+    in_float32 = True
 
     def __init__(self, *event_shape: int) -> None:
         super().__init__()

@@ -13,7 +13,6 @@ from torch import Size, Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from allegory.checks import check_distribution
-from allegory.conditional import Conditional
 from allegory.discrete import OneHot
 from allegory.distributions import map_tensors
 from allegory.runtime.compilation import disable_compile
@@ -23,9 +22,11 @@ __all__ = ["draw_latent", "draw_to", "from_noise", "law_of", "noise_of"]
 
 
 def law_of(conditional: Callable[..., Distribution], *context: Any) -> Distribution:
-    """The distribution of a conditional, in float32 whatever precision its networks ran in."""
+    """The distribution of a conditional, in float32 whatever precision its networks ran in. One that is `in_float32` by
+    itself, as those of the library are, is not looked into, which a compiler could not follow.
+    """
     law = conditional(*context)
-    if isinstance(conditional, Conditional) or not autocast_enabled() or isinstance(law, Tensor):
+    if getattr(conditional, "in_float32", False) or not autocast_enabled() or isinstance(law, Tensor):
         return law
     return _with_float32(law)
 

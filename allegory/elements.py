@@ -150,7 +150,7 @@ class Categories(Elements):
 
     def __init__(self, *event_shape: int, k: int, lowest: int = 0, data: Tensor | None = None) -> None:
         super().__init__(*event_shape)
-        if k < 2:
+        if not hasattr(k, "__index__") or k < 2:
             raise ValueError(f"categories={k}: wanted two or more")
         self.k, self.lowest, self.width = k, lowest, k
         self.family = CategoricalFamily(k, lowest)

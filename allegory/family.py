@@ -189,8 +189,8 @@ class CategoricalFamily(Family):
 
     def __init__(self, k: int, lowest: int = 0) -> None:
         super().__init__()
-        if k < 2:
-            raise ValueError(f"categorical({k}): wanted at least 2 categories")
+        if not hasattr(k, "__index__") or k < 2:
+            raise ValueError(f"categorical({k}): wanted at least 2 categories, a whole number")
         self.size, self.lowest = k, lowest
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:

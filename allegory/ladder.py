@@ -27,6 +27,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from allegory.discrete import OneHot
 from allegory.distributions import IndependentBernoulli
+from allegory.draws import law_of
 
 __all__ = ["TopDown"]
 
@@ -77,7 +78,7 @@ class TopDown(nn.Module):
 
     def top(self, x: Tensor) -> Distribution:
         """q(z_T | x), with batch shape (B,), for x: (B, *event)."""
-        return self.posteriors[-1](self(x)[-1])
+        return law_of(self.posteriors[-1], self(x)[-1])
 
     def posterior(
         self, level: int, feature: Tensor, state: Tensor | None, prior: Distribution, given: Sequence[Tensor] = ()
@@ -93,8 +94,8 @@ class TopDown(nn.Module):
         """
         module = self.posteriors[level - 1]
         if state is None:
-            return module(feature, *given)
-        q = module(feature, state, *given)
+            return law_of(module, feature, *given)
+        q = law_of(module, feature, state, *given)
         return _relative_to_prior(prior, q, level) if self.residual else q
 
     def bottom_up(self, level: int, below: Tensor) -> Distribution:

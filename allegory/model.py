@@ -248,7 +248,7 @@ class VAE(nn.Module):
 
         def choose(t: int, p: Distribution, state: Tensor | None) -> Tensor:
             c = contexts if state is None else beside_state
-            q[t] = law_of(self.encoders.posterior, t, features[t - 1], state, p, c)
+            q[t] = self.encoders.posterior(t, features[t - 1], state, p, c)
             self._check_shapes(t, q[t], p, (samples, x.shape[0]))
             return draw(t, q[t], p)
 

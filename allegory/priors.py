@@ -27,6 +27,7 @@ from torch.distributions import Distribution, ReshapeTransform, TransformedDistr
 
 from allegory.conditional import StandardNormal
 from allegory.distributions import NormalMixture
+from allegory.draws import law_of
 from allegory.families import Family, normal
 from allegory.ladder import TopDown
 from allegory.marginal import fill_gaps
@@ -152,6 +153,8 @@ class MixtureOfNormals(nn.Module):
     torch.Size([3, 2])
     """
 
+    in_float32 = True
+
     def __init__(self, components: int, *event_shape: int) -> None:
         super().__init__()
         _check_components(components)
@@ -181,6 +184,8 @@ class VampPrior(nn.Module):
     torch.Size([3, 5])
     """
 
+    in_float32 = True
+
     def __init__(self, encoder: nn.Module, inputs: Tensor, read: Standardize | None = None) -> None:
         super().__init__()
         _check_components(len(inputs))
@@ -195,8 +200,8 @@ class VampPrior(nn.Module):
 
     def forward(self) -> Distribution:
         """The distribution, with batch shape ()."""
-        top = self.encoder.top if isinstance(self.encoder, TopDown) else self.encoder
-        law: Any = top(self.inputs)
+        encoder, u = self.encoder, self.inputs
+        law: Any = encoder.top(u) if isinstance(encoder, TopDown) else law_of(encoder, u)
         base = getattr(law, "base_dist", law)
         if not isinstance(base, torch.distributions.Normal):
             raise ValueError(f"a VampPrior mixes normal posteriors, but q(z_T | u) is {type(base).__name__}")

@@ -628,6 +628,7 @@ MISTAKES = {
     r"predicts='mean': wanted one of v, x, eps": lambda: diffusion((2,), predicts="mean"),
     r"likelihood='poisson': wanted one of bernoulli": lambda: diffusion((2,), "poisson"),
     r"needs its number of categories": lambda: diffusion((2,), "categorical"),
+    r"categories=\[2, 3\]: wanted": lambda: diffusion((2,), "categorical", categories=[2, 3]),
     r"net='unet': wanted 'mlp', 'conv'": lambda: diffusion((2,), net="unet"),
     r"cell=0: wanted a positive whole number": lambda: diffusion((1, 4, 4), net="conv", cell=0),
     r"cell=2 is of net='conv'; the denoiser is 'mlp'": lambda: diffusion((2,), cell=2),

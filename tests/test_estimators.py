@@ -401,5 +401,5 @@ def test_a_fit_keeps_rows_to_learn_from_and_draws_one_row_or_more():
     X = np.random.default_rng(0).normal(size=(30, 2))
     density = VAEDensity(1, (4,), n_fits=1, max_iter=2, validation_fraction=0.99, random_state=0).fit(X)
     assert np.isfinite(density.score(X))
-    with pytest.raises(ValueError, match="n_samples=0: wanted a whole number of rows, 1 or more"):
+    with pytest.raises(ValueError, match="n_samples=0: wanted at least 1, a whole number"):
         density.sample(0)

@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "families": {"columnar", "discrete", "family", "missingness", "positivity", "trees"},
     "exposure": {"columnar", "distributions", "gaps", "intervals", "missingness"},
     "conditional": {"exposure"},
-    "ladder": {"discrete", "distributions"},
+    "ladder": {"discrete", "distributions", "draws"},
     "networks": {"intervals"},
     "notation": set(),
     "units": set(),
@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "mixtures": {"intervals", "quantiles"},
     "checks": {"conditional", "gaps", "support"},
     "given": {"networks", "units"},
-    "draws": {"checks", "conditional", "discrete", "distributions"},
+    "draws": {"checks", "discrete", "distributions"},
     "held": {"checks", "given"},
     "model": {
         "checks", "conditional", "distributions", "draws", "given", "held", "ladder", "notation", "trace",
@@ -72,7 +72,9 @@ MAY_IMPORT = {
     "diffusion": {"chain", "conditional", "distributions", "elements", "ladder", "positivity"},
     "masked": {"chain", "families", "family", "given", "networks", "trace"},
     "objectives": {"trace"},
-    "priors": {"conditional", "distributions", "families", "ladder", "marginal", "networks", "positivity", "units"},
+    "priors": {
+        "conditional", "distributions", "draws", "families", "ladder", "marginal", "networks", "positivity", "units",
+    },
     "factors": {"columnar", "family", "likelihoods", "positivity"},
     "likelihoods": {"columnar", "families", "family", "missingness", "networks", "trees"},
     "marginal": {"columnar", "family", "gaps", "intervals", "missingness", "positivity", "units"},

@@ -259,6 +259,7 @@ MISTAKES = {
     "levels=0: wanted one or more": lambda: masked_diffusion((2,), levels=0),
     "likelihood='normal': wanted 'bernoulli' or 'categorical'": lambda: masked_diffusion((2,), "normal"),
     "needs its number of categories": lambda: masked_diffusion((2,), "categorical"),
+    r"categories=\[2, 3\] with 'bernoulli', which has two values": lambda: masked_diffusion((2,), categories=[2, 3]),
     "categories=1: wanted two or more": lambda: masked_diffusion((2,), "categorical", categories=1),
     r"categories=\[3, 1.5\]: wanted two or more": lambda: masked_diffusion((2,), "categorical", categories=[3, 1.5]),
     r"the network was given z of shape \(1, 3, 2\), as \(1, 3, 6\), and gave \(1, 3, 6\), wanted \(1, 3, 4\)": lambda: (

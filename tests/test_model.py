@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 import allegory as al
 from allegory.distributions import NormalMixture, tempered
+from allegory.evaluation.passes import evaluating
 from allegory.runtime.modes import no_validation
 
 
@@ -525,6 +526,20 @@ def test_the_density_of_a_flow_is_not_rounded():
         z = trace.latents[0]
         assert_close(log_pz[0], flow().log_prob(z), rtol=0, atol=0)
         assert_close(log_qz[0], model.encoders[0](x).log_prob(z), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("prior", ["standard", "mixture", "vamp"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_a_pass_compiles_in_one_piece(prior, precision):
+    """What breaks it at the prior or at a posterior is compiled once for each level, and after eight not at all."""
+    x = (torch.rand(4, 1, 8, 8) < 0.5).float()
+    model = al.architectures.conv(
+        (1, 8, 8), "bernoulli", [2, 2, 3], [2, 2, 8], channels=4, blocks=1, prior=prior, components=3, data=x
+    ).float()
+    given = model.sample(4)
+    whole = torch.compile(lambda x: model(x, samples=2).log_weight, fullgraph=True, backend="eager")
+    with evaluating(model), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        assert whole(given).dtype == torch.float32
 
 
 @pytest.mark.parametrize("objective", [al.elbo, al.iwae, al.stl, al.dreg])

@@ -32,9 +32,8 @@ from joblib import Parallel, delayed
 from torch import Size, Tensor
 from torch.distributions import Independent
 
-from allegory.architectures import resize
+from allegory.architectures import is_of_any_size, resize
 from allegory.chain import at_levels
-from allegory.checks import check_counts
 from allegory.columnar import Columns
 from allegory.compression.bits_back import BitsBack, find_grids
 from allegory.compression.container import Chunk, Reader, Writer
@@ -44,6 +43,7 @@ from allegory.draws import draw_to, law_of
 from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.masked import Unmasking
 from allegory.model import VAE, check_is_vae
+from allegory.runtime.messages import check_counts
 from allegory.runtime.modes import forked_rng, no_validation
 from allegory.runtime.storage import atomic_path, check_regular
 from allegory.runtime.threads import one_at_a_time
@@ -367,7 +367,7 @@ def _write(
     need_constriction()
     check_is_vae(model)
     check_counts(chunk=chunk, jobs=jobs)
-    model = _of_size(model, x.shape[1:])
+    model = resize(model, x.shape[1:]) if is_of_any_size(model) else model
     own = _in_float64(model)
     contexts = _checked(model, x, given)
     header = _header(own, x, contexts, resolution) | ({} if about is None else {"about": about})
@@ -392,7 +392,7 @@ def _read(stream: BinaryIO, model: VAE, given: Given, rows: slice | None, jobs: 
     check_is_vae(model)
     check_counts(jobs=jobs)
     reader = Reader(stream)
-    own = _in_float64(_of_size(model, reader.header["event"]))
+    own = _in_float64(resize(model, reader.header["event"]) if is_of_any_size(model) else model)
     if reader.header["model"] != _checksum(own):
         raise ValueError(
             f"this file was made with another model, or with other weights (checksum {reader.header['model'][:8]}, not "
@@ -443,11 +443,6 @@ def _header(own: VAE, x: Any, contexts: Contexts, resolution: Any) -> dict[str, 
         resolution=steps,
         grids=grids,
     )
-
-
-def _of_size(model: VAE, event_shape: Sequence[int]) -> VAE:
-    """The model, for examples of this shape where it is one of any size."""
-    return resize(model, event_shape) if (model.config or {}).get("any_size") else model
 
 
 def _in_float64(model: VAE) -> VAE:

@@ -59,10 +59,9 @@ def describe(
         "reading": {key: _plain(data.asked[key]) for key in READING if key in data.asked} or None,
         "dialect": data.dialect and asdict(data.dialect),
     }
+    built_in = data.name in {row.name for row in BUILTIN}
     return dict(
-        source=data.name
-        if data.name in {row.name for row in BUILTIN}
-        else str((data.place or Path(data.name)).resolve()),
+        source=data.name if built_in else str((data.place or Path(data.name)).resolve()),
         dynamic=data.dynamic,
         seed=data.seed if seed is None else seed,
         event_shape=list(data.event_shape),

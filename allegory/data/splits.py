@@ -61,6 +61,7 @@ from allegory.data.tables import (
 )  # fmt: skip
 from allegory.data.values import DENSITIES
 from allegory.runtime import processes
+from allegory.runtime.messages import check_counts
 from allegory.tabular import Dialect, Schema
 from allegory.tabular.schema import as_limits, as_list
 
@@ -241,8 +242,7 @@ class Data:
         >>> rows.shape, x.shape
         (torch.Size([5]), torch.Size([5, 1, 8, 8]))
         """
-        if not hasattr(count, "__index__") or count < 1:
-            raise ValueError(f"examples={count!r}: wanted at least 1, a whole number")
+        check_counts(examples=count)
         x = getattr(self, split)
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
         return rows, binarize(x[rows]) if self.dynamic and split == "train" else x[rows]

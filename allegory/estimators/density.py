@@ -22,6 +22,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from allegory.estimators.estimator import VAEEstimator
+from allegory.runtime.messages import check_counts
 from allegory.tabular import Schema
 
 __all__ = ["VAEDensity"]
@@ -98,8 +99,7 @@ class VAEDensity(DensityMixin, VAEEstimator):
             random_state: by default that of the estimator: the same rows each time.
         """
         check_is_fitted(self)
-        if not hasattr(n_samples, "__index__") or n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r}: wanted a whole number of rows, 1 or more")
+        check_counts(n_samples=n_samples)
         seed = self._seed if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
         with torch.random.fork_rng():
             torch.manual_seed(seed)

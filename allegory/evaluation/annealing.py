@@ -29,12 +29,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.checks import check_counts
 from allegory.draws import draw_to
 from allegory.evaluation.bounds import log_likelihood, standard_error
 from allegory.evaluation.passes import evaluating, pairs_per_pass
 from allegory.given import Contexts, Given, as_contexts, take_rows
 from allegory.model import VAE, Choose, Distributions, Latents, check_is_vae
+from allegory.runtime.messages import check_counts
 from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["Annealed", "ais", "compare_with_ais"]

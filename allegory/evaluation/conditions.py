@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allegory.checks import check_counts
 from allegory.evaluation.imputation import impute
 from allegory.given import Given, as_contexts
 from allegory.model import VAE, check_is_vae
+from allegory.runtime.messages import check_counts
 
 __all__ = ["sample_given"]
 

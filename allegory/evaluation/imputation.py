@@ -33,7 +33,6 @@ from torch import Size, Tensor
 from torch.distributions import Categorical, Distribution, Independent
 from torch.nn.functional import softplus
 
-from allegory.checks import check_counts
 from allegory.columnar import Columns
 from allegory.evaluation.resampling import Rows, each_gappy_row, infer_missing, spread, warn_of_few, weigh
 from allegory.given import Given, expand_contexts
@@ -41,6 +40,7 @@ from allegory.missingness import GapLaw, Limits, gap_odds, log_missing_within, m
 from allegory.mixtures import even, mixture_mean, mixture_quantile, pick, strata
 from allegory.model import VAE
 from allegory.quantiles import draw, log_mass
+from allegory.runtime.messages import check_counts
 from allegory.runtime.threads import one_at_a_time
 
 __all__ = ["fill", "impute"]

@@ -27,11 +27,10 @@ import torch
 from torch import Tensor
 from torch.distributions import StudentT
 
-from allegory.checks import check_counts
 from allegory.evaluation.imputation import impute
 from allegory.model import VAE
 from allegory.quantiles import quantile
-from allegory.runtime.messages import no_tensor
+from allegory.runtime.messages import check_counts, no_tensor
 
 __all__ = ["Pooled", "impute_refitted", "rubin"]
 

@@ -1,5 +1,5 @@
 r"""Messages: how an error names a value of the data, what another library's error says in one line, and what to do
-with data that are no tensor, or of another shape.
+with data that are no tensor, of another shape, or with a number that is no count.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-__all__ = ["call_error", "describe_index", "first_line", "no_tensor", "reshaping"]
+__all__ = ["call_error", "check_counts", "describe_index", "first_line", "no_tensor", "reshaping"]
 
 
 def describe_index(index: Sequence[int], rows: Sequence[Any] | None = None) -> str:
@@ -112,3 +112,15 @@ def reshaping(shape: Sequence[int], event: Sequence[int]) -> str:
     if prod(given) == prod(event):
         return "; x.flatten(1) fits" if len(event) == 1 else f"; x.view(-1, {', '.join(map(str, event))}) fits"
     return ""
+
+
+def check_counts(**counts: Any) -> None:
+    """Raises a ValueError for a number that is not whole, or below one.
+
+    >>> check_counts(draws=0)
+    Traceback (most recent call last):
+    ValueError: draws=0: wanted at least 1, a whole number
+    """
+    for name, value in counts.items():
+        if not hasattr(value, "__index__") or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r}: wanted at least 1, a whole number")

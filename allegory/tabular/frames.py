@@ -346,7 +346,8 @@ def _sorted_out(values: Values, objects: Array) -> Values:
 
 def _of_decimals(levels: Any) -> str:
     """The type of a column of decimal.Decimal, with its decimal places."""
-    places = max(0, *(-int(level.as_tuple().exponent) for level in levels if level.is_finite()), 0)
+    exponents = [level.as_tuple().exponent for level in levels if level.is_finite()]
+    places = max(0, -min(map(int, exponents), default=0))
     for level in levels:
         if not level.is_finite() or Decimal(f"{float(level):.{places}f}") != level:
             raise _NotTaken(f"holds the Decimal {level}, which float64 does not; convert the column to numbers")

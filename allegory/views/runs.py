@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from allegory.architectures import resize
+from allegory.architectures import is_of_any_size, resize
 from allegory.chain import at_levels
-from allegory.checks import check_counts
 from allegory.data.conditions import Condition, choose_given, recorded_conditions
 from allegory.data.description import is_described, recorded_offset
 from allegory.data.ranges import as_range
@@ -46,6 +45,7 @@ from allegory.given import Contexts, Given, Reading, as_contexts, take_rows
 from allegory.model import VAE
 from allegory.networks import Standardize
 from allegory.runtime.devices import choose_device
+from allegory.runtime.messages import check_counts
 from allegory.sharing import Exported, export
 from allegory.sharing.hub import fetch
 from allegory.tabular import Schema
@@ -427,7 +427,7 @@ class Run:
             given = self.read_given(x) if given is None else given
             x = self.read(x)
         contexts = tuple(c.to(self.device) for c in as_contexts(given, len(x)))
-        model = resize(self.model, x.shape[1:]) if self._fits_any_size(x) else self.model
+        model = resize(self.model, x.shape[1:]) if is_of_any_size(self.model) else self.model
         return self._with_seed(seed, lambda: posterior_moments(model, x.to(self.device), given=contexts))
 
     def read_given(self, source: Any, array: str | None = None) -> Tensor | None:
@@ -482,7 +482,7 @@ class Run:
             values = two_values(x) if self._is_bernoulli else None
             return x if values is None else to_binary(x, values)
         folder, shape = Path(source).is_dir(), about["event_shape"]
-        size = about.get("size") if folder and not self._is_of_any_size else None
+        size = about.get("size") if folder and not is_of_any_size(self.model) else None
         channels = shape[0] if folder and len(shape) == 3 and shape[0] in (1, 3) else None
         dynamic = about["dynamic"] and str(source) == about["source"]
         offset = 0.0 if self.offset is None else self.offset
@@ -743,7 +743,7 @@ class Run:
     def _unlike_training(self, x: Any) -> str:
         """Where the values of x, (N, *event), are far from what the encoder reads as usual, in words; else ""."""
         reads = [part for part in self.model.encoders.modules() if isinstance(part, Standardize)]
-        if not reads or (reads[0].loc.shape != x.shape[1:] and not self._is_of_any_size):
+        if not reads or (reads[0].loc.shape != x.shape[1:] and not is_of_any_size(self.model)):
             return ""
         with torch.no_grad():
             y = reads[0](x[:COMPARED_ROWS].to(self.device)).double()
@@ -756,13 +756,9 @@ class Run:
             return f"its values vary by {spread:.2g} of what the training data do; are they in the same units?"
         return ""
 
-    @property
-    def _is_of_any_size(self) -> bool:
-        return bool((self.model.config or {}).get("any_size"))
-
     def _fits_any_size(self, x: Any) -> bool:
         """Whether x, (N, *event), are images that the model takes once it is resized."""
-        if not self._is_of_any_size or self.offset is not None:
+        if not is_of_any_size(self.model) or self.offset is not None:
             return False
         shape, own = list(x.shape[1:]), (self.model.config or {})["event_shape"]
         return len(shape) == len(own) and shape[:-2] == own[:-2]
