@@ -27,7 +27,15 @@ from allegory import family as plain
 from allegory.discrete import OneHotFamily
 from allegory.family import Family
 from allegory.gaps import Observed
-from allegory.intervals import LAWS, Interval, IntervalMixture, WithPoints, ordinal_logits
+from allegory.intervals import (
+    LAWS,
+    Interval,
+    IntervalMixture,
+    RoundedFurther,
+    WithPoints,
+    at_points,
+    ordinal_logits,
+)
 from allegory.missingness import CensoredFamily, GapFamily, IndicatedFamily, SelfMaskedFamily
 from allegory.positivity import positive
 from allegory.trees import TreeFamily
@@ -41,6 +49,7 @@ __all__ = [
     "ObservedFamily",
     "OrdinalFamily",
     "PointsFamily",
+    "RoundedFamily",
     "from_json",
     "is_count_with_points",
     "to_json",
@@ -227,6 +236,46 @@ class PointsFamily(Family):
         logits = plain.to_float32(logits).unflatten(channels, (n, -1)).movedim(channels - 1, -1)
         law: Any = self.family(rest, event_dim)
         return Independent(WithPoints(logits, self.values, law.base_dist), event_dim)
+
+    def extra_repr(self) -> str:
+        return f"values={_short(self.values)}"
+
+
+class RoundedFamily(Family):
+    """Numbers of which some were rounded further; the arguments are those of `families.rounded`."""
+
+    reads = "logits of the points, of rounding further and of the family, and what the family reads"
+
+    def __init__(self, family: Family, values: Sequence[float], points: Sequence[float] = ()) -> None:
+        super().__init__()
+        if not isinstance(family, IntervalFamily):
+            raise ValueError(f"rounded: got {family!r:.60}, wanted families.interval, numbers of a finite resolution")
+        given, also = (torch.as_tensor(each, dtype=torch.get_default_dtype()).flatten() for each in (values, points))
+        if len(given) < 2 or (not given.is_meta and not bool((given.diff() > 0).all())):
+            raise ValueError(f"rounded: got the values {_short(given)}, wanted two or more, in order")
+        equal = at_points(also, given)
+        if not given.is_meta and not bool(equal.any(-1).all()):
+            raise ValueError(f"rounded: got the points {_short(also)}, wanted some of the values, {_short(given)}")
+        self.family, self.asked = family, {"values": values, "points": points}
+        self.values: Tensor
+        self.places: Tensor
+        self.register_buffer("values", given)
+        self.register_buffer("places", equal.int().argmax(-1) if len(also) else torch.arange(0), persistent=False)
+        self.size = len(also) + 2 + family.size
+
+    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
+        n, channels = len(self.places) + 2, -event_dim
+        if phi.shape[channels] % self.size:
+            raise ValueError(f"rounded reads {self.size} numbers per element, but got {tuple(phi.shape)}")
+        elements = phi.shape[channels] // self.size
+        logits, rest = phi.split([n * elements, phi.shape[channels] - n * elements], channels)
+        logits = plain.to_float32(logits).unflatten(channels, (n, -1)).movedim(channels - 1, -1)
+        law: Any = self.family(rest, event_dim)
+        return Independent(RoundedFurther(logits, self.values, self.places, law.base_dist), event_dim)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """As of the family."""
+        return self.family.transform(x)
 
     def extra_repr(self) -> str:
         return f"values={_short(self.values)}"
@@ -420,6 +469,8 @@ def _block(families: Sequence[Family]) -> Family:
         return IntervalFamily(**tensors, law=first.of_law, components=first.components, log=first.log)
     if isinstance(first, PointsFamily):
         return PointsFamily(_block([first.family]), first.asked["values"])
+    if isinstance(first, RoundedFamily):
+        return RoundedFamily(_block([first.family]), first.asked["values"], first.asked["points"])
     if isinstance(first, LOCATION_SCALE):
         return plain.Standardized(copy.deepcopy(first), torch.zeros(n), torch.ones(n))
     if isinstance(first, LogNormalFamily):
@@ -442,6 +493,7 @@ ARGUMENTS: dict[str, tuple[type[Family], tuple[str, ...]]] = {
     "discretized_logistic": (plain.DiscretizedLogisticFamily, ("bins",)),
     "interval": (IntervalFamily, ("step", "low", "high", "law", "components", "log", "origin")),
     "with_points": (PointsFamily, ("values", "family")),
+    "rounded": (RoundedFamily, ("values", "points", "family")),
     "missing": (CensoredFamily, ("low", "high", "reach", "family")),
     "self_masking": (SelfMaskedFamily, ("above", "reach", "family")),
     "indicated": (IndicatedFamily, ("family",)),

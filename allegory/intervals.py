@@ -22,6 +22,14 @@ an integral for Gauss-Laguerre. Beside the intervals there may be points: values
 
     P(x) = pi_i [x = v_i] + pi_0 P_0(x).
 
+Where some numbers were rounded further, most weights to whole kilograms and a few to 0.1, the points are what they were
+rounded to, and share the law: with probability r, x is the one that is nearest to what was measured,
+
+    P(x) = r [x = v_i] (F(e_i) - F(e_{i-1})) + (1 - r) P_0(x),      e_i = (v_i + v_{i+1}) / 2, e_0 = -inf, e_n = inf
+
+and the neighbours of a value that is often met are likely, too (heaping; Heitjan & Rubin 1990). Some of the v_i may be
+points besides.
+
 Shapes: parameters and x broadcast against each other; everything here is elementwise. n points.
 """
 
@@ -40,7 +48,9 @@ from torch.distributions.utils import broadcast_all
 from allegory.distributions import log_one_minus_exp
 from allegory.gaps import placeholder
 
-__all__ = ["Grid", "Interval", "IntervalMixture", "WithPoints", "at_points", "log_tail", "ordinal_logits"]
+__all__ = [
+    "Grid", "Interval", "IntervalMixture", "RoundedFurther", "WithPoints", "at_points", "log_tail", "ordinal_logits",
+]  # fmt: skip
 
 NARROW, STEEP = 0.5, 2.0  # h, and |c| h, up to which the density is integrated
 SMALLEST = 1e-12  # difference of the logarithms of two tails
@@ -204,6 +214,28 @@ class Interval(Distribution):
         """Log P(T > t)."""
         return log_tail(self.law, t, self.df)
 
+    def log_between(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """(*) log P(lower < X < upper), of edges between values of any grid, -inf and inf among them; lower < upper."""
+        start, end = (self._standard(edge) for edge in (lower, upper))
+        first, last = lower == -math.inf, upper == math.inf
+        if self.law == "logistic":
+            a, b = start.masked_fill(first, -math.inf), end.masked_fill(last, math.inf)
+            return F.logsigmoid(b) + F.logsigmoid(-a) + log_one_minus_exp(b - a)
+        start, end = start.double(), end.double()
+        a, b = torch.where(first, end - 1, start), torch.where(last, start + 1, end)
+        a = torch.where(first & last, torch.zeros_like(a), a)
+        b = torch.where(first & last, torch.ones_like(b), b)
+        inside, below, above = self._log_inside((a + b) / 2, (b - a) / 2), self._log_tail(-b), self._log_tail(a)
+        found = torch.where(first & last, 0.0, torch.where(first, below, torch.where(last, above, inside)))
+        return found.to(self.loc.dtype)
+
+    def _standard(self, edge: Tensor) -> Tensor:
+        """T where X is at an edge, 0 where that is infinite."""
+        finite = edge.masked_fill(edge.isinf(), 0.0)
+        least = torch.finfo(self.loc.dtype).tiny
+        y = torch.log((finite - self.low + self.step).clamp(min=least)) if self.log else finite
+        return ((y - self.loc) / self.scale).masked_fill(edge.isinf(), 0.0)
+
     def edge_beyond(self, limit: Tensor, sign: int) -> Tensor:
         """The edge between the values up to a limit and those above it, of a sign of 1, or below it, of -1."""
         room = _grid_room(limit, self.origin, self.step).clamp(max=0.45)  # an edge is none of the values
@@ -265,6 +297,12 @@ class IntervalMixture(MixtureSameFamily):
     def log_prob(self, value: Tensor) -> Tensor:
         log_parts = self.component_distribution.log_prob(value[..., None])
         return (self.mixture_distribution.logits + log_parts).logsumexp(-1)  # which torch's normalises once more
+
+    def log_between(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """(*) as of `Interval`."""
+        law: Any = self.component_distribution
+        parts = law.log_between(lower[..., None], upper[..., None])
+        return (self.mixture_distribution.logits + parts).logsumexp(-1)
 
     @property
     def support(self) -> Any:
@@ -416,6 +454,66 @@ class WithPoints(Distribution):
         square = (weights[..., :-1] * self.values.square()).sum(-1)
         square = square + weights[..., -1] * (self.law.variance + self.law.mean.square())
         return square - self.mean.square()
+
+
+class RoundedFurther(WithPoints):
+    """Numbers of a law of intervals, of which some were rounded further, to the nearest of n values; see the module.
+
+    Args:
+        logits: (*, m + 2) of the m points, of rounding further, and, last, of the law.
+        values: (n,) what is rounded to, in order, n >= 2.
+        points: (m,) which of the values are points besides.
+        law: of intervals, of batch shape (*).
+
+    >>> law = Interval(torch.tensor(10.2), torch.tensor(2.0), step=torch.tensor(1.0))
+    >>> heaped = RoundedFurther(torch.zeros(2), torch.tensor([0.0, 5.0, 10.0, 15.0, 20.0]), torch.arange(0), law)
+    >>> heaped.log_prob(torch.tensor([9.0, 10.0])).exp()           # one half of 0.11, and of 0.12 + 0.55
+    tensor([0.0550, 0.3368])
+    """
+
+    def __init__(self, logits: Tensor, values: Tensor, points: Tensor, law: Any) -> None:
+        self.which, self.values, self.places = logits.log_softmax(-1), values, points
+        self.law: Any = law
+        Distribution.__init__(self, law.batch_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> RoundedFurther:
+        which = self.which.expand((*batch_shape, self.which.shape[-1]))
+        return RoundedFurther(which, self.values, self.places, self.law.expand(batch_shape))
+
+    @property
+    def edges(self) -> Tensor:
+        """(n + 1,) of the cells around the values."""
+        ends = self.values.new_tensor([-math.inf, math.inf])
+        return torch.cat([ends[:1], (self.values[1:] + self.values[:-1]) / 2, ends[1:]])
+
+    @property
+    def log_weights(self) -> Tensor:
+        lower, upper = self.edges[:-1], self.edges[1:]
+        law = self.law.expand((len(self.values), *self.batch_shape))
+        cells = law.log_between(*(edge.view(-1, *[1] * len(self.batch_shape)) for edge in (lower, upper)))
+        log_values = cells.movedim(0, -1) + self.which[..., -2:-1]
+        if len(self.places):
+            at = log_values[..., self.places]
+            log_values = log_values.index_copy(-1, self.places, torch.logaddexp(at, self.which[..., :-2].expand_as(at)))
+        last = self.which[..., -1:].expand(*log_values.shape[:-1], 1)
+        return torch.cat([log_values, last], -1)
+
+    @property
+    def placeholder(self) -> Any:
+        """A value whose mass is not small."""
+        return placeholder(self.law)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        edges, single = self.edges.to(value), value.float()
+        index = (single[..., None] > edges[1:-1].float()).sum(-1)  # not searchsorted, which ONNX has not
+        rounded = self.values.float()[index] == single
+        cell = self.law.log_between(edges[index], edges[index + 1]) + self.which[..., -2]
+        if len(self.places):
+            here = index[..., None] == self.places
+            which = torch.where(here, self.which[..., :-2], -math.inf)
+            cell = torch.logaddexp(cell, torch.where(here.any(-1), which.amax(-1), -math.inf))
+        rest = self.law.log_prob(value) + self.which[..., -1]
+        return torch.where(rounded, torch.logaddexp(torch.where(rounded, cell, rest), rest), rest)
 
 
 class _PointsOr(constraints.Constraint):

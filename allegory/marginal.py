@@ -107,6 +107,8 @@ def set_units(block: Any, x: Tensor, sizes: Tensor | None = None) -> None:
     elif isinstance(block, columnar.PointsFamily):
         rest = without_points(block, x)
         set_units(block.family, x if bool(rest.isnan().all()) else rest, sizes)
+    elif isinstance(block, columnar.RoundedFamily):
+        set_units(block.family, x, sizes)
     elif isinstance(block, columnar.IntervalFamily):
         units = units_of_observed(block.transform(x))
         least = torch.log1p(torch.ones_like(block.step)) if block.log else block.step
@@ -141,6 +143,8 @@ def _set_places(block: SelfMaskedFamily, x: Tensor) -> None:
     values: Any = block.family
     while isinstance(values, columnar.PointsFamily):
         values, x = values.family, without_points(values, x)
+    if isinstance(values, columnar.RoundedFamily):
+        values = values.family
     if not isinstance(values, columnar.IntervalFamily):
         units = units_of_observed(x)
         return block.place(units.loc, units.scale)
@@ -236,6 +240,13 @@ def start_of(block: Any, x: Tensor, sizes: Tensor | None = None) -> Tensor:
         empty = torch.zeros(block.family.size, x.shape[1]).to(x)
         inner = empty if _is_empty(rest) else start_of(block.family, rest, sizes)
         return torch.cat([logits, inner])
+    if isinstance(block, columnar.RoundedFamily):
+        there = x[:, 0][~x[:, 0].isnan()]
+        share = at_points(there, block.values).any(-1).double().mean().clamp(SEEN / len(x), 1 - SEEN / len(x))
+        inner, n = start_of(block.family, x, sizes), len(block.places)
+        logits = torch.full((n, 1), -math.log(len(block.values))).to(inner)
+        begin = torch.cat([logits, torch.logit(share).view(1, 1).to(inner), torch.zeros(1, 1).to(inner), inner])
+        return fit_constant(block, begin, x)
     if isinstance(block, columnar.OrdinalFamily):
         _set_cutpoints(block, x)
         return torch.zeros(1, x.shape[1]).to(x)

@@ -362,6 +362,37 @@ class MaskedDiffusion(FixedChain):
         own: Any = self.decoders
         return self._counterpart(MaskedDiffusion(own.net, own.values, levels))  # type: ignore[return-value]
 
+    @torch.no_grad()
+    def complete(self, x: Tensor) -> Tensor:
+        """(B, *event) x with each gap, a NaN, drawn given the rest: one element after another, in a random order.
+
+        Args:
+            x: (B, *event) the values that are known, NaN elsewhere.
+
+        Raises:
+            ValueError: another shape, or a value that is none of the model's.
+
+        >>> _ = torch.manual_seed(0)
+        >>> net = al.networks.Denoiser((6,), width=8, blocks=1, outputs=4, waves=0)
+        >>> MaskedDiffusion(net, Values(2, k=2)).complete(torch.tensor([[1.0, math.nan], [math.nan, 0.0]]))
+        tensor([[1., 1.],
+                [1., 0.]])
+        """
+        own: Any = self.decoders
+        values, unknown = own.values, x.isnan()
+        if x.shape[1:] != values.event_shape:
+            raise ValueError(
+                f"x: got the shape {tuple(x.shape)}, wanted (B, {', '.join(map(str, values.event_shape))})"
+            )
+        sizes = values.k if values.sizes is None else values.sizes
+        wrong = ~unknown & ((x < values.lowest) | (x >= values.lowest + sizes) | (x != x.round()))
+        if bool(wrong.any()):
+            raise ValueError(f"x: got {x[wrong][0].item():g}, which is none of the values of its element: {self}")
+        z = x.masked_fill(unknown, values.mask)
+        for _ in range(int(unknown.flatten(1).sum(1).max()) if len(x) else 0):
+            z = Unmasking(z, values, z.new_ones(()), own.log_p(z), one=True).sample()
+        return z
+
     def _one_level(self, x: Tensor, samples: int) -> OneLevel:
         own: Any = self.decoders
         levels, dims, batch = len(own), x.dim() - 1, (samples, len(x))

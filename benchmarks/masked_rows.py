@@ -1,7 +1,8 @@
 """Rows of a masked diffusion: the columns of a table as codes, one setting.
 
 A number with at most 128 different values is a category for each, a number with more a category for each of 128 ranges
-between quantiles, uniform within. 2,049 rows, drawn at random, choose the epoch.
+between quantiles, uniform within. 2,049 rows, drawn at random, choose the epoch. Rows are drawn in random orders of
+their columns; where a label is named it comes first, as often as in the rows to learn from.
 """
 
 from __future__ import annotations
@@ -53,8 +54,15 @@ class Coding(NamedTuple):
         return self.values[codes]
 
 
-def masked(train: Table, seed: int, **settings: Any) -> tuple[Table, str]:
-    """As many rows of a masked diffusion as it learned from, and what the training took."""
+def masked(train: Table, seed: int, label: str | None = None, **settings: Any) -> tuple[Table, str]:
+    """As many rows of a masked diffusion as it learned from, and what the training took.
+
+    Args:
+        train: to learn from.
+        seed: of the weights and the draws.
+        label: the column that is drawn first, by its frequency.
+        settings: of `fit`.
+    """
     cpu, wall = time.process_time(), time.perf_counter()
     coding = {name: Coding.of(column) for name, column in train.items()}
     codes = np.stack([coding[name].encode(column) for name, column in train.items()], 1)
@@ -67,7 +75,11 @@ def masked(train: Table, seed: int, **settings: Any) -> tuple[Table, str]:
     record = al.fit(model, x[:-VALID], valid=x[-VALID:], seed=seed, progress=False, **{**FIT, **settings})
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     torch.manual_seed(seed)
-    drawn = torch.cat([model.sample(len(part)) for part in x.split(DRAWN_AT_ONCE)]).long().numpy()
+    known = torch.full_like(x, torch.nan)
+    if label is not None:
+        column = list(train).index(label)
+        known[:, column] = x[torch.randint(len(x), (len(x),)), column]
+    drawn = torch.cat([model.eval().complete(part) for part in known.split(DRAWN_AT_ONCE)]).long().numpy()
     generator = np.random.RandomState(seed)
     rows = {name: each.decode(drawn[:, i], generator) for i, (name, each) in enumerate(coding.items())}
     rows = {name: column if column.dtype.kind in "if" else column.astype(object) for name, column in rows.items()}

@@ -13,7 +13,8 @@ since given up, so that it stands here.
     independent    each column of the training rows in an order of its own
     allegory       the model of adult.py in its one setting: an income by its frequency, other columns given that; the
                    last 2,049 training rows choose the epoch
-    masked         where --masked says so: a masked diffusion in its one setting, see masked_rows.py
+    masked         where --masked says so: a masked diffusion in its one setting, see masked_rows.py; it, too, is told
+                   which column is the label, which comes first in each row
     ARF            where --arf says so: adversarial random forests in an environment of their own, see arf_worker.py
 
 Copies: the share of rows that are a training row, in all columns, and in all but fnlwgt, a weight that hardly comes
@@ -146,7 +147,7 @@ def measured(
     drawn, took = synthetic(train, split)
     sources = {"copy": train, "independent": independent(train, split), "allegory": drawn}
     if diffusion:
-        sources["masked"], also_took = masked(train, split)
+        sources["masked"], also_took = masked(train, split, LABEL)
         took = f"{took}; masked: {also_took}"
     if arf:
         sources["ARF"], forests_took = forests(train, split, arf)

@@ -183,6 +183,24 @@ def test_draws_follow_the_law_that_is_scored(levels):
     assert ((shares - expected).abs() < 5 * (expected / 20_000).sqrt() + (0.02 if levels else 0)).all()
 
 
+@pytest.mark.parametrize("levels", [None, 4])
+def test_gaps_are_completed_by_the_law_given_the_rest(levels):
+    model, x, evidence = exact(3, levels)
+    for known in ((0, 2.0), (1, 0.0)), ((2, 1.0),), ():
+        row = torch.full((D,), math.nan)
+        for d, value in known:
+            row[d] = value
+        torch.manual_seed(0)
+        drawn = model.complete(torch.cat([row.expand(30_000, -1), x[5:6]]))
+        assert (drawn[-1] == x[5]).all()
+        assert all((drawn[:-1, d] == value).all() for d, value in known)
+        fits = torch.stack([x[:, d] == value for d, value in known]).all(0) if known else torch.ones(27, dtype=bool)
+        expected = evidence.masked_fill(~fits, -math.inf).softmax(0)
+        shares = (drawn[:-1, None] == x).all(-1).double().mean(0)
+        assert ((shares - expected).abs() < 5 * (expected / 30_000).sqrt() + 1e-9).all()
+    assert model.complete(torch.zeros(0, D)).shape == (0, D)
+
+
 def test_closed_and_sampled_rates_agree():
     for levels in (None, 5):
         model, x, _ = exact(2, levels)
@@ -268,6 +286,11 @@ MISTAKES = {
     "1 of 6 values are outside the support": lambda: al.log_likelihood(
         masked_diffusion((2,)), torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]), 2
     ),
+    r"x: got the shape \(4, 3\), wanted \(B, 2\)": lambda: masked_diffusion((2,)).complete(torch.zeros(4, 3)),
+    "x: got 2, which is none of the values of its element: MaskedDiffusion": lambda: masked_diffusion((2,)).complete(
+        torch.tensor([[math.nan, 2.0]])
+    ),
+    "x: got 0.5, which is none": lambda: masked_diffusion((2,)).complete(torch.tensor([[0.5, math.nan]])),
     "log_weight: this trace is of one random level": lambda: masked_diffusion((2,))(torch.zeros(3, 2)).log_weight,
     "wanted 1, since Certain is not normal": lambda: masked_diffusion((2,)).sample(2, temperature=0.5),
     "data: 1 of 4 values are outside the support of .*0 or 1; the first is 0.5 in row 1": lambda: masked_diffusion(

@@ -59,6 +59,7 @@ class Column:
         loose: whether numbers differ from the multiples of the step by rounding, and stay as they are.
         low, high: in x, what values cannot pass; None where nothing is known.
         points: in x, the values that come again and again.
+        coarse: in x, the coarser step to which many of the numbers were rounded; None where there is none.
         origin: what is taken off to give x; of a datetime in whole nanoseconds since 1970.
         unit: of the x of a datetime or a duration: "s", "D", "ms", "us" or "ns".
         gap: the value that stands for a gap in the frame; None for what the library has for it.
@@ -99,6 +100,7 @@ class Column:
     components: int = 1
     missing: str = ""
     limit: float | None = None
+    coarse: float | None = None
 
     @property
     def modelled(self) -> bool:
@@ -169,6 +171,8 @@ def check_column(column: Column, where: str) -> Column:
         raise ValueError(f"{where}: kind is {column.kind!r}; wanted one of {', '.join(KINDS)}")
     if column.resolution is not None and column.resolution <= 0:
         raise ValueError(f"{where}: resolution is {column.resolution}; wanted a number above 0")
+    if column.coarse is not None:
+        _check_coarse(column, where)
     wanted = {"binary": (2, 2), "categorical": (1, math.inf), "ordinal": (2, math.inf)}.get(column.kind)
     if wanted and not wanted[0] <= len(column.values) <= wanted[1]:
         raise ValueError(
@@ -184,6 +188,22 @@ def check_column(column: Column, where: str) -> Column:
         raise ValueError(f"{where}: low is {column.low} and high is {column.high}; wanted low below high")
     _check_missing(column, where)
     return column
+
+
+def _check_coarse(column: Column, where: str) -> None:
+    """Checks the coarser step against the resolution, the range and the points."""
+    coarse, step = column.coarse, column.resolution
+    assert coarse is not None
+    times = math.nan if step is None or not coarse > 0 else coarse / step
+    if not times >= 2 or abs(times - round(times)) > 1e-6:
+        raise ValueError(f"{where}: coarse is {coarse} and resolution is {step}; wanted a multiple of it, 2 or more")
+    if column.range is None or round(column.range[1] / coarse) <= round(column.range[0] / coarse):
+        raise ValueError(
+            f"{where}: coarse is {coarse}, and the range is {column.range}; wanted two multiples within it"
+        )
+    off = [point for point in column.points if abs(point / coarse - round(point / coarse)) * times > 0.25]
+    if off:
+        raise ValueError(f"{where}: the point {off[0]:g} is no multiple of coarse={coarse:g}; leave out one of the two")
 
 
 def _check_missing(column: Column, where: str) -> None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from allegory.tabular.columns import CODED, UNITS, Column, check_column, from_origin, levels_of, nanoseconds
 from allegory.tabular.frames import Name, Values
 from allegory.tabular.likelihood import choose_law
-from allegory.tabular.resolution import MIN_REPEATS, Step, find_edges, find_points, find_step, snap
+from allegory.tabular.resolution import MIN_REPEATS, Step, find_coarser, find_edges, find_points, find_step, snap
 
 __all__ = ["in_disguise", "infer_column", "names_rows"]
 
@@ -172,12 +172,19 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
     origin = _origin(different, step)
     x = from_origin(different, origin, False, f"column {column.name!r}")
     piled = find_points(x, counts, step)
-    points = tuple(x[counts >= MIN_REPEATS].tolist()) if few else piled
+    coarse = None
+    if few:
+        points = tuple(x[counts >= MIN_REPEATS].tolist())
+    elif not origin and (coarser := find_coarser(x, counts, step, piled)) is not None:
+        coarse, piled = coarser
+        points = piled
+    else:
+        points = piled
     low, high = find_edges(different.astype(np.float64), tuple(p + float(origin) for p in piled), whole)
     low, high = (None if edge is None else edge - float(origin) for edge in (low, high))
     column = replace(
         column, kind=kind, points=points, origin=origin, range=(float(x[0]), float(x[-1])), low=low, high=high,
-        law=choose_law(x, counts, None if step is None else step.size, low, points),
+        law=choose_law(x, counts, None if step is None else step.size, low, points), coarse=coarse,
     )  # fmt: skip
     if step is None:
         return column

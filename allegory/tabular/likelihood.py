@@ -8,7 +8,8 @@ r"""Likelihood: the family of each column, by its kind.
                         spread grows with their size, in log(x - low + step)
                         where there is no resolution, a density: normal, or Student's t where the tails are long, or
                         log-normal of numbers above 0
-                        with point masses at the values that come again and again
+                        with point masses at the values that come again and again, and where many numbers were rounded
+                        further than the rest, with the mass of that interval, too
     constant            the single interval from edge to edge: 0 nats
 
 and around it what a gap says, where that is known or to be learned, see `allegory.missingness`.
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 from allegory import families
 from allegory.tabular.columns import Column
+from allegory.tabular.resolution import Step, snap
 
 __all__ = ["choose_law", "family_of", "family_of_all", "law_of"]
 
@@ -115,6 +117,7 @@ def law_of(column: Column) -> str:
         else f"density, {column.law or 'normal'}"
     )
     law += f" x {column.components}" if column.components > 1 else ""
+    law += f", some rounded to {column.coarse:g}" if column.coarse is not None else ""
     return law + (f", {len(column.points)} points" if column.points else "")
 
 
@@ -153,7 +156,21 @@ def family_of(column: Column, exposed: bool = False) -> Any:
             column.resolution, column.low, column.high, components=column.components, origin=column.anchor,
             log=column.law.startswith("log ") and column.low is not None,
         )  # fmt: skip
+    if column.coarse is not None:
+        return families.rounded(inner, coarse_values(column), column.points)
     return families.with_points(inner, column.points) if column.points else inner
+
+
+def coarse_values(column: Column) -> list[float]:
+    """What some of the numbers of a column were rounded to, within its range.
+
+    >>> coarse_values(Column("kg", "positive", "float64", resolution=0.1, range=(1.4, 4.2), coarse=1.0))
+    [1.0, 2.0, 3.0, 4.0]
+    """
+    assert column.range is not None
+    assert column.coarse is not None
+    first, last = (round(edge / column.coarse) for edge in column.range)
+    return snap(np.arange(first, last + 1) * column.coarse, Step(column.coarse)).tolist()
 
 
 def family_of_all(columns: Sequence[Column], exposed: bool = False) -> Any:

@@ -3,6 +3,7 @@ r"""Resolution: the step of the numbers in a column, the values that come again 
     step       the largest delta of which all numbers are multiples, from an anchor: whole numbers, cents, 0.05, halves,
                a sensor's step; none where numbers are truly continuous
     points     values that are met far more often than those around them: 0, a cap, 99,999
+    coarser    a coarser step, to which many of the numbers were rounded: whole kilograms, beside a few of 0.1
     edges      what values cannot pass: 0 for counts and amounts, 0 and 1 for shares, a cap at which they pile up
 
 All of it is found in all rows, and no seed decides. Rounding to float64, or to float32 where the values are such, does
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Step", "decimals_of", "find_edges", "find_points", "find_step", "snap"]
+__all__ = ["Step", "decimals_of", "find_coarser", "find_edges", "find_points", "find_step", "snap"]
 
 Array = NDArray[Any]
 
@@ -32,6 +33,9 @@ MIN_REPEATS, MAX_POINTS = 10, 64
 EXCESS, ERRORS = 1.5, 5.0  # of a point over those beside it: times, standard errors
 MIN_GAIN, MIN_GAIN_OF_DENSITY = 5e-4, 2e-3  # nats per row; a mass beside a density makes nats depend on the unit
 PASSES = 4
+FACTORS = [a * 10**b for b in range(5) for a in (2, 5, 10)]  # a coarser step over the step
+MIN_COARSE, MAX_COARSE = 8, 700  # points that ask for one, its multiples
+MIN_GAIN_OF_COARSE, MAX_OTHERS = 0.05, 0.05  # nats per row, and the share of rows at points that are no such multiples
 WINDOW = 0.05  # of the values on each side, with which the count of one is compared
 
 
@@ -159,6 +163,44 @@ def find_points(values: Array, counts: Array, step: Step | None) -> tuple[float,
         found = often[sure & (excess > EXCESS) & (gain >= least)]
     most = np.sort(found[np.argsort(-counts[found], kind="stable")[:MAX_POINTS]])
     return tuple(float(value) for value in values[most])
+
+
+def find_coarser(
+    values: Array, counts: Array, step: Step | None, points: tuple[float, ...]
+) -> tuple[float, tuple[float, ...]] | None:
+    """A coarser step, of which far more of the different values, (U,), with their counts, (U,), are multiples than
+    would be by chance, since some were rounded further than others, and the points that are left then; None where there
+    is no such step, or it does not account for the points.
+
+    Args:
+        values, counts: (U,), in order.
+        step: of the values.
+        points: what `find_points` has found.
+
+    >>> x, counts = np.arange(100, 180), np.where(np.arange(80) % 5, 2, 40)
+    >>> find_coarser(x, counts, Step(1.0), find_points(x, counts, Step(1.0)))
+    (5.0, ())
+    """
+    if step is None or step.anchor or len(points) < MIN_COARSE:
+        return None
+    found, least, total = None, MIN_GAIN_OF_COARSE, counts.sum()
+    for factor in FACTORS:
+        coarse = factor * step.size
+        k = np.rint(values / coarse)
+        there = np.abs(values - k * coarse) < 0.25 * step.size
+        left = find_points(values[there], counts[there], Step(coarse))
+        others = find_points(values[~there], counts[~there], Step(step.size * factor / (factor - 1)))
+        special = np.isin(values, left)  # which are often met for another reason: a 0, a cap
+        explained = there & np.isin(values, points) & ~special
+        share = counts[there & ~special].sum() / counts[~special].sum()
+        if k[-1] - k[0] > MAX_COARSE or explained.sum() < MIN_COARSE or not 1 / factor < share < 1:
+            continue
+        rounded = (share - 1 / factor) / (1 - 1 / factor)
+        gain = share * math.log(rounded * factor + 1 - rounded) + (1 - share) * math.log(1 - rounded)
+        beside = counts[np.isin(values, others)].sum() / total
+        if gain > least and len(left) < len(points) / 4 and beside <= MAX_OTHERS:
+            found, least = (coarse, left), gain
+    return found
 
 
 def _expected(values: Array, counts: Array, places: Array, step: Step | None) -> Array:
