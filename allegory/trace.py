@@ -73,7 +73,7 @@ class Trace:
     top_down: bool = False
     held: bool = False
     scored: bool = False
-    tensors: tuple[Tensor, ...] = field(init=False, default=property(_tensors))  # type: ignore
+    tensors: tuple[Tensor, ...] = field(init=False, default=property(_tensors))  # type: ignore[arg-type]
 
     @property
     def log_px(self) -> Tensor:
