@@ -274,7 +274,7 @@ class RoundedFamily(Family):
         return Independent(RoundedFurther(logits, self.values, self.places, law.base_dist), event_dim)
 
     def transform(self, x: Tensor) -> Tensor:
-        """As of the family."""
+        """g(x), as the family of intervals has it."""
         return self.family.transform(x)
 
     def extra_repr(self) -> str:

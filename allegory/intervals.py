@@ -488,6 +488,9 @@ class RoundedFurther(WithPoints):
 
     @property
     def log_weights(self) -> Tensor:
+        """(*, n + 1) the logarithms of the probabilities of the values, as what is rounded to and as points together,
+        and, last, of the law.
+        """
         lower, upper = self.edges[:-1], self.edges[1:]
         law = self.law.expand((len(self.values), *self.batch_shape))
         cells = law.log_between(*(edge.view(-1, *[1] * len(self.batch_shape)) for edge in (lower, upper)))
