@@ -118,7 +118,7 @@ def law_of(column: Column) -> str:
     )
     law += f" x {column.components}" if column.components > 1 else ""
     law += f", some rounded to {column.coarse:g}" if column.coarse is not None else ""
-    return law + (f", {len(column.points)} points" if column.points else "")
+    return law + (f", {len(column.points)} point{'s' * (len(column.points) > 1)}" if column.points else "")
 
 
 def family_of(column: Column, exposed: bool = False) -> Any:

@@ -33,7 +33,7 @@ MIN_REPEATS, MAX_POINTS = 10, 64
 EXCESS, ERRORS = 1.5, 5.0  # of a point over those beside it: times, standard errors
 MIN_GAIN, MIN_GAIN_OF_DENSITY = 5e-4, 2e-3  # nats per row; a mass beside a density makes nats depend on the unit
 PASSES = 4
-FACTORS = [a * 10**b for b in range(5) for a in (2, 5, 10)]  # a coarser step over the step
+FACTORS = [a * 10**b for b in range(MAX_DECIMALS + 1) for a in (2, 5, 10)]  # a coarser step over the step
 MIN_COARSE, MAX_COARSE = 8, 700  # points that ask for one, its multiples
 MIN_GAIN_OF_COARSE, MAX_OTHERS = 0.05, 0.05  # nats per row, and the share of rows at points that are no such multiples
 WINDOW = 0.05  # of the values on each side, with which the count of one is compared
@@ -188,12 +188,14 @@ def find_coarser(
         coarse = factor * step.size
         k = np.rint(values / coarse)
         there = np.abs(values - k * coarse) < 0.25 * step.size
+        if k[-1] - k[0] > MAX_COARSE or there.sum() < MIN_COARSE:
+            continue
         left = find_points(values[there], counts[there], Step(coarse))
         others = find_points(values[~there], counts[~there], Step(step.size * factor / (factor - 1)))
         special = np.isin(values, left)  # which are often met for another reason: a 0, a cap
         explained = there & np.isin(values, points) & ~special
         share = counts[there & ~special].sum() / counts[~special].sum()
-        if k[-1] - k[0] > MAX_COARSE or explained.sum() < MIN_COARSE or not 1 / factor < share < 1:
+        if explained.sum() < MIN_COARSE or not 1 / factor < share < 1:
             continue
         rounded = (share - 1 / factor) / (1 - 1 / factor)
         gain = share * math.log(rounded * factor + 1 - rounded) + (1 - share) * math.log(1 - rounded)
