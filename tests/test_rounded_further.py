@@ -190,6 +190,26 @@ def test_a_model_of_two_resolutions_is_saved_and_loaded(tmp_path):
     torch.testing.assert_close(loaded(x[:9]).log_px, first, rtol=0, atol=0)
 
 
+def test_rows_have_decimals_where_the_step_is_finer_than_float32():
+    generator = np.random.default_rng(0)
+    alcohol = np.round(generator.normal(10.4, 1.0, 3000), 1)
+    alcohol[::50] = np.round(9 + generator.integers(1, 9, 60) / 9, 11)
+    data = {"alcohol": alcohol, "other": generator.normal(size=3000)}
+    schema = Schema.infer(data)
+    assert (schema.columns[0].resolution, schema.columns[0].coarse) == (1e-11, 0.1)
+    assert Schema.from_json(schema.to_json()) == schema
+    x = schema.encode(data)
+    np.testing.assert_array_equal(schema.decode(x)["alcohol"], alcohol)
+    rounded = schema.decode(x.float())["alcohol"]
+    whole = np.isclose(alcohol * 10, np.rint(alcohol * 10), rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(rounded[whole], alcohol[whole])  # and not 9.19999980927
+    np.testing.assert_allclose(rounded, alcohol, rtol=1e-7)
+    free = Schema.infer({"x": np.where(np.arange(900) % 3, generator.normal(size=900), 0.7)})
+    (column,) = free.columns
+    assert (column.resolution, column.points) == (None, (0.7,))
+    assert (free.decode(torch.full((2, 1), 0.7).double().float())["x"] == 0.7).all()
+
+
 def test_what_does_not_go_together_is_refused():
     inner = families.interval(1.0)
     with pytest.raises(ValueError, match=r"wanted two or more, in order"):

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allegory.tabular.frames import Name, Values, shown
-from allegory.tabular.resolution import Step, snap
+from allegory.tabular.resolution import Step, digits_of_float32, snap
 
 __all__ = [
     "EXACT", "KINDS", "Column", "check_column", "column_from_json", "decode_column", "encode_column", "from_origin",
@@ -195,7 +195,7 @@ def _check_coarse(column: Column, where: str) -> None:
     coarse, step = column.coarse, column.resolution
     assert coarse is not None
     times = math.nan if step is None or not coarse > 0 else coarse / step
-    if not times >= 2 or abs(times - round(times)) > 1e-6:
+    if not times >= 2 or abs(times - round(times)) > 1e-6 + 1e-9 * times:  # 0.1 / 1e-11 is not whole
         raise ValueError(f"{where}: coarse is {coarse} and resolution is {step}; wanted a multiple of it, 2 or more")
     if column.range is None or round(column.range[1] / coarse) <= round(column.range[0] / coarse):
         raise ValueError(
@@ -452,6 +452,7 @@ def decode_column(x: Array, column: Column) -> tuple[Array, Array]:
         anchor = round(UNITS[column.unit] * step.anchor) if step else 0
         ticks = np.rint((x * UNITS[column.unit] - anchor) / size).astype(np.int64) * size + anchor
         return ticks + int(column.origin), missing
+    x = digits_of_float32(x, step, column.points)
     if step is None:
         return x + float(column.origin), missing
     x = snap(x, step, column.loose)

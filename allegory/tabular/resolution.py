@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Step", "decimals_of", "find_coarser", "find_edges", "find_points", "find_step", "snap"]
+__all__ = ["Step", "decimals_of", "digits_of_float32", "find_coarser", "find_edges", "find_points", "find_step", "snap"]
 
 Array = NDArray[Any]
 
@@ -140,6 +140,25 @@ def snap(x: Array, step: Step, loose: bool = False) -> Array:
     return np.where(np.abs(x - nearest) <= room, x, nearest) if loose else nearest
 
 
+def digits_of_float32(x: Array, step: Step | None, points: tuple[float, ...] = ()) -> Array:
+    """x, (N,), in which what float32 has made of a decimal is that decimal again: a point, or a number between the
+    multiples of a step that is finer than the digits of float32, of which the shortest decimal is taken.
+
+    >>> x = np.array([9.2, 9.533333]).astype(np.float32).astype(np.float64)
+    >>> digits_of_float32(x, Step(1e-11)).tolist(), digits_of_float32(x, None, (9.2,)).tolist()
+    ([9.2, 9.533333], [9.2, 9.533332824707031])
+    """
+    single = x.astype(np.float32)
+    exact = single == x
+    for point in points:
+        x = np.where(exact & (single == np.float32(point)), point, x)
+    if step is not None:
+        fine = exact & (step.size < np.spacing(np.abs(single))) & (snap(x, step) != x)
+        x = x.copy()
+        x[fine] = single[fine].astype(str).astype(np.float64)
+    return x
+
+
 def find_points(values: Array, counts: Array, step: Step | None) -> tuple[float, ...]:
     """Which of the different values, (U,), with their counts, (U,), come again and again, in order.
 
@@ -185,7 +204,7 @@ def find_coarser(
         return None
     found, least, total = None, MIN_GAIN_OF_COARSE, counts.sum()
     for factor in FACTORS:
-        coarse = factor * step.size
+        coarse = float(f"{factor * step.size:.12g}")
         k = np.rint(values / coarse)
         there = np.abs(values - k * coarse) < 0.25 * step.size
         if k[-1] - k[0] > MAX_COARSE or there.sum() < MIN_COARSE:
