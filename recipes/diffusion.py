@@ -12,8 +12,8 @@ images: 100.3 nats, and 102.1 where the denoiser reads z itself, as others do; o
 100 and not 1,000. A perceptron that reads z had 99.1 after 7.5 minutes of the processor.
 
 Reached with seed 1 in 70 minutes of one thread of two x86-64 cores (AVX2 alone, float32, much other work beside), 51.8
-minutes of the processor, 9,244 steps or 12 epochs: minus the ELBO of the test images 87.48 +- 0.25. Scoring took half an
-hour.
+minutes of the processor, 9,244 steps or 12 epochs: minus the ELBO of the test images 87.48 +- 0.25. Scoring took half
+an hour.
 """
 
 import sys
