@@ -286,11 +286,11 @@ def rounded(family: Family, values: Sequence[float], points: Sequence[float] = (
         values: (n,) what is rounded to, in order.
         points: which of the values come again and again besides.
 
-    Source: Heitjan & Rubin, "Inference from Coarse Data via Multiple Imputation with Application to Age Heaping", 1990.
+    Source: Heitjan & Rubin 1990, on age heaping.
 
     >>> law = rounded(interval(1.0), [0.0, 5.0, 10.0])(torch.zeros(4))
     >>> law.log_prob(torch.tensor([[-1.0], [0.0], [1.0]])).exp()
-    tensor([0.1167, 0.5846, 0.1167])
+    tensor([0.0976, 0.5845, 0.0976])
     """
     return RoundedFamily(family, values, points)
 
