@@ -29,6 +29,7 @@ from allegory.family import Family
 from allegory.gaps import Observed
 from allegory.intervals import (
     LAWS,
+    Grid,
     Interval,
     IntervalMixture,
     RoundedFurther,
@@ -213,9 +214,14 @@ class IntervalFamily(Family):
 
 
 class PointsFamily(Family):
-    """Point masses beside a family; the arguments are those of `families.with_points`."""
+    """Point masses beside a family; the arguments are those of `families.with_points`.
+
+    Attributes:
+        logits: how many of the numbers that it reads for an element are not the family's.
+    """
 
     reads = "logits of the points, and what the family reads"
+    called: ClassVar[str] = "with_points"
 
     def __init__(self, family: Family, values: Sequence[float]) -> None:
         super().__init__()
@@ -225,60 +231,83 @@ class PointsFamily(Family):
         self.family, self.asked = family, {"values": values}
         self.values: Tensor
         self.register_buffer("values", given)
-        self.size = len(given) + 1 + family.size
+        self.logits = len(given) + 1
+        self.size = self.logits + family.size
+
+    @property
+    def points(self) -> Tensor:
+        """The values that come again and again, about which the family says nothing."""
+        return self.values
 
     def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        n, channels = len(self.values) + 1, -event_dim
+        channels = -event_dim
         if phi.shape[channels] % self.size:
-            raise ValueError(f"with_points reads {self.size} numbers per element, but got {tuple(phi.shape)}")
-        elements = phi.shape[channels] // self.size
-        logits, rest = phi.split([n * elements, phi.shape[channels] - n * elements], channels)
-        logits = plain.to_float32(logits).unflatten(channels, (n, -1)).movedim(channels - 1, -1)
+            raise ValueError(f"{self.called} reads {self.size} numbers per element, but got {tuple(phi.shape)}")
+        count = self.logits * (phi.shape[channels] // self.size)
+        logits, rest = phi.split([count, phi.shape[channels] - count], channels)
+        logits = plain.to_float32(logits).unflatten(channels, (self.logits, -1)).movedim(channels - 1, -1)
         law: Any = self.family(rest, event_dim)
-        return Independent(WithPoints(logits, self.values, law.base_dist), event_dim)
+        return Independent(self.beside(logits, law.base_dist), event_dim)
+
+    def beside(self, logits: Tensor, law: Any) -> Distribution:
+        """The law of all values, from that of the family."""
+        return WithPoints(logits, self.values, law)
 
     def extra_repr(self) -> str:
         return f"values={_short(self.values)}"
 
 
-class RoundedFamily(Family):
+class RoundedFamily(PointsFamily):
     """Numbers of which some were rounded further; the arguments are those of `families.rounded`."""
 
     reads = "logits of the points, of rounding further and of the family, and what the family reads"
+    called = "rounded"
 
     def __init__(self, family: Family, values: Sequence[float], points: Sequence[float] = ()) -> None:
-        super().__init__()
         if not isinstance(family, IntervalFamily):
-            raise ValueError(f"rounded: got {family!r:.60}, wanted families.interval, numbers of a finite resolution")
-        given, also = (torch.as_tensor(each, dtype=torch.get_default_dtype()).flatten() for each in (values, points))
-        if len(given) < 2 or (not given.is_meta and not bool((given.diff() > 0).all())):
-            raise ValueError(f"rounded: got the values {_short(given)}, wanted two or more, in order")
-        equal = at_points(also, given)
-        if not given.is_meta and not bool(equal.any(-1).all()):
-            raise ValueError(f"rounded: got the points {_short(also)}, wanted some of the values, {_short(given)}")
-        self.family, self.asked = family, {"values": values, "points": points}
-        self.values: Tensor
+            raise ValueError(
+                f"rounded: got {type(family).__name__}, wanted families.interval, numbers of a finite resolution"
+            )
+        super().__init__(family, values)
+        self.asked = {"values": values, "points": points}
+        also = torch.as_tensor(points, dtype=torch.get_default_dtype()).flatten()
+        equal = at_points(also, self.values)
+        if not self.values.is_meta:
+            least = family.step.max() / 2  # two that are nearer are one value of the family
+            if len(self.values) < 2 or not bool((self.values.diff() > least).all()):
+                raise ValueError(
+                    f"rounded: got the values {_short(self.values)}, wanted two or more, in order, a step apart"
+                )
+            self._check_grid()
+            if not bool(equal.any(-1).all()):
+                raise ValueError(f"rounded: got the points {_short(also)}, wanted some of {_short(self.values)}")
         self.places: Tensor
-        self.register_buffer("values", given)
-        self.register_buffer("places", equal.int().argmax(-1) if len(also) else torch.arange(0), persistent=False)
-        self.size = len(also) + 2 + family.size
+        self.register_buffer("places", equal.int().argmax(-1), persistent=False)
+        self.logits = len(also) + 2
+        self.size = self.logits + family.size
 
-    def forward(self, phi: Tensor, event_dim: int = 1) -> Distribution:
-        n, channels = len(self.places) + 2, -event_dim
-        if phi.shape[channels] % self.size:
-            raise ValueError(f"rounded reads {self.size} numbers per element, but got {tuple(phi.shape)}")
-        elements = phi.shape[channels] // self.size
-        logits, rest = phi.split([n * elements, phi.shape[channels] - n * elements], channels)
-        logits = plain.to_float32(logits).unflatten(channels, (n, -1)).movedim(channels - 1, -1)
-        law: Any = self.family(rest, event_dim)
-        return Independent(RoundedFurther(logits, self.values, self.places, law.base_dist), event_dim)
+    def _check_grid(self) -> None:
+        """That the values are values of the family, whose masses would not add up to one else."""
+        inner: Any = self.family
+        values = self.values.view(-1, *[1] * inner.step.dim())
+        off = ~Grid(inner.step, inner.low, inner.high, inner.origin).check(values)
+        if bool(off.any()):
+            wrong = values.expand(off.shape)[off][0].item()
+            raise ValueError(f"rounded: the value {wrong:g} is none of the family's, which are those of {inner}")
+
+    @property
+    def points(self) -> Tensor:
+        """Those of the values that come again and again besides."""
+        return self.values[self.places]
+
+    def beside(self, logits: Tensor, law: Any) -> Distribution:
+        """The law of both resolutions, from that of the family."""
+        return RoundedFurther(logits, self.values, self.places, law)
 
     def transform(self, x: Tensor) -> Tensor:
         """g(x), as the family of intervals has it."""
-        return self.family.transform(x)
-
-    def extra_repr(self) -> str:
-        return f"values={_short(self.values)}"
+        inner: Any = self.family
+        return inner.transform(x)
 
 
 class ObservedFamily(Family):
@@ -468,9 +497,7 @@ def _block(families: Sequence[Family]) -> Family:
         }
         return IntervalFamily(**tensors, law=first.of_law, components=first.components, log=first.log)
     if isinstance(first, PointsFamily):
-        return PointsFamily(_block([first.family]), first.asked["values"])
-    if isinstance(first, RoundedFamily):
-        return RoundedFamily(_block([first.family]), first.asked["values"], first.asked["points"])
+        return type(first)(_block([first.family]), **first.asked)
     if isinstance(first, LOCATION_SCALE):
         return plain.Standardized(copy.deepcopy(first), torch.zeros(n), torch.ones(n))
     if isinstance(first, LogNormalFamily):

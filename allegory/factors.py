@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from allegory.columnar import SHARPEST, ColumnsFamily, IntervalFamily, PointsFamily, RoundedFamily
+from allegory.columnar import SHARPEST, ColumnsFamily, IntervalFamily, PointsFamily
 from allegory.family import Normal, Standardized, StudentTFamily
 from allegory.likelihoods import input_width
 from allegory.positivity import inverse_positive, positive
@@ -207,9 +207,8 @@ class _Numbers(NamedTuple):
 def _numbers(family: ColumnsFamily) -> Iterator[_Numbers]:
     begin = before = 0
     for place, (block, size) in enumerate(zip(family.blocks, family.sizes, strict=True)):
-        law: Any = block.family if isinstance(block, PointsFamily | RoundedFamily) else block
-        logits = len(block.values) + 1 if isinstance(block, PointsFamily) else 0
-        logits = len(block.places) + 2 if isinstance(block, RoundedFamily) else logits
+        law: Any = block.family if isinstance(block, PointsFamily) else block
+        logits = block.logits if isinstance(block, PointsFamily) else 0
         count = len(family.columns[place])
         found = None
         if isinstance(law, IntervalFamily):

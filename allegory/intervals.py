@@ -216,25 +216,20 @@ class Interval(Distribution):
 
     def log_between(self, lower: Tensor, upper: Tensor) -> Tensor:
         """(*) log P(lower < X < upper), of edges between values of any grid, -inf and inf among them; lower < upper."""
-        start, end = (self._standard(edge) for edge in (lower, upper))
-        first, last = lower == -math.inf, upper == math.inf
+        a, b = self.standard(lower), self.standard(upper)
         if self.law == "logistic":
-            a, b = start.masked_fill(first, -math.inf), end.masked_fill(last, math.inf)
             return F.logsigmoid(b) + F.logsigmoid(-a) + log_one_minus_exp(b - a)
-        start, end = start.double(), end.double()
-        a, b = torch.where(first, end - 1, start), torch.where(last, start + 1, end)
-        a = torch.where(first & last, torch.zeros_like(a), a)
-        b = torch.where(first & last, torch.ones_like(b), b)
-        inside, below, above = self._log_inside((a + b) / 2, (b - a) / 2), self._log_tail(-b), self._log_tail(a)
-        found = torch.where(first & last, 0.0, torch.where(first, below, torch.where(last, above, inside)))
+        a, b = a.double(), b.double()
+        first, last = a == -math.inf, b == math.inf
+        start = torch.where(first, torch.where(last, 0.0, b - 1), a)  # finite, for the branch that is not taken
+        end = torch.where(last, start + 1, b)
+        inside, below, above = (
+            self._log_inside((start + end) / 2, (end - start) / 2),
+            self._log_tail(-end),
+            self._log_tail(start),
+        )
+        found = torch.where(first, torch.where(last, 0.0, below), torch.where(last, above, inside))
         return found.to(self.loc.dtype)
-
-    def _standard(self, edge: Tensor) -> Tensor:
-        """T where X is at an edge, 0 where that is infinite."""
-        finite = edge.masked_fill(edge.isinf(), 0.0)
-        least = torch.finfo(self.loc.dtype).tiny
-        y = torch.log((finite - self.low + self.step).clamp(min=least)) if self.log else finite
-        return ((y - self.loc) / self.scale).masked_fill(edge.isinf(), 0.0)
 
     def edge_beyond(self, limit: Tensor, sign: int) -> Tensor:
         """The edge between the values up to a limit and those above it, of a sign of 1, or below it, of -1."""
@@ -245,7 +240,7 @@ class Interval(Distribution):
     def standard(self, edge: Tensor) -> Tensor:
         """T where X is at an edge between two values of the grid; -inf and inf where no value is below, or above it."""
         y = torch.log((edge - self.low).clamp(min=0) + self.step) if self.log else edge
-        below, above = edge < self.low, edge > self.high
+        below, above = (edge < self.low) | edge.isneginf(), (edge > self.high) | edge.isposinf()
         t = (torch.where(below | above, self.loc, y) - self.loc) / self.scale
         return t.masked_fill(below, -torch.inf).masked_fill(above, torch.inf)
 
@@ -460,9 +455,9 @@ class RoundedFurther(WithPoints):
     """Numbers of a law of intervals, of which some were rounded further, to the nearest of n values; see the module.
 
     Args:
-        logits: (*, m + 2) of the m points, of rounding further, and, last, of the law.
+        logits: (*, m + 2) of the m points, of rounding further, and, last, of the law; kept as `log_shares`.
         values: (n,) what is rounded to, in order, n >= 2.
-        points: (m,) which of the values are points besides.
+        places: (m,) which of the values are points besides.
         law: of intervals, of batch shape (*).
 
     >>> law = Interval(torch.tensor(10.2), torch.tensor(2.0), step=torch.tensor(1.0))
@@ -471,14 +466,14 @@ class RoundedFurther(WithPoints):
     tensor([0.0570, 0.3388])
     """
 
-    def __init__(self, logits: Tensor, values: Tensor, points: Tensor, law: Any) -> None:
-        self.which, self.values, self.places = logits.log_softmax(-1), values, points
+    def __init__(self, logits: Tensor, values: Tensor, places: Tensor, law: Any) -> None:
+        self.log_shares, self.values, self.places = logits.log_softmax(-1), values, places
         self.law: Any = law
         Distribution.__init__(self, law.batch_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> RoundedFurther:
-        which = self.which.expand((*batch_shape, self.which.shape[-1]))
-        return RoundedFurther(which, self.values, self.places, self.law.expand(batch_shape))
+        log_shares = self.log_shares.expand((*batch_shape, self.log_shares.shape[-1]))
+        return RoundedFurther(log_shares, self.values, self.places, self.law.expand(batch_shape))
 
     @property
     def edges(self) -> Tensor:
@@ -494,11 +489,13 @@ class RoundedFurther(WithPoints):
         lower, upper = self.edges[:-1], self.edges[1:]
         law = self.law.expand((len(self.values), *self.batch_shape))
         cells = law.log_between(*(edge.view(-1, *[1] * len(self.batch_shape)) for edge in (lower, upper)))
-        log_values = cells.movedim(0, -1) + self.which[..., -2:-1]
+        log_values = cells.movedim(0, -1) + self.log_shares[..., -2:-1]
         if len(self.places):
             at = log_values[..., self.places]
-            log_values = log_values.index_copy(-1, self.places, torch.logaddexp(at, self.which[..., :-2].expand_as(at)))
-        last = self.which[..., -1:].expand(*log_values.shape[:-1], 1)
+            log_values = log_values.index_copy(
+                -1, self.places, torch.logaddexp(at, self.log_shares[..., :-2].expand_as(at))
+            )
+        last = self.log_shares[..., -1:].expand(*log_values.shape[:-1], 1)
         return torch.cat([log_values, last], -1)
 
     @property
@@ -510,12 +507,12 @@ class RoundedFurther(WithPoints):
         edges, single = self.edges.to(value), value.float()
         index = (single[..., None] > edges[1:-1].float()).sum(-1)  # not searchsorted, which ONNX has not
         rounded = self.values.float()[index] == single
-        cell = self.law.log_between(edges[index], edges[index + 1]) + self.which[..., -2]
+        cell = self.law.log_between(edges[index], edges[index + 1]) + self.log_shares[..., -2]
         if len(self.places):
             here = index[..., None] == self.places
-            which = torch.where(here, self.which[..., :-2], -math.inf)
+            which = torch.where(here, self.log_shares[..., :-2], -math.inf)
             cell = torch.logaddexp(cell, torch.where(here.any(-1), which.amax(-1), -math.inf))
-        rest = self.law.log_prob(value) + self.which[..., -1]
+        rest = self.law.log_prob(value) + self.log_shares[..., -1]
         return torch.where(rounded, torch.logaddexp(torch.where(rounded, cell, rest), rest), rest)
 
 

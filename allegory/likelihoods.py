@@ -29,7 +29,6 @@ from allegory.columnar import (
     ObservedFamily,
     OrdinalFamily,
     PointsFamily,
-    RoundedFamily,
     from_json,
     is_count_with_points,
 )
@@ -207,9 +206,7 @@ def _column_input(block: Any, count: int) -> nn.Module:
     if isinstance(block, GapFamily):
         return _column_input(block.family, count)
     if isinstance(block, PointsFamily):
-        return ReadPoints(_column_input(block.family, count), block.values)
-    if isinstance(block, RoundedFamily):
-        return _column_input(block.family, count)
+        return ReadPoints(_column_input(block.family, count), block.points)
     if isinstance(block, OrdinalFamily):
         return OneHot(block.k, 1)
     if isinstance(block, CategoricalFamily | StandardizedCounts):

@@ -107,8 +107,6 @@ def set_units(block: Any, x: Tensor, sizes: Tensor | None = None) -> None:
     elif isinstance(block, columnar.PointsFamily):
         rest = without_points(block, x)
         set_units(block.family, x if bool(rest.isnan().all()) else rest, sizes)
-    elif isinstance(block, columnar.RoundedFamily):
-        set_units(block.family, x, sizes)
     elif isinstance(block, columnar.IntervalFamily):
         units = units_of_observed(block.transform(x))
         least = torch.log1p(torch.ones_like(block.step)) if block.log else block.step
@@ -143,8 +141,6 @@ def _set_places(block: SelfMaskedFamily, x: Tensor) -> None:
     values: Any = block.family
     while isinstance(values, columnar.PointsFamily):
         values, x = values.family, without_points(values, x)
-    if isinstance(values, columnar.RoundedFamily):
-        values = values.family
     if not isinstance(values, columnar.IntervalFamily):
         units = units_of_observed(x)
         return block.place(units.loc, units.scale)
@@ -217,7 +213,7 @@ def set_count_units(family: StandardizedCounts, data: Tensor, sizes: Tensor | No
 
 def without_points(block: columnar.PointsFamily, x: Tensor) -> Tensor:
     """X with a gap where it is one of the points."""
-    return x.masked_fill(at_points(x, block.values).any(-1), math.nan)
+    return x.masked_fill(at_points(x, block.points).any(-1), math.nan)
 
 
 @torch.no_grad()
@@ -232,6 +228,8 @@ def start_of(block: Any, x: Tensor, sizes: Tensor | None = None) -> Tensor:
     """
     if isinstance(block, GapFamily):
         return _start_with_gaps(block, x, sizes)
+    if isinstance(block, columnar.RoundedFamily):
+        return _start_rounded(block, x)
     if isinstance(block, columnar.PointsFamily):
         rest = without_points(block, x)
         counts = [*(at_points(x, block.values).sum(0) + SEEN).unbind(-1)]
@@ -240,13 +238,6 @@ def start_of(block: Any, x: Tensor, sizes: Tensor | None = None) -> Tensor:
         empty = torch.zeros(block.family.size, x.shape[1]).to(x)
         inner = empty if _is_empty(rest) else start_of(block.family, rest, sizes)
         return torch.cat([logits, inner])
-    if isinstance(block, columnar.RoundedFamily):
-        there = x[:, 0][~x[:, 0].isnan()]
-        share = at_points(there, block.values).any(-1).double().mean().clamp(SEEN / len(x), 1 - SEEN / len(x))
-        inner, n = start_of(block.family, x, sizes), len(block.places)
-        logits = torch.full((n, 1), -math.log(len(block.values))).to(inner)
-        begin = torch.cat([logits, torch.logit(share).view(1, 1).to(inner), torch.zeros(1, 1).to(inner), inner])
-        return fit_constant(block, begin, x)
     if isinstance(block, columnar.OrdinalFamily):
         _set_cutpoints(block, x)
         return torch.zeros(1, x.shape[1]).to(x)
@@ -261,6 +252,16 @@ def start_of(block: Any, x: Tensor, sizes: Tensor | None = None) -> Tensor:
     begin = _moments(block, fill_gaps(x))
     normal = isinstance(block, Standardized) and isinstance(block.family, Normal)
     return begin if normal else fit_constant(block, begin, x)
+
+
+def _start_rounded(block: columnar.RoundedFamily, x: Tensor) -> Tensor:
+    """The optimum, from the optimum of the numbers that are no points, at one resolution."""
+    rest, at = without_points(block, x), at_points(x, block.points).sum(0)
+    inner = start_of(block.family, x if _is_empty(rest) else rest)
+    coarse = at_points(rest, block.values).any(-1).sum(0)
+    counts = [*at.unbind(-1), coarse, (~rest.isnan()).sum(0) - coarse]
+    logits = torch.stack([count + SEEN for count in counts]).log().to(inner)
+    return fit_constant(block, torch.cat([logits, inner]), x)
 
 
 def _start_with_gaps(block: GapFamily, x: Tensor, sizes: Tensor | None) -> Tensor:

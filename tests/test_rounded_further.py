@@ -15,7 +15,7 @@ from allegory.mixtures import mixture_quantile, pick
 from allegory.quantiles import cdf, draw, log_beyond, log_mass
 from allegory.tabular import Schema
 from allegory.tabular.columns import Column, check_column
-from allegory.tabular.likelihood import coarse_values, family_of
+from allegory.tabular.likelihood import family_of, family_of_all
 from allegory.tabular.resolution import Step, find_coarser, find_points
 
 COARSE = torch.arange(-20.0, 21.0) * 5
@@ -48,7 +48,7 @@ def test_masses_are_those_of_two_resolutions_and_sum_to_one(law, points, compone
         + log_beyond(found, x[:1].expand(4, 1), False).exp()
     )
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-9)
-    weights, inner = found.which.exp(), found.law
+    weights, inner = found.log_shares.exp(), found.law
     for value in (-5.0, 15.0, 100.0, -100.0):
         at = torch.tensor(value, dtype=torch.float64)
         near = at + torch.arange(-2.0, 3.0, dtype=torch.float64)
@@ -131,7 +131,7 @@ def test_the_coarser_step_is_found_and_only_where_there_is_one(seed, factor, sha
     found = find_coarser(values, counts, Step(1.0), find_points(values, counts, Step(1.0)))
     assert found == (float(factor), ()) or (factor == 2 and share < 0.6)  # where each is met 1.5 times as often
     values, counts = np.unique(np.rint(x), return_counts=True)
-    assert find_coarser(values, counts, Step(1.0), find_points(values, counts, Step(1.0))) is None
+    assert find_coarser(values, counts, Step(1.0), find_points(values, counts, Step(1.0))) == (None, ())
 
 
 def frame(rows=4000, seed=0):
@@ -177,6 +177,28 @@ def test_a_table_of_two_resolutions_is_printed_saved_and_trained():
     print(filled)
 
 
+def test_a_cap_and_a_flood_of_zeros_stay_points():
+    generator = np.random.default_rng(0)
+    x = np.minimum(np.rint(np.abs(generator.normal(60, 20, 9000))), 99.0)
+    x = np.where(generator.random(9000) < 0.6, np.minimum(np.rint(x / 5) * 5, 95.0), x)
+    x[generator.random(9000) < 0.3] = 0.0
+    (column,) = Schema.infer({"hours": x}).columns
+    assert column.coarse == 5.0
+    assert 0.0 in column.points
+    assert len(column.points) <= 2
+    values = column.coarse_values
+    assert (values[0], values[-1]) == (0.0, 95.0)  # 100 is beyond the cap
+    encoded = torch.as_tensor(x)[:, None].float()
+    torch.manual_seed(0)
+    model = al.architectures.mlp((1,), family_of_all([column]), latent=[1], hidden=[4], data=encoded).eval()
+    zeros = model.decoders[0](torch.zeros(1, 1)).log_prob(torch.zeros(1, 1)).exp().item()
+    assert abs(zeros - (x == 0).mean()) < 0.02
+    _, counts = np.unique(x, return_counts=True)
+    entropy = (counts / len(x) * np.log(len(x) / counts)).sum()
+    begun = -model.decoders[0](torch.zeros(1, 1)).log_prob(encoded).mean().item()
+    assert entropy < begun < entropy + 0.1
+
+
 def test_a_model_of_two_resolutions_is_saved_and_loaded(tmp_path):
     schema = Schema.infer(frame())
     x = schema.encode(frame())
@@ -214,20 +236,29 @@ def test_what_does_not_go_together_is_refused():
     inner = families.interval(1.0)
     with pytest.raises(ValueError, match=r"wanted two or more, in order"):
         families.rounded(inner, [5.0, 0.0])
+    with pytest.raises(ValueError, match=r"wanted two or more, in order, a step apart"):
+        families.rounded(inner, [0.0, 1e-9, 5.0])
+    with pytest.raises(ValueError, match=r"got PointsFamily, wanted families.interval"):
+        families.rounded(families.with_points(inner, [0.0]), [0.0, 5.0])
     with pytest.raises(ValueError, match=r"wanted families.interval"):
         families.rounded(families.normal, [0.0, 5.0])
-    with pytest.raises(ValueError, match=r"wanted some of the values"):
+    with pytest.raises(ValueError, match=r"got the points 3, wanted some of 0, 5"):
         families.rounded(inner, [0.0, 5.0], points=[3.0])
+    with pytest.raises(ValueError, match=r"the value 2.5 is none of the family's"):
+        families.rounded(inner, [0.0, 2.5, 5.0])  # whose masses would add up to more than one
+    with pytest.raises(ValueError, match=r"the value 0 is none of the family's"):
+        families.rounded(families.interval(1.0, low=3.0), [0.0, 5.0, 10.0])
     with pytest.raises(ValueError, match=r"rounded reads 4 numbers per element"):
         families.rounded(inner, [0.0, 5.0])(torch.zeros(3))
     column = Column("kg", "positive", "float64", resolution=0.1, range=(40.0, 90.0), coarse=1.0)
-    assert coarse_values(column)[:2] == [40.0, 41.0]
+    assert column.coarse_values[:2] == (40.0, 41.0)
     for changes, match in (
         (dict(coarse=0.05), "wanted a multiple of it"),
         (dict(coarse=0.25), "wanted a multiple of it"),
         (dict(resolution=None), "wanted a multiple of it"),
         (dict(coarse=-1.0), "wanted a multiple of it"),
         (dict(coarse=500.0), "wanted two multiples within it"),
+        (dict(range=(0.0, 1e6), resolution=0.5), "more than 700 multiples of coarse=1.0"),
         (dict(points=(40.3,)), "the point 40.3 is no multiple of coarse=1"),
     ):
         from dataclasses import replace

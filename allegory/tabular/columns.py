@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allegory.tabular.frames import Name, Values, shown
-from allegory.tabular.resolution import Step, digits_of_float32, snap
+from allegory.tabular.resolution import MAX_COARSE, Step, digits_of_float32, snap
 
 __all__ = [
     "EXACT", "KINDS", "Column", "check_column", "column_from_json", "decode_column", "encode_column", "from_origin",
@@ -117,6 +117,20 @@ class Column:
         """The resolution, with its anchor."""
         return None if self.resolution is None else Step(self.resolution, self.anchor)
 
+    @property
+    def coarse_values(self) -> tuple[float, ...]:
+        """What some of the numbers were rounded to, in x, within its range and its edges.
+
+        >>> Column("kg", "positive", "float64", resolution=0.1, range=(1.4, 4.2), coarse=1.0).coarse_values
+        (2.0, 3.0, 4.0)
+        """
+        assert self.range is not None
+        assert self.coarse is not None
+        low = max(self.range[0], -math.inf if self.low is None else self.low) / self.coarse
+        high = min(self.range[1], math.inf if self.high is None else self.high) / self.coarse
+        multiples = np.arange(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
+        return tuple(snap(multiples * self.coarse, Step(self.coarse)).tolist())
+
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as plain JSON.
 
@@ -196,8 +210,15 @@ def _check_coarse(column: Column, where: str) -> None:
     assert coarse is not None
     times = math.nan if step is None or not coarse > 0 else coarse / step
     if not times >= 2 or abs(times - round(times)) > 1e-6 + 1e-9 * times:  # 0.1 / 1e-11 is not whole
-        raise ValueError(f"{where}: coarse is {coarse} and resolution is {step}; wanted a multiple of it, 2 or more")
-    if column.range is None or round(column.range[1] / coarse) <= round(column.range[0] / coarse):
+        raise ValueError(
+            f"{where}: coarse is {coarse} and resolution is {step}; wanted a multiple of it, 2 or more, or coarse=None"
+        )
+    if column.range is not None and (column.range[1] - column.range[0]) / coarse > MAX_COARSE:
+        raise ValueError(
+            f"{where}: the range {column.range} has more than {MAX_COARSE} multiples of coarse={coarse}; wanted fewer, "
+            "since each has a probability of its own in draws and quantiles"
+        )
+    if column.range is None or len(column.coarse_values) < 2:
         raise ValueError(
             f"{where}: coarse is {coarse}, and the range is {column.range}; wanted two multiples within it"
         )

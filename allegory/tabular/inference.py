@@ -171,15 +171,10 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
         raise ValueError(f"column {column.name!r} is said to be count, and holds numbers that are not whole")
     origin = _origin(different, step)
     x = from_origin(different, origin, False, f"column {column.name!r}")
-    piled = find_points(x, counts, step)
-    coarse = None
-    if few:
-        points = tuple(x[counts >= MIN_REPEATS].tolist())
-    elif not origin and (coarser := find_coarser(x, counts, step, piled)) is not None:
-        coarse, piled = coarser
-        points = piled
-    else:
-        points = piled
+    coarse, piled = None, find_points(x, counts, step)
+    if not few and not origin:
+        coarse, piled = find_coarser(x, counts, step, piled)
+    points = tuple(x[counts >= MIN_REPEATS].tolist()) if few else piled
     low, high = find_edges(different.astype(np.float64), tuple(p + float(origin) for p in piled), whole)
     low, high = (None if edge is None else edge - float(origin) for edge in (low, high))
     column = replace(

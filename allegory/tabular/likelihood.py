@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 
 from allegory import families
 from allegory.tabular.columns import Column
-from allegory.tabular.resolution import Step, snap
 
 __all__ = ["choose_law", "family_of", "family_of_all", "law_of"]
 
@@ -157,20 +156,8 @@ def family_of(column: Column, exposed: bool = False) -> Any:
             log=column.law.startswith("log ") and column.low is not None,
         )  # fmt: skip
     if column.coarse is not None:
-        return families.rounded(inner, coarse_values(column), column.points)
+        return families.rounded(inner, column.coarse_values, column.points)
     return families.with_points(inner, column.points) if column.points else inner
-
-
-def coarse_values(column: Column) -> list[float]:
-    """What some of the numbers of a column were rounded to, within its range.
-
-    >>> coarse_values(Column("kg", "positive", "float64", resolution=0.1, range=(1.4, 4.2), coarse=1.0))
-    [1.0, 2.0, 3.0, 4.0]
-    """
-    assert column.range is not None
-    assert column.coarse is not None
-    first, last = (round(edge / column.coarse) for edge in column.range)
-    return snap(np.arange(first, last + 1) * column.coarse, Step(column.coarse)).tolist()
 
 
 def family_of_all(columns: Sequence[Column], exposed: bool = False) -> Any:

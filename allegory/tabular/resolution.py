@@ -148,14 +148,17 @@ def digits_of_float32(x: Array, step: Step | None, points: tuple[float, ...] = (
     >>> digits_of_float32(x, Step(1e-11)).tolist(), digits_of_float32(x, None, (9.2,)).tolist()
     ([9.2, 9.533333], [9.2, 9.533332824707031])
     """
-    single = x.astype(np.float32)
+    with np.errstate(over="ignore"):
+        single = x.astype(np.float32)
     exact = single == x
     for point in points:
         x = np.where(exact & (single == np.float32(point)), point, x)
     if step is not None:
-        fine = exact & (step.size < np.spacing(np.abs(single))) & (snap(x, step) != x)
-        x = x.copy()
-        x[fine] = single[fine].astype(str).astype(np.float64)
+        fine = exact & (step.size < np.spacing(np.abs(single)))
+        if fine.any():
+            fine[fine] = snap(x[fine], step) != x[fine]
+            x = x.copy()
+            x[fine] = single[fine].astype(str).astype(np.float64)
     return x
 
 
@@ -186,10 +189,10 @@ def find_points(values: Array, counts: Array, step: Step | None) -> tuple[float,
 
 def find_coarser(
     values: Array, counts: Array, step: Step | None, points: tuple[float, ...]
-) -> tuple[float, tuple[float, ...]] | None:
+) -> tuple[float | None, tuple[float, ...]]:
     """A coarser step, of which far more of the different values, (U,), with their counts, (U,), are multiples than
-    would be by chance, since some were rounded further than others, and the points that are left then; None where there
-    is no such step, or it does not account for the points.
+    would be by chance, since some were rounded further than others, and the points that are left then; None and all
+    points where there is no such step, or it does not account for them.
 
     Args:
         values, counts: (U,), in order.
@@ -201,8 +204,9 @@ def find_coarser(
     (5.0, ())
     """
     if step is None or step.anchor or len(points) < MIN_COARSE:
-        return None
-    found, least, total = None, MIN_GAIN_OF_COARSE, counts.sum()
+        return None, points
+    best: tuple[float | None, tuple[float, ...]] = (None, points)
+    least, total = MIN_GAIN_OF_COARSE, counts.sum()
     for factor in FACTORS:
         coarse = float(f"{factor * step.size:.12g}")
         k = np.rint(values / coarse)
@@ -220,8 +224,8 @@ def find_coarser(
         gain = share * math.log(rounded * factor + 1 - rounded) + (1 - share) * math.log(1 - rounded)
         beside = counts[np.isin(values, others)].sum() / total
         if gain > least and len(left) < len(points) / 4 and beside <= MAX_OTHERS:
-            found, least = (coarse, left), gain
-    return found
+            best, least = (coarse, left), gain
+    return best
 
 
 def _expected(values: Array, counts: Array, places: Array, step: Step | None) -> Array:
