@@ -75,6 +75,21 @@ def test_the_deep_ladder_learns_in_small(capsys):
     assert said["test"]["importance_samples"] == 2
 
 
+def test_three_fires_throw_the_shadows_of_one_solid():
+    from fair_depth import coloured
+
+    x = coloured(64, seed=1)
+    assert x.shape == (64, 3, 28, 28)
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    assert (x.sum((2, 3)) > 0).all()  # each fire is hidden somewhere
+    one, other = x[:, 0], x[:, 1]
+    assert (one != other).flatten(1).any(1).all()
+    overlap = torch.minimum(one, other).sum((1, 2)) / torch.minimum(one.sum((1, 2)), other.sum((1, 2)))
+    assert overlap.mean().item() > 0.4  # of the same solid, a little aside
+    areas = x.sum((2, 3))
+    assert torch.corrcoef(areas.T).min().item() > 0.9
+
+
 def test_the_fair_question_of_depth_has_the_same_blocks_at_every_depth():
     from fair_depth import LEVELS, ladder
 

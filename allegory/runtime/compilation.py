@@ -16,9 +16,13 @@ import torch
 
 from allegory.runtime.messages import first_line
 
-__all__ = ["choose_compile", "compile_or_warn", "disable_compile", "has_compiler", "time_call"]
+__all__ = ["choose_compile", "compile_or_warn", "compile_seconds", "disable_compile", "has_compiler", "time_call"]
 
-WORTHWHILE_SECONDS = 120.0  # seconds of training from which on compiling it does
+WORTHWHILE_SECONDS = 120.0  # seconds of training from which on compiling may be worth its cost
+TIMES_ITS_COST = (
+    6.0  # how many times as long as compiling it a training has to take: a sixth is what is gained at least
+)
+COMPILE_SECONDS, SECONDS_PER_OPERATION = 5.0, 0.1  # 67 operations took 12 s, 551 took 61, 1,113 took 121 (one core)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,11 +89,27 @@ def time_call(function: Callable[[], Any], device: torch.device, stop_below: flo
     return best
 
 
+def compile_seconds(loss: torch.Tensor) -> float:
+    """About how long `torch.compile` takes on a core for what gave this loss, by the size of its graph.
+
+    >>> round(compile_seconds(al.elbo(model(x)).sum()), -1)
+    20.0
+    """
+    seen, ahead = set(), [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [inner for inner, _ in node.next_functions]
+    return COMPILE_SECONDS + SECONDS_PER_OPERATION * len(seen)
+
+
 def choose_compile(
     requested: bool | str,
     device: torch.device,
     expected_seconds: Callable[[], float],
     worthwhile: float = WORTHWHILE_SECONDS,
+    cost: float = 20.0,
 ) -> tuple[bool, str]:
     """Whether to compile, and a line that explains the choice if it was left open.
 
@@ -97,7 +117,8 @@ def choose_compile(
         requested: True, False, or "auto" for whichever is likely to finish sooner.
         device: where to run.
         expected_seconds: measures how long the work will take uncompiled.
-        worthwhile: the number of seconds above which compiling is worth its cost, up to half a minute.
+        worthwhile: the number of seconds below which nothing is worth compiling.
+        cost: about how many seconds compiling takes.
 
     >>> choose_compile("auto", torch.device("cpu"), lambda: 3.0)
     (False, '')
@@ -107,7 +128,8 @@ def choose_compile(
     if not has_compiler(device):
         return False, ""
     seconds = expected_seconds()
-    if seconds < worthwhile:
+    if seconds < max(worthwhile, TIMES_ITS_COST * cost):
         return False, ""
-    minutes = f"{seconds / 60:.0f} minutes"
-    return True, f"compiled: that takes up to half a minute, and without it this would take about {minutes}"
+    takes = "half a minute" if cost < 45 else "a minute" if cost <= 60 else f"{math.ceil(cost / 60)} minutes"
+    without = f"{seconds / 60:.0f} minutes"
+    return True, f"compiled: that takes up to {takes}, and without it this would take about {without}"

@@ -23,7 +23,13 @@ from allegory.given import Contexts, as_contexts, take_rows
 from allegory.model import VAE, check_is_vae
 from allegory.objectives import elbo, needs_score
 from allegory.runtime import processes
-from allegory.runtime.compilation import WORTHWHILE_SECONDS, choose_compile, has_compiler, time_call
+from allegory.runtime.compilation import (
+    WORTHWHILE_SECONDS,
+    choose_compile,
+    compile_seconds,
+    has_compiler,
+    time_call,
+)
 from allegory.runtime.messages import call_error, no_tensor
 from allegory.runtime.modes import frozen_parts, no_validation, train_mode
 from allegory.runtime.precision import choose_precision
@@ -192,7 +198,8 @@ def plan(
         lambda: choose_precision(requested["precision"], device, tolerates_bfloat16(model))
     )
 
-    def expected_seconds() -> float:
+    def expected_seconds() -> tuple[float, float]:
+        """Of the training uncompiled, and of compiling."""
         trial, x = _training_copy(model), data[: settings["batch_size"]].to(device)
         given = take_rows(contexts, slice(len(x)))
         score = score_function(trial, objective, samples=samples, held=held, precision=precision)
@@ -205,7 +212,8 @@ def plan(
         with torch.random.fork_rng(), no_validation():
             x = x if transform is None else transform(x.clone())
             seconds = time_call(lambda: score(x, weight, *given).sum().backward(), device, stop_below=stop_below)
-        return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0]
+            cost = compile_seconds(score(x, weight, *given).sum())
+        return processes.all_reduce_max(min(60 * (settings["minutes"] or math.inf), steps * seconds))[0], cost
 
     if not before and processes.rank() == 0:
         warn_of_scale(model, seen, seen_given)
@@ -214,8 +222,10 @@ def plan(
     # All processes take part in the measurement, so one of them decides whether there is one.
     open_question = requested["compile"] == "auto" and not shard and processes.broadcast(lambda: has_compiler(device))
     requested["compile"] = requested["compile"] is True or ("auto" if open_question else False)
-    seconds = expected_seconds() if open_question else 0.0
-    compile, second_note = processes.broadcast(lambda: choose_compile(requested["compile"], device, lambda: seconds))
+    seconds, cost = expected_seconds() if open_question else (0.0, 0.0)
+    compile, second_note = processes.broadcast(
+        lambda: choose_compile(requested["compile"], device, lambda: seconds, cost=cost)
+    )
     fuse = compile and not held and getattr(plain, "__module__", None) == elbo.__module__
     warmup, has_minutes = max(warmup_steps(lr), warmup_steps(beta)), settings["minutes"] is not None
     steps = None if settings["epochs"] is None else settings["epochs"] * math.ceil(len(data) / settings["batch_size"])

@@ -138,9 +138,9 @@ def fit(
             and validation stay in float32. Faster on a machine with bfloat16 instructions, much slower on others:
             "auto" measures, and uses bfloat16 where it pays and x is Bernoulli or categorical. For TF32 on a GPU call
             torch.set_float32_matmul_precision("high") first, and leave this at "float32".
-        compile: whether to compile the objective (torch.compile): up to half a minute at the start, then faster. The
-            noise is drawn in another order, so the numbers differ from those of an uncompiled run. "auto"
-            times a step, and compiles where the training is long enough for it to pay.
+        compile: whether to compile the objective (torch.compile): up to half a minute at the start, minutes for wide
+            tables and deep ladders, then faster. The noise is drawn in another order, so the numbers differ from those
+            of an uncompiled run. "auto" times a step, and compiles where the training is long enough for it to pay.
         shard: "cpu" or "cuda": each of several processes keeps only its part of the model, on that device, for models
             too large for one. The model stays sharded, so out is required: load the whole model from the run. Not
             compiled.

@@ -8,7 +8,7 @@ import torch
 
 import allegory as al
 from allegory.runtime import compilation, precision
-from allegory.runtime.compilation import choose_compile, time_call
+from allegory.runtime.compilation import choose_compile, compile_seconds, time_call
 from allegory.runtime.precision import bfloat16_speedup, choose_precision
 
 CPU = torch.device("cpu")
@@ -72,9 +72,26 @@ def test_auto_compiles_what_takes_long_where_there_is_a_compiler(monkeypatch):
     compile, why = choose_compile("auto", CPU, lambda: 1200.0)
     assert compile
     assert "20 minutes" in why
+    assert "half a minute" in why
+    assert choose_compile("auto", CPU, lambda: 1200.0, cost=201.0) == (False, "")  # a sixth of it, and more
+    assert "takes up to a minute" in choose_compile("auto", CPU, lambda: 1200.0, cost=50.0)[1]
+    assert "takes up to 3 minutes" in choose_compile("auto", CPU, lambda: 1200.0, cost=130.0)[1]
     assert choose_compile(True, CPU, lambda: 0.0) == (True, "")
     monkeypatch.setattr(compilation, "has_compiler", lambda device: False)
     assert choose_compile("auto", CPU, lambda: 1200.0) == (False, "")
+
+
+def test_what_compiling_takes_grows_with_the_operations_of_the_loss():
+    x = torch.ones(3, requires_grad=True)
+    once, often = x.sum(), x
+    for _ in range(200):
+        often = often.sin()
+    assert compile_seconds(torch.ones(())) == compilation.COMPILE_SECONDS  # nothing to differentiate
+    assert compile_seconds(often.sum()) - compile_seconds(once) == pytest.approx(
+        200 * compilation.SECONDS_PER_OPERATION
+    )
+    shared = once + once  # counted once
+    assert compile_seconds(shared) - compile_seconds(once) == pytest.approx(compilation.SECONDS_PER_OPERATION)
 
 
 def test_timed_is_the_least_of_several():
