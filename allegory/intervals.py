@@ -235,7 +235,8 @@ class Interval(Distribution):
         """The edge between the values up to a limit and those above it, of a sign of 1, or below it, of -1."""
         room = _grid_room(limit, self.origin, self.step).clamp(max=0.45)  # an edge is none of the values
         steps = sign * (limit.double() - self.origin.double()) / self.step.double()
-        return (self.origin + sign * ((steps + room).floor() + 0.5) * self.step).to(self.loc.dtype)
+        edge = self.origin + sign * ((steps + room).floor() + 0.5) * self.step
+        return edge.to(torch.promote_types(limit.dtype, self.loc.dtype))
 
     def standard(self, edge: Tensor) -> Tensor:
         """T where X is at an edge between two values of the grid; -inf and inf where no value is below, or above it."""

@@ -155,13 +155,13 @@ def renyi(trace: Trace, beta: float | Tensor = 1.0, alpha: float = 0.5) -> Tenso
     Args:
         trace: of S particles.
         beta: as in `iwae`.
-        alpha: 0 is `iwae`, 1 is the mean of log w, -infinity the largest log w (VR-max).
+        alpha: 0 is `iwae`, 1 is the mean of log w, -infinity the largest log w (VR-max), infinity the smallest.
     """
     log_w = _log_w(renyi, trace, beta)
     if alpha == 1:
         return log_w.mean(0)
-    if alpha == -math.inf:
-        return log_w.amax(0)
+    if math.isinf(alpha):
+        return log_w.amax(0) if alpha < 0 else log_w.amin(0)
     return (torch.logsumexp((1 - alpha) * log_w, 0) - math.log(len(log_w))) / (1 - alpha)
 
 

@@ -333,7 +333,7 @@ def _log_tails(law: Any, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Ten
     where the range is above its middle, else it is mirrored there, so that no tail is a difference from one.
     """
     if isinstance(law, Interval):
-        start, end = (law.standard(law.edge_beyond(x, sign)).double() for x, sign in ((low, -1), (high, 1)))
+        start, end = (law.standard(law.edge_beyond(x.double(), sign)) for x, sign in ((low, -1), (high, 1)))
     else:
         edges = [x.double().clamp(min=0).log() if isinstance(law, LogNormal) else x.double() for x in (low, high)]
         start, end = ((x - law.loc) / law.scale for x in edges)

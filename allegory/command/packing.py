@@ -12,6 +12,8 @@ from allegory.command.options import COMPRESS, DECOMPRESS, FILE, FOLDER, Command
 
 __all__ = ["compress", "decompress"]
 
+SHORTER = -0.02  # overhead, below which a file is shorter for a reason that is told
+
 
 @click.command(cls=Command)
 @with_argument("run", FOLDER, "RUN")
@@ -61,6 +63,11 @@ def compress(
         f"net is {report.overhead:+.2%} on what the draws should take; initial bits {report.initial_bits:,}; header "
         f"{report.header:,} bytes"
     )
+    if report.overhead < SHORTER:
+        print(
+            "shorter than -ELBO, since no symbol has a mass below 2^-20: the model gives less to some values, which "
+            "cost it more than they cost the file; it hardly fits these data"
+        )
     if found.beside:
         print(f"beside the model, by xz: {', '.join(found.beside)}, {found.beside_bytes:,} bytes")
     size = f"the weights, {found.weights / 1e3:,.0f} kB, are not in the file"

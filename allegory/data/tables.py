@@ -11,11 +11,12 @@ Shapes: N rows, D columns of x.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from allegory.tabular import Schema, read_frame
 from allegory.tabular.columns import CODED, levels_of
 from allegory.tabular.frames import open_frame, shown
 from allegory.tabular.reading import GAPS
+from allegory.tabular.resolution import to_float32
 
 __all__ = [
     "ASKED",
@@ -67,13 +69,14 @@ def is_csv(path: Any) -> bool:
     return is_table(path) and not str(path).lower().endswith((".parquet", ".pq"))
 
 
-def read_table(path: Path, reading: Mapping[str, Any]) -> Any:
+def read_table(path: Path, reading: Mapping[str, Any], text: Collection[Any] = ()) -> Any:
     """The frame in a file.
 
     Args:
         path: of the table.
         reading: delimiter, encoding, decimal and header of a CSV file, where they are said; and gaps, what stands for
             one.
+        text: columns that are text, whatever they hold.
 
     Raises:
         ValueError: as `allegory.tabular.read_frame`.
@@ -82,7 +85,7 @@ def read_table(path: Path, reading: Mapping[str, Any]) -> Any:
         path.stat()
     words = [word for word in reading.get("gaps", ()) if isinstance(word, str)]
     said = {key: reading[key] for key in READING[:-1] if reading.get(key) is not None}
-    return read_frame(path, gaps=(*GAPS, *words), **said)
+    return read_frame(path, gaps=(*GAPS, *words), text=text, **said)
 
 
 def infer_schema(frame: Any, asked: Mapping[str, Any], path: str = "") -> Schema:
@@ -190,9 +193,14 @@ def to_numbers(schema: Schema, frame: Any, path: str = "", strict: bool = False)
         ValueError: as `Schema.encode`.
     """
     try:
-        return schema.encode(frame, strict).float()
+        x = schema.encode(frame, strict)
     except ValueError as error:
         raise ValueError(f"{path}{': ' if path else ''}{error}") from None
+    single = x.float()
+    for d, column in enumerate(schema.modelled):
+        points = (*column.points, *(column.coarse_values if column.coarse else ()))
+        single[:, d] = torch.from_numpy(to_float32(x[:, d].numpy(), column.step, points))
+    return single
 
 
 def as_frame(array: Any) -> Array:

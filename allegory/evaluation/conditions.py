@@ -125,5 +125,8 @@ def _rows(
     if bool(drawn.isnan().any()):
         names = getattr(getattr(model.decoders[0], "family", None), "names", None)
         said = {column if names is None else names[column]: wanted for column, wanted in conditions.items()}
-        raise ValueError(f"conditions {said}: no row can meet them, their probability is 0 under the model")
+        raise ValueError(
+            f"conditions {said}: no row can meet them, their probability is 0 under the model, in the digits of "
+            f"{str(row.dtype).removeprefix('torch.')}"
+        )
     return drawn[:, 0], samples if bool(ess.isnan()) else float(ess)

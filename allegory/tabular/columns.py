@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allegory.tabular.frames import Name, Values, shown
-from allegory.tabular.resolution import MAX_COARSE, Step, digits_of_float32, snap
+from allegory.tabular.resolution import MAX_COARSE, Step, digits_of_float32, snap, to_decimals
 
 __all__ = [
     "EXACT", "KINDS", "Column", "check_column", "column_from_json", "decode_column", "encode_column", "from_origin",
@@ -290,16 +290,27 @@ def number_of(value: Any, column: Column) -> float:
     1.0
     """
     try:
+        if column.kind == "datetime" and isinstance(value, (int, float)):
+            raise ValueError  # days, seconds, a year?
         if column.unit and not isinstance(value, (int, float)):
             if column.kind != "datetime":
                 raise ValueError
             return float((np.datetime64(value, "ns").astype(np.int64) - int(column.origin)) / UNITS[column.unit])
         x = float(value) - (0.0 if column.kind in CODED else float(column.origin))
     except (TypeError, ValueError):
-        raise ValueError(f"{value!r} where a {column.kind} is wanted") from None
+        such = ", such as '2021-01-31'" if column.kind == "datetime" else ""
+        raise ValueError(f"{value!r} where a {column.kind} is wanted{such}") from None
     if not math.isfinite(x):
         raise ValueError(f"{value!r} where a finite number is wanted")
     return x
+
+
+def _is_number(value: Any, column: Column) -> bool:
+    try:
+        number_of(value, column)
+    except ValueError:
+        return False
+    return True
 
 
 def encode_column(values: Values, column: Column, strict: bool = False) -> Array:
@@ -316,7 +327,9 @@ def encode_column(values: Values, column: Column, strict: bool = False) -> Array
     if column.kind in CODED:
         return _encode_codes(values, column, strict)
     if values.sort == "label" and len(values.levels):
-        raise ValueError(f"column {column.name!r}: {values.levels[0]!r} where {_numbers_of(column)} are wanted")
+        used = [values.levels[i] for i in np.unique(values.data[~values.missing])] or list(values.levels)
+        strange = next((level for level in used if not _is_number(level, column)), used[0])
+        raise ValueError(f"column {column.name!r}: {strange!r} where {_numbers_of(column)} are wanted")
     if values.sort in ("datetime", "duration") or column.unit:
         x = _encode_times(values, column)
     else:
@@ -467,13 +480,12 @@ def decode_column(x: Array, column: Column) -> tuple[Array, Array]:
         codes = np.rint(x).astype(np.int64)
         missing |= (codes < 0) | (codes >= len(column.values))
         return np.where(missing, 0, codes), missing
-    step = column.step
+    step, x = column.step, digits_of_float32(x, column.step, column.points)
     if column.unit:
         size = max(1, round(UNITS[column.unit] * (step.size if step else 1e-9)))
         anchor = round(UNITS[column.unit] * step.anchor) if step else 0
         ticks = np.rint((x * UNITS[column.unit] - anchor) / size).astype(np.int64) * size + anchor
         return ticks + int(column.origin), missing
-    x = digits_of_float32(x, step, column.points)
     if step is None:
         return x + float(column.origin), missing
     x = snap(x, step, column.loose)
@@ -481,4 +493,4 @@ def decode_column(x: Array, column: Column) -> tuple[Array, Array]:
         rounded = np.rint(x)
         if (rounded == x).all():
             return rounded.astype(np.int64) + int(column.origin), missing
-    return x + float(column.origin), missing
+    return to_decimals(x + float(column.origin), step, float(column.origin)), missing

@@ -161,6 +161,13 @@ def _of_column(x: Array, column: Column, single: bool) -> Iterator[str]:
                 f"{where}: {value} in {counts[k]:,} rows is far from the others, {low} .. {high}; if it stands for a "
                 f"gap, gaps={{{column.name!r}: [{value}]}} takes it as one"
             )
+    largest = np.float32(max(map(abs, column.range)) if column.range else 0)
+    if column.resolution is not None and column.resolution < np.spacing(largest):
+        unit = f" {column.unit}" if column.unit else ""
+        yield (
+            f"{where}: its resolution is {column.resolution:g}{unit}, but float32, in which models compute, tells its "
+            f"largest values only {np.spacing(largest):g}{unit} apart: nearer ones are scored alike, and drawn as one"
+        )
     if isinstance(column.name, str) and CIRCULAR.search(column.name) and len(values) > 2:
         low, high = values[0] + float(column.origin), values[-1] + float(column.origin)
         if any(a <= low < a + (b - a) / 20 and b - (b - a) / 20 < high <= b for a, b in TURNS):

@@ -237,7 +237,11 @@ def _read_series(container: str, native: Any) -> Values:
     if kind == nw.Boolean:
         return Values("boolean", series.fill_null(False).to_numpy().astype(bool), missing, dtype)
     if kind.is_integer():
+        if kind in (nw.Int128, nw.UInt128):
+            raise _NotTaken(f"type {dtype} holds larger numbers than int64; as text they are categories")
         return Values("number", *_numbers(series.fill_null(0).to_numpy(), missing), dtype)
+    if kind.is_decimal():
+        _of_decimals({*series.drop_nulls().to_list()})
     if kind.is_numeric():
         filled = series.fill_null(0).cast(nw.Float64).to_numpy()
         data, gaps = _numbers(filled, missing)
@@ -326,6 +330,9 @@ def _sorted_out(values: Values, objects: Array) -> Values:
         return values._replace(sort="boolean", data=data, levels=())
     if _are_numbers(levels):
         whole = all(isinstance(level, int) and abs(level) < LARGEST_INT for level in levels)
+        lost = [level for level in levels if isinstance(level, int) and not _is_float64(level)]
+        if lost and not whole:
+            raise _NotTaken(f"holds {lost[0]}, of which float64 has only 16 digits; as text it is a category")
         array, missing = _numbers(np.array(levels, np.int64 if whole else np.float64)[values.data], values.missing)
         return values._replace(sort="number", data=array, missing=missing, levels=())
     if all(isinstance(level, Decimal) for level in levels):
@@ -356,6 +363,11 @@ def _of_decimals(levels: Any) -> str:
 
 def _are_numbers(levels: Any) -> bool:
     return all(isinstance(level, (int, float)) and not isinstance(level, bool) for level in levels)
+
+
+def _is_float64(whole: int) -> bool:
+    """Whether float64 has a whole number."""
+    return abs(whole) <= 2**53 or (whole.bit_length() <= 1000 and int(float(whole)) == whole)
 
 
 def _is_missing(value: Any) -> bool:

@@ -174,6 +174,9 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
     coarse, piled = None, find_points(x, counts, step)
     if not few and not origin:
         coarse, piled = find_coarser(x, counts, step, piled)
+    if coarse is None and (centre := int(_busiest(x, counts, piled, step))):
+        origin, x, piled = origin + centre, x - centre, tuple(point - centre for point in piled)
+    piled = _told_apart(x, counts, piled)
     points = tuple(x[counts >= MIN_REPEATS].tolist()) if few else piled
     low, high = find_edges(different.astype(np.float64), tuple(p + float(origin) for p in piled), whole)
     low, high = (None if edge is None else edge - float(origin) for edge in (low, high))
@@ -207,8 +210,24 @@ def _origin(different: Array, step: Step | None) -> int | float:
     return int(middle)
 
 
+def _busiest(x: Array, counts: Array, points: tuple[float, ...], step: Step | None) -> float:
+    """The point that is met most often, to be taken off where float32 would not tell it from its neighbours; else 0."""
+    if step is None or not points or step.size >= np.spacing(np.float32(np.abs(points).max())):
+        return 0.0
+    return max(points, key=dict(zip(x.tolist(), counts.tolist(), strict=True)).__getitem__)
+
+
+def _told_apart(x: Array, counts: Array, points: tuple[float, ...]) -> tuple[float, ...]:
+    """The points but for those that float32 takes for one that is met more often."""
+    often = dict(zip(x.tolist(), counts.tolist(), strict=True))
+    kept: dict[float, float] = {}
+    for point in sorted(points, key=often.__getitem__, reverse=True):
+        kept.setdefault(float(np.float32(point)), point)
+    return tuple(sorted(kept.values()))
+
+
 def _infer_times(column: Column, values: Values, kind: str | None, resolution: float | None) -> Column:
-    """A column of times: whole nanoseconds less the earliest."""
+    """A column of times: whole nanoseconds less the earliest, or less the one that comes again and again."""
     ticks, size = nanoseconds(values.data[~values.missing])
     different, counts = np.unique(ticks, return_counts=True)
     first, last = int(different[0]) * size, int(different[-1]) * size
@@ -225,13 +244,17 @@ def _infer_times(column: Column, values: Values, kind: str | None, resolution: f
     step = base * int(find_step(multiples, whole=True).size)  # type: ignore[union-attr]
     unit = "D" if step % UNITS["D"] == 0 else "s"
     origin = first if values.sort == "datetime" else 0
-    x = ((different * size - first) + (first - origin)) / UNITS[unit]
-    size_x = step / UNITS[unit] if resolution is None else resolution
+    x = (different * size - origin) / UNITS[unit]
+    grid = Step(step / UNITS[unit] if resolution is None else resolution)
+    if values.sort == "datetime":
+        origin += round(_busiest(x, counts, find_points(x, counts, grid), grid) * UNITS[unit])
+        x = (different * size - origin) / UNITS[unit]
     if kind is None:
         kind = "datetime" if values.sort == "datetime" else "real" if x[0] < 0 else "positive"
     column = replace(
-        column, kind=kind, unit=unit, origin=origin, resolution=size_x, points=find_points(x, counts, Step(size_x)),
-        anchor=_anchor(x[0], Step(size_x)), range=(float(x[0]), float(x[-1])), low=0.0 if kind == "positive" else None,
-        law=choose_law(x, counts, size_x, 0.0 if kind == "positive" else None, ()),
+        column, kind=kind, unit=unit, origin=origin, resolution=grid.size, anchor=_anchor(x[0], grid),
+        points=_told_apart(x, counts, find_points(x, counts, grid)), range=(float(x[0]), float(x[-1])),
+        low=0.0 if kind == "positive" else None,
+        law=choose_law(x, counts, grid.size, 0.0 if kind == "positive" else None, ()),
     )  # fmt: skip
     return check_column(column, f"column {column.name!r}")

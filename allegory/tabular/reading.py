@@ -18,7 +18,7 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -43,7 +43,10 @@ BLOCK_ROWS, SNIFFED_LINES, SNIFFED_BYTES = 20_000, 200, 2**20
 FEW = 3  # words in a column of numbers, that may stand for a gap
 PARQUET = ("pyarrow", "polars", "pandas")  # in the order in which they are asked
 
+EXACT = 2**53  # float64 has all whole numbers up to this
+LAST_NS = 2**63 // 1000  # microseconds from 1970, which nanoseconds of int64 reach
 NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+LONG = re.compile(r"\s*[-+]?\d{16,}\s*")  # a whole number
 ZEROS = re.compile(r"^[-+]?0\d", re.MULTILINE)
 THOUSANDS = re.compile(r"[-+]?\d{1,3}([ ,.'\u00a0\u202f]\d{3})+([.,]\d+)?")
 DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?")
@@ -75,7 +78,8 @@ class Dialect:
 
 class Table(dict[Name, Array]):
     """The columns of a CSV file, name -> (N,), with its `dialect`. Whole numbers are int64, others float64 with NaN for
-    a gap, dates datetime64, True and False bool, text str objects with None for a gap.
+    a gap, dates datetime64, True and False bool, text str objects with None for a gap; whole numbers of more than 15
+    digits that have gaps are int objects.
     """
 
     dialect: Dialect = Dialect()
@@ -89,6 +93,7 @@ def read_frame(
     decimal: str | None = None,
     header: bool | None = None,
     gaps: Sequence[str] = GAPS,
+    text: Collection[Name] = (),
 ) -> Any:
     r"""The table in a CSV file, also compressed by gzip, as a `Table`; or in a Parquet file, as a frame.
 
@@ -100,6 +105,7 @@ def read_frame(
         header: whether the first line has names; by default it must not be of numbers alone. Without, the columns are
             called 0, 1, ....
         gaps: fields that stand for a gap, beside the empty one.
+        text: columns that are text, whatever they hold.
 
     Warns:
         UserWarning: a column of numbers is text for the sake of a few words, which may stand for a gap.
@@ -135,7 +141,7 @@ def read_frame(
         codes = frozenset({"", *gaps})
         if decimal is None:
             dialect = replace(dialect, decimal=_find_decimal(path, lines, dialect, codes))
-        return _read_columns(path, names, dialect, codes)
+        return _read_columns(path, names, dialect, codes, text)
     except (UnicodeError, LookupError) as error:
         raise ValueError(f"{path}: it is not written in {encoding} ({error}); say encoding=...") from None
 
@@ -230,9 +236,11 @@ def _find_decimal(path: Path, lines: list[str], dialect: Dialect, gaps: frozense
     return "," if commas else "."
 
 
-def _read_columns(path: Path, names: list[Name], dialect: Dialect, gaps: frozenset[str]) -> Table:
+def _read_columns(
+    path: Path, names: list[Name], dialect: Dialect, gaps: frozenset[str], text: Collection[Name]
+) -> Table:
     """All columns: those in which a word comes after numbers are read once more, as text."""
-    columns = [_Column(dialect.decimal, gaps) for _ in names]
+    columns = [_Column(dialect.decimal, gaps, name in text) for name in names]
     for _ in range(2):
         reading = [column for column in columns if column.again or not column.rows]
         for column in reading:
@@ -260,19 +268,22 @@ def _blocks(path: Path, width: int, dialect: Dialect) -> Iterator[list[list[str]
     with _opened(path, dialect.encoding) as file:
         reader = csv.reader(file, delimiter=dialect.delimiter, skipinitialspace=True)
         block: list[list[str]] = []
-        skip = dialect.header
+        skip, empty = dialect.header, 0
         try:
             for row in reader:
                 if not row or skip:
+                    empty += width == 1 and not skip  # of one column an empty line is a gap, but at the end
                     skip = skip and not row
                     continue
+                block += [[""] for _ in range(empty)]
+                empty = 0
                 if len(row) != width:
                     raise ValueError(
                         f"{path}, line {reader.line_num}: {len(row)} fields; wanted {width}, as in the first line "
                         f"(between them: {dialect.delimiter!r})"
                     )
                 block.append(row)
-                if len(block) == BLOCK_ROWS:
+                if len(block) >= BLOCK_ROWS:
                     yield block
                     block = []
         except csv.Error as error:
@@ -284,9 +295,9 @@ def _blocks(path: Path, width: int, dialect: Dialect) -> Iterator[list[list[str]
 class _Column:
     """What is known of a column so far: blocks of numbers, or of codes of words."""
 
-    def __init__(self, decimal: str, gaps: frozenset[str]) -> None:
-        self.decimal, self.gaps = decimal, gaps
-        self.is_text = self.again = False
+    def __init__(self, decimal: str, gaps: frozenset[str], text: bool) -> None:
+        self.decimal, self.gaps, self.is_text, self.said = decimal, gaps, text, text
+        self.again = False
         self.start()
 
     def start(self) -> None:
@@ -336,6 +347,8 @@ class _Column:
                 numbers = np.array([int(field) for field in known], np.int64)
             else:
                 self.whole = False
+                if self._has_more_digits(known):
+                    return None
                 numbers = np.array([float(field) for field in known], np.float64)
             self.places |= {_places(field) for field in known} if "." in joined or not known else {0}
         except (ValueError, OverflowError):
@@ -346,6 +359,12 @@ class _Column:
         self.missing.append(at)
         return True
 
+    def _has_more_digits(self, fields: Sequence[str]) -> bool:
+        """Whether a whole number beside fractions, here or before, has more digits than float64."""
+        long = [int(field) for field in fields if LONG.fullmatch(field)]
+        before = (int(x) for block in self.blocks if block.dtype == np.int64 for x in block[_is_long(block)])
+        return any(int(float(x)) != x for x in (*long, *before))
+
     def finish(self, where: str) -> Array:
         """(N,) all blocks together."""
         whole = np.concatenate(self.blocks)
@@ -353,7 +372,10 @@ class _Column:
         if self.is_text:
             return self._text(whole, where)
         missing = np.concatenate(self.missing)
-        if missing.any() or whole.dtype != np.int64:
+        if missing.any() and whole.dtype == np.int64 and _is_long(whole).any():
+            whole = whole.astype(object)  # no float64, which would round them
+            whole[missing] = None
+        elif missing.any() or whole.dtype != np.int64:
             whole = whole.astype(np.float64)
             whole[missing] = np.nan
         return whole
@@ -362,13 +384,20 @@ class _Column:
         """Words as what all of them are: dates, True and False, or text."""
         words = list(self.words)
         counts = np.bincount(codes[codes >= 0], minlength=len(words))
+        if self.said:
+            return np.array([*words, None], object)[codes]
         if words and set(words) <= {"True", "False"}:
             table = np.array([word == "True" for word in words] + [None], object)
             return table[codes] if (codes < 0).any() else table[codes].astype(bool)
         if words and all(map(DATE.fullmatch, words)):
-            days = all(len(word) == len("2021-01-03") for word in words)
+            longest = max(map(len, words))
             try:
-                return np.array([*words, "NaT"], "M8[D]" if days else "M8[us]")[codes]
+                dates = np.array([*words, "NaT"], "M8[D]" if longest == len("2021-01-03") else "M8[us]")
+                fits = (np.abs(dates[:-1].astype(np.int64)) < LAST_NS).all()
+                if longest <= len("2021-01-03 12:30:00.123456"):
+                    return dates[codes]
+                if fits:
+                    return np.array([*words, "NaT"], "M8[ns]")[codes]
             except ValueError:
                 pass
         self._doubts(words, counts, where)
@@ -394,6 +423,11 @@ class _Column:
                 f"gaps={few} reads them as gaps",
                 stacklevel=6,
             )
+
+
+def _is_long(whole: Array) -> Array:
+    """Which of the whole numbers float64 may not have."""
+    return (whole > EXACT) | (whole < -EXACT)
 
 
 def _places(number: str) -> int:

@@ -20,7 +20,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Step", "decimals_of", "digits_of_float32", "find_coarser", "find_edges", "find_points", "find_step", "snap"]
+__all__ = [
+    "Step",
+    "decimals_of",
+    "digits_of_float32",
+    "find_coarser",
+    "find_edges",
+    "find_points",
+    "find_step",
+    "snap",
+    "to_decimals",
+    "to_float32",
+]
 
 Array = NDArray[Any]
 
@@ -37,6 +48,7 @@ FACTORS = [a * 10**b for b in range(MAX_DECIMALS + 1) for a in (2, 5, 10)]  # a 
 MIN_COARSE, MAX_COARSE = 8, 700  # points that ask for one, its multiples
 MIN_GAIN_OF_COARSE, MAX_OTHERS = 0.05, 0.05  # nats per row, and the share of rows at points that are no such multiples
 WINDOW = 0.05  # of the values on each side, with which the count of one is compared
+OFTEN, MAX_SIDE_BY_SIDE, FAR_ABOVE, MANY_STEPS = 0.02, 4, 10.0, 50  # of values that hide each other
 
 
 class Step(NamedTuple):
@@ -140,6 +152,20 @@ def snap(x: Array, step: Step, loose: bool = False) -> Array:
     return np.where(np.abs(x - nearest) <= room, x, nearest) if loose else nearest
 
 
+def to_decimals(x: Array, step: Step, origin: float) -> Array:
+    """x, (N,), in which what adding an origin has made of a decimal is that decimal again.
+
+    >>> to_decimals(np.array([-281_123.1 + 500_000.0]), Step(0.1), 500_000.0).tolist()
+    [218876.9]
+    """
+    decimals = decimals_of(step) if origin else None
+    if decimals is None:
+        return x
+    nearest = np.rint(x * 10.0**decimals) / 10.0**decimals
+    room = 4 * ROUNDING * 2.0**-52 * np.maximum(np.abs(x), abs(origin))
+    return np.where(np.abs(x - nearest) <= room, nearest, x)
+
+
 def digits_of_float32(x: Array, step: Step | None, points: tuple[float, ...] = ()) -> Array:
     """x, (N,), in which what float32 has made of a decimal is that decimal again: a point, or a number between the
     multiples of a step that is finer than the digits of float32, of which the shortest decimal is taken.
@@ -162,19 +188,35 @@ def digits_of_float32(x: Array, step: Step | None, points: tuple[float, ...] = (
     return x
 
 
+def to_float32(x: Array, step: Step | None, points: tuple[float, ...] = ()) -> Array:
+    """(N,) float32 of x, (N,), in which what is no point is none: where float32 has one number for both, x is the next.
+
+    >>> to_float32(np.array([499_999.99, 500_000.0]), Step(0.01), (499_999.99,))
+    array([500000.  , 500000.03], dtype=float32)
+    """
+    single = x.astype(np.float32)
+    if step is None or not points or step.size >= np.spacing(np.float32(np.abs(points).max())):
+        return single
+    values = np.unique(points)
+    nearest = values[np.searchsorted((values[1:] + values[:-1]) / 2, x).clip(max=len(values) - 1)]
+    same = (single == nearest.astype(np.float32)) & (np.abs(x - nearest) > step.size / 4)
+    return np.where(same, np.nextafter(single, np.where(x > nearest, np.inf, -np.inf).astype(np.float32)), single)
+
+
 def find_points(values: Array, counts: Array, step: Step | None) -> tuple[float, ...]:
     """Which of the different values, (U,), with their counts, (U,), come again and again, in order.
 
     A value is met at least ten times, half as often again as a value beside it, and more often by five standard errors:
     among a twentieth of all on the one side or the other, on average over the steps there, or over the values that
-    there are, where there is no step. And its own probability, in place of that of those beside it, saves at least
+    there are, where there is no step. Values that come again and again side by side do not count as each other's
+    neighbours. And its own probability, in place of that of those beside it, saves at least
     0.0005 nats per row, or 0.002 where there is no step.
 
     >>> find_points(np.arange(5), np.array([600, 3, 2, 4, 1]), Step(1.0))
     (0.0,)
     """
     least = MIN_GAIN_OF_DENSITY if step is None else MIN_GAIN
-    often, found = np.flatnonzero(counts >= MIN_REPEATS), np.zeros(0, np.int64)
+    often, found = np.flatnonzero(counts >= MIN_REPEATS), _side_by_side(values, counts, step)
     for _ in range(PASSES if len(values) > 1 else 0):  # what was found is no longer around the others
         rest = counts.copy()
         rest[found] = 0
@@ -185,6 +227,23 @@ def find_points(values: Array, counts: Array, step: Step | None) -> tuple[float,
         found = often[sure & (excess > EXCESS) & (gain >= least)]
     most = np.sort(found[np.argsort(-counts[found], kind="stable")[:MAX_POINTS]])
     return tuple(float(value) for value in values[most])
+
+
+def _side_by_side(values: Array, counts: Array, step: Step | None) -> Array:
+    """Places of values that hide each other, such as 9.99 and 10.00: two to four that are met in a fiftieth of all rows
+    each, one after the other, and ten times as often as what is around them all.
+    """
+    often = np.flatnonzero(counts >= max(MIN_REPEATS, OFTEN * counts.sum()))
+    found: set[int] = set()
+    if step is not None and (values[-1] - values[0]) / step.size < MANY_STEPS:
+        return often[:0]
+    for many in range(2, MAX_SIDE_BY_SIDE + 1):
+        for first in range(len(often) - many + 1):
+            places, rest = often[first : first + many], counts.copy()
+            rest[places] = 0
+            if (counts[places] > FAR_ABOVE * _expected(values, rest, places, step)).all():
+                found |= {*places.tolist()}
+    return np.array(sorted(found), np.int64)
 
 
 def find_coarser(

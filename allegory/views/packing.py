@@ -243,8 +243,9 @@ def _check_same(rebuilt: Any, frame: Any, where: str) -> None:
         if len(wrong):
             raise ValueError(
                 f"{where}: column {name!r}, row {wrong[0]}: the value would not come back ({len(wrong)} of "
-                f"{len(gaps)} rows); it is finer than the resolution that the training data have, or was never seen: "
-                "train on this table, or leave the column out of the training (--drop), which keeps it beside"
+                f"{len(gaps)} rows); it is finer than the resolution that the training data have, or than float32, or "
+                "was never seen: leave the column out of the training (--drop), which keeps it beside, or train on "
+                "this table"
             )
 
 

@@ -61,7 +61,9 @@ def open_rows(run: Run, source: Any, array: str | None = None) -> Any:
     if is_table(source):
         if array is not None:
             raise ValueError(f"{source} is a table; array={array!r} is for a .npz file")
-        return read_table(Path(source), reading)
+        columns = () if run.schema is None else run.schema.columns
+        text = [column.name for column in columns if column.kind in CODED and isinstance(column.values[0], str)]
+        return read_table(Path(source), reading, text)
     arrays, _, _ = read_raw(Path(source), array, run.gap_codes, [part.name for part in run.conditions])
     return np.concatenate([as_frame(x) for x in arrays.values()])
 
@@ -113,21 +115,49 @@ def filled(
         raise ValueError(f"method={method!r} is of draws, which are not asked for; wanted draws=m, too")
     conditions = in_numbers(run, known or {})
     gaps = x.isnan()
-    x, between, kept = _known(_from_copies(schema, x, conditions, seed) if copies else x, conditions)
+    known_in_x = _in_float32(schema, conditions)
+    x, between, kept = _known(_from_copies(schema, x, conditions, seed) if copies else x, known_in_x)
     left = torch.zeros_like(gaps)
     left[:, kept] = gaps[:, kept]
     if draws is not None:
         if draws < 1:
             raise ValueError(f"draws={draws}: wanted at least 1")
         many = impute(run.model, x, draws, samples, method, seed=seed, given=given, between=between)
-        return [fill_frame(schema, frame, _as_found(one, gaps, left, conditions)) for one in many]
+        rows = [_exactly(_as_found(one, gaps, left, conditions), conditions) for one in many]
+        return [fill_frame(schema, frame, one) for one in rows]
     point = "best" if point is None else point
     if point not in POINTS:
         raise ValueError(f"point={point!r}: wanted one of {', '.join(POINTS)}")
     numbers = "median" if point == "best" else point
     each = ["mode" if column.kind in CODED else numbers for column in schema.modelled]
     best = fill(run.model, x, each, samples, seed, given=given, between=between)
-    return fill_frame(schema, frame, _as_found(best, gaps, left, conditions))
+    return fill_frame(schema, frame, _exactly(_as_found(best, gaps, left, conditions), conditions))
+
+
+def _exactly(x: Tensor, conditions: Mapping[int, Any]) -> Tensor:
+    """(N, D) float64 rows with what is known of them in all its digits, of which float32 has some."""
+    x = x.double()
+    for d, wanted in conditions.items():
+        if isinstance(wanted, tuple):
+            x[:, d] = x[:, d].clamp(*wanted)
+        else:
+            x[:, d] = torch.where(x[:, d].float() == torch.tensor(wanted).float(), wanted, x[:, d])
+    return x
+
+
+def _in_float32(schema: Schema, conditions: Mapping[int, Any]) -> dict[int, Any]:
+    """The conditions, of which ranges between numbers that float32 does not tell apart are a little wider."""
+    found = dict(conditions)
+    for d, wanted in conditions.items():
+        step = schema.modelled[d].step
+        if isinstance(wanted, tuple) and step is not None:
+            fine = [math.isfinite(end) and step.size < np.spacing(np.float32(abs(end))) for end in wanted]
+            ends = zip(wanted, fine, (-1, 1), strict=True)
+            found[d] = tuple(
+                float(np.nextafter(np.float32(end), np.float32(side * np.inf))) if near else end
+                for end, near, side in ends
+            )
+    return found
 
 
 def _from_copies(schema: Schema, x: Tensor, conditions: Mapping[int, Any], seed: int) -> Tensor:
@@ -209,15 +239,16 @@ def sample(
         raise ValueError(f"temperature={temperature:g} is of draws from the prior; wanted 1 beside values of columns")
     elif c is None or bool((c == c[0]).all()):
         alike = None if c is None else c[:1]
-        x, ess = sample_given(run.model, n, conditions, samples or 10_000, seed=seed, return_ess=True, given=alike)
+        within = _in_float32(schema, conditions)
+        x, ess = sample_given(run.model, n, within, samples or 10_000, seed=seed, return_ess=True, given=alike)
     else:
         drawn = ", ".join(name for name in names if name not in of_given or as_range(of_given[name]) is not None)
         warnings.warn(
             f"{drawn}: given, not modelled, and so drawn as in the training data, whatever is said of other columns",
             stacklevel=3,
         )
-        x, ess = _rows_of_their_own(run, conditions, n, seed, samples or 1000, c)
-    frame = schema.decode(x)
+        x, ess = _rows_of_their_own(run, _in_float32(schema, conditions), n, seed, samples or 1000, c)
+    frame = schema.decode(_exactly(x, conditions))
     return (frame if c is None else _with_columns(frame, run.conditions, c)), ess
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from allegory.tabular import Schema
-from allegory.tabular.reading import Dialect, read_frame
+from allegory.tabular.reading import BLOCK_ROWS, Dialect, read_frame
 from allegory.tabular.writing import write_frame
 
 R = np.random.default_rng(0)
@@ -209,3 +209,63 @@ def test_other_mistakes_are_one_line_too(path, tmp_path, monkeypatch):
 def test_the_end_of_a_packed_file_is_read_in_any_case(tmp_path):
     write_frame({"a": np.arange(3)}, tmp_path / "A.CSV.GZ")
     assert gzip.decompress((tmp_path / "A.CSV.GZ").read_bytes()) == b"a\n0\n1\n2\n"
+
+
+def test_whole_numbers_of_many_digits_keep_them_beside_gaps(tmp_path):
+    path, big = tmp_path / "ids.csv", 1234567890123456789
+    path.write_text("id,n\n" + "".join(f"{big + 7 * i if i != 3 else ''},{i}\n" for i in range(40)))
+    table = read_frame(path)
+    assert table["id"][:5].tolist() == [big, big + 7, big + 14, None, big + 28]
+    write_frame(table, tmp_path / "again.csv", table.dialect)
+    assert (tmp_path / "again.csv").read_bytes() == path.read_bytes()
+    schema = Schema.infer(table)
+    assert (schema.decode(schema.encode(table))["id"] == table["id"]).all()
+    # small ones are float64, as ever
+    path.write_text("id,n\n" + "".join(f"{2**53 - i if i != 3 else ''},{i}\n" for i in range(40)))
+    assert read_frame(path)["id"].dtype == np.float64
+
+
+@pytest.mark.parametrize("fraction_first", [True, False])
+def test_whole_numbers_of_many_digits_beside_fractions_are_text(tmp_path, fraction_first):
+    fields = [str(2**53 + 1 + 2 * i) for i in range(BLOCK_ROWS)]
+    fields = ["1.5", *fields] if fraction_first else [*fields, "1.5"]
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + "".join(f"{field},1\n" for field in fields))
+    table = read_frame(path)
+    assert table["a"].tolist() == fields
+    with pytest.raises(ValueError, match=r"column 'a': text, 20,001 different values .*: numbers, such as"):
+        Schema.infer(table)
+    path.write_text("a,b\n" + "".join(f"{field},1\n" for field in ("1e300", str(2**60), "0.5") * 9))
+    assert read_frame(path)["a"].dtype == np.float64  # 2^60 is a float64
+
+
+def test_times_keep_their_nanoseconds(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("t,x\n2024-01-01 00:00:00.123456789,1\n2024-01-01 00:00:01,2\n")
+    table = read_frame(path)
+    assert table["t"].astype(np.int64).tolist() == [1704067200123456789, 1704067201000000000]
+    write_frame(table, tmp_path / "u.csv")
+    assert "2024-01-01 00:00:00.123456789" in (tmp_path / "u.csv").read_text()
+    path.write_text("t,x\n9999-12-31 00:00:00.123456789,1\n2024-01-01 00:00:01,2\n")
+    assert read_frame(path)["t"].tolist() == ["9999-12-31 00:00:00.123456789", "2024-01-01 00:00:01"]
+
+
+def test_an_empty_line_of_one_column_is_a_gap_but_at_the_end(tmp_path):
+    path = tmp_path / "o.csv"
+    path.write_text("b\n1\n\n3\n\n\n4\n\n\n")
+    found = read_frame(path)["b"]
+    np.testing.assert_array_equal(found, [1, np.nan, 3, np.nan, np.nan, 4])
+    write_frame({"b": found}, tmp_path / "p.csv")
+    np.testing.assert_array_equal(read_frame(tmp_path / "p.csv")["b"], found)
+    path.write_text("a,b\n1,2\n\n3,4\n")
+    assert read_frame(path)["b"].tolist() == [2, 4]
+
+
+def test_columns_that_are_said_to_be_text_are(tmp_path):
+    path = tmp_path / "z.csv"
+    path.write_text("zip,n,day,yes\n12345,1,2024-01-01,True\n,2,2024-01-02,False\n")
+    table = read_frame(path, text=["zip", "day", "yes"])
+    assert table["zip"].tolist() == ["12345", None]
+    assert table["day"].tolist() == ["2024-01-01", "2024-01-02"]
+    assert table["yes"].tolist() == ["True", "False"]
+    assert table["n"].tolist() == [1, 2]

@@ -115,3 +115,20 @@ def test_edges_are_known_for_amounts_for_shares_and_where_values_pile_up():
 def test_a_wild_value_leaves_the_others_without_a_step(fill):
     values = np.append(np.sort(np.random.default_rng(0).normal(290, 5, 500)), fill)
     assert find_step(values) is None
+
+
+@pytest.mark.parametrize("values", [(9.99, 10.0), (0.0, 0.01), (9.98, 9.99, 10.0), (9.97, 9.98, 9.99, 10.0)])
+def test_values_that_hide_each_other_are_points(values):
+    generator = np.random.default_rng(0)
+    x = (generator.random(600) * 50).round(2)
+    for k, value in enumerate(values):
+        x[k::6] = value
+    different, counts = np.unique(x, return_counts=True)
+    assert find_points(different, counts, Step(0.01)) == values
+
+
+def test_what_is_steep_hides_nothing():
+    generator = np.random.default_rng(0)
+    for x in (generator.poisson(40, 5000), generator.geometric(0.02, 5000), generator.normal(0, 9, 5000).round()):
+        different, counts = np.unique(x, return_counts=True)
+        assert find_points(different, counts, Step(1.0)) == ()
