@@ -212,9 +212,11 @@ def _origin(different: Array, step: Step | None) -> int | float:
 
 def _busiest(x: Array, counts: Array, points: tuple[float, ...], step: Step | None) -> float:
     """The point that is met most often, to be taken off where float32 would not tell it from its neighbours; else 0."""
-    if step is None or not points or step.size >= np.spacing(np.float32(np.abs(points).max())):
+    others = np.abs(x[~np.isin(x, points)]).max(initial=0)
+    near = [point for point in points if abs(point) <= 2 * others]  # about one far out the others would lose digits
+    if step is None or not near or step.size >= np.spacing(np.float32(np.abs(near).max())):
         return 0.0
-    return max(points, key=dict(zip(x.tolist(), counts.tolist(), strict=True)).__getitem__)
+    return max(near, key=dict(zip(x.tolist(), counts.tolist(), strict=True)).__getitem__)
 
 
 def _told_apart(x: Array, counts: Array, points: tuple[float, ...]) -> tuple[float, ...]:

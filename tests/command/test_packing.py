@@ -227,3 +227,12 @@ def test_an_array_with_gaps_comes_back(bits_run, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     assert main(["decompress", str(run), "x.alg", "--out", "again.npy"]) == 0
     np.testing.assert_array_equal(np.load("again.npy"), x)
+
+
+def test_a_file_shorter_than_the_bound_says_why(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "counts.npy", generator.poisson(generator.random((400, 1)) * 300 + np.zeros((400, 4))))
+    assert main(["train", "counts.npy", "--likelihood", "poisson", "--out", "run", *TRAIN]) == 0
+    capsys.readouterr()
+    assert main(["compress", "run", "counts.npy", "--out", "counts.alg", "--jobs", "1"]) == 0
+    assert "shorter than -ELBO, since no symbol has a mass below 2^-20" in " ".join(capsys.readouterr().out.split())

@@ -620,3 +620,28 @@ def test_a_column_that_is_left_out_is_not_written_over_by_a_result_of_its_name(c
     )
     assert main(["encode", "run", "marks.csv", "--out", "codes.csv"]) == 0
     assert read_frame("codes.csv")["score"][0] == "r0"
+
+
+def test_codes_without_a_leading_zero_are_the_text_that_they_were():
+    zips, lines = ("01234", "12345", "98765"), ["zip,n"]
+    lines += [f"{zips[i % 3]},{i % 7}" for i in range(60)]
+    Path("zips.csv").write_text("\n".join(lines) + "\n")
+    assert main(["train", "zips.csv", "--out", "zips", *TINY]) == 0
+    Path("new.csv").write_text("zip,n\n12345,1\n98765,2\n12345,3\n")
+    run = al.Run("zips")
+    scores = run.score("new.csv")
+    frame = {"zip": np.array(["12345", "98765", "12345"], object), "n": np.array([1, 2, 3])}
+    torch.testing.assert_close(scores, run.score(frame))
+    assert scores.max() < 9
+
+
+def test_a_year_is_no_date():
+    lines = [f"2023-0{1 + i % 9}-{10 + i % 17},{i % 7}" for i in range(80)]
+    Path("days.csv").write_text("day,n\n" + "\n".join(lines) + "\n")
+    assert main(["train", "days.csv", "--out", "days", *TINY]) == 0
+    run = al.Run("days")
+    for wanted in (2023, (2023, None), (20230601, None)):
+        with pytest.raises(ValueError, match=r"given 'day': 2023\d* where a datetime is wanted, such as '2021-01-31'"):
+            run.sample_rows(5, given={"day": wanted})
+    days = run.sample_rows(20, given={"day": ("2023-06-01", None)})["day"]
+    assert days.min() >= np.datetime64("2023-06-01")

@@ -99,6 +99,13 @@ def test_of_points_that_are_one_in_float32_the_more_frequent_is_one():
     assert (single == CAP + 0.01).sum() == (x == CAP + 0.01).sum()
 
 
+def test_a_code_far_out_is_not_taken_off():
+    x = np.random.default_rng(0).normal(size=900)
+    x = np.where(np.arange(900) % 9, x.round(2), -1e7)
+    (column,) = Schema.infer({"a": x}).columns
+    assert (column.origin, column.points) == (0, (-1e7,))
+
+
 def test_it_is_told():
     cents = np.exp(np.random.default_rng(0).normal(13, 1, 60)).round(2)
     (line,) = remarks({"a": cents}, Schema.infer({"a": cents}))

@@ -110,6 +110,14 @@ def test_a_kind_and_a_resolution_can_be_said():
         ({"a": [True, "x"]}, {}, "column 'a': holds objects of type bool, str"),
         ({"a": np.array([2**64 - 1], np.uint64)}, {}, "too large for a number"),
         ({"a": np.array([1, 2**53 + 3])}, {"columns": {"a": "real"}}, "column .a.: holds 9007199254740995"),
+        ({"a": np.array([2**53 + 1, 0.5], object)}, {}, "column 'a': holds 9007199254740993, of which float64 has"),
+        (pl.DataFrame({"a": pl.Series([10**20, 1], dtype=pl.Int128)}), {}, "column 'a': type Int128 holds larger"),
+        (
+            pl.DataFrame({"a": pl.Series([None, Decimal("12345678901234567.89")], dtype=pl.Decimal(38, 2))}),
+            {},
+            "column 'a': holds the Decimal 12345678901234567.89, which float64 does not",
+        ),
+        (pa.table({"a": pa.array([Decimal(10**18 + 1), Decimal(1)])}), {}, "column 'a': holds the Decimal 10000000"),
         ({"a": R.integers(2**60, 2**62, N)}, {}, "column 'a': .*drop it if it only tells the rows apart"),
         ({"a": [f"{i % 28 + 1}.{i % 12 + 1}.2021" for i in range(84)]}, {}, "dates, such as '1.1.2021'; convert"),
         ({"a": [1], "b": [1, 2]}, {}, "columns of 1, 2 rows"),
@@ -193,6 +201,8 @@ def test_numbers_that_the_model_has_no_place_for_are_warned_of():
         ({"x": [0.0], "n": [1], "town": ["Rom"], "y": [1]}, "the frame has 'y', which the schema does not know"),
         ({"x": [0.0], "n": [1], "Town": ["Rom"]}, "no column 'town', and has 'Town'"),
         ({"x": ["a"], "n": [1], "town": ["Rom"]}, "column 'x': 'a' where numbers are wanted"),
+        ({"x": ["3", "n/k"], "n": [1, 1], "town": ["Rom", "Ulm"]}, "column 'x': 'n/k' where numbers are wanted"),
+        ({"x": ["3", "4"], "n": [1, 1], "town": ["Rom", "Ulm"]}, "column 'x': '3' where numbers are wanted"),
         ({"x": [0.0], "n": [1], "town": [3]}, "column 'town': 3 where values such as 'Köln' are wanted"),
     ],
 )

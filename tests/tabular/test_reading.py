@@ -212,17 +212,17 @@ def test_the_end_of_a_packed_file_is_read_in_any_case(tmp_path):
 
 
 def test_whole_numbers_of_many_digits_keep_them_beside_gaps(tmp_path):
-    path, big = tmp_path / "ids.csv", 1234567890123456789
-    path.write_text("id,n\n" + "".join(f"{big + 7 * i if i != 3 else ''},{i}\n" for i in range(40)))
+    path, big = tmp_path / "stars.csv", 1234567890123456789
+    path.write_text("star,n\n" + "".join(f"{big + 7 * i * i if i != 3 else ''},{i % 7}\n" for i in range(40)))
     table = read_frame(path)
-    assert table["id"][:5].tolist() == [big, big + 7, big + 14, None, big + 28]
+    assert table["star"][:5].tolist() == [big, big + 7, big + 28, None, big + 112]
     write_frame(table, tmp_path / "again.csv", table.dialect)
     assert (tmp_path / "again.csv").read_bytes() == path.read_bytes()
     schema = Schema.infer(table)
-    assert (schema.decode(schema.encode(table))["id"] == table["id"]).all()
+    assert (schema.decode(schema.encode(table))["star"] == table["star"]).all()
     # small ones are float64, as ever
-    path.write_text("id,n\n" + "".join(f"{2**53 - i if i != 3 else ''},{i}\n" for i in range(40)))
-    assert read_frame(path)["id"].dtype == np.float64
+    path.write_text("star,n\n" + "".join(f"{2**53 - i if i != 3 else ''},{i}\n" for i in range(40)))
+    assert read_frame(path)["star"].dtype == np.float64
 
 
 @pytest.mark.parametrize("fraction_first", [True, False])
@@ -233,7 +233,7 @@ def test_whole_numbers_of_many_digits_beside_fractions_are_text(tmp_path, fracti
     path.write_text("a,b\n" + "".join(f"{field},1\n" for field in fields))
     table = read_frame(path)
     assert table["a"].tolist() == fields
-    with pytest.raises(ValueError, match=r"column 'a': text, 20,001 different values .*: numbers, such as"):
+    with pytest.raises(ValueError, match=r"'a' \(text, 20,001 different values in .* rows: numbers, such as"):
         Schema.infer(table)
     path.write_text("a,b\n" + "".join(f"{field},1\n" for field in ("1e300", str(2**60), "0.5") * 9))
     assert read_frame(path)["a"].dtype == np.float64  # 2^60 is a float64
