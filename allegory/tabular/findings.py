@@ -161,7 +161,7 @@ def _of_column(x: Array, column: Column, single: bool) -> Iterator[str]:
                 f"{where}: {value} in {counts[k]:,} rows is far from the others, {low} .. {high}; if it stands for a "
                 f"gap, gaps={{{column.name!r}: [{value}]}} takes it as one"
             )
-    others = values[~np.isin(values.astype(np.float32), np.float32(column.points))]
+    others = values[~np.isin(values.astype(np.float32), np.asarray(column.points, np.float32))]
     largest = np.float32(np.abs(others).max(initial=0))
     if column.resolution is not None and column.resolution < np.spacing(largest):
         unit = f" {column.unit}" if column.unit else ""
