@@ -76,6 +76,7 @@ def by_values(x: Tensor) -> tuple[str, str]:
     if max(-low, high) <= LARGEST and all(bool(((part == part.round()) | part.isnan()).all()) for part in chunks(x)):
         return _choose_for_whole_numbers(x, low, high)
     why = f"real values, {low:g} to {high:g}"
+    room = 0.07 if all(bool(((part == part.half()) | part.isnan()).all()) for part in chunks(x)) else 1e-3  # of a level
     # A density of discrete levels has no bound, and these are the most common ways in which they are hidden.
     for first, half, name, back in (
         (0.0, 255.0, "/ 255", "multiply by 255"),
@@ -85,7 +86,7 @@ def by_values(x: Tensor) -> tuple[str, str]:
         if (
             low >= first
             and high <= 1
-            and all(bool((part - part.round()).abs().nan_to_num(0).max() < 1e-3) for part in steps)
+            and all(bool((part - part.round()).abs().nan_to_num(0).max() < room) for part in steps)
         ):
             return "normal", f"{why}; they look like grey levels {name}, so {back} to score them as levels"
     unit = "; continuous_bernoulli is a density on [0, 1] alone" if low >= 0 and high <= 1 else ""

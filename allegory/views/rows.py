@@ -62,7 +62,7 @@ def open_rows(run: Run, source: Any, array: str | None = None) -> Any:
         if array is not None:
             raise ValueError(f"{source} is a table; array={array!r} is for a .npz file")
         columns = () if run.schema is None else run.schema.columns
-        text = [column.name for column in columns if column.kind in CODED and isinstance(column.values[0], str)]
+        text = [column.name for column in columns if any(isinstance(value, str) for value in column.values)]
         return read_table(Path(source), reading, text)
     arrays, _, _ = read_raw(Path(source), array, run.gap_codes, [part.name for part in run.conditions])
     return np.concatenate([as_frame(x) for x in arrays.values()])

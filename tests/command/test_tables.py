@@ -623,14 +623,15 @@ def test_a_column_that_is_left_out_is_not_written_over_by_a_result_of_its_name(c
 
 
 def test_codes_without_a_leading_zero_are_the_text_that_they_were():
-    zips, lines = ("01234", "12345", "98765"), ["zip,n"]
-    lines += [f"{zips[i % 3]},{i % 7}" for i in range(60)]
+    zips, lines = ("01234", "12345", "98765"), ["zip,n,none"]
+    lines += [f"{zips[i % 3]},{i % 7}," for i in range(60)]
     Path("zips.csv").write_text("\n".join(lines) + "\n")
     assert main(["train", "zips.csv", "--out", "zips", *TINY]) == 0
-    Path("new.csv").write_text("zip,n\n12345,1\n98765,2\n12345,3\n")
+    Path("new.csv").write_text("zip,n,none\n12345,1,\n98765,2,\n12345,3,\n")
     run = al.Run("zips")
     scores = run.score("new.csv")
-    frame = {"zip": np.array(["12345", "98765", "12345"], object), "n": np.array([1, 2, 3])}
+    zips = np.array(["12345", "98765", "12345"], object)
+    frame = {"zip": zips, "n": np.array([1, 2, 3]), "none": np.full(3, np.nan)}
     torch.testing.assert_close(scores, run.score(frame))
     assert scores.max() < 9
 

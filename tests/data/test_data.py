@@ -888,6 +888,9 @@ def test_choose_likelihood_sees_grey_levels_divided_by_255():
     levels = torch.arange(256.0)[:, None, None]
     assert "multiply by 255" in choose_likelihood(levels / 255)[1]
     assert "multiply by 255" not in choose_likelihood(levels / 300)[1]
+    assert "multiply by 255" in choose_likelihood((levels / 255).half().float())[1]
+    assert "multiply by 127.5" in choose_likelihood((levels / 127.5 - 1).half().float())[1]
+    assert "multiply by 255" not in choose_likelihood(torch.rand(levels.shape).half().float())[1]
     assert "add 1 and multiply by 127.5" in choose_likelihood(levels / 127.5 - 1)[1]
     assert "multiply" not in choose_likelihood(levels / 130 - 1)[1]
 
