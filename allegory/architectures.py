@@ -6,8 +6,9 @@ r"""Architectures: plain functions that put networks, families and a prior toget
     masked_diffusion    the same of categories, with an encoder that masks them
 
 Each records its arguments in `model.config`, plain JSON, from which `build` makes the same architecture again; with
-the weights, that is all a saved run needs. A custom family, activation, block or prior is recorded by name only,
-{"own": "module.name"}, and has to be passed again: nothing is imported by a name found in a file.
+the weights, that is all a saved run needs. A family of the library is recorded with its arguments; a custom family,
+activation, block or prior by name only, {"own": "module.name"}, and has to be passed again: nothing is imported by a
+name found in a file.
 
 In a ladder p(z_t | s_{t+1}) starts at N(0, I) at every level, and a residual posterior near it; with the residual
 blocks scaled by their number, depth has no cost at initialisation. The output's bias starts at the data's marginals,
@@ -700,7 +701,8 @@ def build(config: dict[str, Any], **own: Any) -> VAE:
         names = ", ".join(sorted(unknown))
         raise ValueError(f"the description of the model is not of this version: {names} is unknown")
     asked = {key: value["own"] for key, value in arguments.items() if isinstance(value, dict) and "own" in value}
-    for key in own.keys() - asked.keys():
+    described = {key for key, value in arguments.items() if isinstance(value, dict) and "family" in value}
+    for key in own.keys() - asked.keys() - described:  # a family that is described may be given, too
         raise ValueError(
             f"{key} was given, but the custom parts of the model are {' and '.join(asked) or 'none'}: its {key} is "
             f"{arguments.get(key)!r}"

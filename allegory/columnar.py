@@ -53,6 +53,7 @@ __all__ = [
     "RoundedFamily",
     "from_json",
     "is_count_with_points",
+    "is_described",
     "to_json",
 ]
 
@@ -518,6 +519,7 @@ ARGUMENTS: dict[str, tuple[type[Family], tuple[str, ...]]] = {
     "poisson": (plain.PoissonFamily, ()),
     "negative_binomial": (plain.NegativeBinomialFamily, ()),
     "discretized_logistic": (plain.DiscretizedLogisticFamily, ("bins",)),
+    "discretized_logistic_mixture": (plain.DiscretizedLogisticMixtureFamily, ("components", "bins")),
     "interval": (IntervalFamily, ("step", "low", "high", "law", "components", "log", "origin")),
     "with_points": (PointsFamily, ("values", "family")),
     "rounded": (RoundedFamily, ("values", "points", "family")),
@@ -561,7 +563,20 @@ def from_json(described: Any) -> Family:
             values["family"] = from_json(values["family"])
         return kind(**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"a column's family is {described!r:.100}, which this version cannot build: {error}") from None
+        raise ValueError(f"a family is {described!r:.100}, which this version cannot build: {error}") from None
+
+
+def is_described(described: Any) -> bool:
+    """Whether a description has all it takes to build the family: nothing of a user's own, and only finite numbers.
+
+    >>> is_described(to_json(al.families.log_normal)), is_described({"own": "mine.Family"})
+    (True, False)
+    """
+    if isinstance(described, dict):
+        return "own" not in described and all(map(is_described, described.values()))
+    if isinstance(described, list):
+        return all(map(is_described, described))
+    return not isinstance(described, float) or math.isfinite(described)
 
 
 def _argument(family: Any, key: str) -> Any:

@@ -228,7 +228,7 @@ class DiscretizedLogisticMixtureFamily(Family):
     def __init__(self, components: int, bins: int) -> None:
         super().__init__()
         self.component = DiscretizedLogisticFamily(bins)
-        self.size, self.components = 3 * components, components
+        self.size, self.components, self.bins = 3 * components, components, bins
 
     def law(self, *parameters: Tensor) -> Distribution:
         weights, mu, s = torch.stack(parameters, -1).chunk(3, -1)

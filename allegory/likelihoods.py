@@ -31,6 +31,8 @@ from allegory.columnar import (
     PointsFamily,
     from_json,
     is_count_with_points,
+    is_described,
+    to_json,
 )
 from allegory.family import (
     CategoricalFamily,
@@ -85,7 +87,7 @@ Likelihood: TypeAlias = str | Callable[..., Distribution] | dict[str, Any]
 
 def canonical(likelihood: Likelihood, categories: int | None) -> tuple[Likelihood, int | None]:
     """The name of a family of the library, if it has one, and its number of categories; a custom family unchanged; the
-    columns or the tree that `to_config` has described.
+    family, the columns or the tree that `to_config` has described.
 
     >>> canonical(al.families.categorical(3), None)
     ('categorical', 3)
@@ -95,6 +97,8 @@ def canonical(likelihood: Likelihood, categories: int | None) -> tuple[Likelihoo
         if not isinstance(described, list):
             raise ValueError(f"likelihood: columns is {described!r:.60}, wanted a list")
         return ColumnsFamily([from_json(family) for family in described], likelihood.get("names")), categories
+    if isinstance(likelihood, dict) and "family" in likelihood:
+        return from_json(likelihood["family"]), categories
     if isinstance(likelihood, dict) and "tree" in likelihood:
         return TreeFamily(likelihood["tree"]), categories
     if isinstance(likelihood, CategoricalFamily):
@@ -124,13 +128,16 @@ def in_columns(likelihood: Likelihood, event_shape: Sequence[int]) -> Likelihood
 
 
 def to_config(likelihood: Likelihood) -> dict[str, Any] | None:
-    """The entry of `model.config` of a tree, or of a family of columns of the library; None of anything else.
+    """The entry of `model.config` of a tree, or of a family or columns of the library; None of anything else.
 
-    >>> to_config(al.families.columns([al.families.bernoulli]))
-    {'columns': [{'name': 'bernoulli'}]}
+    >>> to_config(al.families.columns([al.families.bernoulli])), to_config(al.families.normal_fixed(0.1))
+    ({'columns': [{'name': 'bernoulli'}]}, {'family': {'name': 'normal_fixed', 'sigma': 0.1}})
     """
     if isinstance(likelihood, TreeFamily):
         return {"tree": likelihood.parents.tolist()}
+    if isinstance(likelihood, Family) and not isinstance(likelihood, ColumnsFamily):
+        described = to_json(likelihood)
+        return {"family": described} if is_described(described) else None
     if not isinstance(likelihood, ColumnsFamily) or any("own" in described for described in likelihood.described):
         return None
     return {"columns": likelihood.described, **({"names": likelihood.names} if likelihood.names else {})}

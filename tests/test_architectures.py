@@ -168,11 +168,38 @@ class Cauchy(nn.Module):
 
 
 OWN = {
-    "likelihood": [Laplaces(), unit_laplace, al.families.normal_fixed(0.5)],
+    "likelihood": [Laplaces(), unit_laplace],
     "activation": [nn.PReLU, lambda: nn.LeakyReLU(0.3)],
     "block": [Maxout],
     "prior": [Cauchy, MixtureOfNormals],
 }
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        al.families.normal_fixed(0.5),
+        al.families.discretized_logistic_mixture(3, bins=2),
+        al.families.interval(0.5, low=0.0, components=2),
+        al.families.with_points(al.families.log_normal, [0.0, 1.0]),
+        al.families.rounded(al.families.interval(0.5, low=-3.0, high=3.0), [0.0, 1.0]),
+        al.families.zero_inflated_poisson,
+    ],
+    ids=repr,
+)
+def test_a_family_of_the_library_is_recorded_with_its_arguments(family):
+    model = mlp(likelihood=family)
+    config = json.loads(json.dumps(model.config, allow_nan=False))
+    assert set(config["likelihood"]) == {"family"}
+    again = architectures.build(config).double()
+    assert again.config == model.config
+    again.load_state_dict(model.state_dict())
+    for each in (again, model):
+        torch.manual_seed(0)
+        each.found = each.eval()(BITS[:4]).log_px
+    assert torch.equal(again.found, model.found)
+    given = architectures.build(config, likelihood=family)  # as a run of before asks for it
+    assert given.config == model.config
 
 
 @pytest.mark.parametrize("build", [mlp, conv])

@@ -51,6 +51,7 @@ NAME = _either(TEXT, Kind('{"own": a string}', lambda v: isinstance(v, dict) and
 
 OBJECT = Kind("an object", lambda v: isinstance(v, dict))
 COLUMNS = Kind('{"columns": a list}', lambda v: isinstance(v, dict) and isinstance(v.get("columns"), list))
+FAMILY = Kind('{"family": an object}', lambda v: isinstance(v, dict) and isinstance(v.get("family"), dict))
 TREE = Kind('{"tree": whole numbers}', lambda v: isinstance(v, dict) and _list_of(WHOLE).holds(v.get("tree")))
 
 
@@ -76,7 +77,7 @@ GIVEN = Kind(
 )
 
 MODEL = {
-    "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": _either(NAME, COLUMNS, TREE),
+    "architecture": TEXT, "event_shape": _list_of(COUNT), "likelihood": _either(NAME, COLUMNS, FAMILY, TREE),
     "latent": _list_of(INDEX), "hidden": _list_of(COUNT), "scales": _list_of(COUNT),
     "stem": COUNT, "channels": COUNT, "blocks": COUNT, "posterior_blocks": INDEX,
     "categories": _either(COUNT, _list_of(COUNT), NOTHING),

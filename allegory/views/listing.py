@@ -141,6 +141,8 @@ def _short_name(value: Any) -> str:
     for kind in ("columns", "tree"):
         if isinstance(value, dict) and kind in value:
             return kind
+    if isinstance(value, dict) and "family" in value:
+        return str(value["family"].get("name"))
     return str(value["own"]).rpartition(".")[-1] if isinstance(value, dict) and "own" in value else str(value)
 
 
