@@ -362,9 +362,15 @@ MISTAKES = {  # what: (module, what stands there, what is put there, the law tha
     ),
     "a q that is drawn from everywhere": (
         "compression/masses",
-        "if window and len(at):",
-        "if False:",
+        "        if window:",
+        "        if False:",
         LENGTHS + "::test_what_is_drawn_follows_q",
+    ),
+    "a window as wide as another's": (
+        "compression/masses",
+        "torch.frexp(scale).exponent.long()",
+        "torch.frexp(scale.max()).exponent.long().expand_as(size)",
+        LENGTHS + "::test_nothing_is_drawn_far_out_beside_a_wide_q",
     ),
     "probabilities with all their digits": (
         "compression/masses",

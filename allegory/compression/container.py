@@ -26,7 +26,7 @@ from allegory.compression.stack import Array
 
 __all__ = ["Chunk", "Reader", "Writer"]
 
-MAGIC, FORMAT, END = b"ALLEGORY", 1, 0x444E4521
+MAGIC, FORMAT, END = b"ALLEGORY", 2, 0x444E4521
 HEAD, CHUNK, TAIL = struct.Struct("<8sHII"), struct.Struct("<III"), struct.Struct("<III")
 
 
@@ -103,7 +103,7 @@ class Reader:
         if version != FORMAT:
             raise ValueError(
                 f"this file has format {version}, and this version of allegory reads format {FORMAT}: wanted the "
-                "version that wrote it, or a newer one"
+                f"version that wrote it{', or a newer one' if version > FORMAT else ''}"
             )
         packed = self._read(HEAD.size, length)
         if len(packed) < length or size < HEAD.size + length + TAIL.size:

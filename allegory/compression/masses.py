@@ -7,9 +7,9 @@ r"""The laws of a model, spelled in symbols whose masses are whole numbers.
     normal            one symbol on a lattice, the bins of the law of its values
     a gap             one more symbol, P(missing) by the law, or where it says nothing of gaps, how often they were met
 
-A normal q is drawn from a window of eight deviations around its mean: a bin has at least 2^-24, and of very many bins
-that would be a mass. A mixture of normals over whole vectors is spelled by its component, which is drawn from the
-posterior that z leaves and given back: on average -log p(z).
+A normal q is drawn from a window of eight to sixteen deviations around its mean: a bin has at least 2^-24, and of
+very many bins that would be a mass. A mixture of normals over whole vectors is spelled by its component, which is drawn
+from the posterior that z leaves and given back: on average -log p(z).
 
 Both sides have to find the same masses to the last digit, however many threads or rows their networks ran with. So the
 parameters of each law are rounded first: log-odds to 2^-12, scales to a part of 2^-12, locations to a 256th of the
@@ -50,7 +50,7 @@ PARTS = 4  # that a range is cut into
 FEW = 32  # values, up to which a law is asked for each of them
 BITS = 20  # of a mass
 TINY = 2.0**-30  # the least mass of a part
-SIGMAS = 8  # half a window
+SIGMAS = 8  # half a window, at least
 WIDEST = 2**16  # bins of a normal that is not searched, where all of them are open
 DIGITS = 12  # bits that a parameter keeps
 FRACTION = 256  # of a scale, or of a bin, that a location is a multiple of
@@ -281,19 +281,22 @@ def _at_most(law: Any, x: Tensor) -> Tensor:
 def _normal(
     law: Normal, lattice: Lattice, window: bool, shape: Size, there: Any, code: Code, k: Tensor | None
 ) -> Tensor:
-    """Elements in groups whose ranges are about as wide."""
+    """Elements in groups whose ranges are about as wide, and in a window whose deviations are: a bin has at least
+    2^-24, so that in a window of another's width one draw in some thousands would lie far out.
+    """
     center = (lattice.low + lattice.high).div(2, rounding_mode="floor")
     size = (lattice.high - center).clamp(min=1).double().log2().ceil().long().expand(shape).flatten()
     mean = (((law.loc - lattice.origin) / lattice.step - center) * FRACTION).round() / FRACTION
     mean, scale = (part.expand(shape).flatten() for part in (mean, _few_digits(law.scale / lattice.step)))
     center, found = center.expand(shape).flatten(), torch.zeros_like(size)
-    known = torch.zeros_like(size, dtype=torch.bool)
-    known[there] = True
-    for power in size.unique().tolist():
-        at = (known & (size == power)).nonzero()[:, 0]
-        end = reach = 2**power
+    width = torch.frexp(scale).exponent.long().clamp(min=0).minimum(size) if window else size  # of scales below 2^width
+    group = torch.full_like(size, -1)
+    group[there] = (64 * size + width)[there]
+    for which in group[there].unique().tolist():
+        at = (group == which).nonzero()[:, 0]
+        end = reach = 2 ** (which // 64)
         mu, sigma, shift = mean[at].clamp(-2 * end, 2 * end), scale[at].clamp(1e-6, 4 * end), center[at]
-        if window and len(at):
+        if window:
             reach = min(math.ceil(SIGMAS * float(sigma.max())) + 1, end)
             middle = mu.round().clamp(reach - end, end - reach)
             mu, shift = mu - middle, shift + middle.long()

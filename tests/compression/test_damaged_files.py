@@ -70,7 +70,10 @@ def test_something_after_the_end(model, code):
 
 def test_a_newer_format(model, code):
     newer = code[:8] + struct.pack("<H", container.FORMAT + 1) + code[10:]
-    refused(model, newer, "has format 2, and this version of allegory reads format 1")
+    now = container.FORMAT
+    refused(model, newer, f"has format {now + 1}, and this version of allegory reads format {now}: .*, or a newer one")
+    older = code[:8] + struct.pack("<H", now - 1) + code[10:]
+    refused(model, older, f"has format {now - 1}, .* wanted the version that wrote it$")
 
 
 def test_what_is_no_code(model):

@@ -176,6 +176,18 @@ def test_what_is_drawn_follows_q():
     assert kstest(u.numpy(), "norm").pvalue > 1e-3
 
 
+def test_nothing_is_drawn_far_out_beside_a_wide_q():
+    sigma = torch.full((1, 100_000), 0.002)
+    sigma[:, ::10] = 1.0  # whose window has 4,096 bins, of 2^-24 at least
+    law = Independent(Normal(torch.zeros(1, 100_000), sigma), 1)
+    step = torch.full((100_000,), 2.0**-11)
+    lattice = endless(step, 0 * step).within(*(torch.full((100_000,), sign * 2**16) for sign in (-1, 1)))
+    z = pop(Stack(2**16), law, Coding(lattice, window=True), torch.Size([1, 1, 100_000]))
+    u = (z / sigma).flatten()
+    assert u.abs().max() < 8.1
+    assert kstest(u[::10].numpy(), "norm").pvalue > 1e-3
+
+
 def test_a_batch_is_as_large_as_what_is_there_to_draw_from(tmp_path):
     model = al.architectures.mlp((50,), "bernoulli", latent=[20], hidden=[8])
     x = (torch.rand(1000, 50) < 0.5).double()
