@@ -194,12 +194,21 @@ def test_a_model_of_ones_own_is_evaluated_and_reported_where_its_class_and_data_
     assert al.report("run", bits().test, model=Small, samples=5) == runs.Path("run/report.html")
 
 
+class Laplaces(al.families.Family):
+    """A family that the library does not have."""
+
+    size = 1
+
+    def law(self, mu):
+        return torch.distributions.Laplace(mu, 1.0)
+
+
 def test_of_a_model_of_ones_own_a_report_has_what_the_files_say(capsys):
     al.fit(Small(), bits().train, valid=bits().valid, epochs=3, out="run")
-    al.save(al.architectures.mlp((6,), al.families.normal_fixed(0.5), [2], [8]), "other")
+    al.save(al.architectures.mlp((6,), Laplaces(), [2], [8]), "other")
     assert not al.Run("run").knows_its_model
     assert not al.Run("other").knows_its_model
-    assert al.Run("other", likelihood=al.families.normal_fixed(0.5)).knows_its_model
+    assert al.Run("other", likelihood=Laplaces()).knows_its_model
     for run in ("run", "other"):
         assert main(["report", run]) == 0
         assert f"parts that need the model are left out: {run}: " in capsys.readouterr().err
@@ -211,12 +220,20 @@ def test_of_a_model_of_ones_own_a_report_has_what_the_files_say(capsys):
 
 
 def test_a_family_of_ones_own_is_given_again():
+    family = Laplaces()
+    al.save(al.architectures.mlp((6,), family, [2], [8]), "run")
+    assert repr(al.Run("run")) == "Run('run', mlp Laplaces 2, saved)"
+    assert al.Run("run", likelihood=family).sample(3).shape == (3, 6)
+    with pytest.raises(ValueError, match=r"its likelihood, .*test_runs\.Laplaces, has to be given again"):
+        al.Run("run").sample(3)
+
+
+def test_a_family_of_the_library_is_not():
     family = al.families.normal_fixed(0.5)
     al.save(al.architectures.mlp((6,), family, [2], [8]), "run")
-    assert repr(al.Run("run")) == "Run('run', mlp NormalFixed 2, saved)"
-    assert al.Run("run", likelihood=family).sample(3).shape == (3, 6)
-    with pytest.raises(ValueError, match=r"its likelihood, allegory\.families\.NormalFixed, has to be given again"):
-        al.Run("run").sample(3)
+    assert repr(al.Run("run")) == "Run('run', mlp normal_fixed 2, saved)"
+    assert al.Run("run").knows_its_model
+    torch.testing.assert_close(al.Run("run").sample(3, seed=0), al.Run("run", likelihood=family).sample(3, seed=0))
 
 
 @pytest.mark.filterwarnings("ignore:L_. says little")
