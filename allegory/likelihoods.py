@@ -135,10 +135,12 @@ def to_config(likelihood: Likelihood) -> dict[str, Any] | None:
     """
     if isinstance(likelihood, TreeFamily):
         return {"tree": likelihood.parents.tolist()}
-    if isinstance(likelihood, Family) and not isinstance(likelihood, ColumnsFamily):
+    if not isinstance(likelihood, Family):
+        return None
+    if not isinstance(likelihood, ColumnsFamily):
         described = to_json(likelihood)
         return {"family": described} if is_described(described) else None
-    if not isinstance(likelihood, ColumnsFamily) or any("own" in described for described in likelihood.described):
+    if not is_described(likelihood.described):
         return None
     return {"columns": likelihood.described, **({"names": likelihood.names} if likelihood.names else {})}
 

@@ -202,6 +202,13 @@ def test_a_family_of_the_library_is_recorded_with_its_arguments(family):
     assert given.config == model.config
 
 
+def test_a_family_of_ones_own_within_one_of_the_library_is_given_again():
+    family = al.families.columns([al.families.with_points(Laplaces(), [0.0]), al.families.normal])
+    model = architectures.mlp((2,), family, [2], [4])
+    assert model.config["likelihood"] == {"own": "allegory.columnar.ColumnsFamily"}
+    assert architectures.build(model.config, likelihood=family).config == model.config
+
+
 @pytest.mark.parametrize("build", [mlp, conv])
 @pytest.mark.parametrize(("name", "own"), [(name, own) for name, values in OWN.items() for own in values])
 def test_what_is_ones_own_enters_is_recorded_by_name_and_given_again(build, name, own):

@@ -515,7 +515,7 @@ def _load_table(
     for option, value in of_others.items():
         if value is not None:
             raise ValueError(f"{name} is a table; {option}={value!r} is for arrays and images")
-    frame = read_table(path, asked)
+    frame = read_table(path, asked, schema)
     kinds, dropped = dict(asked.get("columns") or {}), [*asked.get("drop", ())]
     if both := [column for column in given if column in dropped]:
         raise ValueError(f"{name}: column {both[0]!r} is given, and is to be left out (drop); wanted one of them")

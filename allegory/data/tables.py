@@ -11,7 +11,7 @@ Shapes: N rows, D columns of x.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,14 @@ def is_csv(path: Any) -> bool:
     return is_table(path) and not str(path).lower().endswith((".parquet", ".pq"))
 
 
-def read_table(path: Path, reading: Mapping[str, Any], text: Collection[Any] = ()) -> Any:
+def read_table(path: Path, reading: Mapping[str, Any], schema: Schema | None = None) -> Any:
     """The frame in a file.
 
     Args:
         path: of the table.
         reading: delimiter, encoding, decimal and header of a CSV file, where they are said; and gaps, what stands for
             one.
-        text: columns that are text, whatever they hold.
+        schema: if there is one, what is text in it stays text, such as zip codes of which none begins with 0.
 
     Raises:
         ValueError: as `allegory.tabular.read_frame`.
@@ -85,6 +85,8 @@ def read_table(path: Path, reading: Mapping[str, Any], text: Collection[Any] = (
         path.stat()
     words = [word for word in reading.get("gaps", ()) if isinstance(word, str)]
     said = {key: reading[key] for key in READING[:-1] if reading.get(key) is not None}
+    columns = () if schema is None else schema.columns
+    text = [column.name for column in columns if any(isinstance(value, str) for value in column.values)]
     return read_frame(path, gaps=(*GAPS, *words), text=text, **said)
 
 

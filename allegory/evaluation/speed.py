@@ -64,7 +64,7 @@ def choose_speed(
             return passes * time_call(once, x.device, stop_below=WORTHWHILE_SECONDS / passes)
 
     compiled, second = processes.broadcast(
-        lambda: choose_compile(compile, x.device, expected_seconds, WORTHWHILE_SECONDS, cost=10.0)
+        lambda: choose_compile(compile, x.device, expected_seconds, WORTHWHILE_SECONDS)
     )
     return precision, compiled, [note for note in (first, second) if note]
 

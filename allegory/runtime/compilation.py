@@ -19,9 +19,7 @@ from allegory.runtime.messages import first_line
 __all__ = ["choose_compile", "compile_or_warn", "compile_seconds", "disable_compile", "has_compiler", "time_call"]
 
 WORTHWHILE_SECONDS = 120.0  # seconds of training from which on compiling may be worth its cost
-TIMES_ITS_COST = (
-    6.0  # how many times as long as compiling it a training has to take: a sixth is what is gained at least
-)
+TIMES_ITS_COST = 4.0  # that the work has to take: a quarter of it is gained, or more
 COMPILE_SECONDS, SECONDS_PER_OPERATION = 5.0, 0.1  # 67 operations took 12 s, 551 took 61, 1,113 took 121 (one core)
 
 P = ParamSpec("P")
@@ -109,7 +107,7 @@ def choose_compile(
     device: torch.device,
     expected_seconds: Callable[[], float],
     worthwhile: float = WORTHWHILE_SECONDS,
-    cost: float = 20.0,
+    cost: float = 15.0,
 ) -> tuple[bool, str]:
     """Whether to compile, and a line that explains the choice if it was left open.
 

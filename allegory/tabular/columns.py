@@ -290,7 +290,7 @@ def number_of(value: Any, column: Column) -> float:
     1.0
     """
     try:
-        if column.kind == "datetime" and isinstance(value, (int, float)):
+        if column.kind == "datetime" and isinstance(value, (int, float, np.number)):
             raise ValueError  # days, seconds, a year?
         if column.unit and not isinstance(value, (int, float)):
             if column.kind != "datetime":

@@ -330,7 +330,7 @@ def _sorted_out(values: Values, objects: Array) -> Values:
         return values._replace(sort="boolean", data=data, levels=())
     if _are_numbers(levels):
         whole = all(isinstance(level, int) and abs(level) < LARGEST_INT for level in levels)
-        lost = [level for level in levels if isinstance(level, int) and not _is_float64(level)]
+        lost = [level for level in levels if isinstance(level, int) and not is_float64(level)]
         if lost and not whole:
             raise _NotTaken(f"holds {lost[0]}, of which float64 has only 16 digits; as text it is a category")
         array, missing = _numbers(np.array(levels, np.int64 if whole else np.float64)[values.data], values.missing)
@@ -365,8 +365,12 @@ def _are_numbers(levels: Any) -> bool:
     return all(isinstance(level, (int, float)) and not isinstance(level, bool) for level in levels)
 
 
-def _is_float64(whole: int) -> bool:
-    """Whether float64 has a whole number."""
+def is_float64(whole: int) -> bool:
+    """Whether float64 has a whole number.
+
+    >>> is_float64(2**53 + 1), is_float64(2**60)
+    (False, True)
+    """
     return abs(whole) <= 2**53 or (whole.bit_length() <= 1000 and int(float(whole)) == whole)
 
 

@@ -174,7 +174,7 @@ def _infer_numbers(column: Column, values: Values, kind: str | None, resolution:
     coarse, piled = None, find_points(x, counts, step)
     if not few and not origin:
         coarse, piled = find_coarser(x, counts, step, piled)
-    if coarse is None and (centre := int(_busiest(x, counts, piled, step))):
+    if coarse is None and (centre := int(_to_take_off(x, counts, piled, step))):
         origin, x, piled = origin + centre, x - centre, tuple(point - centre for point in piled)
     piled = _told_apart(x, counts, piled)
     points = tuple(x[counts >= MIN_REPEATS].tolist()) if few else piled
@@ -210,21 +210,20 @@ def _origin(different: Array, step: Step | None) -> int | float:
     return int(middle)
 
 
-def _busiest(x: Array, counts: Array, points: tuple[float, ...], step: Step | None) -> float:
+def _to_take_off(x: Array, counts: Array, points: tuple[float, ...], step: Step | None) -> float:
     """The point that is met most often, to be taken off where float32 would not tell it from its neighbours; else 0."""
     others = np.abs(x[~np.isin(x, points)]).max(initial=0)
     near = [point for point in points if abs(point) <= 2 * others]  # about one far out the others would lose digits
     if step is None or not near or step.size >= np.spacing(np.float32(np.abs(near).max())):
         return 0.0
-    return max(near, key=dict(zip(x.tolist(), counts.tolist(), strict=True)).__getitem__)
+    return near[int(counts[np.searchsorted(x, near)].argmax())]
 
 
 def _told_apart(x: Array, counts: Array, points: tuple[float, ...]) -> tuple[float, ...]:
     """The points but for those that float32 takes for one that is met more often."""
-    often = dict(zip(x.tolist(), counts.tolist(), strict=True))
-    kept: dict[float, float] = {}
-    for point in sorted(points, key=often.__getitem__, reverse=True):
-        kept.setdefault(float(np.float32(point)), point)
+    kept: dict[np.float32, float] = {}
+    for k in np.argsort(-counts[np.searchsorted(x, points)], kind="stable"):
+        kept.setdefault(np.float32(points[k]), points[k])
     return tuple(sorted(kept.values()))
 
 
@@ -248,14 +247,16 @@ def _infer_times(column: Column, values: Values, kind: str | None, resolution: f
     origin = first if values.sort == "datetime" else 0
     x = (different * size - origin) / UNITS[unit]
     grid = Step(step / UNITS[unit] if resolution is None else resolution)
-    if values.sort == "datetime":
-        origin += round(_busiest(x, counts, find_points(x, counts, grid), grid) * UNITS[unit])
+    points = find_points(x, counts, grid)
+    if values.sort == "datetime" and (centre := _to_take_off(x, counts, points, grid)):
+        again, origin = np.isin(x, points), origin + round(centre * UNITS[unit])
         x = (different * size - origin) / UNITS[unit]
+        points = tuple(x[again].tolist())
     if kind is None:
         kind = "datetime" if values.sort == "datetime" else "real" if x[0] < 0 else "positive"
     column = replace(
         column, kind=kind, unit=unit, origin=origin, resolution=grid.size, anchor=_anchor(x[0], grid),
-        points=_told_apart(x, counts, find_points(x, counts, grid)), range=(float(x[0]), float(x[-1])),
+        points=_told_apart(x, counts, points), range=(float(x[0]), float(x[-1])),
         low=0.0 if kind == "positive" else None,
         law=choose_law(x, counts, grid.size, 0.0 if kind == "positive" else None, ()),
     )  # fmt: skip

@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allegory.runtime.storage import check_regular
-from allegory.tabular.frames import Name, shown
+from allegory.tabular.columns import EXACT
+from allegory.tabular.frames import Name, is_float64, shown
 
 __all__ = ["GAPS", "Dialect", "Table", "read_frame"]
 
@@ -43,10 +44,9 @@ BLOCK_ROWS, SNIFFED_LINES, SNIFFED_BYTES = 20_000, 200, 2**20
 FEW = 3  # words in a column of numbers, that may stand for a gap
 PARQUET = ("pyarrow", "polars", "pandas")  # in the order in which they are asked
 
-EXACT = 2**53  # float64 has all whole numbers up to this
 LAST_NS = 2**63 // 1000  # microseconds from 1970, which nanoseconds of int64 reach
 NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
-LONG = re.compile(r"\s*[-+]?\d{16,}\s*")  # a whole number
+LONG = re.compile(r"\s*[-+]?\d{16,}\s*")  # a whole number, that float64 may not have
 ZEROS = re.compile(r"^[-+]?0\d", re.MULTILINE)
 THOUSANDS = re.compile(r"[-+]?\d{1,3}([ ,.'\u00a0\u202f]\d{3})+([.,]\d+)?")
 DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?")
@@ -346,8 +346,8 @@ class _Column:
             if self.whole and not re.search(r"[.eEnN]", joined):
                 numbers = np.array([int(field) for field in known], np.int64)
             else:
-                self.whole = False
-                if self._has_more_digits(known):
+                before, self.whole = self.blocks if self.whole else [], False
+                if _has_more_digits(known, before):
                     return None
                 numbers = np.array([float(field) for field in known], np.float64)
             self.places |= {_places(field) for field in known} if "." in joined or not known else {0}
@@ -358,12 +358,6 @@ class _Column:
         self.blocks.append(block)
         self.missing.append(at)
         return True
-
-    def _has_more_digits(self, fields: Sequence[str]) -> bool:
-        """Whether a whole number beside fractions, here or before, has more digits than float64."""
-        long = [int(field) for field in fields if LONG.fullmatch(field)]
-        before = (int(x) for block in self.blocks if block.dtype == np.int64 for x in block[_is_long(block)])
-        return any(int(float(x)) != x for x in (*long, *before))
 
     def finish(self, where: str) -> Array:
         """(N,) all blocks together."""
@@ -428,6 +422,17 @@ class _Column:
 def _is_long(whole: Array) -> Array:
     """Which of the whole numbers float64 may not have."""
     return (whole > EXACT) | (whole < -EXACT)
+
+
+def _has_more_digits(fields: Sequence[str], before: Sequence[Array]) -> bool:
+    """Whether a whole number has more digits than float64, in a column that has fractions, too.
+
+    Args:
+        fields: of the first block with a fraction, or of one after it.
+        before: the blocks before the first fraction, of whole numbers.
+    """
+    long = [int(field) for field in fields if len(field) > 15 and LONG.fullmatch(field)]
+    return not all(map(is_float64, [*long, *(int(x) for block in before for x in block[_is_long(block)])]))
 
 
 def _places(number: str) -> int:

@@ -61,9 +61,7 @@ def open_rows(run: Run, source: Any, array: str | None = None) -> Any:
     if is_table(source):
         if array is not None:
             raise ValueError(f"{source} is a table; array={array!r} is for a .npz file")
-        columns = () if run.schema is None else run.schema.columns
-        text = [column.name for column in columns if any(isinstance(value, str) for value in column.values)]
-        return read_table(Path(source), reading, text)
+        return read_table(Path(source), reading, run.schema)
     arrays, _, _ = read_raw(Path(source), array, run.gap_codes, [part.name for part in run.conditions])
     return np.concatenate([as_frame(x) for x in arrays.values()])
 
@@ -115,8 +113,8 @@ def filled(
         raise ValueError(f"method={method!r} is of draws, which are not asked for; wanted draws=m, too")
     conditions = in_numbers(run, known or {})
     gaps = x.isnan()
-    known_in_x = _in_float32(schema, conditions)
-    x, between, kept = _known(_from_copies(schema, x, conditions, seed) if copies else x, known_in_x)
+    x = _from_copies(schema, x, conditions, seed) if copies else x
+    x, between, kept = _known(x, _in_float32(schema, conditions))
     left = torch.zeros_like(gaps)
     left[:, kept] = gaps[:, kept]
     if draws is not None:
@@ -232,14 +230,13 @@ def sample(
     schema, names = _schema(run), [part.name for part in run.conditions]
     of_given = {str(name): value for name, value in given.items() if str(name) in names}
     conditions = in_numbers(run, {name: value for name, value in given.items() if str(name) not in names})
-    c = run.given_as(of_given, n, seed).to(run.device) if names else None
+    c, within = run.given_as(of_given, n, seed).to(run.device) if names else None, _in_float32(schema, conditions)
     if not conditions:
         x, ess = run.sample(n, temperature, seed, c), None
     elif temperature != 1:
         raise ValueError(f"temperature={temperature:g} is of draws from the prior; wanted 1 beside values of columns")
     elif c is None or bool((c == c[0]).all()):
         alike = None if c is None else c[:1]
-        within = _in_float32(schema, conditions)
         x, ess = sample_given(run.model, n, within, samples or 10_000, seed=seed, return_ess=True, given=alike)
     else:
         drawn = ", ".join(name for name in names if name not in of_given or as_range(of_given[name]) is not None)
@@ -247,7 +244,7 @@ def sample(
             f"{drawn}: given, not modelled, and so drawn as in the training data, whatever is said of other columns",
             stacklevel=3,
         )
-        x, ess = _rows_of_their_own(run, _in_float32(schema, conditions), n, seed, samples or 1000, c)
+        x, ess = _rows_of_their_own(run, within, n, seed, samples or 1000, c)
     frame = schema.decode(_exactly(x, conditions))
     return (frame if c is None else _with_columns(frame, run.conditions, c)), ess
 

@@ -74,6 +74,7 @@ def test_auto_compiles_what_takes_long_where_there_is_a_compiler(monkeypatch):
     assert "20 minutes" in why
     assert "half a minute" in why
     assert choose_compile("auto", CPU, lambda: 1200.0, cost=301.0) == (False, "")  # more than a quarter
+    assert choose_compile("auto", CPU, lambda: 1200.0, cost=299.0)[0]
     assert "takes up to a minute" in choose_compile("auto", CPU, lambda: 1200.0, cost=50.0)[1]
     assert "takes up to 3 minutes" in choose_compile("auto", CPU, lambda: 1200.0, cost=130.0)[1]
     assert choose_compile(True, CPU, lambda: 0.0) == (True, "")
