@@ -156,7 +156,12 @@ def renyi(trace: Trace, beta: float | Tensor = 1.0, alpha: float = 0.5) -> Tenso
         trace: of S particles.
         beta: as in `iwae`.
         alpha: 0 is `iwae`, 1 is the mean of log w, -infinity the largest log w (VR-max), infinity the smallest.
+
+    Raises:
+        ValueError: alpha is NaN.
     """
+    if math.isnan(alpha):
+        raise ValueError("renyi: got alpha=nan, wanted a number, such as 0 for iwae, 1 for the ELBO, or math.inf")
     log_w = _log_w(renyi, trace, beta)
     if alpha == 1:
         return log_w.mean(0)

@@ -244,6 +244,8 @@ def test_renyi_lies_between_the_bounds_it_joins(trace):
     assert_close(al.renyi(trace, alpha=1.0), log_w.mean(0))
     assert_close(al.renyi(trace, alpha=-math.inf), log_w.amax(0))
     assert_close(al.renyi(trace, alpha=math.inf), log_w.amin(0))
+    with pytest.raises(ValueError, match="alpha=nan, wanted a number"):
+        al.renyi(trace, alpha=math.nan)
     assert_close(al.renyi(trace, alpha=1 - 1e-6), log_w.mean(0), rtol=1e-4, atol=1e-4)
     assert_close(al.renyi(trace, alpha=-1e6), log_w.amax(0), rtol=1e-4, atol=1e-4)
     bounds = torch.stack([al.renyi(trace, alpha=alpha) for alpha in (-math.inf, -2.0, 0.0, 0.5, 1.0, 3.0)])

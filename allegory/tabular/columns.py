@@ -295,7 +295,10 @@ def number_of(value: Any, column: Column) -> float:
         if column.unit and not isinstance(value, (int, float)):
             if column.kind != "datetime":
                 raise ValueError
-            return float((np.datetime64(value, "ns").astype(np.int64) - int(column.origin)) / UNITS[column.unit])
+            time = np.datetime64(value, "ns")
+            if np.isnat(time):
+                raise ValueError
+            return float((time.astype(np.int64) - int(column.origin)) / UNITS[column.unit])
         x = float(value) - (0.0 if column.kind in CODED else float(column.origin))
     except (TypeError, ValueError):
         such = ", such as '2021-01-31'" if column.kind == "datetime" else ""
